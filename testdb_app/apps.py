@@ -1,0 +1,21 @@
+"""The app: it registers the checks and tells the guard the names of the databases before a test runner changes them."""
+
+from __future__ import annotations
+
+from django.apps import AppConfig
+from django.db import connections
+
+
+class TestDBConfig(AppConfig):
+    """Configuration of ``testdb_app``. It has no models: installing it makes no table."""
+
+    __test__ = False
+    name = "testdb_app"
+    verbose_name = "Test database reset"
+
+    def ready(self) -> None:
+        """Register the system checks; remember the configured names. Touches no database."""
+        from testdb_app import checks, guard  # noqa: PLC0415 - Django's apps must be ready first
+
+        checks.register_checks()
+        guard.remember_configured_names(connections.settings)

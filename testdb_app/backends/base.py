@@ -1,0 +1,183 @@
+"""What a backend is: the protocol that the resetter speaks, and the values that go to and fro.
+
+A backend is stateless and knows one vendor. *Introspection* reads the catalog, *operations* writes SQL.
+It never decides what may be reset or in what order: the guard and the plan do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Protocol
+
+from testdb_app.schema import ForeignKey, QualifiedName, Schema
+
+if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
+OWN_SCHEMA = "testdb"
+"""The schema (PostgreSQL) or table prefix (SQLite) of the marks that this package keeps inside a database."""
+
+
+class Mark(StrEnum):
+    """A mark inside a database. PROTECTED holds wherever a copy is restored; TEST only under the name it was given to."""
+
+    PROTECTED = "protected"
+    TEST = "test"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatabaseIdentity:
+    """Where a connection really leads, as the live connection says.
+
+    ``configured`` is the name in the connection's settings, ``name`` the live one. ``server`` is text for people.
+    ``marks`` are those inside the database that hold for it.
+    """
+
+    alias: str
+    vendor: str
+    configured: str
+    name: str
+    server: str
+    user: str = ""
+    in_memory: bool = False
+    is_standby: bool = False
+    is_read_only: bool = False
+    marks: frozenset[Mark] = frozenset()
+
+    @property
+    def names_differ(self) -> bool:
+        """Whether the settings name another database than the connection leads to."""
+        return self.configured != self.name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """One look at the live database.
+
+    - ``token``: equal to the ``Schema.token`` read earlier exactly if the schema has not changed since.
+    - ``sizes``: the tables that may hold rows, with their bytes (0: unknown). A superset, never too small.
+    - ``moved``: the sequences that are not at their start.
+    - ``missing``: relations for which the role lacks a privilege that emptying them would need, and which.
+    """
+
+    identity: DatabaseIdentity
+    token: str
+    sizes: Mapping[QualifiedName, int]
+    moved: frozenset[QualifiedName] = frozenset()
+    missing: Mapping[QualifiedName, str] = field(default_factory=dict)
+
+
+class Action(StrEnum):
+    """What a step does: empty tables by DELETE or TRUNCATE, or put sequences back to their start."""
+
+    DELETE = "delete"
+    TRUNCATE = "truncate"
+    RESTART = "restart"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One step of a plan: ``names`` are tables that go together (a cycle, a truncation's closure), or a sequence.
+
+    ``reason`` says why it is done this way, where that is not plain. With ``waits`` off, a lock that is not free at
+    once is an error: the plan has another way.
+    """
+
+    action: Action
+    names: tuple[QualifiedName, ...]
+    reason: str = ""
+    waits: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statement:
+    """One SQL statement. ``counts`` names the tables whose removed rows its result tells, in order of the columns,
+    or, for a single table, by its row count."""
+
+    sql: str
+    counts: tuple[QualifiedName, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Script:
+    """A whole reset as SQL, in one transaction.
+
+    ``opening`` begins it and takes the ``locks`` (relation → mode); then, under the locks, ``checks`` (foreign keys of
+    tables that stay) must have no row; ``body`` empties and restarts; the tables of ``verify`` must be empty now; and
+    ``closing`` commits. Where there is nothing to check or verify, all of it is one round trip.
+    """
+
+    opening: tuple[Statement, ...]
+    body: tuple[Statement, ...]
+    closing: tuple[Statement, ...]
+    checks: tuple[ForeignKey, ...] = ()
+    verify: tuple[QualifiedName, ...] = ()
+    locks: Mapping[QualifiedName, str] = field(default_factory=dict)
+
+    @property
+    def statements(self) -> tuple[Statement, ...]:
+        """All statements in order."""
+        return self.opening + self.body + self.closing
+
+
+class Backend(Protocol):
+    """One vendor. ``warning`` says what this backend cannot promise; None where it keeps every promise."""
+
+    vendor: str
+    warning: str | None
+
+    def identify(self, connection: BaseDatabaseWrapper) -> DatabaseIdentity:
+        """Ask the live connection where it leads. One round trip; reads only."""
+        ...
+
+    def read_schema(self, connection: BaseDatabaseWrapper) -> Schema:
+        """Read the whole map, with its token, from one snapshot."""
+        ...
+
+    def observe(self, connection: BaseDatabaseWrapper) -> Observation:
+        """Look where rows may be and which sequences have moved. Reads only."""
+        ...
+
+    def count_rows(
+        self, connection: BaseDatabaseWrapper, tables: Iterable[QualifiedName]
+    ) -> dict[QualifiedName, int]:
+        """Count the rows of each of *tables* itself (without partitions and inheritance children)."""
+        ...
+
+    def count_references(
+        self, connection: BaseDatabaseWrapper, keys: Sequence[ForeignKey]
+    ) -> tuple[int, ...]:
+        """Count, for each key, the rows of its referencing table that refer to some row."""
+        ...
+
+    def script(
+        self,
+        connection: BaseDatabaseWrapper,
+        schema: Schema,
+        steps: Sequence[Step],
+        *,
+        checks: Sequence[ForeignKey],
+        verify: Sequence[QualifiedName],
+        lock_timeout: float,
+        within_transaction: bool,
+    ) -> Script:
+        """Write the SQL of a plan. Sends nothing. *lock_timeout* in seconds.
+
+        Raises :class:`~testdb_app.exceptions.UnsupportedError` for a step that this vendor cannot do.
+        """
+        ...
+
+    def run(
+        self, connection: BaseDatabaseWrapper, script: Script, *, within_transaction: bool
+    ) -> dict[QualifiedName, int]:
+        """Run *script*, all or nothing, and return the rows removed per table, where the server tells.
+
+        Raises an error of :mod:`testdb_app.exceptions`, chained to the database's own, with everything rolled back.
+        """
+        ...
+
+    def set_mark(self, connection: BaseDatabaseWrapper, mark: Mark, *, present: bool) -> None:
+        """Put a mark inside the database, or take it away. Twice is once."""
+        ...

@@ -1,0 +1,229 @@
+"""The catalog queries, as constants. None has parameters; each returns the columns that its comment names."""
+
+from __future__ import annotations
+
+# What belongs to the user: neither the system's schemas nor another session's temporary one.
+_USER_SCHEMAS = "n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'"
+_USER_OR_TEMPORARY = f"(({_USER_SCHEMAS}) OR n.oid = pg_catalog.pg_my_temp_schema())"
+
+# database, user, server address, port, is standby, is read-only, is protected, database that the test mark names
+# to_regclass() would raise for a schema without USAGE; the catalog never does.
+IDENTITY = """
+SELECT pg_catalog.current_database(),
+       current_user::text,
+       pg_catalog.host(pg_catalog.inet_server_addr()),
+       pg_catalog.inet_server_port(),
+       pg_catalog.pg_is_in_recovery(),
+       pg_catalog.current_setting('default_transaction_read_only')::boolean
+           OR pg_catalog.current_setting('transaction_read_only')::boolean,
+       EXISTS (SELECT FROM pg_catalog.pg_class c
+                 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                WHERE n.nspname = 'testdb' AND c.relname = 'protected'),
+       (SELECT pg_catalog.obj_description(c.oid, 'pg_class')
+          FROM pg_catalog.pg_class c
+          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+         WHERE n.nspname = 'testdb' AND c.relname = 'test')
+"""
+
+# token
+# Commutative sums of hashes need no sort. Only what a plan depends on is hashed: a TRUNCATE changes relfilenode and
+# xmin, but not the plan.
+TOKEN = f"""
+SELECT pg_catalog.concat_ws('/',
+    (SELECT pg_catalog.concat_ws(':', pg_catalog.count(*), pg_catalog.sum(pg_catalog.hash_record_extended(
+                (c.oid, c.relname, c.relnamespace, n.nspname, c.relkind, c.relowner, c.relpersistence, c.relrowsecurity,
+                 c.relforcerowsecurity, c.relhasrules, c.relispartition), 0)))
+       FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+      WHERE c.relkind IN ('r', 'p', 'f', 'S', 'm') AND {_USER_OR_TEMPORARY}),
+    (SELECT pg_catalog.concat_ws(':', pg_catalog.count(*), pg_catalog.sum(pg_catalog.hash_record_extended(
+                (oid, conname, conrelid, confrelid, conkey, confkey, condeferrable, condeferred, confdeltype), 0)))
+       FROM pg_catalog.pg_constraint WHERE contype = 'f'),
+    (SELECT pg_catalog.concat_ws(':', pg_catalog.count(*), pg_catalog.sum(pg_catalog.hash_record_extended(
+                (oid, tgname, tgrelid, tgenabled, tgtype), 0)))
+       FROM pg_catalog.pg_trigger WHERE NOT tgisinternal),
+    (SELECT pg_catalog.concat_ws(':', pg_catalog.count(*), pg_catalog.sum(pg_catalog.hash_record_extended(
+                (oid, rulename, ev_class, ev_type, ev_enabled), 0)))
+       FROM pg_catalog.pg_rewrite WHERE oid >= 16384),
+    (SELECT pg_catalog.sum(pg_catalog.hash_record_extended(s.*, 0)) FROM pg_catalog.pg_sequence s),
+    (SELECT pg_catalog.concat_ws(':', pg_catalog.count(*), pg_catalog.sum(pg_catalog.hash_record_extended((oid, xmin::text), 0)))
+       FROM pg_catalog.pg_attrdef),
+    (SELECT pg_catalog.concat_ws(':', pg_catalog.count(*), pg_catalog.sum(pg_catalog.hash_record_extended((objid, refobjid), 0)))
+       FROM pg_catalog.pg_depend
+      WHERE refclassid = 'pg_catalog.pg_extension'::regclass AND classid = 'pg_catalog.pg_class'::regclass),
+    (SELECT pg_catalog.count(*) FROM pg_catalog.pg_event_trigger WHERE evtenabled <> 'D'),
+    pg_catalog.current_schemas(false)::text,
+    current_user)
+"""
+
+# search path, whether an event trigger fires on DDL
+SEARCH_PATH = """
+SELECT pg_catalog.current_schemas(false)::text[],
+       EXISTS (SELECT FROM pg_catalog.pg_event_trigger WHERE evtenabled IN ('O', 'A'))
+"""
+
+# oid, schema, name, kind, persistence, is partition, parents, extension, owner, owned, hides rows, forced
+TABLES = f"""
+SELECT c.oid::bigint, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence::text, c.relispartition,
+       ARRAY(SELECT i.inhparent::bigint FROM pg_catalog.pg_inherits i WHERE i.inhrelid = c.oid),
+       e.extname::text,
+       pg_catalog.pg_get_userbyid(c.relowner)::text,
+       pg_catalog.pg_has_role(c.relowner, 'USAGE'),
+       c.relrowsecurity AND pg_catalog.row_security_active(c.oid),
+       c.relrowsecurity AND c.relforcerowsecurity
+  FROM pg_catalog.pg_class c
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+  LEFT JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid
+                                  AND d.refclassid = 'pg_catalog.pg_extension'::regclass AND d.deptype = 'e'
+  LEFT JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid
+ WHERE c.relkind IN ('r', 'p', 'f') AND {_USER_OR_TEMPORARY}
+"""
+
+# name, table, columns, referenced table, referenced columns, on delete, deferrable, initially deferred, match, inherited
+FOREIGN_KEYS = """
+SELECT k.conname::text, k.conrelid::bigint,
+       ARRAY(SELECT a.attname::text
+               FROM pg_catalog.unnest(k.conkey) WITH ORDINALITY u(number, place)
+               JOIN pg_catalog.pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.number
+              ORDER BY u.place),
+       k.confrelid::bigint,
+       ARRAY(SELECT a.attname::text
+               FROM pg_catalog.unnest(k.confkey) WITH ORDINALITY u(number, place)
+               JOIN pg_catalog.pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = u.number
+              ORDER BY u.place),
+       k.confdeltype::text, k.condeferrable, k.condeferred, k.confmatchtype::text, k.conparentid <> 0
+  FROM pg_catalog.pg_constraint k
+ WHERE k.contype = 'f'
+"""
+
+# schema, name, type, start, increment, minimum, maximum, cache, cycle, extension, owned, uses
+SEQUENCES = f"""
+SELECT n.nspname::text, c.relname::text, s.seqtypid::regtype::text, s.seqstart, s.seqincrement, s.seqmin, s.seqmax,
+       s.seqcache, s.seqcycle, e.extname::text, pg_catalog.pg_has_role(c.relowner, 'USAGE'), u.uses
+  FROM pg_catalog.pg_sequence s
+  JOIN pg_catalog.pg_class c ON c.oid = s.seqrelid
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+  LEFT JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid
+                                  AND d.refclassid = 'pg_catalog.pg_extension'::regclass AND d.deptype = 'e'
+  LEFT JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid
+  LEFT JOIN (
+      SELECT x.sequence, pg_catalog.json_agg(pg_catalog.json_build_object(
+                 'table', a.attrelid::bigint, 'column', a.attname, 'how', x.how)) AS uses
+        FROM (SELECT o.objid AS sequence, o.refobjid AS relation, o.refobjsubid AS number,
+                     CASE o.deptype WHEN 'i' THEN 'identity' ELSE 'owned' END AS how
+                FROM pg_catalog.pg_depend o
+               WHERE o.classid = 'pg_catalog.pg_class'::regclass AND o.refclassid = 'pg_catalog.pg_class'::regclass
+                 AND o.deptype IN ('a', 'i') AND o.refobjsubid > 0
+               UNION ALL
+              SELECT o.refobjid, f.adrelid, f.adnum, 'default'
+                FROM pg_catalog.pg_attrdef f
+                JOIN pg_catalog.pg_depend o ON o.classid = 'pg_catalog.pg_attrdef'::regclass AND o.objid = f.oid
+                                           AND o.refclassid = 'pg_catalog.pg_class'::regclass
+                                           AND o.refobjid <> f.adrelid) x
+        JOIN pg_catalog.pg_attribute a ON a.attrelid = x.relation AND a.attnum = x.number
+       GROUP BY x.sequence) u ON u.sequence = c.oid
+ WHERE {_USER_SCHEMAS}
+"""
+
+# table, name, type bits, enabled
+TRIGGERS = """
+SELECT t.tgrelid::bigint, t.tgname::text, t.tgtype::integer, t.tgenabled::text
+  FROM pg_catalog.pg_trigger t
+ WHERE NOT t.tgisinternal
+"""
+
+# table, name, event, enabled
+RULES = """
+SELECT r.ev_class::bigint, r.rulename::text, r.ev_type::text, r.ev_enabled::text
+  FROM pg_catalog.pg_rewrite r
+  JOIN pg_catalog.pg_class c ON c.oid = r.ev_class
+ WHERE c.relkind IN ('r', 'p') AND r.ev_type <> '1'
+"""
+
+# schema, name, tables below it, through any number of views
+MATERIALIZED_VIEWS = f"""
+WITH RECURSIVE reads AS (
+    SELECT r.ev_class AS reader, d.refobjid AS source
+      FROM pg_catalog.pg_rewrite r
+      JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_rewrite'::regclass AND d.objid = r.oid
+                                 AND d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid <> r.ev_class
+     WHERE r.oid >= 16384 AND r.ev_type = '1'
+     UNION
+    SELECT i.inhparent, i.inhrelid FROM pg_catalog.pg_inherits i
+), below AS (
+    SELECT c.oid AS view, e.source
+      FROM pg_catalog.pg_class c JOIN reads e ON e.reader = c.oid
+     WHERE c.relkind = 'm' AND c.relispopulated
+     UNION
+    SELECT b.view, e.source FROM below b JOIN reads e ON e.reader = b.source
+)
+SELECT n.nspname::text, c.relname::text, pg_catalog.array_agg(b.source::bigint)
+  FROM below b
+  JOIN pg_catalog.pg_class c ON c.oid = b.view
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE {_USER_SCHEMAS}
+ GROUP BY 1, 2
+"""
+
+# schema, name, bytes, missing privilege
+# The size is that of the main fork: above zero for every table that may hold rows, whoever wrote them, committed or not.
+# OFFSET 0 keeps the planner from calling the size function twice.
+SIZES = f"""
+SELECT nspname, relname, bytes,
+       CASE WHEN NOT pg_catalog.has_schema_privilege(relnamespace, 'USAGE') THEN 'USAGE on its schema'
+            WHEN NOT pg_catalog.has_table_privilege(oid, 'SELECT') THEN 'SELECT'
+            WHEN NOT pg_catalog.has_table_privilege(oid, 'DELETE') THEN 'DELETE' END
+  FROM (SELECT n.nspname::text, c.relname::text, c.relnamespace, c.oid, pg_catalog.pg_relation_size(c.oid) AS bytes
+          FROM pg_catalog.pg_class c
+          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+         WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND {_USER_SCHEMAS} AND n.nspname <> 'testdb'
+        OFFSET 0) t
+ WHERE bytes > 0
+"""
+
+_SEQUENCES_IN_SIGHT = f"""
+  FROM (SELECT n.nspname::text, c.relname::text, c.oid, s.seqstart,
+               pg_catalog.has_schema_privilege(c.relnamespace, 'USAGE')
+               AND pg_catalog.has_sequence_privilege(c.oid, 'SELECT') AS readable
+          FROM pg_catalog.pg_sequence s
+          JOIN pg_catalog.pg_class c ON c.oid = s.seqrelid
+          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+         WHERE c.relpersistence <> 't' AND {_USER_SCHEMAS} AND n.nspname <> 'testdb'
+        OFFSET 0) q
+"""
+
+# schema, name, state: "moved", "unread" (never called: last_value must be read to be sure), "unreadable"
+# pg_sequence_last_value() is null for a sequence whose is_called is false, whatever its last_value.
+SEQUENCE_STATES = f"""
+SELECT nspname, relname,
+       CASE WHEN NOT readable THEN 'unreadable'
+            WHEN pg_catalog.pg_sequence_last_value(oid) IS NULL THEN 'unread'
+            ELSE 'moved' END,
+       seqstart
+  {_SEQUENCES_IN_SIGHT}
+"""
+
+# The same from PostgreSQL 18 on, where one function tells both; those at their start are not returned.
+SEQUENCE_STATES_18 = f"""
+SELECT nspname, relname,
+       CASE WHEN NOT readable THEN 'unreadable' ELSE 'moved' END,
+       seqstart
+  {_SEQUENCES_IN_SIGHT}
+  LEFT JOIN LATERAL pg_catalog.pg_get_sequence_data(q.oid) v ON q.readable
+ WHERE NOT readable OR v.is_called OR v.last_value <> seqstart
+"""
+
+# pid, user, application, state, age in seconds, query, schema, name, lock mode
+# Who holds a lock on a relation that conflicts with SHARE ROW EXCLUSIVE, ROW EXCLUSIVE or stronger.
+BLOCKERS = """
+SELECT l.pid, a.usename::text, a.application_name, a.state,
+       EXTRACT(EPOCH FROM pg_catalog.clock_timestamp() - a.xact_start)::float8, a.query,
+       n.nspname::text, c.relname::text, l.mode
+  FROM pg_catalog.pg_locks l
+  JOIN pg_catalog.pg_class c ON c.oid = l.relation
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+  LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
+ WHERE l.locktype = 'relation' AND l.granted AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid()
+   AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())
+   AND c.relkind IN ('r', 'p', 'S')
+ ORDER BY a.xact_start NULLS FIRST, n.nspname, c.relname, l.mode
+"""

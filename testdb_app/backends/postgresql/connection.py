@@ -1,0 +1,60 @@
+"""Sending several statements in one round trip, and reading all their results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from testdb_app.exceptions import UnsupportedError
+
+if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The result of one statement: its rows (None if it returns none) and its row count."""
+
+    rows: list[tuple[Any, ...]] | None
+    row_count: int
+
+
+@contextmanager
+def raw_cursor(connection: BaseDatabaseWrapper) -> Iterator[Any]:
+    """Yield the psycopg cursor below Django's, connecting first where necessary; errors become Django's.
+
+    Django's own would let psycopg prepare a statement that runs often (with ``prepare_threshold`` set), and several
+    statements in one string cannot be prepared.
+    """
+    with connection.cursor() as cursor, connection.wrap_database_errors:
+        raw = cursor.cursor
+        if not _is_psycopg_3(raw):
+            raise UnsupportedError(
+                "testdb_app needs psycopg 3 on PostgreSQL, and this connection uses another driver. "
+                'Install it with: pip install "django-testdb-app[postgresql]"'
+            )
+        yield raw
+
+
+def _is_psycopg_3(cursor: object) -> bool:
+    try:
+        from psycopg import Cursor  # noqa: PLC0415 - the driver is optional
+    except ImportError:
+        return False
+    return isinstance(cursor, Cursor)
+
+
+def run_sql(connection: BaseDatabaseWrapper, sql: str) -> list[Result]:
+    """Send *sql*, one or several statements without parameters, and return one result for each. One round trip.
+
+    ``%`` is literal. Raises Django's database errors.
+    """
+    results: list[Result] = []
+    with raw_cursor(connection) as cursor:
+        cursor.execute(sql, prepare=False)
+        while True:
+            results.append(Result(cursor.fetchall() if cursor.description else None, cursor.rowcount))
+            if not cursor.nextset():
+                return results

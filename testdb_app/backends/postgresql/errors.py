@@ -1,0 +1,136 @@
+"""PostgreSQL's errors in the package's words, told apart by SQLSTATE; and who holds the lock that was waited for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from django.db import DatabaseError, InterfaceError, OperationalError
+
+from testdb_app.backends.postgresql import catalog
+from testdb_app.backends.postgresql.connection import run_sql
+from testdb_app.backends.postgresql.operations import EXCLUSIVE
+from testdb_app.exceptions import (
+    Blocker,
+    ConcurrencyError,
+    ConnectionLostError,
+    LockTimeoutError,
+    MissingPrivilegeError,
+    ReadOnlyError,
+    ResetError,
+    TooManyLocksError,
+    TransactionStateError,
+)
+from testdb_app.schema import QualifiedName
+
+if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
+# The lock modes that conflict with SHARE ROW EXCLUSIVE.
+_WRITERS = {
+    "RowExclusiveLock",
+    "ShareUpdateExclusiveLock",
+    "ShareLock",
+    "ShareRowExclusiveLock",
+    "ExclusiveLock",
+    "AccessExclusiveLock",
+}
+_TRANSIENT = {
+    "40P01": "a deadlock",
+    "40001": "a serialization failure",
+    "23503": "a row that another session wrote meanwhile",
+    "42P01": "a table that another session dropped meanwhile",
+    "3F000": "a schema that another session dropped meanwhile",
+}
+
+
+def sqlstate(error: BaseException) -> str:
+    """Return the five letters of the SQLSTATE behind Django's *error*, or an empty text."""
+    return getattr(error.__cause__, "sqlstate", None) or ""
+
+
+def is_connection_lost(connection: BaseDatabaseWrapper, error: BaseException) -> bool:
+    """Whether *error* came because the server or the network went away."""
+    state = sqlstate(error)
+    if state.startswith("08") or state in {"57P01", "57P02", "57P03", "57P05"}:
+        return True
+    raw = connection.connection
+    return isinstance(error, OperationalError | InterfaceError) and (raw is None or raw.closed or raw.broken)
+
+
+def translate(
+    connection: BaseDatabaseWrapper, error: DatabaseError | InterfaceError, locks: Mapping[QualifiedName, str]
+) -> ResetError:
+    """Return the package's error for *error*, which ended a script that took *locks*. Everything is rolled back."""
+    where = f'database "{connection.settings_dict["NAME"]}" (alias "{connection.alias}")'
+    if is_connection_lost(connection, error):
+        return ConnectionLostError(
+            f"The connection to {where} was lost: {_first_line(error)}. The server has undone what was not committed. "
+            "Check that the server runs, then reset again."
+        )
+    state = sqlstate(error)
+    if state == "55P03":
+        return _lock_timeout(connection, where, locks)
+    if state in _TRANSIENT:
+        return ConcurrencyError(
+            f"The reset of {where} was ended by {_TRANSIENT[state]}: {_first_line(error)}. Nothing was changed. "
+            "Stop the other sessions that write to it, or reset again.",
+            attempts=1,
+        )
+    if state == "42501":
+        return MissingPrivilegeError(
+            f"The role lacks a privilege in {where}: {_first_line(error)}. Nothing was changed. Connect as the owner of "
+            "the tables, or exclude the table.",
+            missing={},
+        )
+    if state == "25006":
+        return ReadOnlyError(f"{where} refuses writes: {_first_line(error)}. Connect to a server that accepts them.")
+    if state == "53200":
+        tables = len(locks)
+        return TooManyLocksError(
+            f"{where}: one transaction cannot lock the {tables} tables that hold rows, with their indexes: the server's "
+            "lock table is full. Nothing was changed. Raise max_locks_per_transaction (a restart is needed), or reset "
+            "in parts: name app labels or schemas.",
+            tables=tables,
+        )
+    if state == "55006":
+        return TransactionStateError(
+            f"{where}: {_first_line(error)}. Nothing was changed. Close the cursor, or end the transaction that wrote to "
+            "the table, or use the strategy delete."
+        )
+    return ResetError(f"The reset of {where} failed: {_first_line(error)}. Nothing was changed.")
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0].rstrip(".")
+
+
+def _lock_timeout(connection: BaseDatabaseWrapper, where: str, locks: Mapping[QualifiedName, str]) -> LockTimeoutError:
+    blockers = find_blockers(connection, locks)
+    who = "; ".join(str(blocker) for blocker in blockers) or "the session that held it has let go since"
+    return LockTimeoutError(
+        f"A lock in {where} was not granted in time: {who}. Nothing was changed. End that session's transaction "
+        "(close its connection, or SELECT pg_terminate_backend(pid)), or wait longer with a higher lock time-out.",
+        blockers=blockers,
+    )
+
+
+def find_blockers(connection: BaseDatabaseWrapper, locks: Mapping[QualifiedName, str]) -> list[Blocker]:
+    """Return the sessions that hold locks which conflict with *locks*, the oldest transaction first."""
+    blockers: list[Blocker] = []
+    for pid, user, application, state, age, query, schema, table, mode in run_sql(connection, catalog.BLOCKERS)[0].rows or ():
+        name = QualifiedName(schema, table)
+        if name in locks and (locks[name] == EXCLUSIVE or mode in _WRITERS):
+            blockers.append(
+                Blocker(
+                    pid=pid,
+                    user=user,
+                    application=application or None,
+                    state=state,
+                    age_seconds=age,
+                    query=None if query == "<insufficient privilege>" else query,
+                    table=str(name),
+                    lock=mode,
+                )
+            )
+    return blockers

@@ -1,0 +1,213 @@
+"""Reading PostgreSQL's catalog, by OID, in one round trip: the map, where the connection leads, where rows may be.
+
+Names are joined on OIDs throughout: a constraint's name is unique only within its table, and
+``information_schema`` shows a role that owns nothing no foreign key at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence as Rows
+from typing import TYPE_CHECKING, Any
+
+from testdb_app.backends.base import OWN_SCHEMA, DatabaseIdentity, Mark
+from testdb_app.backends.postgresql import catalog
+from testdb_app.backends.postgresql.connection import run_sql
+from testdb_app.schema import (
+    DerivedRelation,
+    ForeignKey,
+    LeftOut,
+    OnDelete,
+    QualifiedName,
+    Rule,
+    Schema,
+    Sequence,
+    SequenceUse,
+    Table,
+    TableKind,
+    Trigger,
+)
+
+if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
+_ON_DELETE = {
+    "a": OnDelete.NO_ACTION,
+    "r": OnDelete.RESTRICT,
+    "c": OnDelete.CASCADE,
+    "n": OnDelete.SET_NULL,
+    "d": OnDelete.SET_DEFAULT,
+}
+_ENABLED = {"O": "origin", "A": "always", "R": "replica", "D": "disabled"}
+_TRIGGER_EVENTS = ((4, "INSERT"), (8, "DELETE"), (16, "UPDATE"), (32, "TRUNCATE"))
+_RULE_EVENTS = {"2": "UPDATE", "3": "INSERT", "4": "DELETE"}
+_LEFT_OUT = {"f": "foreign table", "t": "temporary table", "own": "kept by testdb_app itself"}
+
+
+def read_schema(connection: BaseDatabaseWrapper) -> Schema:
+    """Read the whole map from one snapshot, with its token.
+
+    One round trip. 10,000 tables with 20,000 foreign keys take about a second.
+    """
+    queries = (
+        catalog.TOKEN,
+        catalog.SEARCH_PATH,
+        catalog.TABLES,
+        catalog.FOREIGN_KEYS,
+        catalog.SEQUENCES,
+        catalog.TRIGGERS,
+        catalog.RULES,
+        catalog.MATERIALIZED_VIEWS,
+    )
+    results = run_sql(connection, _in_one_snapshot(connection, queries))
+    rows = [result.rows for result in results if result.rows is not None]
+    token, path, table_rows, key_rows, sequence_rows, trigger_rows, rule_rows, view_rows = rows
+    names = {row[0]: QualifiedName(row[1], row[2]) for row in table_rows}
+    kept = {row[0]: row for row in table_rows if _reason_to_leave_out(row) is None}
+    return Schema(
+        vendor="postgresql",
+        token=token[0][0],
+        search_path=tuple(path[0][0]),
+        has_ddl_event_triggers=path[0][1],
+        tables=_tables(kept.values(), names, trigger_rows, rule_rows),
+        foreign_keys=_foreign_keys(key_rows, names, kept),
+        sequences=_sequences(sequence_rows, names),
+        materialized_views=_materialized_views(view_rows, names),
+        left_out=tuple(
+            sorted(
+                LeftOut(name=names[row[0]], reason=reason)
+                for row in table_rows
+                if (reason := _reason_to_leave_out(row)) is not None
+            )
+        ),
+    )
+
+
+def _in_one_snapshot(connection: BaseDatabaseWrapper, queries: Iterable[str]) -> str:
+    """Wrap *queries* in a read-only transaction with one snapshot, unless the caller is inside a transaction."""
+    body = ";\n".join(queries)
+    if connection.in_atomic_block or not connection.get_autocommit():
+        return body
+    return f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;\n{body};\nCOMMIT"
+
+
+def _reason_to_leave_out(row: Rows[Any]) -> str | None:
+    _, schema, _, kind, persistence, *_ = row
+    if persistence == "t":
+        return _LEFT_OUT["t"]
+    if kind == "f":
+        return _LEFT_OUT["f"]
+    return _LEFT_OUT["own"] if schema == OWN_SCHEMA else None
+
+
+def _tables(
+    rows: Iterable[Rows[Any]],
+    names: Mapping[int, QualifiedName],
+    trigger_rows: Iterable[Rows[Any]],
+    rule_rows: Iterable[Rows[Any]],
+) -> tuple[Table, ...]:
+    triggers: dict[int, list[Trigger]] = {}
+    for oid, name, kind, enabled in trigger_rows:
+        events = tuple(event for bit, event in _TRIGGER_EVENTS if kind & bit)
+        triggers.setdefault(oid, []).append(Trigger(name=name, events=events, enabled=_ENABLED[enabled]))
+    rules: dict[int, list[Rule]] = {}
+    for oid, name, event, enabled in rule_rows:
+        rules.setdefault(oid, []).append(Rule(name=name, event=_RULE_EVENTS[event], enabled=_ENABLED[enabled]))
+    tables = [
+        Table(
+            name=names[oid],
+            kind=TableKind.PARTITIONED if kind == "p" else TableKind.ORDINARY,
+            is_partition=is_partition,
+            inherits=tuple(sorted(names[parent] for parent in parents if parent in names)),
+            extension=extension,
+            owner=owner,
+            owned=owned,
+            unlogged=persistence == "u",
+            hides_rows=hides_rows,
+            row_security_forced=forced,
+            triggers=tuple(sorted(triggers.get(oid, ()))),
+            rules=tuple(sorted(rules.get(oid, ()))),
+        )
+        for oid, _, _, kind, persistence, is_partition, parents, extension, owner, owned, hides_rows, forced in rows
+    ]
+    return tuple(sorted(tables, key=lambda table: table.name))
+
+
+def _foreign_keys(
+    rows: Iterable[Rows[Any]], names: Mapping[int, QualifiedName], kept: Mapping[int, Any]
+) -> tuple[ForeignKey, ...]:
+    keys = [
+        ForeignKey(
+            name=name,
+            table=names[table],
+            columns=tuple(columns),
+            referenced=names[referenced],
+            referenced_columns=tuple(referenced_columns),
+            on_delete=_ON_DELETE[action],
+            deferrable=deferrable,
+            initially_deferred=deferred,
+            match_full=match == "f",
+            inherited=inherited,
+        )
+        for name, table, columns, referenced, referenced_columns, action, deferrable, deferred, match, inherited in rows
+        if table in kept and referenced in kept
+    ]
+    return tuple(sorted(keys, key=lambda key: (key.table, key.columns, key.referenced, key.name)))
+
+
+def _sequences(rows: Iterable[Rows[Any]], names: Mapping[int, QualifiedName]) -> tuple[Sequence, ...]:
+    sequences = [
+        Sequence(
+            name=QualifiedName(schema, name),
+            data_type=data_type,
+            start=start,
+            increment=increment,
+            minimum=minimum,
+            maximum=maximum,
+            cache=cache,
+            cycle=cycle,
+            extension=extension,
+            owned=owned,
+            uses=tuple(
+                sorted(
+                    {
+                        SequenceUse(table=names[use["table"]], column=use["column"], how=use["how"])
+                        for use in uses or ()
+                        if use["table"] in names
+                    }
+                )
+            ),
+        )
+        for schema, name, data_type, start, increment, minimum, maximum, cache, cycle, extension, owned, uses in rows
+    ]
+    return tuple(sorted(sequences, key=lambda sequence: sequence.name))
+
+
+def _materialized_views(
+    rows: Iterable[Rows[Any]], names: Mapping[int, QualifiedName]
+) -> tuple[DerivedRelation, ...]:
+    views = [
+        DerivedRelation(
+            name=QualifiedName(schema, name),
+            tables=tuple(sorted(names[oid] for oid in tables if oid in names)),
+        )
+        for schema, name, tables in rows
+    ]
+    return tuple(sorted(views, key=lambda view: view.name))
+
+
+def parse_identity(connection: BaseDatabaseWrapper, row: Rows[Any]) -> DatabaseIdentity:
+    """Make the identity from the one row of :data:`catalog.IDENTITY`."""
+    name, user, address, port, is_standby, is_read_only, protected, marked_for = row
+    host = str(connection.settings_dict.get("HOST") or "")
+    marks = {mark for mark, holds in ((Mark.PROTECTED, protected), (Mark.TEST, marked_for == name)) if holds}
+    return DatabaseIdentity(
+        alias=connection.alias,
+        vendor="postgresql",
+        configured=str(connection.settings_dict["NAME"] or name),
+        name=name,
+        server=f"{address}:{port}" if address else (f"socket {host}" if host else "local socket"),
+        user=user,
+        is_standby=is_standby,
+        is_read_only=is_read_only,
+        marks=frozenset(marks),
+    )

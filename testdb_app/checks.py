@@ -1,0 +1,100 @@
+"""System checks: what is wrong, or dangerous, before any reset runs.
+
+==================== =======================================================================================
+``testdb_app.E001``  ``settings.TESTDB`` has an unknown key or an impossible value
+``testdb_app.E002``  a test database has the name of a real one
+``testdb_app.E003``  an open connection pool leads to another database than the settings name
+``testdb_app.W001``  ``testdb_app`` is installed in a deployment (``check --deploy``)
+``testdb_app.W002``  ``testdb_app.demo`` is installed in a deployment (``check --deploy``)
+==================== =======================================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from django.apps import apps
+from django.core.checks import CheckMessage, Error, Tags, Warning, register  # noqa: A004 - Django's name
+from django.db import connections
+
+from testdb_app.conf import get_settings
+from testdb_app.exceptions import ConfigurationError
+from testdb_app.guard import get_configured_name
+
+
+def register_checks() -> None:
+    """Register all checks with Django."""
+    register(check_settings, Tags.compatibility)
+    register(check_test_names, Tags.compatibility)
+    register(check_pools, Tags.compatibility)
+    register(check_deployment, Tags.security, deploy=True)
+
+
+def check_settings(**_: Any) -> list[CheckMessage]:
+    """E001: the setting TESTDB can be read."""
+    try:
+        get_settings()
+    except ConfigurationError as error:
+        return [Error(error.message, hint="Correct settings.TESTDB.", id="testdb_app.E001")]
+    return []
+
+
+def check_test_names(**_: Any) -> list[CheckMessage]:
+    """E002: no alias has a test database with the name of a real database on the same server."""
+    return list(_equal_names())
+
+
+def _equal_names() -> Iterator[CheckMessage]:
+    # A test runner has replaced the names in the settings when it runs the checks: ask for those it found.
+    real = {_place(alias, get_configured_name(alias)): alias for alias in connections if get_configured_name(alias)}
+    for alias in connections:
+        test_name = connections.settings[alias].get("TEST", {}).get("NAME")
+        owner = real.get(_place(alias, test_name))
+        if test_name and owner is not None:
+            yield Error(
+                f'The test database of alias "{alias}" has the name of the real database of alias "{owner}": "{test_name}".',
+                hint=f'Change DATABASES["{alias}"]["TEST"]["NAME"]: a test run would destroy the real database.',
+                obj=alias,
+                id="testdb_app.E002",
+            )
+
+
+def _place(alias: str, name: object) -> tuple[str, ...]:
+    configuration = connections.settings[alias]
+    return (*(str(configuration.get(key) or "") for key in ("ENGINE", "HOST", "PORT")), str(name))
+
+
+def check_pools(**_: Any) -> list[CheckMessage]:
+    """E003: an open psycopg pool leads to the database that the settings name."""
+    return list(_stale_pools())
+
+
+def _stale_pools() -> Iterator[CheckMessage]:
+    for connection in connections.all(initialized_only=True):
+        pool = getattr(connection, "_connection_pools", {}).get(connection.alias)
+        pooled = getattr(pool, "kwargs", {}).get("dbname")
+        named = connection.settings_dict.get("NAME")
+        if pooled and named and pooled != named:
+            yield Error(
+                f'The connection pool of alias "{connection.alias}" leads to database "{pooled}", the settings name "{named}".',
+                hint="Something connected before the test runner changed the name (a query in AppConfig.ready()?). Remove "
+                f'that query, or call connections["{connection.alias}"].close_pool() before the tests.',
+                obj=connection.alias,
+                id="testdb_app.E003",
+            )
+
+
+def check_deployment(**_: Any) -> list[CheckMessage]:
+    """W001, W002: neither the app nor its demonstration models belong into a deployment."""
+    found: list[CheckMessage] = []
+    for name, number in (("testdb_app", 1), ("testdb_app.demo", 2)):
+        if apps.is_installed(name):
+            found.append(
+                Warning(
+                    f"{name} is in INSTALLED_APPS of a deployment.",
+                    hint="Install it in the settings of tests and development only.",
+                    id=f"testdb_app.W00{number}",
+                )
+            )
+    return found

@@ -1,0 +1,86 @@
+"""The settings: one dict, ``TESTDB``, whose unknown keys are refused."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from django.conf import settings as django_settings
+
+from testdb_app.exceptions import ConfigurationError
+
+STRATEGIES = ("auto", "delete", "truncate")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The value of ``settings.TESTDB``; each field is a key in capitals.
+
+    - ``allowed_databases``: names of databases that may be reset although nothing marks them as test databases.
+    - ``exclude``: labels and patterns of tables that no reset touches.
+    - ``strategy``: "auto", "delete" or "truncate".
+    - ``lock_timeout``: seconds that a reset waits for locks.
+    - ``truncate_above``: bytes per table from which ``auto`` truncates instead of deleting.
+    """
+
+    allowed_databases: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    strategy: str = "auto"
+    lock_timeout: float = 5.0
+    truncate_above: int = 4 * 1024 * 1024
+
+
+def get_settings() -> Settings:
+    """Read and check ``settings.TESTDB``.
+
+    Raises :class:`ConfigurationError` for an unknown key, a wrong type or an impossible value.
+    """
+    given = getattr(django_settings, "TESTDB", {})
+    if not isinstance(given, Mapping):
+        raise ConfigurationError(f"settings.TESTDB must be a dict, not {type(given).__name__}.")
+    known = {field.name.upper(): field.name for field in fields(Settings)}
+    values: dict[str, Any] = {}
+    for key, value in given.items():
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ConfigurationError(f"settings.TESTDB has an unknown key {key!r}.{hint} Known keys: {', '.join(known)}.")
+        values[known[key]] = _CHECKS[known[key]](key, value)
+    return Settings(**values)
+
+
+def _names(key: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple | set | frozenset) or not all(isinstance(item, str) for item in value):
+        raise ConfigurationError(f'settings.TESTDB["{key}"] must be a list of strings, not {value!r}.')
+    return tuple(sorted(value)) if isinstance(value, set | frozenset) else tuple(value)
+
+
+def check_strategy(key: str, value: Any) -> str:
+    """Return *value* if it is a strategy; raise :class:`ConfigurationError` that names *key* otherwise."""
+    if value not in STRATEGIES:
+        raise ConfigurationError(f"{key} must be one of {', '.join(STRATEGIES)}, not {value!r}.")
+    return str(value)
+
+
+def check_seconds(key: str, value: Any) -> float:
+    """Return *value* in seconds if it is a positive number; raise :class:`ConfigurationError` otherwise."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 86_400:
+        raise ConfigurationError(f"{key} must be a number of seconds above 0 and at most 86400, not {value!r}.")
+    return float(value)
+
+
+def _bytes(key: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ConfigurationError(f'settings.TESTDB["{key}"] must be a number of bytes, 0 or more, not {value!r}.')
+    return value
+
+
+_CHECKS = {
+    "allowed_databases": _names,
+    "exclude": _names,
+    "strategy": lambda key, value: check_strategy(f'settings.TESTDB["{key}"]', value),
+    "lock_timeout": lambda key, value: check_seconds(f'settings.TESTDB["{key}"]', value),
+    "truncate_above": _bytes,
+}

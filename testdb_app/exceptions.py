@@ -1,0 +1,154 @@
+"""The error tree. Every message says what was refused, which object is meant, and what to do next.
+
+::
+
+    TestDBError
+    ├── ConfigurationError        the TESTDB setting, or an argument, is wrong
+    ├── UnknownNameError          a name or pattern matches no table
+    ├── UnsafeDatabaseError       the guard does not know this database to be a test database
+    ├── UnsupportedError          this database, server or schema cannot do what was asked
+    └── ResetError                the reset was refused or failed; nothing was changed
+        ├── ExclusionError        rows that stay refer to rows that would go
+        ├── TransactionStateError the connection is inside a transaction, or an aborted one
+        ├── ReadOnlyError         a standby server, or a session that is read-only
+        ├── MissingPrivilegeError the role lacks a privilege
+        ├── LockTimeoutError      another session holds a lock; it is named
+        ├── ConcurrencyError      deadlocks or serialization failures, more often than the retries allow
+        ├── TooManyLocksError     the server's lock table is too small for one transaction
+        ├── RowsRemainError       rows were there again after the reset
+        └── ConnectionLostError   the server or the network went away
+
+All of them can be pickled, because xdist and Django's parallel runner send them between processes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+class TestDBError(Exception):
+    """Base of all errors that this package raises itself.
+
+    Parameters: *message*, the whole text; keyword arguments become attributes of the error.
+    """
+
+    __test__ = False
+
+    def __init__(self, message: str, **details: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.__dict__.update(details)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_rebuild, (type(self), self.message), self.__dict__)
+
+
+def _rebuild(cls: type[TestDBError], message: str) -> TestDBError:
+    return cls(message)
+
+
+class ConfigurationError(TestDBError):
+    """The TESTDB setting or an argument has a value that cannot be meant."""
+
+
+class UnknownNameError(TestDBError):
+    """A label or pattern matches nothing; ``name`` and ``nearest`` (list of str) tell which, and what is near."""
+
+    name: str
+    nearest: list[str]
+
+
+class UnsafeDatabaseError(TestDBError):
+    """The guard refused; ``rule`` is the name of the rule, ``database`` the live name, ``alias`` Django's."""
+
+    rule: str
+    database: str
+    alias: str
+
+
+class UnsupportedError(TestDBError):
+    """The database cannot do this; the message says which feature is missing."""
+
+
+class ResetError(TestDBError):
+    """A reset was refused or failed. Nothing was changed."""
+
+
+class ExclusionError(ResetError):
+    """Rows that stay refer to rows that would go; ``references`` lists the foreign-key paths and their rows."""
+
+    references: list[Any]
+
+
+class TransactionStateError(ResetError):
+    """The connection is in a transaction that the caller did not declare, or in an aborted one."""
+
+
+class ReadOnlyError(ResetError):
+    """The server or the session refuses writes."""
+
+
+class MissingPrivilegeError(ResetError):
+    """The role lacks privileges; ``missing`` maps the name of the object to the privilege."""
+
+    missing: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blocker:
+    """A session that holds a lock which a reset waits for.
+
+    ``age_seconds`` counts from the start of its transaction; ``query`` is its current or last statement
+    (None where the role may not see it); ``pid`` is None for a prepared transaction.
+    """
+
+    pid: int | None
+    user: str | None
+    application: str | None
+    state: str | None
+    age_seconds: float | None
+    query: str | None
+    table: str
+    lock: str
+
+    def __str__(self) -> str:
+        who = f"process {self.pid}" if self.pid is not None else "a prepared transaction"
+        if self.application:
+            who += f" ({self.application})"
+        parts = [f"{who} holds {self.lock} on {self.table}"]
+        if self.state:
+            parts.append(self.state)
+        if self.age_seconds is not None:
+            parts.append(f"transaction open for {self.age_seconds:.1f} s")
+        if self.query:
+            parts.append("last query: " + " ".join(self.query.split())[:200])
+        return ", ".join(parts)
+
+
+class LockTimeoutError(ResetError):
+    """A lock was not granted in time; ``blockers`` (list of :class:`Blocker`) names who holds it."""
+
+    blockers: list[Blocker]
+
+
+class ConcurrencyError(ResetError):
+    """The server ended the transaction in favour of another one, in every attempt (``attempts``)."""
+
+    attempts: int
+
+
+class TooManyLocksError(ResetError):
+    """One transaction cannot lock all the tables that hold rows; ``tables`` says how many there are."""
+
+    tables: int
+
+
+class RowsRemainError(ResetError):
+    """After the reset rows were there again; ``tables`` names where."""
+
+    tables: list[str]
+
+
+class ConnectionLostError(ResetError):
+    """The connection broke. The server has rolled back what was open, or had already committed all of it."""

@@ -1,0 +1,211 @@
+"""The dependency graph of a schema: components, levels, order, closures, cycles, paths.
+
+Pure and iterative: a chain of 10,000 tables costs no recursion. Every result is a function of the graph alone:
+nodes are sorted before they are walked, so no set's order reaches the SQL.
+
+Strongly connected components by R. Tarjan, "Depth-first search and linear graph algorithms", SIAM J. Comput. 1 (1972),
+in the iterative form with an explicit stack. All methods cost O(nodes + edges), those that sort O(n log n) more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from typing import Generic, Protocol, Self, TypeVar
+
+from testdb_app.schema import QualifiedName, Schema
+
+
+class Node(Protocol):
+    """What a node must be: hashable and sortable."""
+
+    def __hash__(self) -> int: ...
+    def __lt__(self, other: object, /) -> bool: ...
+
+
+N = TypeVar("N", bound=Node)
+
+
+class DependencyGraph(Generic[N]):
+    """Which tables reference which.
+
+    Parameters: *nodes*; *edges*, pairs of (referencing, referenced). An edge to an unknown node is a ``KeyError``.
+    Parallel edges count once; a node may reference itself.
+    """
+
+    def __init__(self, nodes: Iterable[N], edges: Iterable[tuple[N, N]]) -> None:
+        self.nodes: tuple[N, ...] = tuple(sorted(set(nodes)))
+        index = {node: number for number, node in enumerate(self.nodes)}
+        references: list[set[int]] = [set() for _ in self.nodes]
+        for referencing, referenced in edges:
+            references[index[referencing]].add(index[referenced])
+        self._index: Mapping[N, int] = index
+        self._references: list[list[int]] = [sorted(targets) for targets in references]
+
+    @classmethod
+    def from_schema(cls, schema: Schema) -> DependencyGraph[QualifiedName]:
+        """Make the graph of all tables and all foreign keys, the copies for partitions included."""
+        return DependencyGraph(
+            (table.name for table in schema.tables),
+            ((key.table, key.referenced) for key in schema.foreign_keys),
+        )
+
+    @cached_property
+    def _referenced_by(self) -> list[list[int]]:
+        back: list[list[int]] = [[] for _ in self.nodes]
+        for source, targets in enumerate(self._references):
+            for target in targets:
+                back[target].append(source)
+        return back
+
+    @cached_property
+    def _components(self) -> list[list[int]]:
+        """Tarjan's components, referenced ones first, each sorted."""
+        order = [-1] * len(self.nodes)
+        low = [0] * len(self.nodes)
+        on_stack = [False] * len(self.nodes)
+        stack: list[int] = []
+        found: list[list[int]] = []
+        counter = 0
+        for root in range(len(self.nodes)):
+            if order[root] >= 0:
+                continue
+            work = [(root, iter(self._references[root]))]
+            order[root] = low[root] = counter
+            counter += 1
+            stack.append(root)
+            on_stack[root] = True
+            while work:
+                node, targets = work[-1]
+                for target in targets:
+                    if order[target] < 0:
+                        order[target] = low[target] = counter
+                        counter += 1
+                        stack.append(target)
+                        on_stack[target] = True
+                        work.append((target, iter(self._references[target])))
+                        break
+                    if on_stack[target]:
+                        low[node] = min(low[node], order[target])
+                else:
+                    work.pop()
+                    if work:
+                        low[work[-1][0]] = min(low[work[-1][0]], low[node])
+                    if low[node] == order[node]:
+                        found.append(_pop_component(stack, on_stack, node))
+        return found
+
+    @cached_property
+    def _levels(self) -> list[int]:
+        """For every node its level: 0 references nothing outside its component, else one more than the highest referenced."""
+        level = [0] * len(self.nodes)
+        for component in self._components:
+            members = set(component)
+            highest = max(
+                (level[target] + 1 for node in component for target in self._references[node] if target not in members),
+                default=0,
+            )
+            for node in component:
+                level[node] = highest
+        return level
+
+    def level(self, node: N) -> int:
+        """Return the length of the longest chain of references below *node*, a cycle counted as one."""
+        return self._levels[self._index[node]]
+
+    def levels(self) -> tuple[tuple[N, ...], ...]:
+        """Return the nodes by level, level 0 (those that reference nothing) first, each sorted."""
+        found: list[list[N]] = [[] for _ in range(max(self._levels, default=-1) + 1)]
+        for number, node in enumerate(self.nodes):
+            found[self._levels[number]].append(node)
+        return tuple(tuple(nodes) for nodes in found)
+
+    @cached_property
+    def _deletion_groups(self) -> tuple[tuple[N, ...], ...]:
+        ordered = sorted(self._components, key=lambda component: (-self._levels[component[0]], component[0]))
+        return tuple(tuple(self.nodes[number] for number in component) for component in ordered)
+
+    def deletion_groups(self) -> tuple[tuple[N, ...], ...]:
+        """Return the components in the order to delete in: referencing tables before those they reference.
+
+        A group of several is a cycle, to be emptied by one statement. By descending level, then by name.
+        """
+        return self._deletion_groups
+
+    def deletion_order(self) -> tuple[N, ...]:
+        """Return all nodes in the order to delete in; the reverse is the order to insert in."""
+        return tuple(node for group in self._deletion_groups for node in group)
+
+    def cycles(self) -> tuple[tuple[N, ...], ...]:
+        """Return the components of more than one node, and the nodes that reference themselves, sorted."""
+        return tuple(
+            sorted(
+                group
+                for group in self._deletion_groups
+                if len(group) > 1 or self._index[group[0]] in self._references[self._index[group[0]]]
+            )
+        )
+
+    def references(self, node: N) -> tuple[N, ...]:
+        """Return what *node* references directly."""
+        return tuple(self.nodes[number] for number in self._references[self._index[node]])
+
+    def referenced_by(self, node: N) -> tuple[N, ...]:
+        """Return what references *node* directly."""
+        return tuple(self.nodes[number] for number in self._referenced_by[self._index[node]])
+
+    def dependencies(self, *start: N) -> frozenset[N]:
+        """Return all that *start* references, directly or not; a start only if a cycle leads back to it."""
+        return self._closure(start, self._references)
+
+    def dependents(self, *start: N) -> frozenset[N]:
+        """Return all that reference *start*, directly or not; a start only if a cycle leads back to it."""
+        return self._closure(start, self._referenced_by)
+
+    def _closure(self, start: Iterable[N], neighbours: list[list[int]]) -> frozenset[N]:
+        seen: set[int] = set()
+        work = [self._index[node] for node in start]
+        while work:
+            for target in neighbours[work.pop()]:
+                if target not in seen:
+                    seen.add(target)
+                    work.append(target)
+        return frozenset(self.nodes[number] for number in seen)
+
+    def path(self, source: N, target: N) -> tuple[N, ...]:
+        """Return a shortest chain of references from *source* to *target*, both included; empty if there is none."""
+        begin, end = self._index[source], self._index[target]
+        came_from: dict[int, int] = {begin: begin}
+        frontier = [begin]
+        while frontier and end not in came_from:
+            following: list[int] = []
+            for node in frontier:
+                for neighbour in self._references[node]:
+                    if neighbour not in came_from:
+                        came_from[neighbour] = node
+                        following.append(neighbour)
+            frontier = following
+        if end not in came_from:
+            return ()
+        chain = [end]
+        while chain[-1] != begin:
+            chain.append(came_from[chain[-1]])
+        return tuple(self.nodes[number] for number in reversed(chain))
+
+    def subgraph(self, nodes: Iterable[N]) -> Self:
+        """Return the graph of *nodes* and the edges between them."""
+        kept = {self._index[node] for node in nodes}
+        return type(self)(
+            (self.nodes[number] for number in kept),
+            ((self.nodes[a], self.nodes[b]) for a in kept for b in self._references[a] if b in kept),
+        )
+
+
+def _pop_component(stack: list[int], on_stack: list[bool], root: int) -> list[int]:
+    component: list[int] = []
+    while True:
+        node = stack.pop()
+        on_stack[node] = False
+        component.append(node)
+        if node == root:
+            return sorted(component)

@@ -1,0 +1,199 @@
+"""``manage.py resetdb``: empty a database in the order of its foreign keys."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from argparse import ArgumentParser
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+from django.db import DEFAULT_DB_ALIAS, Error, connections
+
+from testdb_app.backends import get_backend
+from testdb_app.backends.base import Mark
+from testdb_app.conf import STRATEGIES
+from testdb_app.exceptions import ConfigurationError, TestDBError, UnknownNameError, UnsafeDatabaseError
+from testdb_app.management.progress import elapsed_time
+from testdb_app.management.reset_text import describe_database, describe_preview, describe_report, plural
+from testdb_app.report import ResetPreview
+from testdb_app.resetter import Resetter
+
+_MARKS = {
+    "mark_protected": (Mark.PROTECTED, True),
+    "unmark_protected": (Mark.PROTECTED, False),
+    "mark_test": (Mark.TEST, True),
+    "unmark_test": (Mark.TEST, False),
+}
+
+
+class Command(BaseCommand):
+    """The command; see ``--help``."""
+
+    help = (
+        "Empties the tables of a test database in the order of its foreign keys and puts its sequences back to their "
+        "start, in one transaction. A database that is not known to be a test database is refused unless you name it. "
+        "Exit status: 0 done or cancelled, 1 refused or failed, 2 wrong usage."
+    )
+    requires_system_checks: list[str] = []  # noqa: RUF012 - Django's attribute
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """Add the arguments."""
+        parser.add_argument(
+            "labels",
+            nargs="*",
+            metavar="app_label[.Model]",
+            help="What to empty: app labels, models, schema.table, or shell patterns of them. Default: every table.",
+        )
+        parser.add_argument(
+            "--database", default=DEFAULT_DB_ALIAS, choices=tuple(connections), help='The alias. Default: "default".'
+        )
+        parser.add_argument(
+            "--exclude", action="append", default=[], metavar="LABEL", help="What to keep; may be given several times."
+        )
+        parser.add_argument("--to", default="empty", choices=("empty",), help="The state to go to. Default: empty.")
+        parser.add_argument(
+            "--strategy",
+            choices=STRATEGIES,
+            help='How tables are emptied; auto deletes, and truncates large tables. Default: TESTDB["STRATEGY"], else auto.',
+        )
+        parser.add_argument(
+            "--no-reset-sequences", action="store_false", dest="reset_sequences", help="Leave the sequences where they are."
+        )
+        parser.add_argument("--dry-run", action="store_true", help="Show what would be done, and change nothing.")
+        parser.add_argument("--sql", action="store_true", help="Print it as SQL, and change nothing.")
+        parser.add_argument(
+            "--allow-database",
+            action="append",
+            default=[],
+            metavar="NAME",
+            help="The name of the database that may be emptied although nothing marks it as a test database.",
+        )
+        parser.add_argument(
+            "--lock-timeout", type=float, metavar="SECONDS", help="How long to wait for locks of other sessions. Default: 5."
+        )
+        parser.add_argument(
+            "--no-input", "--noinput", action="store_false", dest="interactive", help="Ask for no confirmation."
+        )
+        parser.add_argument(
+            "--format", default="text", choices=("text", "json"), help="json prints the report and nothing else."
+        )
+        marks = parser.add_argument_group("marks inside the database").add_mutually_exclusive_group()
+        marks.add_argument(
+            "--mark-protected", action="store_true", help="Mark the database, and every copy of it, as never to be reset."
+        )
+        marks.add_argument("--unmark-protected", action="store_true", help="Take that mark away.")
+        marks.add_argument("--mark-test", action="store_true", help="Mark it, under its name, as a test database.")
+        marks.add_argument("--unmark-test", action="store_true", help="Take that mark away.")
+
+    def handle(self, *labels: str, **options: Any) -> None:
+        """Run the command."""
+        try:
+            resetter = Resetter(
+                options["database"],
+                include=options["labels"] or labels,
+                exclude=options["exclude"],
+                to=options["to"],
+                strategy=options["strategy"],
+                reset_sequences=options["reset_sequences"],
+                allow_database=options["allow_database"],
+                lock_timeout=options["lock_timeout"],
+            )
+            mark = next((mark for option, mark in _MARKS.items() if options[option]), None)
+            if mark is not None:
+                self._set_mark(resetter, *mark, **options)
+            elif options["dry_run"] or options["sql"]:
+                self._preview(resetter, **options)
+            else:
+                self._reset(resetter, **options)
+        except (ConfigurationError, UnknownNameError) as error:
+            raise CommandError(error.message, returncode=2) from error
+        except TestDBError as error:
+            raise CommandError(error.message) from error
+        except Error as error:
+            raise CommandError(_database_error(options["database"], error)) from error
+        except KeyboardInterrupt as error:
+            raise CommandError("Interrupted. The reset was undone.", returncode=130) from error
+
+    def _preview(self, resetter: Resetter, **options: Any) -> None:
+        with self._elapsed("Planning", **options):
+            preview = resetter.plan()
+        if options["sql"]:
+            self.stdout.write("".join(f"{statement};\n" for statement in preview.sql if preview.plan.steps), ending="")
+            return
+        if options["format"] == "json":
+            self.stdout.write(json.dumps(preview.as_dict(), indent=2))
+            return
+        if options["verbosity"] > 0:
+            self.stdout.write("\n".join(describe_preview(preview)))
+            self.stdout.write("\nNothing was changed: this is a dry run.")
+            try:
+                resetter.check_may_reset()
+            except TestDBError as error:
+                self.stdout.write(self.style.WARNING(f"A real run would be refused. {error.message}"))
+
+    def _reset(self, resetter: Resetter, **options: Any) -> None:
+        resetter.check_may_reset()
+        if options["interactive"]:
+            with self._elapsed("Counting rows", **options):
+                preview = resetter.plan()
+            if preview.plan.steps and not self._confirm(_describe_loss(preview), preview.identity.name):
+                self.stderr.write("Cancelled. Nothing was changed.", self.style.NOTICE)
+                return
+        with self._elapsed("Resetting", **options):
+            report = resetter.reset()
+        if options["format"] == "json":
+            self.stdout.write(json.dumps(report.as_dict(), indent=2))
+        elif options["verbosity"] > 0:
+            self.stdout.write("\n".join(describe_report(report, options["verbosity"])))
+        if report.warning and options["verbosity"] > 0:
+            self.stderr.write(self.style.WARNING(f"Warning: {report.warning}"))
+
+    def _set_mark(self, resetter: Resetter, mark: Mark, present: bool, **options: Any) -> None:
+        identity = resetter.identify()
+        loosens = (mark is Mark.TEST) == present
+        if mark is Mark.TEST and present and Mark.PROTECTED in identity.marks:
+            raise UnsafeDatabaseError(
+                f"Refusing to mark {describe_database(identity)} as a test database: it is marked as protected. "
+                "Take that mark away first: resetdb --unmark-protected.",
+                rule="protected",
+                database=identity.name,
+                alias=identity.alias,
+            )
+        what = f'{"Put" if present else "Take away"} the mark "{mark}" of {describe_database(identity)}'
+        if loosens and options["interactive"] and not self._confirm(f"{what}. Resets may empty it then.", identity.name):
+            self.stderr.write("Cancelled. Nothing was changed.", self.style.NOTICE)
+            return
+        get_backend(resetter.connection).set_mark(resetter.connection, mark, present=present)
+        if options["verbosity"] > 0:
+            self.stdout.write(f"{what}: done.")
+
+    def _confirm(self, what: str, name: str) -> bool:
+        """Ask on standard error, so that standard output stays the report's alone."""
+        self.stderr.write(f"{what}\nThis cannot be undone. Type the name of the database to go on, anything else to cancel:")
+        try:
+            return input().strip() == name
+        except EOFError:
+            return False
+
+    def _elapsed(self, text: str, **options: Any) -> Any:
+        color = not options["no_color"] and not os.environ.get("NO_COLOR")
+        return elapsed_time(sys.stderr, text, color=color, silent=options["verbosity"] == 0)
+
+
+def _describe_loss(preview: ResetPreview) -> str:
+    tables = sum(1 for rows in preview.rows.values() if rows)
+    return (
+        f"About to empty {describe_database(preview.identity)}:\n"
+        f"  {plural(preview.total_rows, 'row')} in {plural(tables, 'table')} will be removed, "
+        f"{plural(len(preview.plan.sequences), 'sequence')} restarted."
+    )
+
+
+def _database_error(alias: str, error: Error) -> str:
+    name = connections[alias].settings_dict["NAME"]
+    return (
+        f'Database "{name}" (alias "{alias}") answered with an error: {str(error).strip()}. Nothing was changed. '
+        f'Check settings.DATABASES["{alias}"] and that the server runs.'
+    )

@@ -1,0 +1,88 @@
+"""A plan and a report as text for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from testdb_app.backends.base import Action, DatabaseIdentity
+from testdb_app.report import ResetPreview, ResetReport
+from testdb_app.schema import LeftOut, QualifiedName
+
+
+def describe_database(identity: DatabaseIdentity) -> str:
+    """Say where a connection leads: the live name, the alias, the server."""
+    return f'database "{identity.name}" (alias "{identity.alias}", {identity.server})'
+
+
+def plural(number: int, noun: str) -> str:
+    """Return "1 row", "2 rows", "1,234 rows"."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def describe_preview(preview: ResetPreview) -> Iterator[str]:
+    """Yield the lines of a plan: every table that would be emptied, in order, how and why; sequences; what stays."""
+    if not preview.plan.steps:
+        yield f"Nothing to do: {describe_database(preview.identity)} is empty as far as this reset goes."
+    else:
+        yield (
+            f"{_capital(describe_database(preview.identity))}: {plural(preview.total_rows, 'row')} in "
+            f"{plural(sum(1 for rows in preview.rows.values() if rows), 'table')} would go."
+        )
+        yield ""
+    width = max((len(f"{rows:,}") for rows in preview.rows.values()), default=1)
+    for number, step in enumerate((step for step in preview.plan.steps if step.action is not Action.RESTART), 1):
+        for name in step.names:
+            rows = preview.rows.get(name)
+            count = f"{rows:,}" if rows is not None else ""
+            models = ", ".join(preview.labels.get(name, ())[:1])
+            yield f"  {number:>3}  {step.action.value:<8}  {count:>{width}}  {name}" + (f"  ({models})" if models else "")
+        if step.reason:
+            yield f"       {step.reason}"
+    if preview.plan.sequences:
+        yield f"  {plural(len(preview.plan.sequences), 'sequence')} would go back to the start: {_names(preview.plan.sequences)}"
+    yield from _describe_kept(preview.plan.kept)
+    yield from _describe_stale(preview.plan.stale_views)
+
+
+def describe_report(report: ResetReport, verbosity: int) -> Iterator[str]:
+    """Yield the lines of a report; with *verbosity* 2 and more also each table, each sequence and what stayed."""
+    where = f'database "{report.database}" (alias "{report.alias}", {report.server})'
+    if not report.tables and not report.sequences:
+        yield f"Nothing to do: {where} is empty as far as this reset goes."
+    else:
+        yield (
+            f"{_capital(where)} is {report.target}: {plural(report.rows, 'row')} of {plural(len(report.tables), 'table')} "
+            f"removed, {plural(len(report.sequences), 'sequence')} restarted, in {report.seconds * 1000:,.0f} ms."
+        )
+    if verbosity >= 2:
+        width = max((len(f"{table.rows:,}") for table in report.tables if table.rows is not None), default=1)
+        for table in report.tables:
+            count = f"{table.rows:,}" if table.rows is not None else ""
+            yield f"  {table.action.value:<8}  {count:>{width}}  {table.name}"
+        for name in report.sequences:
+            yield f"  restart   {'':>{width}}  {name}"
+        yield from _describe_kept(report.kept)
+        yield f"  permitted by the rule {report.permitted_by}"
+    yield from _describe_stale(report.stale_views)
+
+
+def _describe_kept(kept: tuple[LeftOut, ...]) -> Iterator[str]:
+    reasons: dict[str, list[QualifiedName]] = {}
+    for item in kept:
+        reasons.setdefault(item.reason, []).append(item.name)
+    for reason, names in sorted(reasons.items()):
+        yield f"  stays ({reason}): {_names(tuple(names))}"
+
+
+def _describe_stale(views: tuple[QualifiedName, ...]) -> Iterator[str]:
+    if views:
+        yield f"  stale now, REFRESH MATERIALIZED VIEW would mend it: {_names(views)}"
+
+
+def _names(names: tuple[QualifiedName, ...], most: int = 8) -> str:
+    listed = ", ".join(str(name) for name in names[:most])
+    return listed if len(names) <= most else f"{listed} and {len(names) - most} more"
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]

@@ -1,0 +1,113 @@
+"""What a reset would do, and what it did, as values for people and machines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from testdb_app.backends.base import Action, DatabaseIdentity
+from testdb_app.plan import ResetPlan
+from testdb_app.schema import LeftOut, QualifiedName
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmptiedTable:
+    """A table that was emptied, how, and how many rows went (None where the server does not tell)."""
+
+    name: QualifiedName
+    action: Action
+    rows: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResetPreview:
+    """What a reset would do now. ``rows`` counts what would go per table; ``sql`` is the script, a statement each."""
+
+    identity: DatabaseIdentity
+    plan: ResetPlan
+    rows: Mapping[QualifiedName, int]
+    sql: tuple[str, ...]
+    labels: Mapping[QualifiedName, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def total_rows(self) -> int:
+        """The rows that would go, in all."""
+        return sum(self.rows.values())
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the preview as JSON's types."""
+        return {
+            "alias": self.identity.alias,
+            "database": self.identity.name,
+            "server": self.identity.server,
+            "dry_run": True,
+            "tables": [
+                {"name": str(name), "action": step.action.value, "rows": self.rows.get(name), "reason": step.reason}
+                for step in self.plan.steps
+                if step.action is not Action.RESTART
+                for name in step.names
+            ],
+            "sequences": [str(name) for name in self.plan.sequences],
+            "kept": _kept(self.plan.kept),
+            "stale_materialized_views": [str(name) for name in self.plan.stale_views],
+            "sql": list(self.sql),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResetReport:
+    """What a reset did.
+
+    ``permitted_by`` is the guard's rule; ``tables`` in the order in which they were emptied; ``kept`` what stayed and
+    why; ``stale_views`` materialized views that still show the old rows; ``attempts`` counts from 1; ``seconds`` is
+    the time of the whole call.
+    """
+
+    alias: str
+    database: str
+    server: str
+    target: str
+    permitted_by: str
+    tables: tuple[EmptiedTable, ...]
+    sequences: tuple[QualifiedName, ...]
+    kept: tuple[LeftOut, ...]
+    stale_views: tuple[QualifiedName, ...]
+    warning: str | None
+    attempts: int
+    seconds: float
+
+    @property
+    def rows(self) -> int:
+        """The rows that went, as far as the server tells."""
+        return sum(table.rows or 0 for table in self.tables)
+
+    def __str__(self) -> str:
+        return (
+            f'Reset of "{self.database}" (alias "{self.alias}") to {self.target}: {len(self.tables)} tables, '
+            f"{self.rows} rows, {len(self.sequences)} sequences in {self.seconds * 1000:.1f} ms"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the report as JSON's types."""
+        return {
+            "alias": self.alias,
+            "database": self.database,
+            "server": self.server,
+            "dry_run": False,
+            "target": self.target,
+            "permitted_by": self.permitted_by,
+            "tables": [
+                {"name": str(table.name), "action": table.action.value, "rows": table.rows} for table in self.tables
+            ],
+            "sequences": [str(name) for name in self.sequences],
+            "kept": _kept(self.kept),
+            "stale_materialized_views": [str(name) for name in self.stale_views],
+            "warning": self.warning,
+            "attempts": self.attempts,
+            "seconds": self.seconds,
+        }
+
+
+def _kept(kept: tuple[LeftOut, ...]) -> list[dict[str, str]]:
+    return [{"name": str(item.name), "reason": item.reason} for item in kept]

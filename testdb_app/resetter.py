@@ -1,0 +1,290 @@
+"""The reset: look, ask the guard, plan, run, report. The map is read once and replayed until the schema changes."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from django.db import DEFAULT_DB_ALIAS, DatabaseError, InterfaceError, connections
+
+from testdb_app import guard
+from testdb_app.backends import get_backend
+from testdb_app.backends.base import Action, Backend, DatabaseIdentity, Observation, Script
+from testdb_app.conf import check_seconds, check_strategy, get_settings
+from testdb_app.exceptions import (
+    ConcurrencyError,
+    ConfigurationError,
+    ConnectionLostError,
+    LockTimeoutError,
+    TransactionStateError,
+)
+from testdb_app.graph import DependencyGraph
+from testdb_app.labels import index_models
+from testdb_app.plan import ResetPlan, Scope, make_scope, plan_reset
+from testdb_app.references import check_references
+from testdb_app.report import EmptiedTable, ResetPreview, ResetReport
+from testdb_app.schema import QualifiedName, Schema
+from testdb_app.selection import select_tables
+
+if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
+logger = logging.getLogger("testdb_app")
+
+RETRIES = 3
+"""How often a reset is tried again after a deadlock, a serialization failure or a lock time-out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Map:
+    """What is read once and replayed: it depends on the schema and the options alone."""
+
+    schema: Schema
+    graph: DependencyGraph[QualifiedName]
+    scope: Scope
+
+
+class Resetter:
+    """Empties the tables of one database in the order of its foreign keys, and restarts its sequences.
+
+    Make one and keep it: the map of the schema is read at the first call and again only when the schema has changed.
+
+    Parameters:
+
+    - *using*: the alias of the database.
+    - *include*, *exclude*: labels and patterns (see :func:`testdb_app.selection.select_tables`); nothing included
+      means every table. ``TESTDB["EXCLUDE"]`` is added to *exclude*.
+    - *to*: the state to go to, "empty".
+    - *strategy*: "auto", "delete" or "truncate"; None for the setting.
+    - *reset_sequences*: whether sequences go back to their start.
+    - *allow_database*: the name of a database, or several, that may be reset although nothing marks them as test ones.
+    - *lock_timeout*: seconds to wait for locks, over all retries; None for the setting.
+    - *within_transaction*: run inside the caller's transaction, in a savepoint, and leave the commit to the caller.
+
+    Raises :class:`ConfigurationError` for arguments that cannot be meant. One thread at a time.
+    """
+
+    def __init__(
+        self,
+        using: str = DEFAULT_DB_ALIAS,
+        *,
+        include: Iterable[str] = (),
+        exclude: Iterable[str] = (),
+        to: str = "empty",
+        strategy: str | None = None,
+        reset_sequences: bool = True,
+        allow_database: str | Iterable[str] = (),
+        lock_timeout: float | None = None,
+        within_transaction: bool = False,
+    ) -> None:
+        settings = get_settings()
+        if to != "empty":
+            raise ConfigurationError(f'to must be "empty", not {to!r}.')
+        if using not in connections:
+            raise ConfigurationError(
+                f"There is no database alias {using!r}. settings.DATABASES has {', '.join(map(repr, connections))}."
+            )
+        self.using = using
+        self.include = _as_tuple("include", include)
+        self.exclude = (*_as_tuple("exclude", exclude), *settings.exclude)
+        self.to = to
+        self.strategy = settings.strategy if strategy is None else check_strategy("strategy", strategy)
+        self.reset_sequences = reset_sequences
+        self.allow_database = (allow_database,) if isinstance(allow_database, str) else tuple(allow_database)
+        self.lock_timeout = settings.lock_timeout if lock_timeout is None else check_seconds("lock_timeout", lock_timeout)
+        self.within_transaction = within_transaction
+        self.truncate_above = settings.truncate_above
+        self._map: _Map | None = None
+
+    @property
+    def connection(self) -> BaseDatabaseWrapper:
+        """This thread's connection for the alias."""
+        return connections[self.using]
+
+    @property
+    def backend(self) -> Backend:
+        """The backend for that connection."""
+        return get_backend(self.connection)
+
+    def identify(self) -> DatabaseIdentity:
+        """Ask the live connection where it leads. Does not ask the guard."""
+        return self.backend.identify(self.connection)
+
+    def check_may_reset(self) -> str:
+        """Ask the guard about the live connection; return the rule that permits, or raise."""
+        return guard.check_may_reset(self.identify(), allow=self.allow_database)
+
+    def plan(self) -> ResetPreview:
+        """Return what :meth:`reset` would do now: the plan, its SQL, and the rows that would go. Changes nothing.
+
+        Does not ask the guard, so that a plan can be read for any database. Costs a count of every written table.
+        Raises what :meth:`reset` would raise for a plan that cannot be made.
+        """
+        self._check_transaction_state()
+        observation, known = self._look()
+        plan = self._plan(observation, known, self.strategy)
+        return ResetPreview(
+            identity=observation.identity,
+            plan=plan,
+            rows=self.backend.count_rows(
+                self.connection, [name for name in plan.tables if known.schema.by_name[name].stores_rows]
+            ),
+            sql=tuple(statement.sql for statement in self._script(known, plan, self.lock_timeout).statements),
+            labels=index_models(self.connection, known.schema).labels_by_table,
+        )
+
+    def reset(self) -> ResetReport:
+        """Reset the database and return what was done.
+
+        Before the first write the guard asks the live connection. All or nothing, in one transaction. After a
+        deadlock, a serialization failure or a lock time-out it is tried again, three times at most, within the lock
+        time-out. Raises errors of :mod:`testdb_app.exceptions`; with any of them nothing was changed.
+        """
+        started = time.perf_counter()
+        self._check_transaction_state()
+        deadline = started + self.lock_timeout
+        strategy = self.strategy
+        for attempt in range(1, RETRIES + 2):
+            try:
+                report = self._attempt(strategy, started, attempt)
+            except (LockTimeoutError, ConcurrencyError) as error:
+                if isinstance(error, ConcurrencyError):
+                    error.attempts = attempt
+                can_wait = time.perf_counter() < deadline
+                # A truncation that did not get its lock at once is not waited for: DELETE does not need that lock.
+                impatient = strategy == "auto" and isinstance(error, LockTimeoutError)
+                if attempt > RETRIES or self.within_transaction or not (can_wait or impatient):
+                    raise
+                strategy = "delete" if impatient else strategy
+                logger.info("Reset of %s, attempt %d: %s", self.using, attempt, error)
+                continue
+            logger.debug("%s", report)
+            return report
+        raise AssertionError("the last attempt returns or raises")
+
+    def _attempt(self, strategy: str, started: float, attempt: int) -> ResetReport:
+        observation, known = self._look()
+        rule = guard.check_may_reset(observation.identity, allow=self.allow_database)
+        plan = self._plan(observation, known, strategy)
+        removed: dict[QualifiedName, int] = {}
+        if plan.steps:
+            # Several attempts share the time-out: an attempt that gives its locks back lets others go on.
+            script = self._script(known, plan, self.lock_timeout / RETRIES)
+            removed = self.backend.run(self.connection, script, within_transaction=self.within_transaction)
+        return ResetReport(
+            alias=self.using,
+            database=observation.identity.name,
+            server=observation.identity.server,
+            target=self.to,
+            permitted_by=rule,
+            tables=tuple(
+                EmptiedTable(name=name, action=step.action, rows=removed.get(name))
+                for step in plan.steps
+                for name in step.names
+                if step.action is not Action.RESTART and removed.get(name) != 0
+            ),
+            sequences=plan.sequences,
+            kept=plan.kept,
+            stale_views=plan.stale_views,
+            warning=self.backend.warning,
+            attempts=attempt,
+            seconds=time.perf_counter() - started,
+        )
+
+    def _check_transaction_state(self) -> None:
+        connection = self.connection
+        what = None
+        if connection.in_atomic_block and connection.needs_rollback:
+            what = "is in a transaction that has failed. Let its atomic() block end first"
+        elif not self.within_transaction and connection.in_atomic_block:
+            what = (
+                "is inside atomic(). A reset commits, and would see the rows of that transaction but not end it. Call it "
+                "outside, or pass within_transaction=True to make it part of that transaction"
+            )
+        elif not self.within_transaction and not connection.get_autocommit():
+            what = "has autocommit off. Commit and switch it on, or pass within_transaction=True and commit yourself"
+        elif self.within_transaction and not connection.in_atomic_block and connection.get_autocommit():
+            what = "is in no transaction, though within_transaction=True says so. Wrap the call in atomic()"
+        if what is not None:
+            raise TransactionStateError(f'Refusing to reset: the connection "{self.using}" {what}.')
+
+    def _look(self) -> tuple[Observation, _Map]:
+        """Observe, and read the map where it is missing or older than the schema."""
+        for _ in range(RETRIES + 1):
+            observation = self._observe()
+            if self._map is not None and self._map.schema.token == observation.token:
+                return observation, self._map
+            self._map = self._read_map()
+        raise ConcurrencyError(
+            f'The schema of database "{observation.identity.name}" changes faster than it can be read. Nothing was changed. '
+            "Wait until the migrations that run on it have ended.",
+            attempts=RETRIES + 1,
+        )
+
+    def _observe(self) -> Observation:
+        """Look at the database; a connection that the server has dropped since its last use is made anew, once."""
+        connection = self.connection
+        try:
+            return self.backend.observe(connection)
+        except (DatabaseError, InterfaceError) as error:
+            if connection.in_atomic_block or not connection.get_autocommit() or connection.is_usable():
+                raise
+            logger.info("Connection %s was lost (%s); connecting again", self.using, error)
+        connection.close()
+        try:
+            return self.backend.observe(connection)
+        except (DatabaseError, InterfaceError) as error:
+            raise ConnectionLostError(
+                f'Cannot connect to database "{connection.settings_dict["NAME"]}" (alias "{self.using}"): '
+                f"{str(error).strip()}. Nothing was changed. Check that the server runs."
+            ) from error
+
+    def _read_map(self) -> _Map:
+        schema = self.backend.read_schema(self.connection)
+        labels = index_models(self.connection, schema).labels_by_table
+        return _Map(
+            schema=schema,
+            graph=DependencyGraph.from_schema(schema),
+            scope=make_scope(
+                schema,
+                included=select_tables(schema, labels, self.include) if self.include else None,
+                excluded=select_tables(schema, labels, self.exclude),
+                reset_sequences=self.reset_sequences,
+            ),
+        )
+
+    def _plan(self, observation: Observation, known: _Map, strategy: str) -> ResetPlan:
+        plan = plan_reset(
+            known.schema,
+            known.graph,
+            known.scope,
+            observation,
+            strategy=strategy,
+            truncate_above=self.truncate_above,
+        )
+        if plan.checks:
+            counts = self.backend.count_references(self.connection, plan.checks)
+            check_references(known.schema, known.scope, plan.checks, counts)
+        return plan
+
+    def _script(self, known: _Map, plan: ResetPlan, lock_timeout: float) -> Script:
+        return self.backend.script(
+            self.connection,
+            known.schema,
+            plan.steps,
+            checks=plan.checks,
+            verify=plan.verify,
+            lock_timeout=lock_timeout,
+            within_transaction=self.within_transaction,
+        )
+
+
+def _as_tuple(name: str, value: Any) -> tuple[str, ...]:
+    items = (value,) if isinstance(value, str) else tuple(value)
+    for item in items:
+        if not isinstance(item, str) or not item.strip():
+            raise ConfigurationError(f"{name} must hold labels or patterns, not {item!r}.")
+    return items

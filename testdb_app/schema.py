@@ -1,0 +1,246 @@
+"""The schema of a database as a frozen value: tables, foreign keys, sequences, triggers, rules.
+
+Pure values: no Django, no I/O. A backend's introspection makes them; the graph, the plan and the pictures read them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from functools import cached_property
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class QualifiedName:
+    """The name of a relation with its schema, as the catalog spells it (unquoted, no case folding)."""
+
+    schema: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{_display(self.schema)}.{_display(self.name)}"
+
+
+def _display(part: str) -> str:
+    """Quote where the bare text would read as something else; for people and labels, not for SQL."""
+    plain = part.isidentifier() and part == part.lower()
+    return part if plain else '"' + part.replace('"', '""') + '"'
+
+
+class TableKind(StrEnum):
+    """What a table is: one that stores rows, the root or branch of partitions, or a virtual one (SQLite)."""
+
+    ORDINARY = "ordinary"
+    PARTITIONED = "partitioned"
+    VIRTUAL = "virtual"
+
+
+class OnDelete(StrEnum):
+    """The action of a foreign key when a referenced row is deleted."""
+
+    NO_ACTION = "NO ACTION"
+    RESTRICT = "RESTRICT"
+    CASCADE = "CASCADE"
+    SET_NULL = "SET NULL"
+    SET_DEFAULT = "SET DEFAULT"
+
+    @property
+    def changes_rows(self) -> bool:
+        """Whether the action writes to the referencing table instead of refusing."""
+        return self in {OnDelete.CASCADE, OnDelete.SET_NULL, OnDelete.SET_DEFAULT}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Trigger:
+    """A user's trigger. ``enabled`` is "origin", "always", "replica" or "disabled"; ``definition`` is SQL or empty."""
+
+    name: str
+    events: tuple[str, ...]
+    enabled: str = "origin"
+    definition: str = ""
+
+    def fires_on(self, event: str) -> bool:
+        """Whether a statement of that kind ("DELETE", "TRUNCATE" …) of an ordinary session fires it."""
+        return event in self.events and self.enabled in {"origin", "always"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Rule:
+    """A rewrite rule on a table: ``event`` is "INSERT", "UPDATE" or "DELETE"; ``enabled`` as for a trigger."""
+
+    name: str
+    event: str
+    enabled: str = "origin"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """A table. ``inherits`` names the tables it is a partition or an inheritance child of.
+
+    ``owned`` tells whether the connected role may alter it; ``hides_rows`` whether row security applies to that
+    role; ``row_security_forced`` whether it applies to owners too. ``extension`` names the extension it belongs to.
+    """
+
+    name: QualifiedName
+    kind: TableKind = TableKind.ORDINARY
+    is_partition: bool = False
+    inherits: tuple[QualifiedName, ...] = ()
+    extension: str | None = None
+    owner: str = ""
+    owned: bool = True
+    unlogged: bool = False
+    hides_rows: bool = False
+    row_security_forced: bool = False
+    triggers: tuple[Trigger, ...] = ()
+    rules: tuple[Rule, ...] = ()
+
+    @property
+    def stores_rows(self) -> bool:
+        """Whether rows live in this very relation (a partitioned table's live in its partitions)."""
+        return self.kind is not TableKind.PARTITIONED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForeignKey:
+    """A foreign key from the referencing ``table`` to the ``referenced`` one.
+
+    ``inherited`` marks the copies that PostgreSQL keeps for partitions: they constrain, but nobody declared them.
+    """
+
+    name: str
+    table: QualifiedName
+    columns: tuple[str, ...]
+    referenced: QualifiedName
+    referenced_columns: tuple[str, ...]
+    on_delete: OnDelete = OnDelete.NO_ACTION
+    deferrable: bool = False
+    initially_deferred: bool = False
+    match_full: bool = False
+    inherited: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.table}({', '.join(self.columns)}) → {self.referenced}({', '.join(self.referenced_columns)})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class SequenceUse:
+    """A column that uses a sequence: ``how`` is "identity", "owned", "default" or "rowid" (SQLite)."""
+
+    table: QualifiedName
+    column: str
+    how: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sequence:
+    """A sequence and who uses it. ``owned`` as for a table."""
+
+    name: QualifiedName
+    start: int = 1
+    increment: int = 1
+    minimum: int = 1
+    maximum: int = 2**63 - 1
+    cache: int = 1
+    cycle: bool = False
+    data_type: str = "bigint"
+    extension: str | None = None
+    owned: bool = True
+    uses: tuple[SequenceUse, ...] = ()
+
+    @property
+    def tables(self) -> frozenset[QualifiedName]:
+        """The tables that use it."""
+        return frozenset(use.table for use in self.uses)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DerivedRelation:
+    """A materialized view and the tables that its rows come from."""
+
+    name: QualifiedName
+    tables: tuple[QualifiedName, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class LeftOut:
+    """A relation that a reset never looks at, and why."""
+
+    name: QualifiedName
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schema:
+    """Everything that a reset has to know of a database's structure.
+
+    ``token`` is the backend's cheap sign of change: equal tokens, equal schema. ``search_path`` resolves bare names.
+    All tuples are sorted by name.
+    """
+
+    vendor: str
+    tables: tuple[Table, ...]
+    foreign_keys: tuple[ForeignKey, ...] = ()
+    sequences: tuple[Sequence, ...] = ()
+    materialized_views: tuple[DerivedRelation, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+    search_path: tuple[str, ...] = ()
+    has_ddl_event_triggers: bool = False
+    token: str = field(default="", compare=False)
+
+    @cached_property
+    def by_name(self) -> Mapping[QualifiedName, Table]:
+        """The tables by qualified name."""
+        return {table.name: table for table in self.tables}
+
+    @cached_property
+    def sequences_by_name(self) -> Mapping[QualifiedName, Sequence]:
+        """The sequences by qualified name."""
+        return {sequence.name: sequence for sequence in self.sequences}
+
+    @cached_property
+    def referencing(self) -> Mapping[QualifiedName, tuple[ForeignKey, ...]]:
+        """For every referenced table, the foreign keys that point at it."""
+        found: dict[QualifiedName, list[ForeignKey]] = {}
+        for key in self.foreign_keys:
+            found.setdefault(key.referenced, []).append(key)
+        return {name: tuple(keys) for name, keys in found.items()}
+
+    @cached_property
+    def partitions(self) -> Mapping[QualifiedName, tuple[QualifiedName, ...]]:
+        """For every partitioned table, its direct partitions."""
+        found: dict[QualifiedName, list[QualifiedName]] = {}
+        for table in self.tables:
+            if table.is_partition:
+                for root in table.inherits:
+                    found.setdefault(root, []).append(table.name)
+        return {name: tuple(children) for name, children in found.items()}
+
+    @property
+    def declared_foreign_keys(self) -> tuple[ForeignKey, ...]:
+        """The foreign keys as declared, without the copies for partitions."""
+        return tuple(key for key in self.foreign_keys if not key.inherited)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A SHA-256 (hex) of the structure; equal in a copy of the database, whoever asks."""
+        digest = hashlib.sha256()
+        for text in self._structure():
+            digest.update(text.encode("utf-8", "surrogatepass"))
+            digest.update(b"\0")
+        return digest.hexdigest()
+
+    def _structure(self) -> Iterator[str]:
+        ignored = {"owner", "owned", "hides_rows"}
+        for group in (self.tables, self.foreign_keys, self.sequences, self.materialized_views):
+            for item in group:
+                yield repr([(f.name, getattr(item, f.name)) for f in fields(item) if f.name not in ignored])
+
+    def resolve(self, schema: str | None, name: str) -> QualifiedName | None:
+        """Find a table by a name with or without schema; a bare one along the search path. None if there is none."""
+        for candidate in [schema] if schema is not None else self.search_path:
+            qualified = QualifiedName(candidate, name)
+            if qualified in self.by_name:
+                return qualified
+        return None
