@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import cached_property
-from typing import Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 from testdb_app.schema import QualifiedName, Schema
 
@@ -20,7 +20,7 @@ class Node(Protocol):
     """What a node must be: hashable and sortable."""
 
     def __hash__(self) -> int: ...
-    def __lt__(self, other: object, /) -> bool: ...
+    def __lt__(self, other: Any, /) -> bool: ...
 
 
 N = TypeVar("N", bound=Node)

@@ -110,11 +110,13 @@ def plan_reset(
     :class:`MissingPrivilegeError`. Cost: O(tables + foreign keys of the written tables).
     """
     written = frozenset(observation.sizes) & scope.tables
-    moved = frozenset(observation.moved) & scope.sequences
     _check_privileges(observation, written | scope.sequences)
     truncated = _choose_truncations(schema, scope, written, observation.sizes, strategy, truncate_above)
     emptied = written | truncated
     deletes = tuple(_deletions(schema, graph, written - truncated))
+    may_refill = _may_refill(schema, deletes)
+    # A trigger that fires meanwhile may move any sequence.
+    moved = scope.sequences if may_refill else frozenset(observation.moved) & scope.sequences
     steps = (
         *_truncation(graph, truncated, strategy),
         *deletes,
@@ -123,7 +125,7 @@ def plan_reset(
     return ResetPlan(
         steps=steps,
         checks=tuple(_checks(schema, scope, observation.sizes, emptied)),
-        verify=tuple(sorted(scope.tables & _storing(schema))) if _may_refill(schema, deletes) else (),
+        verify=tuple(sorted(scope.tables & _storing(schema))) if may_refill else (),
         kept=scope.kept,
         stale_views=tuple(view.name for view in schema.materialized_views if emptied & set(view.tables)),
     )

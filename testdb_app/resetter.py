@@ -12,7 +12,7 @@ from django.db import DEFAULT_DB_ALIAS, DatabaseError, InterfaceError, connectio
 
 from testdb_app import guard
 from testdb_app.backends import get_backend
-from testdb_app.backends.base import Action, Backend, DatabaseIdentity, Observation, Script
+from testdb_app.backends.base import Action, Backend, DatabaseIdentity, Observation, Script, has_autocommit
 from testdb_app.conf import check_seconds, check_strategy, get_settings
 from testdb_app.exceptions import (
     ConcurrencyError,
@@ -167,6 +167,11 @@ class Resetter:
 
     def _attempt(self, strategy: str, started: float, attempt: int) -> ResetReport:
         observation, known = self._look()
+        if self.within_transaction and observation.identity.has_fixed_snapshot:
+            raise TransactionStateError(
+                f'Refusing to reset: the transaction of the connection "{self.using}" is repeatable read or serializable, and '
+                "would not see the rows that others committed since it began. Use read committed, or reset outside of it."
+            )
         rule = guard.check_may_reset(observation.identity, allow=self.allow_database)
         plan = self._plan(observation, known, strategy)
         removed: dict[QualifiedName, int] = {}
@@ -204,9 +209,9 @@ class Resetter:
                 "is inside atomic(). A reset commits, and would see the rows of that transaction but not end it. Call it "
                 "outside, or pass within_transaction=True to make it part of that transaction"
             )
-        elif not self.within_transaction and not connection.get_autocommit():
+        elif not self.within_transaction and not has_autocommit(connection):
             what = "has autocommit off. Commit and switch it on, or pass within_transaction=True and commit yourself"
-        elif self.within_transaction and not connection.in_atomic_block and connection.get_autocommit():
+        elif self.within_transaction and not connection.in_atomic_block and has_autocommit(connection):
             what = "is in no transaction, though within_transaction=True says so. Wrap the call in atomic()"
         if what is not None:
             raise TransactionStateError(f'Refusing to reset: the connection "{self.using}" {what}.')
@@ -227,20 +232,29 @@ class Resetter:
     def _observe(self) -> Observation:
         """Look at the database; a connection that the server has dropped since its last use is made anew, once."""
         connection = self.connection
+        was_open = connection.connection is not None
         try:
             return self.backend.observe(connection)
         except (DatabaseError, InterfaceError) as error:
-            if connection.in_atomic_block or not connection.get_autocommit() or connection.is_usable():
+            if not has_autocommit(connection):
+                raise
+            if connection.connection is None:
+                raise self._cannot_connect(error) from error
+            if not was_open or connection.is_usable():
                 raise
             logger.info("Connection %s was lost (%s); connecting again", self.using, error)
         connection.close()
         try:
             return self.backend.observe(connection)
         except (DatabaseError, InterfaceError) as error:
-            raise ConnectionLostError(
-                f'Cannot connect to database "{connection.settings_dict["NAME"]}" (alias "{self.using}"): '
-                f"{str(error).strip()}. Nothing was changed. Check that the server runs."
-            ) from error
+            raise self._cannot_connect(error) from error
+
+    def _cannot_connect(self, error: Exception) -> ConnectionLostError:
+        name = self.connection.settings_dict["NAME"]
+        return ConnectionLostError(
+            f'Cannot connect to database "{name}" (alias "{self.using}"): {str(error).strip()}. Nothing was changed. '
+            "Check that the server runs."
+        )
 
     def _read_map(self) -> _Map:
         schema = self.backend.read_schema(self.connection)

@@ -20,6 +20,13 @@ OWN_SCHEMA = "testdb"
 """The schema (PostgreSQL) or table prefix (SQLite) of the marks that this package keeps inside a database."""
 
 
+def has_autocommit(connection: BaseDatabaseWrapper) -> bool:
+    """Whether *connection* commits each statement, or will when it is opened. Opens nothing, unlike Django's own."""
+    if connection.in_atomic_block:
+        return False
+    return bool(connection.autocommit if connection.connection is not None else connection.settings_dict["AUTOCOMMIT"])
+
+
 class Mark(StrEnum):
     """A mark inside a database. PROTECTED holds wherever a copy is restored; TEST only under the name it was given to."""
 
@@ -32,7 +39,8 @@ class DatabaseIdentity:
     """Where a connection really leads, as the live connection says.
 
     ``configured`` is the name in the connection's settings, ``name`` the live one. ``server`` is text for people.
-    ``marks`` are those inside the database that hold for it.
+    ``marks`` are those inside the database that hold for it. ``has_fixed_snapshot`` tells that the transaction does not
+    see what others commit.
     """
 
     alias: str
@@ -44,6 +52,7 @@ class DatabaseIdentity:
     in_memory: bool = False
     is_standby: bool = False
     is_read_only: bool = False
+    has_fixed_snapshot: bool = False
     marks: frozenset[Mark] = frozenset()
 
     @property

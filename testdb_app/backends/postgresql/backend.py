@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.db import DatabaseError, InterfaceError
 
-from testdb_app.backends.base import DatabaseIdentity, Mark, Observation, Script, Statement, Step
+from testdb_app.backends.base import DatabaseIdentity, Mark, Observation, Script, Statement, Step, has_autocommit
 from testdb_app.backends.postgresql import catalog, operations
 from testdb_app.backends.postgresql.connection import Result, run_sql
 from testdb_app.backends.postgresql.errors import is_connection_lost, translate
@@ -173,11 +173,10 @@ def _rolled_back_on_error(connection: BaseDatabaseWrapper, *, savepoint: bool = 
     try:
         yield
     except BaseException:
-        own = not connection.in_atomic_block and connection.get_autocommit()
         with suppress(DatabaseError, InterfaceError):
             if savepoint:
                 run_sql(connection, "ROLLBACK TO SAVEPOINT testdb_reset;\nRELEASE SAVEPOINT testdb_reset")
-            elif own and connection.connection is not None and not connection.connection.closed:
+            elif has_autocommit(connection) and connection.connection is not None and not connection.connection.closed:
                 run_sql(connection, "ROLLBACK")
         raise
 

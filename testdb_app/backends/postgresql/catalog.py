@@ -6,7 +6,7 @@ from __future__ import annotations
 _USER_SCHEMAS = "n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'"
 _USER_OR_TEMPORARY = f"(({_USER_SCHEMAS}) OR n.oid = pg_catalog.pg_my_temp_schema())"
 
-# database, user, server address, port, is standby, is read-only, is protected, database that the test mark names
+# database, user, server address, port, is standby, is read-only, isolation, is protected, database that the test mark names
 # to_regclass() would raise for a schema without USAGE; the catalog never does.
 IDENTITY = """
 SELECT pg_catalog.current_database(),
@@ -16,6 +16,7 @@ SELECT pg_catalog.current_database(),
        pg_catalog.pg_is_in_recovery(),
        pg_catalog.current_setting('default_transaction_read_only')::boolean
            OR pg_catalog.current_setting('transaction_read_only')::boolean,
+       pg_catalog.current_setting('transaction_isolation'),
        EXISTS (SELECT FROM pg_catalog.pg_class c
                  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
                 WHERE n.nspname = 'testdb' AND c.relname = 'protected'),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence as Rows
 from typing import TYPE_CHECKING, Any
 
-from testdb_app.backends.base import OWN_SCHEMA, DatabaseIdentity, Mark
+from testdb_app.backends.base import OWN_SCHEMA, DatabaseIdentity, Mark, has_autocommit
 from testdb_app.backends.postgresql import catalog
 from testdb_app.backends.postgresql.connection import run_sql
 from testdb_app.schema import (
@@ -85,7 +85,7 @@ def read_schema(connection: BaseDatabaseWrapper) -> Schema:
 def _in_one_snapshot(connection: BaseDatabaseWrapper, queries: Iterable[str]) -> str:
     """Wrap *queries* in a read-only transaction with one snapshot, unless the caller is inside a transaction."""
     body = ";\n".join(queries)
-    if connection.in_atomic_block or not connection.get_autocommit():
+    if not has_autocommit(connection):
         return body
     return f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;\n{body};\nCOMMIT"
 
@@ -197,7 +197,7 @@ def _materialized_views(
 
 def parse_identity(connection: BaseDatabaseWrapper, row: Rows[Any]) -> DatabaseIdentity:
     """Make the identity from the one row of :data:`catalog.IDENTITY`."""
-    name, user, address, port, is_standby, is_read_only, protected, marked_for = row
+    name, user, address, port, is_standby, is_read_only, isolation, protected, marked_for = row
     host = str(connection.settings_dict.get("HOST") or "")
     marks = {mark for mark, holds in ((Mark.PROTECTED, protected), (Mark.TEST, marked_for == name)) if holds}
     return DatabaseIdentity(
@@ -209,5 +209,6 @@ def parse_identity(connection: BaseDatabaseWrapper, row: Rows[Any]) -> DatabaseI
         user=user,
         is_standby=is_standby,
         is_read_only=is_read_only,
+        has_fixed_snapshot=isolation in {"repeatable read", "serializable"},
         marks=frozenset(marks),
     )

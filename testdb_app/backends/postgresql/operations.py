@@ -51,8 +51,8 @@ def write_script(
     off, on = _switches(schema, steps)
     locks = _locks(schema, steps, checks)
     body = [
-        *_truncations(schema, steps),
         *(Statement(sql=sql) for sql in off),
+        *_truncations(schema, steps),
         *(_delete(step) for step in steps if step.action is Action.DELETE),
     ]
     if on:

@@ -1,0 +1,33 @@
+"""SQLite, 3.31 and later: the same promises as on PostgreSQL, as far as SQLite has the thing.
+
+Its "schemas" are the attached databases: "main", and those in memory. Attached files are left out, because nothing says that
+they are test databases.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from testdb_app.backends.sqlite import execution, identity, introspection, operations
+
+if TYPE_CHECKING:
+    from testdb_app.backends.base import Backend
+
+
+class SQLiteBackend:
+    """The backend for SQLite, SpatiaLite included. Every method does as its function says."""
+
+    vendor = "sqlite"
+    warning: str | None = None
+
+    identify = staticmethod(identity.identify)
+    set_mark = staticmethod(identity.set_mark)
+    read_schema = staticmethod(introspection.read_schema)
+    observe = staticmethod(introspection.observe)
+    count_rows = staticmethod(introspection.count_rows)
+    count_references = staticmethod(introspection.count_references)
+    script = staticmethod(operations.script)
+    run = staticmethod(execution.run)
+
+
+BACKEND: Backend = SQLiteBackend()

@@ -1,0 +1,173 @@
+"""The catalog of all attached databases: which tables a reset may look at, and which are left out and why."""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from testdb_app.backends.sqlite.errors import execute, fetch, in_transaction
+from testdb_app.backends.sqlite.scope import Database, Entry, reasons_left_out
+from testdb_app.backends.sqlite.sql import fold, quote_name, quote_qualified
+from testdb_app.backends.sqlite.virtual import VirtualTable, describe, is_part
+from testdb_app.exceptions import ResetError
+from testdb_app.schema import LeftOut, QualifiedName
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from django.db.backends.base.base import BaseDatabaseWrapper
+    from django.db.backends.utils import CursorWrapper
+
+DATABASES = """
+SELECT name, file
+FROM pragma_database_list
+ORDER BY seq
+"""
+
+ENTRIES = """
+SELECT type, name, tbl_name, rootpage, sql
+FROM {catalog}
+WHERE type IN ('table', 'trigger')
+ORDER BY rowid
+"""
+
+SHADOWS = """
+SELECT schema, name
+FROM pragma_table_list
+WHERE type = 'shadow'
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Catalog:
+    """The catalog at one moment. ``tables`` are those that a reset may empty; the ``token`` changes with any text in it."""
+
+    databases: tuple[Database, ...]
+    tables: dict[QualifiedName, Entry]
+    virtual: dict[QualifiedName, VirtualTable]
+    triggers: tuple[Entry, ...]
+    left_out: tuple[LeftOut, ...]
+    has_sequences: frozenset[str]
+    token: str
+
+    def source(self, name: QualifiedName) -> QualifiedName:
+        """Return the table that tells whether *name* holds rows."""
+        return self.virtual[name].source if name in self.virtual else name
+
+
+@contextmanager
+def snapshot(connection: BaseDatabaseWrapper, *, after_writers: bool = False) -> Iterator[CursorWrapper]:
+    """A cursor whose reads all see one state of the database; it leaves the connection as it was.
+
+    With *after_writers* it waits for open write transactions of other connections, whose rows it would not see.
+    Inside a transaction a savepoint makes full-text tables write out what they hold back.
+    """
+    nested = in_transaction(connection)
+    with connection.cursor() as cursor:
+        if nested:
+            execute(connection, cursor, "SAVEPOINT testdb_read")
+        elif after_writers and not fetch(connection, cursor, "PRAGMA query_only")[0][0]:
+            execute(connection, cursor, "BEGIN IMMEDIATE")
+        else:
+            execute(connection, cursor, "BEGIN")
+        try:
+            yield cursor
+        finally:
+            if in_transaction(connection):
+                execute(connection, cursor, "RELEASE testdb_read" if nested else "COMMIT")
+
+
+def read_databases(connection: BaseDatabaseWrapper, cursor: CursorWrapper) -> tuple[Database, ...]:
+    """Return the attached databases, "main" first."""
+    return tuple(Database(name=name, file=file or "") for name, file in fetch(connection, cursor, DATABASES))
+
+
+def read_catalog(connection: BaseDatabaseWrapper, cursor: CursorWrapper) -> Catalog:
+    """Read and sort out the catalogs of all attached databases. One query for each of them."""
+    databases = read_databases(connection, cursor)
+    entries: list[Entry] = []
+    for database in databases:
+        # "temp".sqlite_master is not known to SQLite before 3.33.
+        catalog = (
+            "sqlite_temp_master" if database.name == "temp" else f"{quote_name(database.name)}.sqlite_master"
+        )
+        entries += (
+            Entry(
+                name=QualifiedName(database.name, name), kind=kind, table=table, root=root or 0, sql=sql or ""
+            )
+            for kind, name, table, root, sql in fetch(connection, cursor, ENTRIES.format(catalog=catalog))
+        )
+    tables = [entry for entry in entries if entry.kind == "table"]
+    virtual = _read_virtual(tables)
+    broken = {
+        name: reason
+        for name in sorted(virtual)
+        if (reason := _why_unreadable(connection, cursor, virtual[name]))
+    }
+    shadows = _read_shadows(connection, cursor, tables, virtual, broken)
+    reasons = reasons_left_out(databases, tables, virtual, broken=broken, shadows=shadows)
+    kept = {entry.name: entry for entry in tables if entry.name not in reasons}
+    return Catalog(
+        databases=databases,
+        tables=kept,
+        virtual={name: table for name, table in virtual.items() if name in kept},
+        triggers=tuple(entry for entry in entries if entry.kind == "trigger"),
+        left_out=tuple(LeftOut(name=name, reason=reasons[name]) for name in sorted(reasons)),
+        has_sequences=frozenset(
+            entry.name.schema for entry in tables if entry.name.name == "sqlite_sequence"
+        ),
+        token=_token(databases, entries, broken),
+    )
+
+
+def _token(databases: tuple[Database, ...], entries: list[Entry], broken: dict[QualifiedName, str]) -> str:
+    """Hash the texts themselves: ``schema_version`` is the same number in another file or another memory database,
+    and moves when a reset puts a trigger back as it was."""
+    rows = sorted((entry.name, entry.kind, entry.table, entry.sql) for entry in entries)
+    return hashlib.sha256(
+        repr((databases, rows, sorted(broken))).encode("utf-8", "surrogatepass")
+    ).hexdigest()
+
+
+def _read_virtual(tables: list[Entry]) -> dict[QualifiedName, VirtualTable]:
+    virtual = [entry for entry in tables if entry.root == 0]
+    names: dict[str, set[str]] = {entry.name.schema: set() for entry in virtual}
+    for entry in tables:
+        if entry.name.schema in names:
+            names[entry.name.schema].add(fold(entry.name.name))
+    return {entry.name: describe(entry.name, entry.sql, names[entry.name.schema]) for entry in virtual}
+
+
+def _why_unreadable(
+    connection: BaseDatabaseWrapper, cursor: CursorWrapper, virtual: VirtualTable
+) -> str | None:
+    try:
+        execute(connection, cursor, f"SELECT 1 FROM {quote_qualified(virtual.name)} LIMIT 0")
+    except ResetError as error:
+        return f"a virtual table that cannot be read: {error.__cause__}"
+    return None
+
+
+def _read_shadows(
+    connection: BaseDatabaseWrapper,
+    cursor: CursorWrapper,
+    tables: list[Entry],
+    virtual: dict[QualifiedName, VirtualTable],
+    broken: dict[QualifiedName, str],
+) -> frozenset[QualifiedName]:
+    """Return the tables that store the rows of virtual ones: as SQLite says (3.37 and later), and by name."""
+    if not virtual:
+        return frozenset()
+    found: set[QualifiedName] = set()
+    if getattr(connection, "Database").sqlite_version_info >= (3, 37):  # noqa: B009 - the base class does not declare it
+        found |= {QualifiedName(schema, name) for schema, name in fetch(connection, cursor, SHADOWS)}
+    for table in virtual.values():
+        found |= {
+            entry.name
+            for entry in tables
+            if entry.name.schema == table.name.schema
+            and is_part(entry.name.name, table, is_loaded=table.name not in broken)
+        }
+    return frozenset(found)

@@ -1,0 +1,102 @@
+"""Statements on a live SQLite connection, and what SQLite's error codes mean for a reset."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from django.db import Error
+
+from testdb_app.exceptions import (
+    ConnectionLostError,
+    LockTimeoutError,
+    ReadOnlyError,
+    ResetError,
+    TestDBError,
+)
+
+if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper
+    from django.db.backends.utils import CursorWrapper
+
+_PAUSE = 0.01
+"""Seconds between two attempts at a lock of a shared cache."""
+
+
+def in_transaction(connection: BaseDatabaseWrapper) -> bool:
+    """Whether SQLite has a transaction open on the connection, whoever began it."""
+    try:
+        connection.ensure_connection()
+        with connection.wrap_database_errors:
+            return bool(connection.connection.in_transaction)
+    except Error as error:
+        raise translate(error, connection, "opening the connection") from error
+
+
+def execute(connection: BaseDatabaseWrapper, cursor: CursorWrapper, sql: str) -> None:
+    """Execute one statement, and wait for a shared cache's locks as ``busy_timeout`` says.
+
+    SQLite's own busy handler is not called for those (https://www.sqlite.org/sharedcache.html).
+    Raises the error of :mod:`testdb_app.exceptions` that fits, chained to the database's own.
+    """
+    deadline: float | None = None
+    while True:
+        try:
+            cursor.execute(sql)
+        except Error as error:
+            if _error_name(error) == "SQLITE_LOCKED_SHAREDCACHE":
+                now = time.monotonic()
+                if deadline is None:
+                    deadline = now + _busy_timeout(connection)
+                if now < deadline:
+                    time.sleep(_PAUSE)
+                    continue
+            raise translate(error, connection, sql) from error
+        return
+
+
+def fetch(connection: BaseDatabaseWrapper, cursor: CursorWrapper, sql: str) -> list[Any]:
+    """Execute one query and return its rows."""
+    execute(connection, cursor, sql)
+    rows: list[Any] = cursor.fetchall()
+    return rows
+
+
+def _busy_timeout(connection: BaseDatabaseWrapper) -> float:
+    with connection.cursor() as cursor:
+        cursor.execute("PRAGMA busy_timeout")
+        return float(cursor.fetchone()[0]) / 1000
+
+
+def _error_name(error: BaseException) -> str:
+    return str(getattr(error.__cause__, "sqlite_errorname", ""))
+
+
+def translate(error: Error, connection: BaseDatabaseWrapper, doing: str) -> TestDBError:
+    """Return the error to raise for one of Django's; *doing* is the statement."""
+    name = _error_name(error)
+    where = f'database "{connection.settings_dict["NAME"]}" (alias "{connection.alias}")'
+    what = f"{where}: {error}, while running: {' '.join(doing.split())[:200]}"
+    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return LockTimeoutError(
+            f"Another connection holds a lock on {what}. Nothing was changed. SQLite does not tell who it is: end "
+            "open transactions and unfinished queries on this database in other processes and threads, or allow "
+            "more time with a longer lock timeout.",
+            blockers=[],
+        )
+    if name.startswith("SQLITE_READONLY"):
+        return ReadOnlyError(
+            f"Cannot write to {what}. Nothing was changed. Make the file and its folder writable, and connect "
+            "without mode=ro, immutable=1 and PRAGMA query_only."
+        )
+    if name.startswith(
+        ("SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_NOTADB", "SQLITE_CORRUPT")
+    ) or "closed" in str(error):
+        return ConnectionLostError(
+            f"Lost the connection to {what}. A transaction that was open has been rolled back or will be, when the "
+            "file is next opened. Check that the file is there and readable, and connect again."
+        )
+    return ResetError(
+        f"The statement failed on {what}. Everything was rolled back; nothing was changed. Correct what the message "
+        "names, or leave the table out of the reset."
+    )

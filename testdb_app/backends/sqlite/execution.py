@@ -1,0 +1,132 @@
+"""Run the SQL of a reset on a live SQLite connection: all or nothing, and the connection as it was."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from django.db import Error
+
+from testdb_app.backends.sqlite.catalog import read_catalog
+from testdb_app.backends.sqlite.errors import execute, fetch, in_transaction
+from testdb_app.backends.sqlite.introspection import count_references, count_rows
+from testdb_app.backends.sqlite.operations import SAVEPOINT, SQLiteScript
+from testdb_app.exceptions import ConcurrencyError, ExclusionError, RowsRemainError, TransactionStateError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from django.db.backends.base.base import BaseDatabaseWrapper
+    from django.db.backends.utils import CursorWrapper
+
+    from testdb_app.backends.base import Script, Statement
+    from testdb_app.schema import QualifiedName
+
+PRAGMAS = ("foreign_keys", "busy_timeout", "defer_foreign_keys", "ignore_check_constraints")
+"""The settings of a connection that a script changes."""
+
+
+def run(
+    connection: BaseDatabaseWrapper, script: Script, *, within_transaction: bool
+) -> dict[QualifiedName, int]:
+    """Run *script*, all or nothing, and return the rows removed per table, where SQLite tells.
+
+    Raises an error of :mod:`testdb_app.exceptions`, with everything rolled back, also when it is interrupted.
+    """
+    if in_transaction(connection) and not within_transaction:
+        raise TransactionStateError(
+            f'A transaction is open on the connection "{connection.alias}", and SQLite cannot switch foreign keys off '
+            "inside one. Nothing was changed. Commit or roll back first, or reset with within_transaction=True."
+        )
+    with connection.cursor() as cursor, _kept_pragmas(connection, cursor):
+        try:
+            _execute_all(connection, cursor, script.opening)
+            if isinstance(script, SQLiteScript):
+                _check_unchanged(connection, cursor, script)
+            _check(connection, script)
+            removed = _execute_all(connection, cursor, script.body)
+            _verify(connection, script, frozenset(removed))
+            _execute_all(connection, cursor, script.closing)
+        except BaseException:
+            _roll_back(connection, cursor, within_transaction=within_transaction)
+            raise
+    return removed
+
+
+def _execute_all(
+    connection: BaseDatabaseWrapper, cursor: CursorWrapper, statements: Iterable[Statement]
+) -> dict[QualifiedName, int]:
+    removed: dict[QualifiedName, int] = {}
+    for statement in statements:
+        execute(connection, cursor, statement.sql)
+        for name in statement.counts:
+            removed[name] = removed.get(name, 0) + cursor.rowcount
+    return removed
+
+
+def _check_unchanged(connection: BaseDatabaseWrapper, cursor: CursorWrapper, script: SQLiteScript) -> None:
+    """Refuse if something was written between the look and the lock: a new trigger would fire, a reference dangle."""
+    what = ""
+    if script.token != read_catalog(connection, cursor).token:
+        what = "The schema was changed"
+    elif any(count_references(connection, script.unexpected)):
+        what = "Rows that refer to others were written"
+    if what:
+        raise ConcurrencyError(
+            f'{what} in database "{connection.settings_dict["NAME"]}" (alias "{connection.alias}") while its reset was '
+            "being prepared. The reset changed nothing. Run it again, or end the processes that still write.",
+            attempts=1,
+        )
+
+
+def _check(connection: BaseDatabaseWrapper, script: Script) -> None:
+    counts = zip(script.checks, count_references(connection, script.checks), strict=True)
+    found = [(str(key), rows) for key, rows in counts if rows]
+    if found:
+        raise ExclusionError(
+            "Rows of tables that this reset leaves alone refer to rows that would go: "
+            + "; ".join(f"{key}: {rows} row(s)" for key, rows in found)
+            + ". Nothing was changed. Reset the referencing tables too, or leave the referenced ones alone.",
+            references=found,
+        )
+
+
+def _verify(connection: BaseDatabaseWrapper, script: Script, emptied: frozenset[QualifiedName]) -> None:
+    """Look at the tables once more before the commit."""
+    remaining = sorted(name for name, rows in count_rows(connection, script.verify).items() if rows)
+    names = ", ".join(map(str, remaining))
+    if remaining and emptied.isdisjoint(remaining):
+        raise ConcurrencyError(
+            f"Rows were written to {names} while the reset was being prepared. Nothing was changed by the reset. Run it "
+            "again, or end the processes that still write.",
+            attempts=1,
+        )
+    if remaining:
+        raise RowsRemainError(
+            f"After the deletion there are rows again in {names}. Nothing was changed. Exclude these tables.",
+            tables=[str(name) for name in remaining],
+        )
+
+
+@contextmanager
+def _kept_pragmas(connection: BaseDatabaseWrapper, cursor: CursorWrapper) -> Iterator[None]:
+    before = {name: fetch(connection, cursor, f"PRAGMA {name}")[0][0] for name in PRAGMAS}
+    try:
+        yield
+    finally:
+        # A connection that was lost has no settings to put back.
+        with suppress(Error):
+            for name, value in before.items():
+                cursor.execute(f"PRAGMA {name}")
+                if cursor.fetchone()[0] != value:
+                    cursor.execute(f"PRAGMA {name} = {value}").close()
+
+
+def _roll_back(connection: BaseDatabaseWrapper, cursor: CursorWrapper, *, within_transaction: bool) -> None:
+    # SQLite itself has rolled back after some errors (a full disk); then there is no transaction, or no savepoint.
+    with suppress(Error):
+        if within_transaction:
+            cursor.execute(f"ROLLBACK TO {SAVEPOINT}")
+            cursor.execute(f"RELEASE {SAVEPOINT}")
+        else:
+            cursor.execute("ROLLBACK")

@@ -1,0 +1,143 @@
+"""What SQLite's catalog tells: the schema as a value, and where rows may be."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from testdb_app.backends.base import Observation
+from testdb_app.backends.sqlite.catalog import Catalog, read_catalog, snapshot
+from testdb_app.backends.sqlite.errors import fetch
+from testdb_app.backends.sqlite.identity import read_identity
+from testdb_app.backends.sqlite.relations import (
+    FOREIGN_KEYS,
+    foreign_keys,
+    in_schema,
+    read_columns,
+    sequence,
+    triggers,
+)
+from testdb_app.backends.sqlite.sql import chunks, has_autoincrement, quote_name, quote_qualified
+from testdb_app.schema import ForeignKey, QualifiedName, Schema, Table, TableKind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from django.db.backends.base.base import BaseDatabaseWrapper
+    from django.db.backends.utils import CursorWrapper
+
+# A short name for the column: Django's PARSE_COLNAMES would read a converter's name from "[date]" in a table's name.
+COUNT = "SELECT {number} AS number, (SELECT COUNT(*) FROM {table}{where}) AS found"
+EXISTS = "SELECT {number} AS number WHERE EXISTS (SELECT 1 FROM {table})"
+TERMS = 100
+"""Terms of one compound query: SQLite's own limit is 500, and the cost per term grows from here on."""
+
+
+def read_schema(connection: BaseDatabaseWrapper) -> Schema:
+    """Read the whole map, with its token, from one snapshot. Three queries for each attached database."""
+    with snapshot(connection) as cursor:
+        catalog = read_catalog(connection, cursor)
+        schemas = sorted({name.schema for name in catalog.tables})
+        columns = {schema: read_columns(connection, cursor, schema) for schema in schemas}
+        rows = {schema: fetch(connection, cursor, in_schema(FOREIGN_KEYS, schema)) for schema in schemas}
+    by_table = triggers(catalog)
+    tables = sorted(catalog.tables)
+    return Schema(
+        vendor="sqlite",
+        tables=tuple(
+            Table(
+                name=name,
+                kind=TableKind.VIRTUAL if name in catalog.virtual else TableKind.ORDINARY,
+                triggers=tuple(by_table.get(name, ())),
+            )
+            for name in tables
+        ),
+        foreign_keys=tuple(
+            sorted(
+                (
+                    key
+                    for schema in schemas
+                    for key in foreign_keys(catalog, schema, rows[schema], columns[schema])
+                ),
+                key=lambda key: (key.table, key.name, key.referenced, key.columns),
+            )
+        ),
+        sequences=tuple(
+            sequence(name, columns[name.schema][name.name])
+            for name in tables
+            if has_autoincrement(catalog.tables[name].sql)
+        ),
+        left_out=catalog.left_out,
+        search_path=tuple(database.name for database in catalog.databases if database.name != "temp"),
+        token=catalog.token,
+    )
+
+
+def observe(connection: BaseDatabaseWrapper) -> Observation:
+    """Look where rows are and which sequences have moved. Sizes are 0: SQLite tells them only by reading all pages.
+
+    For a moment it holds the lock that writers need: rows that another connection has not yet committed cannot be
+    seen, so it waits for them, as long as the connection's ``timeout`` says. It writes nothing.
+    """
+    with snapshot(connection, after_writers=True) as cursor:
+        catalog = read_catalog(connection, cursor)
+        moved = {
+            QualifiedName(schema, name)
+            for schema in sorted(catalog.has_sequences)
+            for (name,) in fetch(connection, cursor, f"SELECT name FROM {quote_name(schema)}.sqlite_sequence")
+        }
+        return Observation(
+            identity=read_identity(connection, cursor),
+            token=catalog.token,
+            sizes=dict.fromkeys(_with_rows(connection, cursor, catalog), 0),
+            moved=frozenset(
+                name
+                for name in moved
+                if name in catalog.tables and has_autoincrement(catalog.tables[name].sql)
+            ),
+        )
+
+
+def count_rows(connection: BaseDatabaseWrapper, tables: Iterable[QualifiedName]) -> dict[QualifiedName, int]:
+    """Count the rows of each of *tables*."""
+    names = sorted(set(tables))
+    with snapshot(connection) as cursor:
+        catalog = read_catalog(connection, cursor)
+        terms = [(quote_qualified(catalog.source(name)), "") for name in names]
+        return dict(zip(names, _count(connection, cursor, terms), strict=True))
+
+
+def count_references(connection: BaseDatabaseWrapper, keys: Sequence[ForeignKey]) -> tuple[int, ...]:
+    """Count, for each key, the rows of its referencing table that refer to some row (a NULL column refers to none)."""
+    terms = [
+        (
+            quote_qualified(key.table),
+            " WHERE " + " AND ".join(f"{quote_name(c)} IS NOT NULL" for c in key.columns),
+        )
+        for key in keys
+    ]
+    with connection.cursor() as cursor:
+        return tuple(_count(connection, cursor, terms))
+
+
+def _count(connection: BaseDatabaseWrapper, cursor: CursorWrapper, terms: list[tuple[str, str]]) -> list[int]:
+    numbered = [COUNT.format(number=n, table=table, where=where) for n, (table, where) in enumerate(terms)]
+    found = dict(row for chunk in chunks(numbered, TERMS) for row in fetch(connection, cursor, _union(chunk)))
+    return [found[number] for number in range(len(terms))]
+
+
+def _with_rows(
+    connection: BaseDatabaseWrapper, cursor: CursorWrapper, catalog: Catalog
+) -> list[QualifiedName]:
+    names = sorted(catalog.tables)
+    terms = [
+        EXISTS.format(number=n, table=quote_qualified(catalog.source(name))) for n, name in enumerate(names)
+    ]
+    return [
+        names[number]
+        for chunk in chunks(terms, TERMS)
+        for (number,) in fetch(connection, cursor, _union(chunk))
+    ]
+
+
+def _union(terms: Iterable[str]) -> str:
+    return " UNION ALL ".join(terms)

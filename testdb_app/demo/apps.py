@@ -1,0 +1,12 @@
+"""The demonstration app's configuration."""
+
+from django.apps import AppConfig
+
+
+class DemoConfig(AppConfig):
+    """Registers the lending library under a label that cannot be taken for `testdb_app`'s own."""
+
+    name = "testdb_app.demo"
+    label = "testdb_demo"
+    verbose_name = "testdb_app demonstration"
+    default_auto_field = "django.db.models.BigAutoField"

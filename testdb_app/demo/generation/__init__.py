@@ -1,0 +1,1 @@
+"""Fills the library: how many rows (sizing), which (catalogue, lending), how they are written (loading)."""

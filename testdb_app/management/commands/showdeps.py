@@ -1,0 +1,233 @@
+"""``manage.py showdeps``: the dependency map of a database, for people and machines. Only reads."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import DEFAULT_DB_ALIAS, Error, connections
+
+from testdb_app.backends import get_backend
+from testdb_app.exceptions import TestDBError
+from testdb_app.labels import foreign_key_disagreements, index_models
+from testdb_app.rendering import FORMATS, PLAIN, Paint, Picture, reach
+from testdb_app.rendering.names import counted, on_one_line, show_name, show_part
+from testdb_app.rendering.tree import GLYPHS
+from testdb_app.selection import select_tables
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
+    from testdb_app.backends.base import Backend
+    from testdb_app.rendering import Cycle
+
+
+class Command(BaseCommand):
+    """Draws which tables reference which, and checks it."""
+
+    help = (
+        "Shows which tables reference which, in the order in which they can be emptied. Only reads. "
+        "With labels, it shows the tables named and all that they depend on; "
+        "with --reverse, the tables named and all that depends on them."
+    )
+    requires_system_checks: list[str] = []  # noqa: RUF012 - Django's own notation
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Declare the options."""
+        parser.add_argument(
+            "args",
+            metavar="app_label[.ModelName]",
+            nargs="*",
+            help="Start from these apps, models or tables (schema.table); shell patterns work. Default: all.",
+        )
+        parser.add_argument(
+            "--database",
+            default=DEFAULT_DB_ALIAS,
+            choices=tuple(connections),
+            help='The database to read. Defaults to the "default" database.',
+        )
+        parser.add_argument(
+            "--format",
+            default="tree",
+            choices=tuple(FORMATS),
+            help="tree: for people (default). order: a table a line, in the order to delete in. "
+            "json: for machines. dot: for Graphviz. mermaid: for pages that draw Mermaid.",
+        )
+        parser.add_argument(
+            "--reverse",
+            action="store_true",
+            help="The other way round: referenced tables first, which is the order to insert in.",
+        )
+        parser.add_argument("--cycles", action="store_true", help="Only the cycles and their foreign keys.")
+        parser.add_argument(
+            "--check",
+            action="store_true",
+            help="Exit with 1 if a cycle is not deferrable, or if models and database disagree about a key.",
+        )
+        parser.add_argument(
+            "--output", metavar="FILE", type=Path, help="Write to this file instead of standard output."
+        )
+
+    def execute(self, *args: Any, **options: Any) -> str | None:
+        """Honour NO_COLOR (https://no-color.org), which Django does not."""
+        if os.environ.get("NO_COLOR") and not options.get("force_color"):
+            options["no_color"] = True
+        return super().execute(*args, **options)
+
+    def handle(self, *labels: str, **options: Any) -> None:
+        """Read the map, draw it, check it."""
+        connection = connections[options["database"]]
+        with _errors_explained(connection):
+            backend = get_backend(connection)
+            picture, problems = self._read(backend, connection, labels, options)
+        if backend.warning:
+            self._note(backend.warning, options)
+        self._deliver(FORMATS[options["format"]](picture), picture, options)
+        if options["check"]:
+            self._report(problems, picture, options)
+
+    def _read(
+        self,
+        backend: Backend,
+        connection: BaseDatabaseWrapper,
+        labels: tuple[str, ...],
+        options: dict[str, Any],
+    ) -> tuple[Picture, list[str]]:
+        identity = backend.identify(connection)
+        schema = backend.read_schema(connection)
+        index = index_models(connection, schema)
+        named = select_tables(schema, index.labels_by_table, labels) if labels else None
+        picture = Picture(
+            whole=schema,
+            title=f'{connection.display_name} database "{identity.name}" (alias "{connection.alias}")',
+            alias=connection.alias,
+            database=identity.name,
+            shown=None if named is None else reach(schema, named, reverse=options["reverse"]),
+            labels=index.labels_by_table,
+            tables_without_model=frozenset(index.tables_without_model),
+            models_without_table=() if labels else index.models_without_table,
+            unmanaged=index.unmanaged,
+            reverse=options["reverse"],
+            cycles_only=options["cycles"],
+            **self._appearance(options),
+        )
+        problems = [_cycle_problem(cycle, picture) for cycle in picture.cycles if not cycle.deferrable]
+        problems += [
+            str(disagreement)
+            for disagreement in foreign_key_disagreements(index, schema, connection)
+            if picture.shown is None or disagreement.table in picture.shown
+        ]
+        return picture, problems
+
+    def _appearance(self, options: dict[str, Any]) -> dict[str, Any]:
+        """How a picture may look where it goes to: a file, a pipe or a terminal."""
+        if options["output"]:
+            return {}
+        encoding = self._encoding()
+        is_terminal = self.stdout.isatty()
+        is_colored = options["force_color"] or (is_terminal and not options["no_color"])
+        return {
+            "width": max(40, shutil.get_terminal_size().columns) if is_terminal else 80,
+            "ascii_only": GLYPHS.encode(encoding, "replace").decode(encoding) != GLYPHS,
+            "paint": self._paint() if is_colored else PLAIN,
+        }
+
+    def _encoding(self) -> str:
+        return getattr(self.stdout, "encoding", None) or "utf-8"
+
+    def _paint(self) -> Paint:
+        return Paint(
+            heading=self.style.MIGRATE_HEADING,
+            table=self.style.SQL_TABLE,
+            model=self.style.SQL_COLTYPE,
+            column=self.style.SQL_FIELD,
+            cycle=self.style.WARNING,
+            warning=self.style.ERROR,
+        )
+
+    def _deliver(self, text: str, picture: Picture, options: dict[str, Any]) -> None:
+        if picture.cycles_only and not picture.cycles and options["format"] != "tree":
+            self._note("There are no cycles.", options)
+        if options["output"]:
+            _write_file(options["output"], text)
+            tables = counted(len(picture.schema.tables), "table")
+            self._note(f"Wrote {options['output']} ({options['format']}, {tables}).", options)
+            return
+        encoding = self._encoding()
+        try:
+            self.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding), ending="")
+            self.stdout.flush()
+        except BrokenPipeError:
+            # The reader (head, a pager) has seen enough. Python would complain once more at its last flush.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    def _note(self, text: str, options: dict[str, Any]) -> None:
+        if options["verbosity"] > 0:
+            self.stderr.write(text, str)
+
+    def _report(self, problems: list[str], picture: Picture, options: dict[str, Any]) -> None:
+        if problems:
+            heading = f"{on_one_line(picture.title)}: {counted(len(problems), 'problem')}"
+            raise CommandError("\n".join([heading, *(f"- {problem}" for problem in problems)]))
+        self._note("No problems: cycles are deferrable, models and database agree on foreign keys.", options)
+
+
+def _cycle_problem(cycle: Cycle, picture: Picture) -> str:
+    tables = [picture.root(key.table) for key in cycle.ring] or list(cycle.tables)
+    ring = " → ".join(map(show_name, [*tables, tables[0]]))
+    names = ", ".join(sorted({show_part(key.name) for key in cycle.ring}))
+    return (
+        f"Cycle {cycle.number} is not deferrable: {ring}. "
+        f"Make one of its foreign keys DEFERRABLE ({names}), or take one away."
+    )
+
+
+@contextmanager
+def _errors_explained(connection: BaseDatabaseWrapper) -> Iterator[None]:
+    """Turn what a person can put right into a message without a traceback."""
+    try:
+        yield
+    except TestDBError as error:
+        raise CommandError(str(error)) from error
+    except (Error, ImproperlyConfigured) as error:
+        alias, name = connection.alias, connection.settings_dict["NAME"]
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise CommandError(
+            f'Cannot read database "{name}" (alias "{alias}"): {reason}. '
+            f'Check DATABASES["{alias}"] in the settings, and that the server runs and lets you in.'
+        ) from error
+
+
+def _write_file(path: Path, text: str) -> None:
+    """Write all of it or nothing: under a temporary name beside *path*, then renamed.
+
+    A device or a named pipe is written to, not replaced, and a symbolic link is followed.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            path.write_text(text, encoding="utf-8")
+            return
+        target = path.resolve()
+        temporary = target.with_name(f".showdeps-{secrets.token_hex(6)}")
+        try:
+            with temporary.open("x", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+            if target.exists():
+                shutil.copymode(target, temporary)
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise CommandError(
+            f'Cannot write "{path}": {error.strerror}. '
+            "Name a file in a folder that exists and that you may write to."
+        ) from error

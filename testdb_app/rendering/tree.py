@@ -1,0 +1,196 @@
+"""``tree``: the map for people, level by level, each table with its foreign keys.
+
+Lines are broken between words, never inside a name: a cut could make two names alike.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from testdb_app.rendering.names import cells, counted, on_one_line, show_name, show_part, show_parts
+from testdb_app.schema import TableKind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from testdb_app.rendering.cycles import Cycle
+    from testdb_app.rendering.picture import Picture
+    from testdb_app.schema import ForeignKey, QualifiedName
+
+
+class _Glyphs(NamedTuple):
+    branch: str
+    last: str
+    bar: str
+    arrow: str
+
+
+_UNICODE = _Glyphs(branch="├─ ", last="└─ ", bar="│  ", arrow="→")
+_ASCII = _Glyphs(branch="|- ", last="`- ", bar="|  ", arrow="->")
+GLYPHS = "".join(_UNICODE)
+"""What a terminal must be able to show, or ``ascii_only`` is needed."""
+
+
+class _Word(NamedTuple):
+    """A text that is not broken, its colour, and how many spaces stand before it."""
+
+    text: str
+    paint: Callable[[str], str]
+    spaces: int = 2
+
+
+def render(picture: Picture) -> str:
+    """Draw the picture for a terminal, ``width`` columns wide where the names let it."""
+    sections = [_header(picture)]
+    if picture.cycles_only:
+        sections += [_cycle_section(cycle, picture) for cycle in picture.cycles]
+    else:
+        sections += [_level_section(number, names, picture) for number, names in picture.levels]
+        if picture.cycles:
+            sections.append(_cycle_list(picture))
+    if picture.models_without_table and not picture.cycles_only:
+        sections.append(_missing_tables(picture))
+    return "\n".join("".join(f"{line}\n" for line in section) for section in sections)
+
+
+def _header(picture: Picture) -> Iterator[str]:
+    number, total = len(picture.tables), len({picture.root(table.name) for table in picture.whole.tables})
+    tables = counted(number, "table") if number == total else f"{number:,} of {counted(total, 'table')}"
+    keys, cycles = counted(len(picture.keys), "foreign key"), counted(len(picture.cycles), "cycle")
+    yield picture.paint.heading(on_one_line(picture.title))
+    yield f"{tables}, {keys}, {cycles}"
+    if not picture.cycles_only:
+        order = "Referenced tables first: the order to insert in."
+        yield order if picture.reverse else "Referencing tables first: the order to delete in."
+
+
+def _level_section(number: int, names: Iterable[QualifiedName], picture: Picture) -> Iterator[str]:
+    yield picture.paint.heading(f"Level {number}")
+    for name in names:
+        yield from _table(name, picture)
+
+
+def _table(name: QualifiedName, picture: Picture) -> Iterator[str]:
+    paint = picture.paint
+    words = [_Word(show_name(name), paint.table, 0)]
+    words += [_Word(label, paint.model) for label in picture.labels.get(name, ())]
+    words += [_Word(note, paint.warning) for note in _warnings(name, picture)]
+    words += [_Word(f"({note})", str) for note in _notes(name, picture)]
+    if cycle := picture.cycle_of.get(name):
+        words.append(_cycle_word(cycle, picture))
+    yield from _flow(words, picture.width, first="  ", hang="      ")
+    yield from _keys(picture.keys_of.get(name, ()), picture, of=name)
+
+
+def _keys(keys: Sequence[ForeignKey], picture: Picture, *, of: QualifiedName | None = None) -> Iterator[str]:
+    glyphs = _ASCII if picture.ascii_only else _UNICODE
+    for key in keys:
+        is_last = key is keys[-1]
+        first = "  " + (glyphs.last if is_last else glyphs.branch)
+        hang = "  " + (" " * len(glyphs.bar) if is_last else glyphs.bar) + "    "
+        yield from _flow(_key_words(key, picture, glyphs, of), picture.width, first=first, hang=hang)
+
+
+def _key_words(
+    key: ForeignKey, picture: Picture, glyphs: _Glyphs, of: QualifiedName | None
+) -> Iterator[_Word]:
+    paint = picture.paint
+    columns = show_parts(key.columns)
+    if of is None:
+        yield _Word(f"{show_name(key.table)}({columns}) {glyphs.arrow}", paint.column, 0)
+    else:
+        owner = "" if key.table == of else f"partition {show_name(key.table)}: "
+        yield _Word(f"{owner}{columns} {glyphs.arrow}", paint.column, 0)
+    yield _Word(show_name(key.referenced), paint.table, 1)
+    action = key.on_delete.value
+    if key.deferrable:
+        action += ", deferred" if key.initially_deferred else ", deferrable"
+    yield _Word(action, str)
+    if of is not None and (cycle := picture.cycle_of_key(key)):
+        yield _cycle_word(cycle, picture)
+
+
+def _warnings(name: QualifiedName, picture: Picture) -> Iterator[str]:
+    if name in picture.tables_without_model:
+        yield "[no model]"
+
+
+def _notes(name: QualifiedName, picture: Picture) -> Iterator[str]:
+    table = picture.whole.by_name[name]
+    if table.kind is TableKind.PARTITIONED:
+        yield counted(picture.partition_counts.get(name, 0), "partition")
+    if table.kind is TableKind.VIRTUAL:
+        yield "virtual"
+    if table.inherits:
+        verb = "partition of" if table.is_partition else "inherits"
+        yield f"{verb} {', '.join(map(show_name, table.inherits))}"
+    if table.extension is not None:
+        yield f"extension {show_part(table.extension)}"
+    if table.unlogged:
+        yield "unlogged"
+    if not picture.unmanaged.isdisjoint(picture.labels.get(name, ())):
+        yield "unmanaged"
+
+
+def _cycle_word(cycle: Cycle, picture: Picture) -> _Word:
+    return _Word(
+        f"[cycle {cycle.number}]", picture.paint.cycle if cycle.deferrable else picture.paint.warning
+    )
+
+
+def _cycle_list(picture: Picture) -> Iterator[str]:
+    yield picture.paint.heading("Cycles")
+    for cycle in picture.cycles:
+        words = [*_ring(cycle, picture), _deferrability(cycle, picture, spaces=2)]
+        yield from _flow(words, picture.width, first=f"  {cycle.number}  ", hang="       ")
+
+
+def _ring(cycle: Cycle, picture: Picture) -> Iterator[_Word]:
+    arrow = (_ASCII if picture.ascii_only else _UNICODE).arrow
+    names = [picture.root(key.table) for key in cycle.ring]
+    for name in names:
+        yield _Word(f"{show_name(name)} {arrow}", picture.paint.table, 1)
+    yield _Word(show_name(names[0]) if len(names) > 1 else "itself", picture.paint.table, 1)
+    rest = len(cycle.tables) - len(names)
+    if rest > 0:
+        yield _Word(f"and {counted(rest, 'more table')}", str)
+
+
+def _deferrability(cycle: Cycle, picture: Picture, spaces: int) -> _Word:
+    if cycle.deferrable:
+        return _Word("deferrable", str, spaces)
+    return _Word("not deferrable", picture.paint.warning, spaces)
+
+
+def _cycle_section(cycle: Cycle, picture: Picture) -> Iterator[str]:
+    counts = f"{counted(len(cycle.tables), 'table')}, {counted(len(cycle.keys), 'foreign key')}"
+    heading = _Word(f"Cycle {cycle.number}: {counts},", picture.paint.heading, 0)
+    yield from _flow([heading, _deferrability(cycle, picture, spaces=1)], picture.width, hang="  ")
+    yield from _keys(cycle.keys, picture)
+
+
+def _missing_tables(picture: Picture) -> Iterator[str]:
+    yield picture.paint.heading("Models without a table")
+    for label, db_table in picture.models_without_table:
+        reason = "unmanaged, perhaps a view" if label in picture.unmanaged else "not migrated"
+        words = [
+            _Word(label, picture.paint.model, 0),
+            _Word(on_one_line(db_table), picture.paint.warning),
+            _Word(f"({reason})", str),
+        ]
+        yield from _flow(words, picture.width, first="  ", hang="      ")
+
+
+def _flow(words: Iterable[_Word], width: int, *, first: str = "", hang: str) -> Iterator[str]:
+    """Set *words* into lines of *width*: the first indented by *first*, the others by *hang*."""
+    line, used, is_empty = first, cells(first), True
+    for word in words:
+        spaces = 0 if is_empty else word.spaces
+        size = cells(word.text)
+        if not is_empty and used + spaces + size > width:
+            yield line
+            line, used, spaces = hang, cells(hang), 0
+        line += " " * spaces + word.paint(word.text)
+        used += spaces + size
+        is_empty = False
+    yield line

@@ -1,0 +1,163 @@
+"""Traps 8, 9, 11: user triggers, every kind of column and constraint, size."""
+
+from __future__ import annotations
+
+import pytest
+
+from testdb_app.exceptions import RowsRemainError, TooManyLocksError
+
+AUDIT = """
+CREATE TABLE item (id serial PRIMARY KEY);
+CREATE TABLE a_audit (id serial PRIMARY KEY, item_id int);
+CREATE TABLE z_audit (id serial PRIMARY KEY, item_id int);
+CREATE FUNCTION write_audit() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN INSERT INTO a_audit (item_id) VALUES (OLD.id); INSERT INTO z_audit (item_id) VALUES (OLD.id); RETURN NULL; END$$;
+CREATE TRIGGER audit AFTER DELETE ON item FOR EACH ROW EXECUTE FUNCTION write_audit();
+INSERT INTO item DEFAULT VALUES; INSERT INTO a_audit (item_id) VALUES (0); INSERT INTO z_audit (item_id) VALUES (0);
+"""
+TRIGGERS = "SELECT tgname, tgenabled FROM pg_trigger WHERE NOT tgisinternal ORDER BY tgname"
+
+
+@pytest.mark.parametrize("strategy", ["auto", "delete", "truncate"])
+@pytest.mark.parametrize("enabled", ["ENABLE", "ENABLE ALWAYS", "ENABLE REPLICA", "DISABLE"])
+def test_an_audit_trigger_refills_nothing_and_stays_as_it_was(scratch, strategy, enabled):
+    scratch.execute(AUDIT)
+    scratch.execute(f"ALTER TABLE item {enabled} TRIGGER audit")
+    before = scratch.query(TRIGGERS)
+    scratch.reset(strategy=strategy)
+    assert [scratch.count(name) for name in ("item", "a_audit", "z_audit")] == [0, 0, 0]
+    assert [scratch.sequence_state(f"{name}_id_seq") for name in ("item", "a_audit", "z_audit")] == [
+        (1, False)
+    ] * 3
+    assert scratch.query(TRIGGERS) == before
+
+
+@pytest.mark.parametrize("strategy", ["auto", "delete", "truncate"])
+@pytest.mark.parametrize("level", ["ROW", "STATEMENT"])
+def test_an_append_only_table_whose_trigger_raises_is_emptied(scratch, strategy, level):
+    scratch.execute(
+        "CREATE TABLE ledger (id serial PRIMARY KEY);"
+        "CREATE FUNCTION forbid() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'append only'; END$$;"
+        f"CREATE TRIGGER no_delete BEFORE DELETE ON ledger FOR EACH {level} EXECUTE FUNCTION forbid();"
+        "CREATE TRIGGER no_truncate BEFORE TRUNCATE ON ledger EXECUTE FUNCTION forbid();"
+        "INSERT INTO ledger DEFAULT VALUES"
+    )
+    before = scratch.query(TRIGGERS)
+    scratch.reset(strategy=strategy)
+    assert scratch.count("ledger") == 0
+    assert scratch.query(TRIGGERS) == before
+
+
+def test_a_deferred_constraint_trigger_that_would_raise_halfway_does_not_fire(scratch):
+    scratch.execute(
+        'CREATE TABLE "order" (id int PRIMARY KEY);'
+        'CREATE TABLE line (order_id int REFERENCES "order" DEFERRABLE INITIALLY DEFERRED);'
+        "CREATE FUNCTION need_line() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        "  IF EXISTS (SELECT FROM \"order\" WHERE id = OLD.order_id) THEN RAISE EXCEPTION 'no line'; END IF; RETURN NULL; END$$;"
+        "CREATE CONSTRAINT TRIGGER need AFTER DELETE ON line DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION need_line();"
+        'INSERT INTO "order" VALUES (1); INSERT INTO line VALUES (1)'
+    )
+    scratch.reset()
+    assert scratch.count('"order"') == 0
+
+
+def test_triggers_of_partitions_are_switched_off_and_on(scratch):
+    scratch.execute(
+        "CREATE TABLE part (id int) PARTITION BY LIST (id); CREATE TABLE part_1 PARTITION OF part FOR VALUES IN (1);"
+        "CREATE FUNCTION forbid() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'append only'; END$$;"
+        "CREATE TRIGGER no_delete BEFORE DELETE ON part FOR EACH ROW EXECUTE FUNCTION forbid(); INSERT INTO part VALUES (1)"
+    )
+    before = scratch.query("SELECT tgrelid::regclass::text, tgenabled FROM pg_trigger ORDER BY 1")
+    scratch.reset()
+    assert scratch.count("part") == 0
+    assert scratch.query("SELECT tgrelid::regclass::text, tgenabled FROM pg_trigger ORDER BY 1") == before
+
+
+def _hand_to_superuser(scratch, *tables):
+    with scratch.superuser() as superuser:
+        for table in tables:
+            superuser.execute(f"ALTER TABLE {table} OWNER TO CURRENT_USER; GRANT ALL ON {table} TO PUBLIC")
+            superuser.execute(f"GRANT ALL ON SEQUENCE {table}_id_seq TO PUBLIC")
+
+
+def test_a_trigger_that_the_role_may_not_switch_off_is_noticed_and_nothing_is_changed(scratch):
+    scratch.execute(AUDIT)
+    _hand_to_superuser(scratch, "item")
+    with pytest.raises(RowsRemainError, match=r"rows again in public\.a_audit: ") as refusal:
+        scratch.reset()
+    assert refusal.value.tables == ["public.a_audit"]
+    assert [scratch.count(name) for name in ("item", "a_audit", "z_audit")] == [1, 1, 1]
+
+
+def test_a_sequence_that_such_a_trigger_moves_meanwhile_is_restarted(scratch):
+    scratch.execute(AUDIT)
+    scratch.execute(
+        "CREATE OR REPLACE FUNCTION write_audit() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN INSERT INTO z_audit (item_id) VALUES (OLD.id); RETURN NULL; END$$"
+    )
+    scratch.execute("TRUNCATE z_audit RESTART IDENTITY")
+    _hand_to_superuser(scratch, "item")
+    scratch.reset()
+    assert scratch.count("z_audit") == 0
+    assert scratch.sequence_state("z_audit_id_seq") == (1, False)
+
+
+def test_a_sequence_that_the_role_does_not_own_is_restarted_all_the_same(scratch):
+    scratch.execute("CREATE TABLE item (id serial PRIMARY KEY); INSERT INTO item DEFAULT VALUES")
+    _hand_to_superuser(scratch, "item")
+    scratch.reset()
+    assert scratch.sequence_state("item_id_seq") == (1, False)
+
+
+def test_every_kind_of_column_and_constraint_is_emptied(scratch):
+    scratch.execute(
+        "CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE DOMAIN positive AS int CHECK (VALUE > 0);"
+        "CREATE TABLE every (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, n positive, double int GENERATED ALWAYS AS (n * 2) STORED,"
+        " m mood, tags text[], span int4range, doc jsonb, raw bytea,"
+        " place int UNIQUE DEFERRABLE INITIALLY DEFERRED, EXCLUDE USING gist (span WITH &&));"
+        "INSERT INTO every (n, m, tags, span, doc, raw, place) VALUES (1, 'ok', '{a,b}', '[1,3)', '{\"k\": 1}', '\\x00ff', 1);"
+        "INSERT INTO every (raw) VALUES (decode(repeat('ab', 10000000), 'hex'))"
+    )
+    assert scratch.reset().rows == 2
+    assert scratch.sequence_state("every_id_seq") == (1, False)
+
+
+@pytest.mark.parametrize("number", [1_000, 10_000])
+def test_thousands_of_tables_in_one_chain_need_no_more_locks_than_the_default(scratch, number):
+    with scratch.connect() as session:
+        for start in range(0, number, 250):
+            session.execute(
+                ";".join(
+                    f"CREATE TABLE t{n} (id int PRIMARY KEY, next int"
+                    + (f" REFERENCES t{n - 1})" if n else ")")
+                    for n in range(start, start + 250)
+                )
+            )
+        for n in (0, 1, 2, number // 2, number - 1):
+            session.execute(f"INSERT INTO t{n} VALUES (1)")
+    report = scratch.reset()
+    assert [table.name.name for table in report.tables] == [
+        f"t{number - 1}",
+        f"t{number // 2}",
+        "t2",
+        "t1",
+        "t0",
+    ]
+
+
+def test_more_written_tables_than_the_lock_table_holds_are_refused_whole(scratch):
+    number = 12_000
+    with scratch.connect() as session:
+        for start in range(0, number, 250):
+            session.execute(
+                ";".join(
+                    f"CREATE TABLE t{n} (id int PRIMARY KEY, x int UNIQUE, y int UNIQUE); INSERT INTO t{n} VALUES (1)"
+                    for n in range(start, start + 250)
+                )
+            )
+    with pytest.raises(TooManyLocksError, match="max_locks_per_transaction") as refusal:
+        scratch.reset()
+    assert refusal.value.tables == number
+    assert scratch.count("t0") == 1
+    scratch.reset(include=["public.t1?"])
+    assert scratch.count("t10") == 0
