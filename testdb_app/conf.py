@@ -46,7 +46,9 @@ def get_settings() -> Settings:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ConfigurationError(f"settings.TESTDB has an unknown key {key!r}.{hint} Known keys: {', '.join(known)}.")
+            raise ConfigurationError(
+                f"settings.TESTDB has an unknown key {key!r}.{hint} Known keys: {', '.join(known)}."
+            )
         values[known[key]] = _CHECKS[known[key]](key, value)
     return Settings(**values)
 

@@ -82,7 +82,7 @@ def is_test_runner_name(connection: BaseDatabaseWrapper, name: str) -> bool:
 def _with_clone_suffix(given: str, name: str) -> str:
     """Return *name* if it is *given* with a clone's number, before the extension of a file."""
     stem, dot, extension = given.rpartition(".")
-    if dot and name.startswith(f"{stem}_") and name.endswith(f".{extension}"):
+    if dot and "/" not in extension and name.startswith(f"{stem}_") and name.endswith(f".{extension}"):
         middle = name[len(stem) : -len(extension) - 1]
         return name if _CLONE_SUFFIX.fullmatch(middle) else given
     return name if name.startswith(given) and _CLONE_SUFFIX.fullmatch(name[len(given) :]) else given

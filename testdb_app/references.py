@@ -9,9 +9,7 @@ from testdb_app.plan import Scope
 from testdb_app.schema import ForeignKey, QualifiedName, Schema
 
 
-def check_references(
-    schema: Schema, scope: Scope, keys: Sequence[ForeignKey], counts: Sequence[int]
-) -> None:
+def check_references(schema: Schema, scope: Scope, keys: Sequence[ForeignKey], counts: Sequence[int]) -> None:
     """Raise :class:`ExclusionError` if a row of a table that stays refers to a table that goes.
 
     Parameters: *keys* with, in *counts*, the number of rows that refer by each. The message names every such key, its

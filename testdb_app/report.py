@@ -43,7 +43,12 @@ class ResetPreview:
             "server": self.identity.server,
             "dry_run": True,
             "tables": [
-                {"name": str(name), "action": step.action.value, "rows": self.rows.get(name), "reason": step.reason}
+                {
+                    "name": str(name),
+                    "action": step.action.value,
+                    "rows": self.rows.get(name),
+                    "reason": step.reason,
+                }
                 for step in self.plan.steps
                 if step.action is not Action.RESTART
                 for name in step.names

@@ -6,28 +6,28 @@ import logging
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from django.db import DEFAULT_DB_ALIAS, DatabaseError, InterfaceError, connections
 
 from testdb_app import guard
 from testdb_app.backends import get_backend
 from testdb_app.backends.base import Action, Backend, DatabaseIdentity, Observation, Script, has_autocommit
-from testdb_app.conf import check_seconds, check_strategy, get_settings
 from testdb_app.exceptions import (
     ConcurrencyError,
-    ConfigurationError,
     ConnectionLostError,
     LockTimeoutError,
     TransactionStateError,
 )
 from testdb_app.graph import DependencyGraph
 from testdb_app.labels import index_models
+from testdb_app.options import check_options
 from testdb_app.plan import ResetPlan, Scope, make_scope, plan_reset
 from testdb_app.references import check_references
 from testdb_app.report import EmptiedTable, ResetPreview, ResetReport
 from testdb_app.schema import QualifiedName, Schema
 from testdb_app.selection import select_tables
+from testdb_app.transaction_state import check_transaction_state
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -80,23 +80,18 @@ class Resetter:
         lock_timeout: float | None = None,
         within_transaction: bool = False,
     ) -> None:
-        settings = get_settings()
-        if to != "empty":
-            raise ConfigurationError(f'to must be "empty", not {to!r}.')
-        if using not in connections:
-            raise ConfigurationError(
-                f"There is no database alias {using!r}. settings.DATABASES has {', '.join(map(repr, connections))}."
-            )
+        self.options = check_options(
+            using=using,
+            include=include,
+            exclude=exclude,
+            to=to,
+            strategy=strategy,
+            reset_sequences=reset_sequences,
+            allow_database=allow_database,
+            lock_timeout=lock_timeout,
+        )
         self.using = using
-        self.include = _as_tuple("include", include)
-        self.exclude = (*_as_tuple("exclude", exclude), *settings.exclude)
-        self.to = to
-        self.strategy = settings.strategy if strategy is None else check_strategy("strategy", strategy)
-        self.reset_sequences = reset_sequences
-        self.allow_database = (allow_database,) if isinstance(allow_database, str) else tuple(allow_database)
-        self.lock_timeout = settings.lock_timeout if lock_timeout is None else check_seconds("lock_timeout", lock_timeout)
         self.within_transaction = within_transaction
-        self.truncate_above = settings.truncate_above
         self._map: _Map | None = None
 
     @property
@@ -115,7 +110,7 @@ class Resetter:
 
     def check_may_reset(self) -> str:
         """Ask the guard about the live connection; return the rule that permits, or raise."""
-        return guard.check_may_reset(self.identify(), allow=self.allow_database)
+        return guard.check_may_reset(self.identify(), allow=self.options.allow_database)
 
     def plan(self) -> ResetPreview:
         """Return what :meth:`reset` would do now: the plan, its SQL, and the rows that would go. Changes nothing.
@@ -123,16 +118,16 @@ class Resetter:
         Does not ask the guard, so that a plan can be read for any database. Costs a count of every written table.
         Raises what :meth:`reset` would raise for a plan that cannot be made.
         """
-        self._check_transaction_state()
+        check_transaction_state(self.connection, within_transaction=self.within_transaction)
         observation, known = self._look()
-        plan = self._plan(observation, known, self.strategy)
+        plan = self._plan(observation, known, self.options.strategy)
         return ResetPreview(
             identity=observation.identity,
             plan=plan,
             rows=self.backend.count_rows(
                 self.connection, [name for name in plan.tables if known.schema.by_name[name].stores_rows]
             ),
-            sql=tuple(statement.sql for statement in self._script(known, plan, self.lock_timeout).statements),
+            sql=tuple(statement.sql for statement in self._script(known, plan, self.options.lock_timeout).statements),
             labels=index_models(self.connection, known.schema).labels_by_table,
         )
 
@@ -144,9 +139,9 @@ class Resetter:
         time-out. Raises errors of :mod:`testdb_app.exceptions`; with any of them nothing was changed.
         """
         started = time.perf_counter()
-        self._check_transaction_state()
-        deadline = started + self.lock_timeout
-        strategy = self.strategy
+        check_transaction_state(self.connection, within_transaction=self.within_transaction)
+        deadline = started + self.options.lock_timeout
+        strategy = self.options.strategy
         for attempt in range(1, RETRIES + 2):
             try:
                 report = self._attempt(strategy, started, attempt)
@@ -172,18 +167,18 @@ class Resetter:
                 f'Refusing to reset: the transaction of the connection "{self.using}" is repeatable read or serializable, and '
                 "would not see the rows that others committed since it began. Use read committed, or reset outside of it."
             )
-        rule = guard.check_may_reset(observation.identity, allow=self.allow_database)
+        rule = guard.check_may_reset(observation.identity, allow=self.options.allow_database)
         plan = self._plan(observation, known, strategy)
         removed: dict[QualifiedName, int] = {}
         if plan.steps:
             # Several attempts share the time-out: an attempt that gives its locks back lets others go on.
-            script = self._script(known, plan, self.lock_timeout / RETRIES)
+            script = self._script(known, plan, self.options.lock_timeout / RETRIES)
             removed = self.backend.run(self.connection, script, within_transaction=self.within_transaction)
         return ResetReport(
             alias=self.using,
             database=observation.identity.name,
             server=observation.identity.server,
-            target=self.to,
+            target=self.options.to,
             permitted_by=rule,
             tables=tuple(
                 EmptiedTable(name=name, action=step.action, rows=removed.get(name))
@@ -198,23 +193,6 @@ class Resetter:
             attempts=attempt,
             seconds=time.perf_counter() - started,
         )
-
-    def _check_transaction_state(self) -> None:
-        connection = self.connection
-        what = None
-        if connection.in_atomic_block and connection.needs_rollback:
-            what = "is in a transaction that has failed. Let its atomic() block end first"
-        elif not self.within_transaction and connection.in_atomic_block:
-            what = (
-                "is inside atomic(). A reset commits, and would see the rows of that transaction but not end it. Call it "
-                "outside, or pass within_transaction=True to make it part of that transaction"
-            )
-        elif not self.within_transaction and not has_autocommit(connection):
-            what = "has autocommit off. Commit and switch it on, or pass within_transaction=True and commit yourself"
-        elif self.within_transaction and not connection.in_atomic_block and has_autocommit(connection):
-            what = "is in no transaction, though within_transaction=True says so. Wrap the call in atomic()"
-        if what is not None:
-            raise TransactionStateError(f'Refusing to reset: the connection "{self.using}" {what}.')
 
     def _look(self) -> tuple[Observation, _Map]:
         """Observe, and read the map where it is missing or older than the schema."""
@@ -250,9 +228,9 @@ class Resetter:
             raise self._cannot_connect(error) from error
 
     def _cannot_connect(self, error: Exception) -> ConnectionLostError:
-        name = self.connection.settings_dict["NAME"]
+        name, why = self.connection.settings_dict["NAME"], " ".join(str(error).split())
         return ConnectionLostError(
-            f'Cannot connect to database "{name}" (alias "{self.using}"): {str(error).strip()}. Nothing was changed. '
+            f'Cannot connect to database "{name}" (alias "{self.using}"): {why}. Nothing was changed. '
             "Check that the server runs."
         )
 
@@ -264,9 +242,9 @@ class Resetter:
             graph=DependencyGraph.from_schema(schema),
             scope=make_scope(
                 schema,
-                included=select_tables(schema, labels, self.include) if self.include else None,
-                excluded=select_tables(schema, labels, self.exclude),
-                reset_sequences=self.reset_sequences,
+                included=select_tables(schema, labels, self.options.include) if self.options.include else None,
+                excluded=select_tables(schema, labels, self.options.exclude),
+                reset_sequences=self.options.reset_sequences,
             ),
         )
 
@@ -277,7 +255,7 @@ class Resetter:
             known.scope,
             observation,
             strategy=strategy,
-            truncate_above=self.truncate_above,
+            truncate_above=self.options.truncate_above,
         )
         if plan.checks:
             counts = self.backend.count_references(self.connection, plan.checks)
@@ -294,11 +272,3 @@ class Resetter:
             lock_timeout=lock_timeout,
             within_transaction=self.within_transaction,
         )
-
-
-def _as_tuple(name: str, value: Any) -> tuple[str, ...]:
-    items = (value,) if isinstance(value, str) else tuple(value)
-    for item in items:
-        if not isinstance(item, str) or not item.strip():
-            raise ConfigurationError(f"{name} must hold labels or patterns, not {item!r}.")
-    return items

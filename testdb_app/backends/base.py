@@ -149,15 +149,11 @@ class Backend(Protocol):
         """Look where rows may be and which sequences have moved. Reads only."""
         ...
 
-    def count_rows(
-        self, connection: BaseDatabaseWrapper, tables: Iterable[QualifiedName]
-    ) -> dict[QualifiedName, int]:
+    def count_rows(self, connection: BaseDatabaseWrapper, tables: Iterable[QualifiedName]) -> dict[QualifiedName, int]:
         """Count the rows of each of *tables* itself (without partitions and inheritance children)."""
         ...
 
-    def count_references(
-        self, connection: BaseDatabaseWrapper, keys: Sequence[ForeignKey]
-    ) -> tuple[int, ...]:
+    def count_references(self, connection: BaseDatabaseWrapper, keys: Sequence[ForeignKey]) -> tuple[int, ...]:
         """Count, for each key, the rows of its referencing table that refer to some row."""
         ...
 

@@ -35,7 +35,9 @@ def describe_preview(preview: ResetPreview) -> Iterator[str]:
             rows = preview.rows.get(name)
             count = f"{rows:,}" if rows is not None else ""
             models = ", ".join(preview.labels.get(name, ())[:1])
-            yield f"  {number:>3}  {step.action.value:<8}  {count:>{width}}  {name}" + (f"  ({models})" if models else "")
+            yield f"  {number:>3}  {step.action.value:<8}  {count:>{width}}  {name}" + (
+                f"  ({models})" if models else ""
+            )
         if step.reason:
             yield f"       {step.reason}"
     if preview.plan.sequences:

@@ -35,9 +35,7 @@ def test_truncate_refuses_when_an_excluded_table_references_the_target(scratch):
 @pytest.mark.parametrize("strategy", ["auto", "delete"])
 def test_rows_of_an_excluded_table_are_never_taken_along_and_the_path_is_named(scratch, action, strategy):
     scratch.execute(CHAIN.format(action=action))
-    scratch.execute(
-        "INSERT INTO book (publisher_id) VALUES (1), (1), (2); INSERT INTO loan (book_id) VALUES (1)"
-    )
+    scratch.execute("INSERT INTO book (publisher_id) VALUES (1), (1), (2); INSERT INTO loan (book_id) VALUES (1)")
     with pytest.raises(ExclusionError) as refusal:
         scratch.reset(exclude=["public.book", "public.loan"], strategy=strategy)
     message = str(refusal.value)

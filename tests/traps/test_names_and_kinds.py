@@ -111,14 +111,10 @@ def test_tables_of_extensions_and_foreign_tables_are_not_touched(scratch):
             "SELECT name FROM pg_available_extensions WHERE name IN ('postgres_fdw', 'file_fdw') LIMIT 1"
         ).fetchone()
         owner = scratch.value("SELECT current_user")
-        superuser.execute(
-            f'CREATE TABLE reference (id serial PRIMARY KEY); ALTER TABLE reference OWNER TO "{owner}"'
-        )
+        superuser.execute(f'CREATE TABLE reference (id serial PRIMARY KEY); ALTER TABLE reference OWNER TO "{owner}"')
         superuser.execute("INSERT INTO reference DEFAULT VALUES; ALTER EXTENSION plpgsql ADD TABLE reference")
         if extension:
-            superuser.execute(
-                f"CREATE EXTENSION {extension[0]}; CREATE SERVER s FOREIGN DATA WRAPPER {extension[0]}"
-            )
+            superuser.execute(f"CREATE EXTENSION {extension[0]}; CREATE SERVER s FOREIGN DATA WRAPPER {extension[0]}")
             options = "OPTIONS (filename '/nowhere')" if extension[0] == "file_fdw" else ""
             superuser.execute(f"CREATE FOREIGN TABLE far (id int) SERVER s {options}")
     kept = {str(item.name): item.reason for item in scratch.reset().kept}

@@ -59,9 +59,7 @@ def test_a_sequence_shared_by_two_tables_restarts_when_both_go_and_stays_when_on
     )
     report = scratch.reset(exclude=["public.b"])
     assert scratch.sequence_state("s") == (2, True)
-    assert {str(item.name): item.reason for item in report.kept}[
-        "public.s"
-    ] == "sequence of public.b, which stays"
+    assert {str(item.name): item.reason for item in report.kept}["public.s"] == "sequence of public.b, which stays"
     scratch.reset()
     assert scratch.sequence_state("s") == (1, False)
 

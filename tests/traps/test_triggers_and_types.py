@@ -26,9 +26,7 @@ def test_an_audit_trigger_refills_nothing_and_stays_as_it_was(scratch, strategy,
     before = scratch.query(TRIGGERS)
     scratch.reset(strategy=strategy)
     assert [scratch.count(name) for name in ("item", "a_audit", "z_audit")] == [0, 0, 0]
-    assert [scratch.sequence_state(f"{name}_id_seq") for name in ("item", "a_audit", "z_audit")] == [
-        (1, False)
-    ] * 3
+    assert [scratch.sequence_state(f"{name}_id_seq") for name in ("item", "a_audit", "z_audit")] == [(1, False)] * 3
     assert scratch.query(TRIGGERS) == before
 
 
@@ -93,12 +91,11 @@ def test_a_sequence_that_such_a_trigger_moves_meanwhile_is_restarted(scratch):
     scratch.execute(AUDIT)
     scratch.execute(
         "CREATE OR REPLACE FUNCTION write_audit() RETURNS trigger LANGUAGE plpgsql AS "
-        "$$ BEGIN INSERT INTO z_audit (item_id) VALUES (OLD.id); RETURN NULL; END$$"
+        "$$ BEGIN PERFORM nextval('z_audit_id_seq'); RETURN NULL; END$$"
     )
     scratch.execute("TRUNCATE z_audit RESTART IDENTITY")
     _hand_to_superuser(scratch, "item")
     scratch.reset()
-    assert scratch.count("z_audit") == 0
     assert scratch.sequence_state("z_audit_id_seq") == (1, False)
 
 
@@ -128,8 +125,7 @@ def test_thousands_of_tables_in_one_chain_need_no_more_locks_than_the_default(sc
         for start in range(0, number, 250):
             session.execute(
                 ";".join(
-                    f"CREATE TABLE t{n} (id int PRIMARY KEY, next int"
-                    + (f" REFERENCES t{n - 1})" if n else ")")
+                    f"CREATE TABLE t{n} (id int PRIMARY KEY, next int" + (f" REFERENCES t{n - 1})" if n else ")")
                     for n in range(start, start + 250)
                 )
             )

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.db import DatabaseError, InterfaceError
 
-from testdb_app.backends.base import DatabaseIdentity, Mark, Observation, Script, Statement, Step, has_autocommit
+from testdb_app.backends.base import (
+    DatabaseIdentity,
+    Mark,
+    Observation,
+    Script,
+    Statement,
+    Step,
+    has_autocommit,
+)
 from testdb_app.backends.postgresql import catalog, operations
 from testdb_app.backends.postgresql.connection import Result, run_sql
 from testdb_app.backends.postgresql.errors import is_connection_lost, translate
@@ -57,9 +65,13 @@ class PostgreSQLBackend:
         results = run_sql(connection, ";\n".join((catalog.IDENTITY, catalog.TOKEN, catalog.SIZES, states)))
         identity, token, size_rows, state_rows = (_rows(result) for result in results)
         missing = {QualifiedName(schema, name): lacks for schema, name, _, lacks in size_rows if lacks}
-        missing |= {QualifiedName(schema, name): "SELECT" for schema, name, state, _ in state_rows if state == "unreadable"}
+        missing |= {
+            QualifiedName(schema, name): "SELECT" for schema, name, state, _ in state_rows if state == "unreadable"
+        }
         moved = {QualifiedName(schema, name) for schema, name, state, _ in state_rows if state == "moved"}
-        unread = [(QualifiedName(schema, name), start) for schema, name, state, start in state_rows if state == "unread"]
+        unread = [
+            (QualifiedName(schema, name), start) for schema, name, state, start in state_rows if state == "unread"
+        ]
         return Observation(
             identity=parse_identity(connection, identity[0]),
             token=token[0][0],

@@ -118,7 +118,9 @@ def _lock_timeout(connection: BaseDatabaseWrapper, where: str, locks: Mapping[Qu
 def find_blockers(connection: BaseDatabaseWrapper, locks: Mapping[QualifiedName, str]) -> list[Blocker]:
     """Return the sessions that hold locks which conflict with *locks*, the oldest transaction first."""
     blockers: list[Blocker] = []
-    for pid, user, application, state, age, query, schema, table, mode in run_sql(connection, catalog.BLOCKERS)[0].rows or ():
+    for pid, user, application, state, age, query, schema, table, mode in (
+        run_sql(connection, catalog.BLOCKERS)[0].rows or ()
+    ):
         name = QualifiedName(schema, table)
         if name in locks and (locks[name] == EXCLUSIVE or mode in _WRITERS):
             blockers.append(

@@ -182,9 +182,7 @@ def _sequences(rows: Iterable[Rows[Any]], names: Mapping[int, QualifiedName]) ->
     return tuple(sorted(sequences, key=lambda sequence: sequence.name))
 
 
-def _materialized_views(
-    rows: Iterable[Rows[Any]], names: Mapping[int, QualifiedName]
-) -> tuple[DerivedRelation, ...]:
+def _materialized_views(rows: Iterable[Rows[Any]], names: Mapping[int, QualifiedName]) -> tuple[DerivedRelation, ...]:
     views = [
         DerivedRelation(
             name=QualifiedName(schema, name),

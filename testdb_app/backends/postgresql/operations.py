@@ -63,7 +63,10 @@ def write_script(
     return Script(
         opening=tuple(
             Statement(sql=sql)
-            for sql in (*_begin(lock_timeout, within_transaction), *_lock_statements(schema, steps, deleted, checks))
+            for sql in (
+                *_begin(lock_timeout, within_transaction),
+                *_lock_statements(schema, steps, deleted, checks),
+            )
         ),
         body=tuple(body),
         closing=tuple(Statement(sql=sql) for sql in _end(within_transaction)),
@@ -113,7 +116,9 @@ def _locks(schema: Schema, steps: Many[Step], checks: Many[ForeignKey]) -> dict[
 
 
 def _needs_exclusive(table: Table) -> bool:
-    return table.owned and (table.hides_rows or any(_fires(rule.enabled) for rule in table.rules if rule.event == "DELETE"))
+    return table.owned and (
+        table.hides_rows or any(_fires(rule.enabled) for rule in table.rules if rule.event == "DELETE")
+    )
 
 
 def _lock_statements(
@@ -178,7 +183,10 @@ def _switches(schema: Schema, steps: Many[Step]) -> tuple[list[str], list[str]]:
             if not table.owned:
                 continue
             switches = [
-                (f"DISABLE TRIGGER {quote(trigger.name)}", f"{_RESTORE[trigger.enabled]} TRIGGER {quote(trigger.name)}")
+                (
+                    f"DISABLE TRIGGER {quote(trigger.name)}",
+                    f"{_RESTORE[trigger.enabled]} TRIGGER {quote(trigger.name)}",
+                )
                 for trigger in table.triggers
                 if trigger.fires_on(event)
             ]

@@ -17,6 +17,7 @@ from testdb_app.conf import STRATEGIES
 from testdb_app.exceptions import ConfigurationError, TestDBError, UnknownNameError, UnsafeDatabaseError
 from testdb_app.management.progress import elapsed_time
 from testdb_app.management.reset_text import describe_database, describe_preview, describe_report, plural
+from testdb_app.options import TARGETS
 from testdb_app.report import ResetPreview
 from testdb_app.resetter import Resetter
 
@@ -47,19 +48,29 @@ class Command(BaseCommand):
             help="What to empty: app labels, models, schema.table, or shell patterns of them. Default: every table.",
         )
         parser.add_argument(
-            "--database", default=DEFAULT_DB_ALIAS, choices=tuple(connections), help='The alias. Default: "default".'
+            "--database",
+            default=DEFAULT_DB_ALIAS,
+            choices=tuple(connections),
+            help='The alias. Default: "default".',
         )
         parser.add_argument(
-            "--exclude", action="append", default=[], metavar="LABEL", help="What to keep; may be given several times."
+            "--exclude",
+            action="append",
+            default=[],
+            metavar="LABEL",
+            help="What to keep; may be given several times.",
         )
-        parser.add_argument("--to", default="empty", choices=("empty",), help="The state to go to. Default: empty.")
+        parser.add_argument("--to", default="empty", choices=TARGETS, help="The state to go to. Default: empty.")
         parser.add_argument(
             "--strategy",
             choices=STRATEGIES,
             help='How tables are emptied; auto deletes, and truncates large tables. Default: TESTDB["STRATEGY"], else auto.',
         )
         parser.add_argument(
-            "--no-reset-sequences", action="store_false", dest="reset_sequences", help="Leave the sequences where they are."
+            "--no-reset-sequences",
+            action="store_false",
+            dest="reset_sequences",
+            help="Leave the sequences where they are.",
         )
         parser.add_argument("--dry-run", action="store_true", help="Show what would be done, and change nothing.")
         parser.add_argument("--sql", action="store_true", help="Print it as SQL, and change nothing.")
@@ -71,17 +82,29 @@ class Command(BaseCommand):
             help="The name of the database that may be emptied although nothing marks it as a test database.",
         )
         parser.add_argument(
-            "--lock-timeout", type=float, metavar="SECONDS", help="How long to wait for locks of other sessions. Default: 5."
+            "--lock-timeout",
+            type=float,
+            metavar="SECONDS",
+            help="How long to wait for locks of other sessions. Default: 5.",
         )
         parser.add_argument(
-            "--no-input", "--noinput", action="store_false", dest="interactive", help="Ask for no confirmation."
+            "--no-input",
+            "--noinput",
+            action="store_false",
+            dest="interactive",
+            help="Ask for no confirmation.",
         )
         parser.add_argument(
-            "--format", default="text", choices=("text", "json"), help="json prints the report and nothing else."
+            "--format",
+            default="text",
+            choices=("text", "json"),
+            help="json prints the report and nothing else.",
         )
         marks = parser.add_argument_group("marks inside the database").add_mutually_exclusive_group()
         marks.add_argument(
-            "--mark-protected", action="store_true", help="Mark the database, and every copy of it, as never to be reset."
+            "--mark-protected",
+            action="store_true",
+            help="Mark the database, and every copy of it, as never to be reset.",
         )
         marks.add_argument("--unmark-protected", action="store_true", help="Take that mark away.")
         marks.add_argument("--mark-test", action="store_true", help="Mark it, under its name, as a test database.")
@@ -162,7 +185,11 @@ class Command(BaseCommand):
                 alias=identity.alias,
             )
         what = f'{"Put" if present else "Take away"} the mark "{mark}" of {describe_database(identity)}'
-        if loosens and options["interactive"] and not self._confirm(f"{what}. Resets may empty it then.", identity.name):
+        if (
+            loosens
+            and options["interactive"]
+            and not self._confirm(f"{what}. Resets may empty it then.", identity.name)
+        ):
             self.stderr.write("Cancelled. Nothing was changed.", self.style.NOTICE)
             return
         get_backend(resetter.connection).set_mark(resetter.connection, mark, present=present)
@@ -171,7 +198,9 @@ class Command(BaseCommand):
 
     def _confirm(self, what: str, name: str) -> bool:
         """Ask on standard error, so that standard output stays the report's alone."""
-        self.stderr.write(f"{what}\nThis cannot be undone. Type the name of the database to go on, anything else to cancel:")
+        self.stderr.write(
+            f"{what}\nThis cannot be undone. Type the name of the database to go on, anything else to cancel:"
+        )
         try:
             return input().strip() == name
         except EOFError:
