@@ -92,7 +92,7 @@ class ReadOnlyError(ResetError):
 class MissingPrivilegeError(ResetError):
     """The role lacks privileges; ``missing`` maps the name of the object to the privilege."""
 
-    missing: dict[str, str]
+    missing: dict[str, str] = {}  # noqa: RUF012 - the default of an attribute that the constructor sets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,19 +8,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from django.db import DEFAULT_DB_ALIAS, DatabaseError, InterfaceError, connections
+from django.db import DEFAULT_DB_ALIAS, connections
 
 from testdb_app import guard
 from testdb_app.backends import get_backend
-from testdb_app.backends.base import Action, Backend, DatabaseIdentity, Observation, Script, has_autocommit
+from testdb_app.backends.base import Action, Backend, DatabaseIdentity, Observation, Script
 from testdb_app.exceptions import (
     ConcurrencyError,
-    ConnectionLostError,
     LockTimeoutError,
     TransactionStateError,
 )
 from testdb_app.graph import DependencyGraph
 from testdb_app.labels import index_models
+from testdb_app.looking import observe
 from testdb_app.options import check_options
 from testdb_app.plan import ResetPlan, Scope, make_scope, plan_reset
 from testdb_app.references import check_references
@@ -197,7 +197,7 @@ class Resetter:
     def _look(self) -> tuple[Observation, _Map]:
         """Observe, and read the map where it is missing or older than the schema."""
         for _ in range(RETRIES + 1):
-            observation = self._observe()
+            observation = observe(self.connection)
             if self._map is not None and self._map.schema.token == observation.token:
                 return observation, self._map
             self._map = self._read_map()
@@ -205,33 +205,6 @@ class Resetter:
             f'The schema of database "{observation.identity.name}" changes faster than it can be read. Nothing was changed. '
             "Wait until the migrations that run on it have ended.",
             attempts=RETRIES + 1,
-        )
-
-    def _observe(self) -> Observation:
-        """Look at the database; a connection that the server has dropped since its last use is made anew, once."""
-        connection = self.connection
-        was_open = connection.connection is not None
-        try:
-            return self.backend.observe(connection)
-        except (DatabaseError, InterfaceError) as error:
-            if not has_autocommit(connection):
-                raise
-            if connection.connection is None:
-                raise self._cannot_connect(error) from error
-            if not was_open or connection.is_usable():
-                raise
-            logger.info("Connection %s was lost (%s); connecting again", self.using, error)
-        connection.close()
-        try:
-            return self.backend.observe(connection)
-        except (DatabaseError, InterfaceError) as error:
-            raise self._cannot_connect(error) from error
-
-    def _cannot_connect(self, error: Exception) -> ConnectionLostError:
-        name, why = self.connection.settings_dict["NAME"], " ".join(str(error).split())
-        return ConnectionLostError(
-            f'Cannot connect to database "{name}" (alias "{self.using}"): {why}. Nothing was changed. '
-            "Check that the server runs."
         )
 
     def _read_map(self) -> _Map:

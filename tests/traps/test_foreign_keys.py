@@ -76,7 +76,7 @@ def test_a_cascade_row_written_between_plan_and_lock_is_found_under_the_lock(scr
         return made
 
     resetter._plan = plan_then_write
-    with pytest.raises(ExclusionError, match="public.book"):
+    with pytest.raises(ExclusionError, match=r"public\.book"):
         resetter.reset()
     assert (scratch.count("publisher"), scratch.count("book")) == (2, 1)
 

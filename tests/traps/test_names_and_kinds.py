@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.scratch import ScratchDatabase
 from testdb_app.backends.postgresql.operations import quote
 from testdb_app.exceptions import MissingPrivilegeError
 from testdb_app.schema import QualifiedName
+from tests.scratch import ScratchDatabase
 
 HOSTILE = [
     'with "quotes"',

@@ -94,7 +94,7 @@ class PostgreSQLBackend:
 
     def script(
         self,
-        connection: BaseDatabaseWrapper,  # noqa: ARG002 - the protocol's; nothing is asked of it here
+        connection: BaseDatabaseWrapper,
         schema: Schema,
         steps: Sequence[Step],
         *,

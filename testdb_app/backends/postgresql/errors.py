@@ -42,6 +42,15 @@ _TRANSIENT = {
     "42P01": "a table that another session dropped meanwhile",
     "3F000": "a schema that another session dropped meanwhile",
 }
+_OTHERS: Mapping[str, tuple[type[ResetError], str]] = {
+    "42501": (MissingPrivilegeError, "Connect as the owner of the tables, or exclude the table"),
+    "25006": (ReadOnlyError, "Connect to a server that accepts writes"),
+    "55006": (
+        TransactionStateError,
+        "Close the cursor, or end the transaction that wrote to the table, or use the strategy delete",
+    ),
+    "57014": (ResetError, "Raise statement_timeout for this role, or reset in parts"),
+}
 
 
 def sqlstate(error: BaseException) -> str:
@@ -63,42 +72,30 @@ def translate(
 ) -> ResetError:
     """Return the package's error for *error*, which ended a script that took *locks*. Everything is rolled back."""
     where = f'database "{connection.settings_dict["NAME"]}" (alias "{connection.alias}")'
+    why = _first_line(error)
     if is_connection_lost(connection, error):
         return ConnectionLostError(
-            f"The connection to {where} was lost: {_first_line(error)}. The server has undone what was not committed. "
+            f"The connection to {where} was lost: {why}. The server has undone what was not committed. "
             "Check that the server runs, then reset again."
         )
     state = sqlstate(error)
     if state == "55P03":
         return _lock_timeout(connection, where, locks)
+    if state == "53200":
+        return TooManyLocksError(
+            f"One transaction cannot lock the {len(locks)} tables and sequences to reset in {where}, with their indexes: "
+            "the server's lock table is full. Nothing was changed. Raise max_locks_per_transaction (a restart is "
+            "needed), or reset in parts: name app labels or schemas.",
+            tables=len(locks),
+        )
     if state in _TRANSIENT:
         return ConcurrencyError(
-            f"The reset of {where} was ended by {_TRANSIENT[state]}: {_first_line(error)}. Nothing was changed. "
+            f"The reset of {where} was ended by {_TRANSIENT[state]}: {why}. Nothing was changed. "
             "Stop the other sessions that write to it, or reset again.",
             attempts=1,
         )
-    if state == "42501":
-        return MissingPrivilegeError(
-            f"The role lacks a privilege in {where}: {_first_line(error)}. Nothing was changed. Connect as the owner of "
-            "the tables, or exclude the table.",
-            missing={},
-        )
-    if state == "25006":
-        return ReadOnlyError(f"{where} refuses writes: {_first_line(error)}. Connect to a server that accepts them.")
-    if state == "53200":
-        tables = len(locks)
-        return TooManyLocksError(
-            f"{where}: one transaction cannot lock the {tables} tables that hold rows, with their indexes: the server's "
-            "lock table is full. Nothing was changed. Raise max_locks_per_transaction (a restart is needed), or reset "
-            "in parts: name app labels or schemas.",
-            tables=tables,
-        )
-    if state == "55006":
-        return TransactionStateError(
-            f"{where}: {_first_line(error)}. Nothing was changed. Close the cursor, or end the transaction that wrote to "
-            "the table, or use the strategy delete."
-        )
-    return ResetError(f"The reset of {where} failed: {_first_line(error)}. Nothing was changed.")
+    kind, remedy = _OTHERS.get(state, (ResetError, "See the chained error"))
+    return kind(f"The reset of {where} failed: {why}. Nothing was changed. {remedy}.")
 
 
 def _first_line(error: BaseException) -> str:

@@ -6,7 +6,8 @@ Names are joined on OIDs throughout: a constraint's name is unique only within i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence as Rows
+from collections.abc import Iterable, Mapping
+from collections.abc import Sequence as Rows
 from typing import TYPE_CHECKING, Any
 
 from testdb_app.backends.base import OWN_SCHEMA, DatabaseIdentity, Mark, has_autocommit

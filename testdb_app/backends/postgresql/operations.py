@@ -13,7 +13,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence as Many
+from collections.abc import Iterator
+from collections.abc import Sequence as Many
 
 from testdb_app.backends.base import Action, Script, Statement, Step
 from testdb_app.schema import ForeignKey, QualifiedName, Schema, Table

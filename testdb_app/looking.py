@@ -1,0 +1,50 @@
+"""One look at the live database, over a connection that may have been lost since it was last used."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from django.db import DatabaseError, InterfaceError
+
+from testdb_app.backends import get_backend
+from testdb_app.backends.base import Observation, has_autocommit
+from testdb_app.exceptions import ConnectionLostError
+
+if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
+logger = logging.getLogger("testdb_app")
+
+
+def observe(connection: BaseDatabaseWrapper) -> Observation:
+    """Look where rows may be and which sequences have moved; see :meth:`testdb_app.backends.base.Backend.observe`.
+
+    A connection that the server has dropped since its last use is made anew, once: nothing was written yet.
+    Raises :class:`ConnectionLostError` where none can be made, and Django's database errors otherwise.
+    """
+    backend = get_backend(connection)
+    was_open = connection.connection is not None
+    try:
+        return backend.observe(connection)
+    except (DatabaseError, InterfaceError) as error:
+        if not has_autocommit(connection):
+            raise
+        if connection.connection is None:
+            raise _cannot_connect(connection, error) from error
+        if not was_open or connection.is_usable():
+            raise
+        logger.info("Connection %s was lost (%s); connecting again", connection.alias, error)
+    connection.close()
+    try:
+        return backend.observe(connection)
+    except (DatabaseError, InterfaceError) as error:
+        raise _cannot_connect(connection, error) from error
+
+
+def _cannot_connect(connection: BaseDatabaseWrapper, error: Exception) -> ConnectionLostError:
+    name, why = connection.settings_dict["NAME"], " ".join(str(error).split())
+    return ConnectionLostError(
+        f'Cannot connect to database "{name}" (alias "{connection.alias}"): {why}. Nothing was changed. '
+        "Check that the server runs."
+    )
