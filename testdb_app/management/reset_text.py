@@ -81,7 +81,7 @@ def _describe_stale(views: tuple[QualifiedName, ...]) -> Iterator[str]:
         yield f"  stale now, REFRESH MATERIALIZED VIEW would mend it: {_names(views)}"
 
 
-def _names(names: tuple[QualifiedName, ...], most: int = 8) -> str:
+def _names(names: tuple[QualifiedName, ...], most: int = 3) -> str:
     listed = ", ".join(str(name) for name in names[:most])
     return listed if len(names) <= most else f"{listed} and {len(names) - most} more"
 

@@ -14,7 +14,8 @@ from django.db import DEFAULT_DB_ALIAS, Error, connections
 from testdb_app.backends import get_backend
 from testdb_app.backends.base import Mark
 from testdb_app.conf import STRATEGIES
-from testdb_app.exceptions import ConfigurationError, TestDBError, UnknownNameError, UnsafeDatabaseError
+from testdb_app.exceptions import ConfigurationError, TestDBError, UnknownNameError
+from testdb_app.guard import check_may_mark_as_test
 from testdb_app.management.progress import elapsed_time
 from testdb_app.management.reset_text import describe_database, describe_preview, describe_report, plural
 from testdb_app.options import TARGETS
@@ -125,6 +126,7 @@ class Command(BaseCommand):
             )
             mark = next((mark for option, mark in _MARKS.items() if options[option]), None)
             if mark is not None:
+                _check_mark_is_alone(**options)
                 self._set_mark(resetter, *mark, **options)
             elif options["dry_run"] or options["sql"]:
                 self._preview(resetter, **options)
@@ -176,14 +178,8 @@ class Command(BaseCommand):
     def _set_mark(self, resetter: Resetter, mark: Mark, present: bool, **options: Any) -> None:
         identity = resetter.identify()
         loosens = (mark is Mark.TEST) == present
-        if mark is Mark.TEST and present and Mark.PROTECTED in identity.marks:
-            raise UnsafeDatabaseError(
-                f"Refusing to mark {describe_database(identity)} as a test database: it is marked as protected. "
-                "Take that mark away first: resetdb --unmark-protected.",
-                rule="protected",
-                database=identity.name,
-                alias=identity.alias,
-            )
+        if mark is Mark.TEST and present:
+            check_may_mark_as_test(identity)
         what = f'{"Put" if present else "Take away"} the mark "{mark}" of {describe_database(identity)}'
         if (
             loosens
@@ -209,6 +205,14 @@ class Command(BaseCommand):
     def _elapsed(self, text: str, **options: Any) -> Any:
         color = not options["no_color"] and not os.environ.get("NO_COLOR")
         return elapsed_time(sys.stderr, text, color=color, silent=options["verbosity"] == 0)
+
+
+def _check_mark_is_alone(**options: Any) -> None:
+    for option in ("labels", "exclude", "dry_run", "sql"):
+        if options[option]:
+            raise ConfigurationError(
+                f"A mark is put or taken away at once, and for the whole database: leave out {option.replace('_', '-')}."
+            )
 
 
 def _describe_loss(preview: ResetPreview) -> str:

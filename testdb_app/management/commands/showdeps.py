@@ -9,6 +9,7 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -87,6 +88,7 @@ class Command(BaseCommand):
         """Read the map, draw it, check it."""
         connection = connections[options["database"]]
         with _errors_explained(connection):
+            _refuse_to_make(connection)
             backend = get_backend(connection)
             picture, problems = self._read(backend, connection, labels, options)
         if backend.warning:
@@ -184,11 +186,22 @@ class Command(BaseCommand):
 def _cycle_problem(cycle: Cycle, picture: Picture) -> str:
     tables = [picture.root(key.table) for key in cycle.ring] or list(cycle.tables)
     ring = " → ".join(map(show_name, [*tables, tables[0]]))
-    names = ", ".join(sorted({show_part(key.name) for key in cycle.ring}))
-    return (
-        f"Cycle {cycle.number} is not deferrable: {ring}. "
-        f"Make one of its foreign keys DEFERRABLE ({names}), or take one away."
-    )
+    names = sorted({show_part(key.name) for key in cycle.ring})
+    one = "" if len(names) == 1 else "one of "
+    return f"Cycle {cycle.number} is not deferrable: {ring}. Make {one}{', '.join(names)} DEFERRABLE."
+
+
+def _refuse_to_make(connection: BaseDatabaseWrapper) -> None:
+    """Raise an error if SQLite would make the file by opening it."""
+    name = str(connection.settings_dict["NAME"])
+    if connection.vendor != "sqlite" or connection.connection or ":memory:" in name or "mode=memory" in name:
+        return
+    path = Path(unquote(urlsplit(name).path) if name.startswith("file:") else name)
+    if not path.exists():
+        raise CommandError(
+            f'There is no database "{path}" (alias "{connection.alias}"). '
+            f'`manage.py migrate --database {connection.alias}` makes it; or check DATABASES["{connection.alias}"].'
+        )
 
 
 @contextmanager
@@ -228,6 +241,5 @@ def _write_file(path: Path, text: str) -> None:
             temporary.unlink(missing_ok=True)
     except OSError as error:
         raise CommandError(
-            f'Cannot write "{path}": {error.strerror}. '
-            "Name a file in a folder that exists and that you may write to."
+            f'Cannot write "{path}": {error.strerror}. Name a file in a folder that exists and that you may write to.'
         ) from error
