@@ -49,15 +49,24 @@ def _equal_names() -> Iterator[CheckMessage]:
     # A test runner has replaced the names in the settings when it runs the checks: ask for those it found.
     real = {_place(alias, get_configured_name(alias)): alias for alias in connections if get_configured_name(alias)}
     for alias in connections:
-        test_name = connections.settings[alias].get("TEST", {}).get("NAME")
+        test_name = _test_name(alias)
         owner = real.get(_place(alias, test_name))
         if test_name and owner is not None:
             yield Error(
                 f'The test database of alias "{alias}" has the name of the real database of alias "{owner}": "{test_name}".',
-                hint=f'Change DATABASES["{alias}"]["TEST"]["NAME"]: a test run would destroy the real database.',
+                hint=f'Set DATABASES["{alias}"]["TEST"]["NAME"] to another: a test run would destroy the real database.',
                 obj=alias,
                 id="testdb_app.E002",
             )
+
+
+def _test_name(alias: str) -> str | None:
+    """Return the name that Django's test runner gives the test database of *alias*; None where it makes none."""
+    test = connections.settings[alias].get("TEST", {})
+    configured = get_configured_name(alias)
+    if test.get("MIRROR") or test.get("NAME"):
+        return None if test.get("MIRROR") else str(test["NAME"])
+    return f"test_{configured}" if configured and connections[alias].vendor != "sqlite" else None
 
 
 def _place(alias: str, name: object) -> tuple[str, ...]:

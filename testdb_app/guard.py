@@ -114,15 +114,23 @@ def check_may_reset(identity: DatabaseIdentity, *, allow: Iterable[str] = ()) ->
     )
 
 
-def _find_refusal(identity: DatabaseIdentity) -> UnsafeDatabaseError | ReadOnlyError | None:
+def check_may_mark_as_test(identity: DatabaseIdentity) -> None:
+    """Raise, like :func:`check_may_reset`, for a database that no permission could open to resets."""
+    refusal = _find_refusal(identity, act="mark")
+    if refusal is not None:
+        raise refusal
+
+
+def _find_refusal(identity: DatabaseIdentity, act: str = "reset") -> UnsafeDatabaseError | ReadOnlyError | None:
     if identity.is_standby:
-        return _unsafe(identity, "standby", "its server is a standby. Connect to the test server itself.")
+        return _unsafe(identity, "standby", "its server is a standby. Connect to the test server itself.", act)
     if Mark.PROTECTED in identity.marks:
         return _unsafe(
             identity,
             "protected",
             "it is marked as protected, here or in the database that it was copied from. If that is wrong, take the mark "
             f"away: resetdb{_database_option(identity)} --unmark-protected.",
+            act,
         )
     if identity.names_differ:
         return _unsafe(
@@ -131,18 +139,19 @@ def _find_refusal(identity: DatabaseIdentity) -> UnsafeDatabaseError | ReadOnlyE
             f'the settings name "{identity.configured}", but the connection leads to "{identity.name}". A connection pool '
             "that was opened before the test runner changed the name does that: close the pools "
             "(connection.close_pool()) and connect again.",
+            act,
         )
     if identity.is_read_only:
         return ReadOnlyError(
-            f'Refusing to reset database "{identity.name}" (alias "{identity.alias}"): the session is read-only by default. '
+            f'Refusing to {act} database "{identity.name}" (alias "{identity.alias}"): the session is read-only by default. '
             "Connect with a role or options that may write, if this is the database that you mean."
         )
     return None
 
 
-def _unsafe(identity: DatabaseIdentity, rule: str, why: str) -> UnsafeDatabaseError:
+def _unsafe(identity: DatabaseIdentity, rule: str, why: str, act: str = "reset") -> UnsafeDatabaseError:
     return UnsafeDatabaseError(
-        f'Refusing to reset database "{identity.name}" (alias "{identity.alias}", {identity.server}): {why}',
+        f'Refusing to {act} database "{identity.name}" (alias "{identity.alias}", {identity.server}): {why}',
         rule=rule,
         database=identity.name,
         alias=identity.alias,

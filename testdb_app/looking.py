@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("testdb_app")
 
 
-def observe(connection: BaseDatabaseWrapper) -> Observation:
+def observe(connection: BaseDatabaseWrapper, *, lock_timeout: float) -> Observation:
     """Look where rows may be and which sequences have moved; see :meth:`testdb_app.backends.base.Backend.observe`.
 
     A connection that the server has dropped since its last use is made anew, once: nothing was written yet.
@@ -26,7 +26,7 @@ def observe(connection: BaseDatabaseWrapper) -> Observation:
     backend = get_backend(connection)
     was_open = connection.connection is not None
     try:
-        return backend.observe(connection)
+        return backend.observe(connection, lock_timeout=lock_timeout)
     except (DatabaseError, InterfaceError) as error:
         if not has_autocommit(connection):
             raise
@@ -37,7 +37,7 @@ def observe(connection: BaseDatabaseWrapper) -> Observation:
         logger.info("Connection %s was lost (%s); connecting again", connection.alias, error)
     connection.close()
     try:
-        return backend.observe(connection)
+        return backend.observe(connection, lock_timeout=lock_timeout)
     except (DatabaseError, InterfaceError) as error:
         raise _cannot_connect(connection, error) from error
 

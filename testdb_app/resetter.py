@@ -197,7 +197,7 @@ class Resetter:
     def _look(self) -> tuple[Observation, _Map]:
         """Observe, and read the map where it is missing or older than the schema."""
         for _ in range(RETRIES + 1):
-            observation = observe(self.connection)
+            observation = observe(self.connection, lock_timeout=self.options.lock_timeout / RETRIES)
             if self._map is not None and self._map.schema.token == observation.token:
                 return observation, self._map
             self._map = self._read_map()

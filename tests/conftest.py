@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.scratch import ScratchDatabase, is_postgresql
+from tests.scratch import ScratchDatabase, ScratchFile, is_postgresql
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -15,8 +16,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if is_postgresql():
         return
     for item in items:
-        if "scratch" in getattr(item, "fixturenames", ()) or item.get_closest_marker("postgresql"):
+        if "make_scratch" in getattr(item, "fixturenames", ()) or item.get_closest_marker("postgresql"):
             item.add_marker(pytest.mark.skip(reason="needs PostgreSQL; this run is on SQLite"))
+
+
+@pytest.fixture
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ScratchDatabase | ScratchFile]:
+    """An empty database of the vendor that the run is on, for the tests that every backend must pass."""
+    if is_postgresql():
+        yield request.getfixturevalue("scratch")
+        return
+    made = ScratchFile(tmp_path / "scratch.sqlite3")
+    made.create()
+    with request.getfixturevalue("django_db_blocker").unblock():
+        yield made
+        made.drop()
 
 
 @pytest.fixture

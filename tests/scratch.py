@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -135,3 +138,51 @@ def is_postgresql() -> bool:
     """Whether this run is on PostgreSQL."""
     engine = settings.DATABASES["default"]["ENGINE"]
     return "sqlite" not in engine
+
+
+class ScratchFile:
+    """A SQLite file with the interface of :class:`ScratchDatabase`, for the tests that every backend must pass."""
+
+    def __init__(self, path: Path, alias: str = "scratch") -> None:
+        self.alias = alias
+        self.path = path
+        self.name = str(path)
+
+    def create(self) -> None:
+        default = connections.settings["default"]
+        connections.settings[self.alias] = {
+            **default,
+            "ENGINE": "django.db.backends.sqlite3",
+            "NAME": self.name,
+            "OPTIONS": {},
+            "TEST": {**default["TEST"], "NAME": None},
+        }
+
+    def drop(self) -> None:
+        connections[self.alias].close()
+        del connections[self.alias]
+        del connections.settings[self.alias]
+
+    @property
+    def connection(self) -> Any:
+        """Django's connection."""
+        return connections[self.alias]
+
+    def execute(self, statements: str) -> None:
+        """Run statements over a connection of their own, committed."""
+        with contextlib.closing(sqlite3.connect(self.path)) as connection:
+            connection.executescript(f"PRAGMA foreign_keys = ON; {statements}")
+            connection.commit()
+
+    def count(self, table: str) -> int:
+        """Count the rows of a table, its name as SQL writes it."""
+        with contextlib.closing(sqlite3.connect(self.path)) as connection:
+            return int(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
+
+    def resetter(self, **options: Any) -> Resetter:
+        """Make a resetter that is allowed to reset this database."""
+        return Resetter(self.alias, **{"allow_database": self.name, **options})
+
+    def reset(self, **options: Any) -> Any:
+        """Reset this database with a new resetter."""
+        return self.resetter(**options).reset()

@@ -145,8 +145,11 @@ class Backend(Protocol):
         """Read the whole map, with its token, from one snapshot."""
         ...
 
-    def observe(self, connection: BaseDatabaseWrapper) -> Observation:
-        """Look where rows may be and which sequences have moved. Reads only."""
+    def observe(self, connection: BaseDatabaseWrapper, *, lock_timeout: float) -> Observation:
+        """Look where rows may be and which sequences have moved. Reads only; waits at most *lock_timeout* seconds for locks.
+
+        Raises :class:`~testdb_app.exceptions.LockTimeoutError`, and Django's database errors.
+        """
         ...
 
     def count_rows(self, connection: BaseDatabaseWrapper, tables: Iterable[QualifiedName]) -> dict[QualifiedName, int]:

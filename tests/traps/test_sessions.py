@@ -488,3 +488,17 @@ def test_a_schema_that_changes_while_it_is_read_is_never_used_stale(scratch):
         resetter.reset()
     resetter._read_map = read_map
     assert resetter.reset().rows == 1
+
+
+def test_a_session_that_holds_a_table_exclusively_is_named_before_anything_is_read(scratch):
+    scratch.execute(TABLE)
+    with scratch.connect(application_name="migration") as session:
+        session.execute("BEGIN; ALTER TABLE t ADD x int")
+        with pytest.raises(LockTimeoutError, match=r"\(migration\) holds AccessExclusiveLock on public\.t"):
+            scratch.reset(lock_timeout=0.3)
+        with transaction.atomic(using="scratch"), scratch.connection.cursor() as cursor:
+            with pytest.raises(LockTimeoutError):
+                scratch.reset(lock_timeout=0.3, within_transaction=True)
+            cursor.execute("SELECT current_setting('lock_timeout')")
+            assert cursor.fetchone() == ("0",)
+    assert scratch.reset().rows == 1

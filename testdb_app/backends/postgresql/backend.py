@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.db import DatabaseError, InterfaceError
@@ -19,7 +20,7 @@ from testdb_app.backends.base import (
 )
 from testdb_app.backends.postgresql import catalog, operations
 from testdb_app.backends.postgresql.connection import Result, run_sql
-from testdb_app.backends.postgresql.errors import is_connection_lost, translate
+from testdb_app.backends.postgresql.errors import LOCK_NOT_AVAILABLE, is_connection_lost, sqlstate, translate
 from testdb_app.backends.postgresql.introspection import parse_identity, read_schema
 from testdb_app.exceptions import ExclusionError, RowsRemainError, UnsupportedError
 from testdb_app.schema import ForeignKey, QualifiedName, Schema
@@ -53,7 +54,7 @@ class PostgreSQLBackend:
         with _rolled_back_on_error(connection):
             return read_schema(connection)
 
-    def observe(self, connection: BaseDatabaseWrapper) -> Observation:
+    def observe(self, connection: BaseDatabaseWrapper, *, lock_timeout: float) -> Observation:
         """Look where rows may be and which sequences have moved.
 
         One round trip, and before PostgreSQL 18 another one per 2,000 sequences that were never called: only their
@@ -62,21 +63,18 @@ class PostgreSQLBackend:
         connection.ensure_connection()
         has_sequence_data = connection.pg_version >= 18_00_00  # type: ignore[attr-defined]
         states = catalog.SEQUENCE_STATES_18 if has_sequence_data else catalog.SEQUENCE_STATES
-        results = run_sql(connection, ";\n".join((catalog.IDENTITY, catalog.TOKEN, catalog.SIZES, states)))
-        identity, token, size_rows, state_rows = (_rows(result) for result in results)
+        read = partial(_read, connection, lock_timeout=lock_timeout)
+        identity, token, size_rows, state_rows = read((catalog.IDENTITY, catalog.TOKEN, catalog.SIZES, states))
         missing = {QualifiedName(schema, name): lacks for schema, name, _, lacks in size_rows if lacks}
-        missing |= {
-            QualifiedName(schema, name): "SELECT" for schema, name, state, _ in state_rows if state == "unreadable"
-        }
-        moved = {QualifiedName(schema, name) for schema, name, state, _ in state_rows if state == "moved"}
-        unread = [
-            (QualifiedName(schema, name), start) for schema, name, state, start in state_rows if state == "unread"
-        ]
+        by_state: dict[str, dict[QualifiedName, int]] = {"moved": {}, "unread": {}, "unreadable": {}}
+        for schema, name, state, start in state_rows:
+            by_state[state][QualifiedName(schema, name)] = start
+        missing |= dict.fromkeys(by_state["unreadable"], "SELECT")
         return Observation(
             identity=parse_identity(connection, identity[0]),
             token=token[0][0],
             sizes={QualifiedName(schema, name): size for schema, name, size, _ in size_rows},
-            moved=frozenset(moved | set(_displaced(connection, unread))),
+            moved=frozenset(by_state["moved"]) | frozenset(_displaced(read, list(by_state["unread"].items()))),
             missing=missing,
         )
 
@@ -171,7 +169,11 @@ class PostgreSQLBackend:
         else:
             sql = [
                 f"DROP TABLE IF EXISTS testdb.{mark}",
-                "DO $$BEGIN DROP SCHEMA IF EXISTS testdb RESTRICT; EXCEPTION WHEN dependent_objects_still_exist THEN END$$",
+                # It stays where it is somebody else's, or has something else in it.
+                (
+                    "DO $$BEGIN DROP SCHEMA IF EXISTS testdb RESTRICT; "
+                    "EXCEPTION WHEN dependent_objects_still_exist OR insufficient_privilege THEN END$$"
+                ),
             ]
         run_sql(connection, ";\n".join(sql))
 
@@ -191,6 +193,30 @@ def _rolled_back_on_error(connection: BaseDatabaseWrapper, *, savepoint: bool = 
             elif has_autocommit(connection) and connection.connection is not None and not connection.connection.closed:
                 run_sql(connection, "ROLLBACK")
         raise
+
+
+def _read(
+    connection: BaseDatabaseWrapper, queries: Sequence[str], *, lock_timeout: float
+) -> list[list[tuple[Any, ...]]]:
+    """Run queries with bounded waits for locks, and leave no trace of that in the session. One round trip.
+
+    Raises :class:`~testdb_app.exceptions.LockTimeoutError`.
+    """
+    nested = not has_autocommit(connection)
+    # Several statements in one message are one transaction, in which SET LOCAL holds.
+    before = [f"SET LOCAL lock_timeout = '{operations.milliseconds(lock_timeout)}ms'"]
+    after: list[str] = []
+    if nested:
+        before.insert(0, "SAVEPOINT testdb_reset")
+        after = ["ROLLBACK TO SAVEPOINT testdb_reset", "RELEASE SAVEPOINT testdb_reset"]
+    try:
+        with _rolled_back_on_error(connection, savepoint=nested):
+            results = run_sql(connection, ";\n".join((*before, *queries, *after)))
+    except DatabaseError as error:
+        if sqlstate(error) == LOCK_NOT_AVAILABLE:
+            raise translate(connection, error, None) from error
+        raise
+    return [_rows(result) for result in results[len(before) : len(before) + len(queries)]]
 
 
 def _rows(result: Result) -> list[tuple[Any, ...]]:
@@ -227,17 +253,17 @@ def _scalars(connection: BaseDatabaseWrapper, queries: Sequence[str]) -> list[in
 
 
 def _displaced(
-    connection: BaseDatabaseWrapper, sequences: Sequence[tuple[QualifiedName, int]]
+    read: Callable[[Sequence[str]], list[list[tuple[Any, ...]]]], sequences: Sequence[tuple[QualifiedName, int]]
 ) -> Iterator[QualifiedName]:
     """Yield those of *sequences* (name, start), none of which was called, whose next value is not their start."""
     for message in _chunks(sequences, _SEQUENCES_A_MESSAGE):
-        statements = [
+        queries = [
             "SELECT ARRAY["
             + ", ".join(f"(SELECT last_value FROM {operations.quote(name)})" for name, _ in chunk)
             + "]::bigint[]"
             for chunk in _chunks(message, _SEQUENCES_A_STATEMENT)
         ]
-        values = [value for result in run_sql(connection, ";\n".join(statements)) for value in _rows(result)[0][0]]
+        values = [value for rows in read(queries) for value in rows[0][0]]
         yield from (name for (name, start), value in zip(message, values, strict=True) if value != start)
 
 

@@ -213,12 +213,12 @@ SELECT nspname, relname,
  WHERE NOT readable OR v.is_called OR v.last_value <> seqstart
 """
 
-# pid, user, application, state, age in seconds, query, schema, name, lock mode
+# pid, user, application, state, age in seconds, query, schema, name, kind, lock mode
 # Who holds a lock on a relation that conflicts with SHARE ROW EXCLUSIVE, ROW EXCLUSIVE or stronger.
 BLOCKERS = """
 SELECT l.pid, a.usename::text, a.application_name, a.state,
        EXTRACT(EPOCH FROM pg_catalog.clock_timestamp() - a.xact_start)::float8, a.query,
-       n.nspname::text, c.relname::text, l.mode
+       n.nspname::text, c.relname::text, c.relkind::text, l.mode
   FROM pg_catalog.pg_locks l
   JOIN pg_catalog.pg_class c ON c.oid = l.relation
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace

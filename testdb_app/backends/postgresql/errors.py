@@ -39,6 +39,7 @@ _TRANSIENT = {
     "40P01": "a deadlock",
     "40001": "a serialization failure",
     "23503": "a row that another session wrote meanwhile",
+    "23001": "a row that another session wrote meanwhile",  # the same behind ON DELETE RESTRICT, from PostgreSQL 18 on
     "42P01": "a table that another session dropped meanwhile",
     "3F000": "a schema that another session dropped meanwhile",
 }
@@ -51,6 +52,10 @@ _OTHERS: Mapping[str, tuple[type[ResetError], str]] = {
     ),
     "57014": (ResetError, "Raise statement_timeout for this role, or reset in parts"),
 }
+
+
+LOCK_NOT_AVAILABLE = "55P03"
+"""The SQLSTATE of a lock that was not granted in time."""
 
 
 def sqlstate(error: BaseException) -> str:
@@ -68,9 +73,12 @@ def is_connection_lost(connection: BaseDatabaseWrapper, error: BaseException) ->
 
 
 def translate(
-    connection: BaseDatabaseWrapper, error: DatabaseError | InterfaceError, locks: Mapping[QualifiedName, str]
+    connection: BaseDatabaseWrapper, error: DatabaseError | InterfaceError, locks: Mapping[QualifiedName, str] | None
 ) -> ResetError:
-    """Return the package's error for *error*, which ended a script that took *locks*. Everything is rolled back."""
+    """Return the package's error for *error*, which ended a script that took *locks*; None for a look, which only reads.
+
+    Everything is rolled back.
+    """
     where = f'database "{connection.settings_dict["NAME"]}" (alias "{connection.alias}")'
     why = _first_line(error)
     if is_connection_lost(connection, error):
@@ -79,14 +87,14 @@ def translate(
             "Check that the server runs, then reset again."
         )
     state = sqlstate(error)
-    if state == "55P03":
+    if state == LOCK_NOT_AVAILABLE:
         return _lock_timeout(connection, where, locks)
     if state == "53200":
         return TooManyLocksError(
-            f"One transaction cannot lock the {len(locks)} tables and sequences to reset in {where}, with their indexes: "
+            f"One transaction cannot lock the {len(locks or ())} tables and sequences to reset in {where}, with their indexes: "
             "the server's lock table is full. Nothing was changed. Raise max_locks_per_transaction (a restart is "
             "needed), or reset in parts: name app labels or schemas.",
-            tables=len(locks),
+            tables=len(locks or ()),
         )
     if state in _TRANSIENT:
         return ConcurrencyError(
@@ -102,7 +110,9 @@ def _first_line(error: BaseException) -> str:
     return str(error).strip().split("\n")[0].rstrip(".")
 
 
-def _lock_timeout(connection: BaseDatabaseWrapper, where: str, locks: Mapping[QualifiedName, str]) -> LockTimeoutError:
+def _lock_timeout(
+    connection: BaseDatabaseWrapper, where: str, locks: Mapping[QualifiedName, str] | None
+) -> LockTimeoutError:
     blockers = find_blockers(connection, locks)
     who = "; ".join(str(blocker) for blocker in blockers) or "the session that held it has let go since"
     return LockTimeoutError(
@@ -112,14 +122,20 @@ def _lock_timeout(connection: BaseDatabaseWrapper, where: str, locks: Mapping[Qu
     )
 
 
-def find_blockers(connection: BaseDatabaseWrapper, locks: Mapping[QualifiedName, str]) -> list[Blocker]:
-    """Return the sessions that hold locks which conflict with *locks*, the oldest transaction first."""
+def find_blockers(connection: BaseDatabaseWrapper, locks: Mapping[QualifiedName, str] | None) -> list[Blocker]:
+    """Return the sessions that hold locks which conflict with *locks*, the oldest transaction first.
+
+    None stands for the locks of a look: it reads tables, and takes from a sequence the lock of nextval().
+    """
     blockers: list[Blocker] = []
-    for pid, user, application, state, age, query, schema, table, mode in (
-        run_sql(connection, catalog.BLOCKERS)[0].rows or ()
-    ):
-        name = QualifiedName(schema, table)
-        if name in locks and (locks[name] == EXCLUSIVE or mode in _WRITERS):
+    for row in run_sql(connection, catalog.BLOCKERS)[0].rows or ():
+        pid, user, application, state, age, query, schema, relation, kind, mode = row
+        name = QualifiedName(schema, relation)
+        if locks is None:
+            conflicts = mode == "AccessExclusiveLock" or (kind == "S" and mode in _WRITERS - {"RowExclusiveLock"})
+        else:
+            conflicts = name in locks and (locks[name] == EXCLUSIVE or mode in _WRITERS)
+        if conflicts:
             blockers.append(
                 Blocker(
                     pid=pid,

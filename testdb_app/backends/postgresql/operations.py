@@ -38,6 +38,11 @@ def quote_literal(text: str) -> str:
     return f"E'{escaped}'" if "\\" in text else f"'{escaped}'"
 
 
+def milliseconds(seconds: float) -> int:
+    """Return *seconds* as the server takes a time-out: 0 would mean none."""
+    return max(1, round(seconds * 1000))
+
+
 def write_script(
     schema: Schema,
     steps: Many[Step],
@@ -78,7 +83,6 @@ def write_script(
 
 
 def _begin(lock_timeout: float, within_transaction: bool) -> Iterator[str]:
-    milliseconds = max(1, round(lock_timeout * 1000))
     if within_transaction:
         yield "SAVEPOINT testdb_reset"
         # SET LOCAL would last to the end of the caller's transaction: keep what to go back to.
@@ -90,7 +94,7 @@ def _begin(lock_timeout: float, within_transaction: bool) -> Iterator[str]:
         yield "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
         # A crash of the server within the next second may undo the whole reset, never half of it.
         yield "SET LOCAL synchronous_commit = off"
-    yield f"SET LOCAL lock_timeout = '{milliseconds}ms'"
+    yield f"SET LOCAL lock_timeout = '{milliseconds(lock_timeout)}ms'"
     # A policy that would hide rows from us becomes an error.
     yield "SET LOCAL row_security = off"
 
