@@ -16,9 +16,13 @@ SECONDS_BEFORE_SHOWN = 1.0
 class Bar(Protocol):
     """A bar on the screen from the moment it is made until it is closed."""
 
-    def show(self, done: int) -> None: ...
+    def show(self, done: int) -> None:
+        """Show that *done* rows are in."""
+        ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Take the bar off the screen."""
+        ...
 
 
 @contextmanager
@@ -49,6 +53,7 @@ def progress(total: int, *, stream: TextIO | None, color: bool) -> Iterator[Call
 
 
 def make_bar(total: int, *, stream: TextIO, color: bool) -> Bar:
+    """Return rich's bar where rich is installed, else the plain one."""
     try:
         return RichBar(total, stream=stream, color=color)
     except ImportError:
@@ -64,12 +69,14 @@ class PlainBar:
         self._width = 0
 
     def show(self, done: int) -> None:
+        """Write the line over the one of before."""
         line = f"Loading rows: {done * 100 // self._total:3} % ({done:,} of {self._total:,})"
         self._stream.write(f"\r{line.ljust(self._width)}")
         self._stream.flush()
         self._width = len(line)
 
     def close(self) -> None:
+        """Write spaces over the line."""
         self._stream.write(f"\r{' ' * self._width}\r")
         self._stream.flush()
 
@@ -101,7 +108,9 @@ class RichBar:
         self._progress.start()
 
     def show(self, done: int) -> None:
+        """Move the bar; rich draws it in its own time."""
         self._progress.update(self._task, completed=done)
 
     def close(self) -> None:
+        """Stop drawing; the bar is transient."""
         self._progress.stop()

@@ -168,9 +168,7 @@ def _expect(
     )
 
 
-def _allow(
-    key: ForeignKey, label: str, fields: Iterable[_Declared], names: TableNames
-) -> Iterator[Disagreement]:
+def _allow(key: ForeignKey, label: str, fields: Iterable[_Declared], names: TableNames) -> Iterator[Disagreement]:
     """Find what is wrong with a key that the database has."""
     declaring = [field for field in fields if field.is_met_by(key, names)]
     if any(field.allowed for field in declaring):

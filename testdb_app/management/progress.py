@@ -36,15 +36,21 @@ def _show(stream: TextIO, text: str, color: bool, done: threading.Event) -> None
     started = time.monotonic()
     if done.wait(DELAY):
         return
+
+    def line() -> str:
+        return f"{text} … {time.monotonic() - started:.0f} s"
+
     try:
         from rich.console import Console  # noqa: PLC0415 - optional
     except ImportError:
+        stream.write(f"\r{line()}")
+        stream.flush()
         while not done.wait(0.5):
-            stream.write(f"\r{text} … {time.monotonic() - started:.0f} s")
+            stream.write(f"\r{line()}")
             stream.flush()
         stream.write("\r" + " " * (len(text) + 12) + "\r")
         stream.flush()
         return
-    with Console(file=stream, no_color=not color).status(text) as status:
+    with Console(file=stream, no_color=not color).status(line()) as status:
         while not done.wait(0.5):
-            status.update(f"{text} … {time.monotonic() - started:.0f} s")
+            status.update(line())

@@ -96,9 +96,7 @@ def _sequence(sequence: Sequence) -> dict[str, Any]:
         "minimum": sequence.minimum,
         "maximum": sequence.maximum,
         "cycle": sequence.cycle,
-        "used_by": [
-            {"table": show_name(use.table), "column": use.column, "how": use.how} for use in sequence.uses
-        ],
+        "used_by": [{"table": show_name(use.table), "column": use.column, "how": use.how} for use in sequence.uses],
     }
 
 

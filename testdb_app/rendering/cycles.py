@@ -63,9 +63,7 @@ def find_cycles(
     return tuple(found)
 
 
-def _ring(
-    keys: Iterable[ForeignKey], root_of: Mapping[QualifiedName, QualifiedName]
-) -> tuple[ForeignKey, ...]:
+def _ring(keys: Iterable[ForeignKey], root_of: Mapping[QualifiedName, QualifiedName]) -> tuple[ForeignKey, ...]:
     """Find a shortest ring of *keys* through the first table that is on one, roots instead of partitions."""
     by_pair: dict[tuple[QualifiedName, QualifiedName], ForeignKey] = {}
     for key in keys:

@@ -37,9 +37,8 @@ def _body(picture: Picture) -> Iterator[str]:
     ids = {name: f"t{number}" for number, name in enumerate(picture.tables)}
     for name, identifier in ids.items():
         yield f"  {identifier} [{_node(name, picture)}];"
-    for key in picture.keys:
-        source, target = ids[picture.root(key.table)], ids[picture.root(key.referenced)]
-        yield f"  {source} -> {target} [{_edge(key, picture)}];"
+    for arrow in picture.arrows:
+        yield f"  {ids[arrow.source]} -> {ids[arrow.target]} [{_edge(arrow.key, picture)}];"
 
 
 def _node(name: QualifiedName, picture: Picture) -> str:

@@ -34,15 +34,15 @@ def render(picture: Picture) -> str:
     large for a page is drawn all the same, with a comment that says so.
     """
     lines = list(_body(picture))
-    edges = sum("-->" in line for line in lines)
-    characters = sum(len(line) + 1 for line in lines)
-    comments = [f"%% {on_one_line(picture.title)}"]
-    if edges > MAX_EDGES or characters > MAX_CHARACTERS:
-        comments.append(
-            f"%% {edges:,} arrows, {characters:,} characters: pages draw at most {MAX_EDGES:,} "
+    head = ["flowchart " + ("RL" if picture.reverse else "LR"), f"%% {on_one_line(picture.title)}"]
+    arrows = sum("-->" in line for line in lines)
+    characters = sum(len(line) + 1 for line in (*head, *lines))
+    if arrows > MAX_EDGES or characters > MAX_CHARACTERS:
+        head.append(
+            f"%% {arrows:,} arrows, {characters:,} characters: pages draw at most {MAX_EDGES:,} "
             f"and {MAX_CHARACTERS:,}. Name apps or models to draw a part."
         )
-    return "\n".join(["flowchart " + ("RL" if picture.reverse else "LR"), *comments, *lines]) + "\n"
+    return "\n".join([*head, *lines]) + "\n"
 
 
 def _body(picture: Picture) -> Iterator[str]:
@@ -51,13 +51,13 @@ def _body(picture: Picture) -> Iterator[str]:
         yield f'  {identifier}["{_label(name, picture)}"]{_class_of(name, picture)}'
     arrows: dict[tuple[QualifiedName, QualifiedName], list[str]] = {}
     colored: dict[bool, list[int]] = {True: [], False: []}
-    for key in picture.keys:
-        pair = (picture.root(key.table), picture.root(key.referenced))
-        if pair not in arrows and (cycle := picture.cycle_of_key(key)):
+    for arrow in picture.arrows:
+        pair = (arrow.source, arrow.target)
+        if pair not in arrows and (cycle := picture.cycle_of_key(arrow.key)):
             colored[cycle.deferrable].append(len(arrows))
-        arrows.setdefault(pair, []).append(escape(show_parts(key.columns)))
+        arrows.setdefault(pair, []).append(escape(show_parts(arrow.key.columns)))
     for (source, target), columns in arrows.items():
-        yield f'  {ids[source]} -->|"{"<br>".join(columns)}"| {ids[target]}'
+        yield f'  {ids[source]} -->|"{"<br>".join(dict.fromkeys(columns))}"| {ids[target]}'
     for is_deferrable, color in ((True, "#b35900"), (False, "#c00000")):
         if colored[is_deferrable]:
             yield f"  linkStyle {','.join(map(str, colored[is_deferrable]))} stroke:{color},stroke-width:2px"

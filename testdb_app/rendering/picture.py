@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from testdb_app.graph import DependencyGraph
 from testdb_app.rendering.cycles import Cycle, find_cycles
@@ -12,10 +12,23 @@ from testdb_app.rendering.paint import PLAIN, Paint
 from testdb_app.rendering.reach import partition_roots
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from collections.abc import Set as AbstractSet
 
     from testdb_app.schema import ForeignKey, QualifiedName, Schema
+
+
+class Arrow(NamedTuple):
+    """What is drawn from one table to another: a foreign key, or the like keys of several partitions."""
+
+    keys: tuple[ForeignKey, ...]
+    source: QualifiedName
+    target: QualifiedName
+
+    @property
+    def key(self) -> ForeignKey:
+        """The key, or one of the like ones."""
+        return self.keys[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,9 +134,7 @@ class Picture:
             {self.root(table.name) for table in self.whole.tables},
             ((self.root(key.table), self.root(key.referenced)) for key in self.whole.foreign_keys),
         )
-        found = [
-            (number, tuple(n for n in names if n in roots)) for number, names in enumerate(graph.levels())
-        ]
+        found = [(number, tuple(n for n in names if n in roots)) for number, names in enumerate(graph.levels())]
         shown = tuple((number, names) for number, names in found if names)
         return shown if self.reverse else shown[::-1]
 
@@ -138,9 +149,21 @@ class Picture:
         return self.schema.declared_foreign_keys
 
     @cached_property
-    def keys_of(self) -> Mapping[QualifiedName, tuple[ForeignKey, ...]]:
-        """For each table that people know, its declared foreign keys and those of its partitions."""
-        found: dict[QualifiedName, list[ForeignKey]] = {}
+    def arrows_of(self) -> Mapping[QualifiedName, tuple[Arrow, ...]]:
+        """For each table that people know, its arrows. Like keys of several partitions are one."""
+        found: dict[QualifiedName, dict[object, list[ForeignKey]]] = {}
         for key in self.keys:
-            found.setdefault(self.root(key.table), []).append(key)
-        return {name: tuple(keys) for name, keys in found.items()}
+            source, target = self.root(key.table), self.root(key.referenced)
+            like = (key.columns, target, key.on_delete, key.deferrable, key.initially_deferred)
+            groups = found.setdefault(source, {})
+            groups.setdefault(like if key.table != source else key, []).append(key)
+        return {
+            source: tuple(Arrow(tuple(keys), source, self.root(keys[0].referenced)) for keys in groups.values())
+            for source, groups in found.items()
+        }
+
+    @property
+    def arrows(self) -> Iterator[Arrow]:
+        """All arrows, by table."""
+        for name in self.tables:
+            yield from self.arrows_of.get(name, ())

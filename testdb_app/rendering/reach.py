@@ -12,9 +12,7 @@ if TYPE_CHECKING:
     from testdb_app.schema import QualifiedName, Schema
 
 
-def reach(
-    schema: Schema, start: Iterable[QualifiedName], *, reverse: bool = False
-) -> frozenset[QualifiedName]:
+def reach(schema: Schema, start: Iterable[QualifiedName], *, reverse: bool = False) -> frozenset[QualifiedName]:
     """Return *start* and all that it depends on; with *reverse*, all that depends on it.
 
     A partition stands for the whole of its partitioned table, so that no key is lost with a sibling.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from testdb_app.rendering.cycles import Cycle
-    from testdb_app.rendering.picture import Picture
+    from testdb_app.rendering.picture import Arrow, Picture
     from testdb_app.schema import ForeignKey, QualifiedName
 
 
@@ -79,35 +79,42 @@ def _table(name: QualifiedName, picture: Picture) -> Iterator[str]:
     if cycle := picture.cycle_of.get(name):
         words.append(_cycle_word(cycle, picture))
     yield from _flow(words, picture.width, first="  ", hang="      ")
-    yield from _keys(picture.keys_of.get(name, ()), picture, of=name)
+    rows = [[*_owner(arrow), *_key_words(arrow.key, picture)] for arrow in picture.arrows_of.get(name, ())]
+    for row, arrow in zip(rows, picture.arrows_of.get(name, ()), strict=True):
+        if cycle := picture.cycle_of_key(arrow.key):
+            row.append(_cycle_word(cycle, picture))
+    yield from _branches(rows, picture)
 
 
-def _keys(keys: Sequence[ForeignKey], picture: Picture, *, of: QualifiedName | None = None) -> Iterator[str]:
-    glyphs = _ASCII if picture.ascii_only else _UNICODE
-    for key in keys:
-        is_last = key is keys[-1]
+def _branches(rows: Sequence[Sequence[_Word]], picture: Picture) -> Iterator[str]:
+    glyphs = _glyphs(picture)
+    for row in rows:
+        is_last = row is rows[-1]
         first = "  " + (glyphs.last if is_last else glyphs.branch)
         hang = "  " + (" " * len(glyphs.bar) if is_last else glyphs.bar) + "    "
-        yield from _flow(_key_words(key, picture, glyphs, of), picture.width, first=first, hang=hang)
+        yield from _flow(row, picture.width, first=first, hang=hang)
 
 
-def _key_words(
-    key: ForeignKey, picture: Picture, glyphs: _Glyphs, of: QualifiedName | None
-) -> Iterator[_Word]:
+def _owner(arrow: Arrow) -> Iterator[_Word]:
+    if len(arrow.keys) > 1:
+        yield _Word(f"{counted(len(arrow.keys), 'partition')}:", str, 0)
+    elif arrow.key.table != arrow.source:
+        yield _Word(f"partition {show_name(arrow.key.table)}:", str, 0)
+
+
+def _key_words(key: ForeignKey, picture: Picture, table: str = "") -> Iterator[_Word]:
     paint = picture.paint
-    columns = show_parts(key.columns)
-    if of is None:
-        yield _Word(f"{show_name(key.table)}({columns}) {glyphs.arrow}", paint.column, 0)
-    else:
-        owner = "" if key.table == of else f"partition {show_name(key.table)}: "
-        yield _Word(f"{owner}{columns} {glyphs.arrow}", paint.column, 0)
-    yield _Word(show_name(key.referenced), paint.table, 1)
+    columns = f"{table}({show_parts(key.columns)})" if table else show_parts(key.columns)
+    yield _Word(f"{columns} {_glyphs(picture).arrow}", paint.column, 1)
+    yield _Word(show_name(picture.root(key.referenced)), paint.table, 1)
     action = key.on_delete.value
     if key.deferrable:
         action += ", deferred" if key.initially_deferred else ", deferrable"
     yield _Word(action, str)
-    if of is not None and (cycle := picture.cycle_of_key(key)):
-        yield _cycle_word(cycle, picture)
+
+
+def _glyphs(picture: Picture) -> _Glyphs:
+    return _ASCII if picture.ascii_only else _UNICODE
 
 
 def _warnings(name: QualifiedName, picture: Picture) -> Iterator[str]:
@@ -133,9 +140,7 @@ def _notes(name: QualifiedName, picture: Picture) -> Iterator[str]:
 
 
 def _cycle_word(cycle: Cycle, picture: Picture) -> _Word:
-    return _Word(
-        f"[cycle {cycle.number}]", picture.paint.cycle if cycle.deferrable else picture.paint.warning
-    )
+    return _Word(f"[cycle {cycle.number}]", picture.paint.cycle if cycle.deferrable else picture.paint.warning)
 
 
 def _cycle_list(picture: Picture) -> Iterator[str]:
@@ -146,7 +151,7 @@ def _cycle_list(picture: Picture) -> Iterator[str]:
 
 
 def _ring(cycle: Cycle, picture: Picture) -> Iterator[_Word]:
-    arrow = (_ASCII if picture.ascii_only else _UNICODE).arrow
+    arrow = _glyphs(picture).arrow
     names = [picture.root(key.table) for key in cycle.ring]
     for name in names:
         yield _Word(f"{show_name(name)} {arrow}", picture.paint.table, 1)
@@ -166,7 +171,8 @@ def _cycle_section(cycle: Cycle, picture: Picture) -> Iterator[str]:
     counts = f"{counted(len(cycle.tables), 'table')}, {counted(len(cycle.keys), 'foreign key')}"
     heading = _Word(f"Cycle {cycle.number}: {counts},", picture.paint.heading, 0)
     yield from _flow([heading, _deferrability(cycle, picture, spaces=1)], picture.width, hang="  ")
-    yield from _keys(cycle.keys, picture)
+    rows = [list(_key_words(key, picture, show_name(key.table))) for key in cycle.keys]
+    yield from _branches(rows, picture)
 
 
 def _missing_tables(picture: Picture) -> Iterator[str]:

@@ -17,6 +17,4 @@ def project_without_demo(tmp_path: Path) -> Project:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
-    return make_project(
-        tmp_path, installed_apps=["django.contrib.contenttypes", "testdb_app", "testdb_app.demo"]
-    )
+    return make_project(tmp_path, installed_apps=["django.contrib.contenttypes", "testdb_app", "testdb_app.demo"])

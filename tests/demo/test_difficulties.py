@@ -53,18 +53,14 @@ def authorships(work: Work) -> list[Authorship]:
 
 
 def test_the_longest_reference_chain_is_the_documented_one() -> None:
-    def longest_from(
-        model: type[models.Model], seen: tuple[type[models.Model], ...]
-    ) -> tuple[type[models.Model], ...]:
+    def longest_from(model: type[models.Model], seen: tuple[type[models.Model], ...]) -> tuple[type[models.Model], ...]:
         path = (*seen, model)
         further = [longest_from(other, path) for other in referenced(model) if other not in path]
         return max(further, key=len, default=path)
 
     chains = [longest_from(model, ()) for model in apps.get_app_config("testdb_demo").get_models()]
     longest = max(map(len, chains))
-    assert [chain for chain in chains if len(chain) == longest] == [
-        (Fine, Loan, Copy, Work, Series, Publisher)
-    ]
+    assert [chain for chain in chains if len(chain) == longest] == [(Fine, Loan, Copy, Work, Series, Publisher)]
 
 
 def test_a_branch_and_its_manager_refer_to_each_other() -> None:

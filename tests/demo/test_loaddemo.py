@@ -78,9 +78,7 @@ def contents() -> list[list[tuple[Any, ...]]]:
         list(Work.objects.order_by("pk").values_list("title", "year", "series__publisher__name")),
         list(Book.objects.order_by("pk").values_list("title", "isbn", "pages")),
         list(Authorship.objects.order_by("pk").values_list("work__title", "author__name", "position")),
-        list(
-            Loan.objects.order_by("pk").values_list("copy__shelf", "card__member", "lent_on", "returned_on")
-        ),
+        list(Loan.objects.order_by("pk").values_list("copy__shelf", "card__member", "lent_on", "returned_on")),
         list(Review.objects.order_by("pk").values_list("content_type", "stars", "text")),
     ]
 
@@ -141,9 +139,7 @@ def test_the_same_seed_gives_the_same_rows() -> None:
 
 
 def test_another_seed_gives_other_rows() -> None:
-    assert all(
-        one != other for one, other in zip(contents_of_load(seed=3), contents_of_load(seed=4), strict=True)
-    )
+    assert all(one != other for one, other in zip(contents_of_load(seed=3), contents_of_load(seed=4), strict=True))
 
 
 def test_loaded_rows_keep_the_rules_that_no_constraint_states() -> None:
@@ -152,9 +148,7 @@ def test_loaded_rows_keep_the_rules_that_no_constraint_states() -> None:
     assert not twice.exists(), "two authors share a position"
     assert not Book.objects.filter(pk__in=Film.objects.values("pk")).exists(), "a book is a film too"
     assert not Branch.objects.exclude(manager__branch=F("pk")).exists(), "a manager works elsewhere"
-    assert not Card.objects.filter(issued_on__lt=F("member__joined_on")).exists(), (
-        "a card is older than its member"
-    )
+    assert not Card.objects.filter(issued_on__lt=F("member__joined_on")).exists(), "a card is older than its member"
     assert not Loan.objects.filter(lent_on__lt=F("card__issued_on")).exists(), "a loan is older than its card"
     assert not Loan.objects.filter(returned_on__lt=F("lent_on")).exists(), "a loan ends before it begins"
     assert Genre.objects.filter(broader__broader__broader=None).exclude(broader__broader=None).exists()
@@ -217,8 +211,7 @@ def test_a_size_below_1_is_refused(size: int) -> None:
     with pytest.raises(CommandError) as refusal:
         call_command("loaddemo", size=size)
     assert str(refusal.value) == (
-        f"Cannot load {size} rows: --size is the number of rows to add. "
-        "Give at least 1, for example --size 1000."
+        f"Cannot load {size} rows: --size is the number of rows to add. Give at least 1, for example --size 1000."
     )
     assert count_rows() == before
 

@@ -35,9 +35,7 @@ def has_color(text: str) -> bool:
     return "\x1b[3" in text
 
 
-def test_without_rich_the_bar_is_a_line_of_text_that_is_gone_in_the_end(
-    terminal: Terminal, without_rich: None
-) -> None:
+def test_without_rich_the_bar_is_a_line_of_text_that_is_gone_in_the_end(terminal: Terminal, without_rich: None) -> None:
     with progress(2000, stream=terminal, color=True) as advance:
         advance(500)
         advance(1500)

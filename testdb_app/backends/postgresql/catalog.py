@@ -176,7 +176,7 @@ SELECT nspname, relname, bytes,
   FROM (SELECT n.nspname::text, c.relname::text, c.relnamespace, c.oid, pg_catalog.pg_relation_size(c.oid) AS bytes
           FROM pg_catalog.pg_class c
           JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-         WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND {_USER_SCHEMAS} AND n.nspname <> 'testdb'
+         WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND {_USER_SCHEMAS}
         OFFSET 0) t
  WHERE bytes > 0
 """
@@ -188,7 +188,7 @@ _SEQUENCES_IN_SIGHT = f"""
           FROM pg_catalog.pg_sequence s
           JOIN pg_catalog.pg_class c ON c.oid = s.seqrelid
           JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-         WHERE c.relpersistence <> 't' AND {_USER_SCHEMAS} AND n.nspname <> 'testdb'
+         WHERE c.relpersistence <> 't' AND {_USER_SCHEMAS}
         OFFSET 0) q
 """
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+from weakref import WeakKeyDictionary
 
-from testdb_app.backends.sqlite.errors import execute, fetch, in_transaction
+from testdb_app.backends.sqlite.errors import execute, fetch
 from testdb_app.backends.sqlite.scope import Database, Entry, reasons_left_out
-from testdb_app.backends.sqlite.sql import fold, quote_name, quote_qualified
+from testdb_app.backends.sqlite.snapshot import read_databases
+from testdb_app.backends.sqlite.sql import chunks, fold, quote_name, quote_qualified
 from testdb_app.backends.sqlite.virtual import VirtualTable, describe, is_part
 from testdb_app.exceptions import ResetError
 from testdb_app.schema import LeftOut, QualifiedName
@@ -19,12 +20,6 @@ if TYPE_CHECKING:
 
     from django.db.backends.base.base import BaseDatabaseWrapper
     from django.db.backends.utils import CursorWrapper
-
-DATABASES = """
-SELECT name, file
-FROM pragma_database_list
-ORDER BY seq
-"""
 
 ENTRIES = """
 SELECT type, name, tbl_name, rootpage, sql
@@ -40,16 +35,27 @@ WHERE type = 'shadow'
 """
 
 
+EXISTS = "SELECT {number} AS number WHERE EXISTS (SELECT 1 FROM {table})"
+TERMS = 100
+"""Terms of one compound query: SQLite's own limit is 500, and the cost per term grows from here on."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Catalog:
-    """The catalog at one moment. ``tables`` are those that a reset may empty; the ``token`` changes with any text in it."""
+    """The catalog at one moment. ``tables`` are those that a reset may empty; the ``token`` changes with any text in it.
+
+    ``names`` are the tables' names in order, and ``probes`` the queries that return the numbers of those with rows.
+    """
 
     databases: tuple[Database, ...]
     tables: dict[QualifiedName, Entry]
+    names: tuple[QualifiedName, ...]
+    probes: tuple[str, ...]
     virtual: dict[QualifiedName, VirtualTable]
     triggers: tuple[Entry, ...]
     left_out: tuple[LeftOut, ...]
     has_sequences: frozenset[str]
+    has_unreadable: bool
     token: str
 
     def source(self, name: QualifiedName) -> QualifiedName:
@@ -57,67 +63,74 @@ class Catalog:
         return self.virtual[name].source if name in self.virtual else name
 
 
-@contextmanager
-def snapshot(connection: BaseDatabaseWrapper, *, after_writers: bool = False) -> Iterator[CursorWrapper]:
-    """A cursor whose reads all see one state of the database; it leaves the connection as it was.
+class _Known(NamedTuple):
+    """A catalog, and the state of the connection in which it is still true."""
 
-    With *after_writers* it waits for open write transactions of other connections, whose rows it would not see.
-    Inside a transaction a savepoint makes full-text tables write out what they hold back.
+    connection: object
+    state: tuple[object, ...]
+    catalog: Catalog
+
+
+_known: WeakKeyDictionary[BaseDatabaseWrapper, _Known] = WeakKeyDictionary()
+
+
+def read_catalog(connection: BaseDatabaseWrapper, cursor: CursorWrapper, *, keep: bool = False) -> Catalog:
+    """Return the catalog: the one kept from the last look if the schema has not changed since, or a new one.
+
+    *keep* must be off inside a transaction of the caller: after its rollback the next change has the same number.
     """
-    nested = in_transaction(connection)
-    with connection.cursor() as cursor:
-        if nested:
-            execute(connection, cursor, "SAVEPOINT testdb_read")
-        elif after_writers and not fetch(connection, cursor, "PRAGMA query_only")[0][0]:
-            execute(connection, cursor, "BEGIN IMMEDIATE")
-        else:
-            execute(connection, cursor, "BEGIN")
-        try:
-            yield cursor
-        finally:
-            if in_transaction(connection):
-                execute(connection, cursor, "RELEASE testdb_read" if nested else "COMMIT")
-
-
-def read_databases(connection: BaseDatabaseWrapper, cursor: CursorWrapper) -> tuple[Database, ...]:
-    """Return the attached databases, "main" first."""
-    return tuple(Database(name=name, file=file or "") for name, file in fetch(connection, cursor, DATABASES))
-
-
-def read_catalog(connection: BaseDatabaseWrapper, cursor: CursorWrapper) -> Catalog:
-    """Read and sort out the catalogs of all attached databases. One query for each of them."""
     databases = read_databases(connection, cursor)
+    state = (databases, *_schema_versions(connection, cursor, databases))
+    known = _known.get(connection)
+    if known is not None and known.connection is connection.connection and known.state == state:
+        return known.catalog
+    catalog = _read_catalog(connection, cursor, databases)
+    # Another database can be attached under the same name and with the same number; a module can be loaded.
+    is_plain = {database.name for database in databases} <= {"main", "temp"} and not catalog.has_unreadable
+    if keep and is_plain:
+        _known[connection] = _Known(connection.connection, state, catalog)
+    return catalog
+
+
+def _schema_versions(
+    connection: BaseDatabaseWrapper, cursor: CursorWrapper, databases: tuple[Database, ...]
+) -> Iterator[int]:
+    for database in databases:
+        ((version,),) = fetch(connection, cursor, f"PRAGMA {quote_name(database.name)}.schema_version")
+        yield version
+
+
+def _read_catalog(connection: BaseDatabaseWrapper, cursor: CursorWrapper, databases: tuple[Database, ...]) -> Catalog:
+    """Read and sort out the catalogs of all attached databases. One query for each of them."""
     entries: list[Entry] = []
     for database in databases:
         # "temp".sqlite_master is not known to SQLite before 3.33.
-        catalog = (
-            "sqlite_temp_master" if database.name == "temp" else f"{quote_name(database.name)}.sqlite_master"
-        )
+        catalog = "sqlite_temp_master" if database.name == "temp" else f"{quote_name(database.name)}.sqlite_master"
         entries += (
-            Entry(
-                name=QualifiedName(database.name, name), kind=kind, table=table, root=root or 0, sql=sql or ""
-            )
+            Entry(name=QualifiedName(database.name, name), kind=kind, table=table, root=root or 0, sql=sql or "")
             for kind, name, table, root, sql in fetch(connection, cursor, ENTRIES.format(catalog=catalog))
         )
     tables = [entry for entry in entries if entry.kind == "table"]
     virtual = _read_virtual(tables)
     broken = {
-        name: reason
-        for name in sorted(virtual)
-        if (reason := _why_unreadable(connection, cursor, virtual[name]))
+        name: reason for name in sorted(virtual) if (reason := _why_unreadable(connection, cursor, virtual[name]))
     }
     shadows = _read_shadows(connection, cursor, tables, virtual, broken)
     reasons = reasons_left_out(databases, tables, virtual, broken=broken, shadows=shadows)
     kept = {entry.name: entry for entry in tables if entry.name not in reasons}
+    names = tuple(sorted(kept))
+    sources = [virtual[name].source if name in virtual else name for name in names]
+    terms = [EXISTS.format(number=n, table=quote_qualified(source)) for n, source in enumerate(sources)]
     return Catalog(
         databases=databases,
         tables=kept,
+        names=names,
+        probes=tuple(" UNION ALL ".join(chunk) for chunk in chunks(terms, TERMS)),
         virtual={name: table for name, table in virtual.items() if name in kept},
         triggers=tuple(entry for entry in entries if entry.kind == "trigger"),
         left_out=tuple(LeftOut(name=name, reason=reasons[name]) for name in sorted(reasons)),
-        has_sequences=frozenset(
-            entry.name.schema for entry in tables if entry.name.name == "sqlite_sequence"
-        ),
+        has_sequences=frozenset(entry.name.schema for entry in tables if entry.name.name == "sqlite_sequence"),
+        has_unreadable=bool(broken),
         token=_token(databases, entries, broken),
     )
 
@@ -126,9 +139,7 @@ def _token(databases: tuple[Database, ...], entries: list[Entry], broken: dict[Q
     """Hash the texts themselves: ``schema_version`` is the same number in another file or another memory database,
     and moves when a reset puts a trigger back as it was."""
     rows = sorted((entry.name, entry.kind, entry.table, entry.sql) for entry in entries)
-    return hashlib.sha256(
-        repr((databases, rows, sorted(broken))).encode("utf-8", "surrogatepass")
-    ).hexdigest()
+    return hashlib.sha256(repr((databases, rows, sorted(broken))).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _read_virtual(tables: list[Entry]) -> dict[QualifiedName, VirtualTable]:
@@ -140,9 +151,7 @@ def _read_virtual(tables: list[Entry]) -> dict[QualifiedName, VirtualTable]:
     return {entry.name: describe(entry.name, entry.sql, names[entry.name.schema]) for entry in virtual}
 
 
-def _why_unreadable(
-    connection: BaseDatabaseWrapper, cursor: CursorWrapper, virtual: VirtualTable
-) -> str | None:
+def _why_unreadable(connection: BaseDatabaseWrapper, cursor: CursorWrapper, virtual: VirtualTable) -> str | None:
     try:
         execute(connection, cursor, f"SELECT 1 FROM {quote_qualified(virtual.name)} LIMIT 0")
     except ResetError as error:

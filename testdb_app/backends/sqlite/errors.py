@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from django.db import Error
@@ -16,6 +17,8 @@ from testdb_app.exceptions import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from django.db.backends.base.base import BaseDatabaseWrapper
     from django.db.backends.utils import CursorWrapper
 
@@ -62,6 +65,22 @@ def fetch(connection: BaseDatabaseWrapper, cursor: CursorWrapper, sql: str) -> l
     return rows
 
 
+def insist(clean_up: Callable[[], object]) -> None:
+    """Run *clean_up*, and once more if it is interrupted: half done, it would leave a lock or a setting behind."""
+    try:
+        clean_up()
+    except BaseException:
+        clean_up()
+        raise
+
+
+def roll_back(cursor: CursorWrapper, statements: Iterable[str]) -> None:
+    """Execute what ends a transaction; nothing is to be ended if it did not begin, or SQLite has ended it itself."""
+    with suppress(Error):
+        for sql in statements:
+            cursor.execute(sql)
+
+
 def _busy_timeout(connection: BaseDatabaseWrapper) -> float:
     with connection.cursor() as cursor:
         cursor.execute("PRAGMA busy_timeout")
@@ -72,12 +91,16 @@ def _error_name(error: BaseException) -> str:
     return str(getattr(error.__cause__, "sqlite_errorname", ""))
 
 
+_LOCKED = ("SQLITE_BUSY", "SQLITE_LOCKED")
+_LOST = ("SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_NOTADB", "SQLITE_CORRUPT")
+
+
 def translate(error: Error, connection: BaseDatabaseWrapper, doing: str) -> TestDBError:
     """Return the error to raise for one of Django's; *doing* is the statement."""
     name = _error_name(error)
     where = f'database "{connection.settings_dict["NAME"]}" (alias "{connection.alias}")'
     what = f"{where}: {error}, while running: {' '.join(doing.split())[:200]}"
-    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+    if name.startswith(_LOCKED):
         return LockTimeoutError(
             f"Another connection holds a lock on {what}. Nothing was changed. SQLite does not tell who it is: end "
             "open transactions and unfinished queries on this database in other processes and threads, or allow "
@@ -89,9 +112,7 @@ def translate(error: Error, connection: BaseDatabaseWrapper, doing: str) -> Test
             f"Cannot write to {what}. Nothing was changed. Make the file and its folder writable, and connect "
             "without mode=ro, immutable=1 and PRAGMA query_only."
         )
-    if name.startswith(
-        ("SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_NOTADB", "SQLITE_CORRUPT")
-    ) or "closed" in str(error):
+    if name.startswith(_LOST) or "closed database" in str(error):
         return ConnectionLostError(
             f"Lost the connection to {what}. A transaction that was open has been rolled back or will be, when the "
             "file is next opened. Check that the file is there and readable, and connect again."

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from django.db import Error
-
+from testdb_app.backends.base import has_autocommit
 from testdb_app.backends.sqlite.catalog import read_catalog
-from testdb_app.backends.sqlite.errors import execute, fetch, in_transaction
-from testdb_app.backends.sqlite.introspection import count_references, count_rows
+from testdb_app.backends.sqlite.errors import execute, fetch, in_transaction, insist, roll_back
+from testdb_app.backends.sqlite.introspection import count_references, find_filled
 from testdb_app.backends.sqlite.operations import SAVEPOINT, SQLiteScript
+from testdb_app.backends.sqlite.snapshot import kept_pragmas
 from testdb_app.exceptions import ConcurrencyError, ExclusionError, RowsRemainError, TransactionStateError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from django.db.backends.base.base import BaseDatabaseWrapper
     from django.db.backends.utils import CursorWrapper
@@ -22,13 +21,13 @@ if TYPE_CHECKING:
     from testdb_app.backends.base import Script, Statement
     from testdb_app.schema import QualifiedName
 
-PRAGMAS = ("foreign_keys", "busy_timeout", "defer_foreign_keys", "ignore_check_constraints")
-"""The settings of a connection that a script changes."""
+UNDO = ("ROLLBACK",)
+UNDO_WITHIN = (f"ROLLBACK TO {SAVEPOINT}", f"RELEASE {SAVEPOINT}")
+PRAGMAS = ("foreign_keys", "busy_timeout", "ignore_check_constraints")
+"""The settings of a connection that a script changes, but for one that ends with the transaction."""
 
 
-def run(
-    connection: BaseDatabaseWrapper, script: Script, *, within_transaction: bool
-) -> dict[QualifiedName, int]:
+def run(connection: BaseDatabaseWrapper, script: Script, *, within_transaction: bool) -> dict[QualifiedName, int]:
     """Run *script*, all or nothing, and return the rows removed per table, where SQLite tells.
 
     Raises an error of :mod:`testdb_app.exceptions`, with everything rolled back, also when it is interrupted.
@@ -38,7 +37,12 @@ def run(
             f'A transaction is open on the connection "{connection.alias}", and SQLite cannot switch foreign keys off '
             "inside one. Nothing was changed. Commit or roll back first, or reset with within_transaction=True."
         )
-    with connection.cursor() as cursor, _kept_pragmas(connection, cursor):
+    with connection.cursor() as cursor, kept_pragmas(connection, cursor, PRAGMAS):
+        if within_transaction and not in_transaction(connection) and not has_autocommit(connection):
+            # With autocommit off nothing has begun yet; without this our RELEASE would be the caller's commit.
+            execute(connection, cursor, "BEGIN")
+        deferred = fetch(connection, cursor, "PRAGMA defer_foreign_keys")[0][0]
+        undo = (*UNDO_WITHIN, f"PRAGMA defer_foreign_keys = {deferred}") if within_transaction else UNDO
         try:
             _execute_all(connection, cursor, script.opening)
             if isinstance(script, SQLiteScript):
@@ -48,7 +52,7 @@ def run(
             _verify(connection, script, frozenset(removed))
             _execute_all(connection, cursor, script.closing)
         except BaseException:
-            _roll_back(connection, cursor, within_transaction=within_transaction)
+            insist(lambda: roll_back(cursor, undo))
             raise
     return removed
 
@@ -93,7 +97,7 @@ def _check(connection: BaseDatabaseWrapper, script: Script) -> None:
 
 def _verify(connection: BaseDatabaseWrapper, script: Script, emptied: frozenset[QualifiedName]) -> None:
     """Look at the tables once more before the commit."""
-    remaining = sorted(name for name, rows in count_rows(connection, script.verify).items() if rows)
+    remaining = find_filled(connection, script.verify)
     names = ", ".join(map(str, remaining))
     if remaining and emptied.isdisjoint(remaining):
         raise ConcurrencyError(
@@ -106,27 +110,3 @@ def _verify(connection: BaseDatabaseWrapper, script: Script, emptied: frozenset[
             f"After the deletion there are rows again in {names}. Nothing was changed. Exclude these tables.",
             tables=[str(name) for name in remaining],
         )
-
-
-@contextmanager
-def _kept_pragmas(connection: BaseDatabaseWrapper, cursor: CursorWrapper) -> Iterator[None]:
-    before = {name: fetch(connection, cursor, f"PRAGMA {name}")[0][0] for name in PRAGMAS}
-    try:
-        yield
-    finally:
-        # A connection that was lost has no settings to put back.
-        with suppress(Error):
-            for name, value in before.items():
-                cursor.execute(f"PRAGMA {name}")
-                if cursor.fetchone()[0] != value:
-                    cursor.execute(f"PRAGMA {name} = {value}").close()
-
-
-def _roll_back(connection: BaseDatabaseWrapper, cursor: CursorWrapper, *, within_transaction: bool) -> None:
-    # SQLite itself has rolled back after some errors (a full disk); then there is no transaction, or no savepoint.
-    with suppress(Error):
-        if within_transaction:
-            cursor.execute(f"ROLLBACK TO {SAVEPOINT}")
-            cursor.execute(f"RELEASE {SAVEPOINT}")
-        else:
-            cursor.execute("ROLLBACK")

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, unquote
 
 from testdb_app.backends.base import OWN_SCHEMA, DatabaseIdentity, Mark
-from testdb_app.backends.sqlite.catalog import read_databases, snapshot
-from testdb_app.backends.sqlite.errors import execute, fetch, in_transaction
+from testdb_app.backends.sqlite.errors import execute, fetch, in_transaction, insist, roll_back
+from testdb_app.backends.sqlite.snapshot import read_databases, snapshot
 from testdb_app.backends.sqlite.sql import quote_literal
 
 if TYPE_CHECKING:
@@ -47,8 +47,7 @@ def read_identity(connection: BaseDatabaseWrapper, cursor: CursorWrapper) -> Dat
         name=_live_name(configured, file),
         server=f"SQLite {version}, " + (f"file {file}" if file else "in memory"),
         in_memory=not file,
-        is_read_only=bool(fetch(connection, cursor, "PRAGMA query_only")[0][0])
-        or _is_read_only(configured, file),
+        is_read_only=bool(fetch(connection, cursor, "PRAGMA query_only")[0][0]) or _is_read_only(configured, file),
         marks=_read_marks(connection, cursor, file),
     )
 
@@ -57,9 +56,7 @@ def _live_name(configured: str, file: str) -> str:
     """The configured name where it means the live database, else the live one's path."""
     path, options = _read_name(configured)
     if not file:
-        in_memory = (
-            path in {"", ":memory:"} or options.get("mode") == ["memory"] or options.get("vfs") == ["memdb"]
-        )
+        in_memory = path in {"", ":memory:"} or options.get("mode") == ["memory"] or options.get("vfs") == ["memdb"]
         return configured if in_memory else ":memory:"
     if path and path != ":memory:" and _is_same_file(path, file):
         return configured
@@ -85,15 +82,11 @@ def _is_same_file(path: str, file: str) -> bool:
 
 def _is_read_only(configured: str, file: str) -> bool:
     """Whether the file was opened, or can only be opened, for reading; no pragma tells. A write has the last word."""
+    if not file:
+        return False
     _, options = _read_name(configured)
-    if options.get("mode") == ["ro"] or options.get("immutable", ["0"]) not in (
-        ["0"],
-        ["no"],
-        ["off"],
-        ["false"],
-    ):
-        return True
-    return Path(file).exists() and not os.access(file, os.W_OK) if file else False
+    immutable = options.get("immutable", ["0"])[0] not in {"0", "no", "off", "false"}
+    return options.get("mode") == ["ro"] or immutable or (Path(file).exists() and not os.access(file, os.W_OK))
 
 
 def _read_marks(connection: BaseDatabaseWrapper, cursor: CursorWrapper, file: str) -> frozenset[Mark]:
@@ -122,12 +115,12 @@ def set_mark(connection: BaseDatabaseWrapper, mark: Mark, *, present: bool) -> N
                 f"CREATE TABLE {table} (path TEXT NOT NULL)",
                 f"INSERT INTO {table} VALUES ({quote_literal(path)})",
             ]
-        execute(connection, cursor, "SAVEPOINT testdb_mark" if nested else "BEGIN IMMEDIATE")
+        undo = ("ROLLBACK TO testdb_mark", "RELEASE testdb_mark") if nested else ("ROLLBACK",)
         try:
+            execute(connection, cursor, "SAVEPOINT testdb_mark" if nested else "BEGIN IMMEDIATE")
             for sql in statements:
                 execute(connection, cursor, sql)
             execute(connection, cursor, "RELEASE testdb_mark" if nested else "COMMIT")
         except BaseException:
-            if in_transaction(connection):
-                cursor.execute("ROLLBACK TO testdb_mark" if nested else "ROLLBACK")
+            insist(lambda: roll_back(cursor, undo))
             raise

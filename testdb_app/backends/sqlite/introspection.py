@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from testdb_app.backends.base import Observation
-from testdb_app.backends.sqlite.catalog import Catalog, read_catalog, snapshot
-from testdb_app.backends.sqlite.errors import fetch
+from testdb_app.backends.sqlite.catalog import TERMS, Catalog, read_catalog
+from testdb_app.backends.sqlite.errors import execute, fetch, in_transaction
 from testdb_app.backends.sqlite.identity import read_identity
 from testdb_app.backends.sqlite.relations import (
     FOREIGN_KEYS,
@@ -16,20 +16,18 @@ from testdb_app.backends.sqlite.relations import (
     sequence,
     triggers,
 )
+from testdb_app.backends.sqlite.snapshot import kept_pragmas, snapshot
 from testdb_app.backends.sqlite.sql import chunks, has_autoincrement, quote_name, quote_qualified
 from testdb_app.schema import ForeignKey, QualifiedName, Schema, Table, TableKind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from django.db.backends.base.base import BaseDatabaseWrapper
     from django.db.backends.utils import CursorWrapper
 
 # A short name for the column: Django's PARSE_COLNAMES would read a converter's name from "[date]" in a table's name.
 COUNT = "SELECT {number} AS number, (SELECT COUNT(*) FROM {table}{where}) AS found"
-EXISTS = "SELECT {number} AS number WHERE EXISTS (SELECT 1 FROM {table})"
-TERMS = 100
-"""Terms of one compound query: SQLite's own limit is 500, and the cost per term grows from here on."""
 
 
 def read_schema(connection: BaseDatabaseWrapper) -> Schema:
@@ -40,7 +38,7 @@ def read_schema(connection: BaseDatabaseWrapper) -> Schema:
         columns = {schema: read_columns(connection, cursor, schema) for schema in schemas}
         rows = {schema: fetch(connection, cursor, in_schema(FOREIGN_KEYS, schema)) for schema in schemas}
     by_table = triggers(catalog)
-    tables = sorted(catalog.tables)
+    tables = catalog.names
     return Schema(
         vendor="sqlite",
         tables=tuple(
@@ -53,11 +51,7 @@ def read_schema(connection: BaseDatabaseWrapper) -> Schema:
         ),
         foreign_keys=tuple(
             sorted(
-                (
-                    key
-                    for schema in schemas
-                    for key in foreign_keys(catalog, schema, rows[schema], columns[schema])
-                ),
+                (key for schema in schemas for key in foreign_keys(catalog, schema, rows[schema], columns[schema])),
                 key=lambda key: (key.table, key.name, key.referenced, key.columns),
             )
         ),
@@ -72,29 +66,42 @@ def read_schema(connection: BaseDatabaseWrapper) -> Schema:
     )
 
 
-def observe(connection: BaseDatabaseWrapper) -> Observation:
+def observe(connection: BaseDatabaseWrapper, *, lock_timeout: float) -> Observation:
     """Look where rows are and which sequences have moved. Sizes are 0: SQLite tells them only by reading all pages.
 
     For a moment it holds the lock that writers need: rows that another connection has not yet committed cannot be
-    seen, so it waits for them, as long as the connection's ``timeout`` says. It writes nothing.
+    seen, so it waits for them, at most *lock_timeout* seconds. It writes nothing.
     """
-    with snapshot(connection, after_writers=True) as cursor:
-        catalog = read_catalog(connection, cursor)
-        moved = {
-            QualifiedName(schema, name)
-            for schema in sorted(catalog.has_sequences)
-            for (name,) in fetch(connection, cursor, f"SELECT name FROM {quote_name(schema)}.sqlite_sequence")
-        }
-        return Observation(
-            identity=read_identity(connection, cursor),
-            token=catalog.token,
-            sizes=dict.fromkeys(_with_rows(connection, cursor, catalog), 0),
-            moved=frozenset(
-                name
-                for name in moved
-                if name in catalog.tables and has_autoincrement(catalog.tables[name].sql)
-            ),
-        )
+    keep = not in_transaction(connection)
+    with connection.cursor() as settings, kept_pragmas(connection, settings, ("busy_timeout",)):
+        execute(connection, settings, f"PRAGMA busy_timeout = {round(lock_timeout * 1000)}")
+        with snapshot(connection, after_writers=True) as cursor:
+            catalog = read_catalog(connection, cursor, keep=keep)
+            return Observation(
+                identity=read_identity(connection, cursor),
+                token=catalog.token,
+                sizes=dict.fromkeys(_with_rows(connection, cursor, catalog), 0),
+                moved=frozenset(_moved(connection, cursor, catalog)),
+            )
+
+
+def _moved(connection: BaseDatabaseWrapper, cursor: CursorWrapper, catalog: Catalog) -> Iterator[QualifiedName]:
+    for schema in sorted(catalog.has_sequences):
+        for (table,) in fetch(connection, cursor, f"SELECT name FROM {quote_name(schema)}.sqlite_sequence"):
+            name = QualifiedName(schema, table)
+            if name in catalog.tables and has_autoincrement(catalog.tables[name].sql):
+                yield name
+
+
+def find_filled(connection: BaseDatabaseWrapper, tables: Iterable[QualifiedName]) -> list[QualifiedName]:
+    """Return those of *tables* that hold rows, sorted."""
+    names = frozenset(tables)
+    if not names:
+        return []
+    with snapshot(connection) as cursor:
+        # All tables, not these alone: the very statements of the last look are already compiled.
+        found = _with_rows(connection, cursor, read_catalog(connection, cursor))
+        return [name for name in found if name in names]
 
 
 def count_rows(connection: BaseDatabaseWrapper, tables: Iterable[QualifiedName]) -> dict[QualifiedName, int]:
@@ -121,23 +128,11 @@ def count_references(connection: BaseDatabaseWrapper, keys: Sequence[ForeignKey]
 
 def _count(connection: BaseDatabaseWrapper, cursor: CursorWrapper, terms: list[tuple[str, str]]) -> list[int]:
     numbered = [COUNT.format(number=n, table=table, where=where) for n, (table, where) in enumerate(terms)]
-    found = dict(row for chunk in chunks(numbered, TERMS) for row in fetch(connection, cursor, _union(chunk)))
+    found = dict(
+        row for chunk in chunks(numbered, TERMS) for row in fetch(connection, cursor, " UNION ALL ".join(chunk))
+    )
     return [found[number] for number in range(len(terms))]
 
 
-def _with_rows(
-    connection: BaseDatabaseWrapper, cursor: CursorWrapper, catalog: Catalog
-) -> list[QualifiedName]:
-    names = sorted(catalog.tables)
-    terms = [
-        EXISTS.format(number=n, table=quote_qualified(catalog.source(name))) for n, name in enumerate(names)
-    ]
-    return [
-        names[number]
-        for chunk in chunks(terms, TERMS)
-        for (number,) in fetch(connection, cursor, _union(chunk))
-    ]
-
-
-def _union(terms: Iterable[str]) -> str:
-    return " UNION ALL ".join(terms)
+def _with_rows(connection: BaseDatabaseWrapper, cursor: CursorWrapper, catalog: Catalog) -> list[QualifiedName]:
+    return [catalog.names[number] for query in catalog.probes for (number,) in fetch(connection, cursor, query)]

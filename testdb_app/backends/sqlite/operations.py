@@ -2,8 +2,8 @@
 
 Outside a transaction, foreign keys are switched off for the connection, so that order, cycles and on-delete actions do not
 matter; that nothing which stays refers to a row that goes is what the checks prove, under the lock. Inside a transaction
-SQLite ignores that switch: there the order counts, checks are deferred, and references that act at once are set to
-NULL first.
+SQLite ignores that switch: there the order counts, the checks of a cycle are deferred, and references that act at once
+are set to NULL first.
 
 SQLite cannot disable a trigger. Those that fire on DELETE are dropped and made again, from their own text, in the same
 transaction, so that nobody ever sees the database without them.
@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from testdb_app.backends.base import Action, Script, Statement, Step
-from testdb_app.backends.sqlite.catalog import read_catalog, snapshot
-from testdb_app.backends.sqlite.errors import fetch
-from testdb_app.backends.sqlite.relations import REQUIRED_COLUMNS
+from testdb_app.backends.sqlite.at_once import broken_references, cascading, needs_deferral, set_null
+from testdb_app.backends.sqlite.catalog import read_catalog
+from testdb_app.backends.sqlite.snapshot import snapshot
 from testdb_app.backends.sqlite.sql import (
     chunks,
     quote_literal,
@@ -26,7 +26,7 @@ from testdb_app.backends.sqlite.sql import (
     trigger_schema,
 )
 from testdb_app.exceptions import UnsupportedError
-from testdb_app.schema import ForeignKey, OnDelete, QualifiedName, Schema, TableKind, Trigger
+from testdb_app.schema import ForeignKey, QualifiedName, Schema, TableKind, Trigger
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -68,14 +68,16 @@ def script(
     that SQLite cannot delete there.
     """
     tables = _tables(steps)
-    breaks = _broken_references(connection, schema, steps) if within_transaction else ()
-    cascading = _cascading(schema, steps) if within_transaction else frozenset()
+    breaks = broken_references(connection, schema, steps) if within_transaction else ()
+    cascaded = cascading(schema, steps, breaks) if within_transaction else frozenset()
     triggers = _triggers(schema, tables, breaks)
-    before = [*map(_drop, triggers), *(_break(key, column) for key, column in breaks)]
-    deletes = _deletes(tables, _virtual(connection, schema, tables), cascading)
+    before = [*map(_drop, triggers), *(set_null(key, column) for key, column in breaks)]
+    deletes = _deletes(tables, _virtual(connection, schema, tables), cascaded)
     after = [*_restarts(steps), *(trigger.definition for _, trigger in triggers)]
     return SQLiteScript(
-        opening=tuple(_plain(_opening(lock_timeout, breaks, within=within_transaction))),
+        opening=tuple(
+            _plain(_opening(lock_timeout, breaks, within=within_transaction, deferred=needs_deferral(schema, steps)))
+        ),
         body=(*_plain(before), *deletes, *_plain(after)),
         closing=tuple(_plain([f"RELEASE {SAVEPOINT}" if within_transaction else "COMMIT"])),
         checks=tuple(checks),
@@ -95,11 +97,14 @@ def _keys_from_outside(schema: Schema, tables: Iterable[QualifiedName]) -> Itera
         yield from (key for key in schema.referencing.get(name, ()) if key.table not in emptied)
 
 
-def _opening(lock_timeout: float, breaks: Sequence[object], *, within: bool) -> Iterator[str]:
+def _opening(lock_timeout: float, breaks: Sequence[object], *, within: bool, deferred: bool) -> Iterator[str]:
     yield f"PRAGMA busy_timeout = {round(lock_timeout * 1000)}"
     if within:
         yield f"SAVEPOINT {SAVEPOINT}"
-        yield "PRAGMA defer_foreign_keys = ON"
+        # It stays on until the transaction ends: to switch it off would set one of SQLite's two counters of violations
+        # to 0, which may have counted down for what the caller's own rows had counted up in the other.
+        if deferred:
+            yield "PRAGMA defer_foreign_keys = ON"
         if breaks:
             yield "PRAGMA ignore_check_constraints = ON"
     else:
@@ -130,9 +135,7 @@ def _deletes(
         commands = virtual[name].emptying if name in virtual else ()
         yield from (Statement(sql=sql) for sql in commands)
         if not commands:
-            yield Statement(
-                sql=f"DELETE FROM {quote_qualified(name)}", counts=() if name in cascading else (name,)
-            )
+            yield Statement(sql=f"DELETE FROM {quote_qualified(name)}", counts=() if name in cascading else (name,))
 
 
 def _restarts(steps: Iterable[Step]) -> Iterator[str]:
@@ -169,53 +172,6 @@ def _triggers(
     ]
 
 
-def _keys_inside(schema: Schema, steps: Iterable[Step]) -> Iterator[ForeignKey]:
-    """Yield the foreign keys of cycles and self-references."""
-    for step in steps:
-        if step.action is Action.DELETE:
-            inside = set(step.names)
-            for name in step.names:
-                yield from (key for key in schema.referencing.get(name, ()) if key.table in inside)
-
-
-def _cascading(schema: Schema, steps: Iterable[Step]) -> frozenset[QualifiedName]:
-    """Return the tables whose rows may go by a cascade, which no row count tells."""
-    return frozenset(key.table for key in _keys_inside(schema, steps) if key.on_delete is OnDelete.CASCADE)
-
-
-def _broken_references(
-    connection: BaseDatabaseWrapper, schema: Schema, steps: Sequence[Step]
-) -> tuple[tuple[ForeignKey, str], ...]:
-    """Return the keys of cycles that act at once, also when deferred, each with a column that may be NULL."""
-    keys = [key for key in _keys_inside(schema, steps) if key.on_delete is not OnDelete.NO_ACTION]
-    found = []
-    if not keys:
-        return ()
-    with snapshot(connection) as cursor:
-        if not fetch(connection, cursor, "PRAGMA foreign_keys")[0][0]:
-            return ()
-        for key in keys:
-            query = REQUIRED_COLUMNS.format(
-                table=quote_literal(key.table.name), schema=quote_literal(key.table.schema)
-            )
-            required = {name for (name,) in fetch(connection, cursor, query)}
-            free = [column for column in key.columns if column not in required]
-            if free:
-                found.append((key, free[0]))
-            elif key.on_delete in {OnDelete.RESTRICT, OnDelete.SET_NULL}:
-                raise UnsupportedError(
-                    f"Within a transaction SQLite cannot empty {', '.join(map(str, {key.table, key.referenced}))}: the "
-                    f"foreign key {key} is part of a cycle, is ON DELETE {key.on_delete} and cannot be NULL. Nothing was "
-                    "changed. Reset outside of a transaction, where SQLite can switch foreign keys off."
-                )
-    return tuple(found)
-
-
 def _drop(owned: tuple[QualifiedName, Trigger]) -> str:
     name, trigger = owned
     return f"DROP TRIGGER {quote_name(trigger_schema(trigger.definition, name))}.{quote_name(trigger.name)}"
-
-
-def _break(key: ForeignKey, column: str) -> str:
-    name = quote_name(column)
-    return f"UPDATE {quote_qualified(key.table)} SET {name} = NULL WHERE {name} IS NOT NULL"

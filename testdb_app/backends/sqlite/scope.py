@@ -9,7 +9,7 @@ from testdb_app.backends.base import OWN_SCHEMA
 from testdb_app.backends.sqlite.sql import fold
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from testdb_app.backends.sqlite.virtual import VirtualTable
     from testdb_app.schema import QualifiedName
@@ -65,22 +65,23 @@ def reasons_left_out(
     names = {(entry.name.schema, entry.name.name) for entry in tables}
     spatial = {name for name in files if {(name, "spatial_ref_sys"), (name, "geometry_columns")} <= names}
 
-    def reason(name: QualifiedName) -> str | None:
+    def reasons(name: QualifiedName) -> Iterator[str]:
         folded = fold(name.name)
         if name.schema == "temp":
-            return "a temporary table of this connection"
+            yield "a temporary table of this connection"
         if name.schema != "main" and files[name.schema]:
-            return f"in the attached file {files[name.schema]}, which is not known to be a test database"
+            yield f"in the attached file {files[name.schema]}, which is not known to be a test database"
         if folded.startswith("sqlite_"):
-            return "an internal table of SQLite"
+            yield "an internal table of SQLite"
         if name.schema == "main" and folded in MARK_TABLES:
-            return "a mark of testdb_app"
+            yield "a mark of testdb_app"
         if name in shadows:
-            return "storage of a virtual table"
+            yield "storage of a virtual table"
         if name.schema in spatial and folded in _SPATIALITE:
-            return "metadata of SpatiaLite"
+            yield "metadata of SpatiaLite"
         if name in virtual and virtual[name].shows_other_tables:
-            return f"a virtual table that shows others ({virtual[name].module})"
-        return broken.get(name)
+            yield f"a virtual table that shows others ({virtual[name].module})"
+        if name in broken:
+            yield broken[name]
 
-    return {entry.name: why for entry in tables if (why := reason(entry.name))}
+    return {entry.name: why for entry in tables if (why := next(reasons(entry.name), None))}

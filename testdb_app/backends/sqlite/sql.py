@@ -129,9 +129,7 @@ def parse_trigger(sql: str) -> TriggerText:
     event = next(number for number in range(3, len(words)) if words[number] in {"DELETE", "INSERT", "UPDATE"})
     table = words.index("ON", event) + 1
     if words[table + 1] == ".":
-        return TriggerText(
-            event=words[event], schema=unquote(spelled[table]), table=unquote(spelled[table + 2])
-        )
+        return TriggerText(event=words[event], schema=unquote(spelled[table]), table=unquote(spelled[table + 2]))
     return TriggerText(event=words[event], schema=None, table=unquote(spelled[table]))
 
 

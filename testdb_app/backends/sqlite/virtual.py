@@ -93,6 +93,4 @@ def is_part(name: str, virtual: VirtualTable, *, is_loaded: bool) -> bool:
     prefix = fold(virtual.name.name) + "_"
     if not fold(name).startswith(prefix):
         return False
-    return fold(name).removeprefix(prefix) in virtual.parts or (
-        not is_loaded and virtual.module not in _SHADOWS
-    )
+    return fold(name).removeprefix(prefix) in virtual.parts or (not is_loaded and virtual.module not in _SHADOWS)

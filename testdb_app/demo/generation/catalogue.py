@@ -46,10 +46,7 @@ def load_genres(load: Load) -> list[Any]:
     # None, a genre with no broader one, is for a database whose first genres have been deleted.
     new = load.insert(
         Genre,
-        (
-            Genre(name=f"{random.choice(NOUNS)} tales", broader_id=random.choice(old or [None]))
-            for _ in range(upper)
-        ),
+        (Genre(name=f"{random.choice(NOUNS)} tales", broader_id=random.choice(old or [None])) for _ in range(upper)),
     )
     new += load.insert(
         Genre,

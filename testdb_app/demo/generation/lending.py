@@ -39,9 +39,7 @@ LENDING_DAYS = 6000
 def load_branches(load: Load) -> list[Any]:
     """Load the branches without managers, then the staff, then make the first of each branch its manager."""
     random, rows = load.random, load.rows
-    branches = load.insert(
-        Branch, (Branch(name=f"{random.choice(NOUNS)} Street") for _ in range(rows[Branch]))
-    )
+    branches = load.insert(Branch, (Branch(name=f"{random.choice(NOUNS)} Street") for _ in range(rows[Branch])))
     staff = load.insert(
         Staff,
         (Staff(name=person(random), branch_id=branches[i % len(branches)]) for i in range(rows[Staff])),
@@ -65,12 +63,11 @@ def load_members(load: Load, key_block: int) -> list[Any]:
         ),
     )
     holders = (index % len(members) for index in range(rows[Card]))
-    return load.insert(
-        Card, (Card(member_id=members[holder], issued_on=joining_day(holder)) for holder in holders)
-    )
+    return load.insert(Card, (Card(member_id=members[holder], issued_on=joining_day(holder)) for holder in holders))
 
 
 def joining_day(index: int) -> date:
+    """Return the day on which a run's member joins; the days come round again."""
     return FIRST_MEMBER_JOINS + timedelta(days=index % JOINING_DAYS)
 
 

@@ -24,9 +24,7 @@ if TYPE_CHECKING:
     from django.db.models import Model
 
 
-def load_library(
-    *, using: str, seed: int, rows: dict[type[Model], int], advance: Callable[[int], None]
-) -> None:
+def load_library(*, using: str, seed: int, rows: dict[type[Model], int], advance: Callable[[int], None]) -> None:
     """Add `rows` of each model to the database `using`, in one transaction.
 
     Rows that are there already stay as they are. The same seed on the same database content gives the same

@@ -15,8 +15,10 @@ OPINIONS = ("Would come again.", "Better than its cover.", "Too long by half.", 
 
 
 def title(random: Random) -> str:
+    """Return the title of a work."""
     return f"The {random.choice(ADJECTIVES)} {random.choice(NOUNS)}"
 
 
 def person(random: Random) -> str:
+    """Return the full name of a person."""
     return f"{random.choice(FIRST_NAMES)} {random.choice(LAST_NAMES)}"

@@ -291,18 +291,14 @@ class Migration(migrations.Migration):
                 ("id", identity()),
                 (
                     "content_type",
-                    models.ForeignKey(
-                        on_delete=django.db.models.deletion.CASCADE, to="contenttypes.contenttype"
-                    ),
+                    models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, to="contenttypes.contenttype"),
                 ),
                 ("object_id", models.PositiveBigIntegerField()),
                 ("stars", models.PositiveSmallIntegerField()),
                 ("text", models.TextField()),
             ],
             options={
-                "indexes": [
-                    models.Index(fields=["content_type", "object_id"], name="testdb_demo_review_subject")
-                ]
+                "indexes": [models.Index(fields=["content_type", "object_id"], name="testdb_demo_review_subject")]
             },
         ),
         migrations.RunPython(start_card_numbers, migrations.RunPython.noop),

@@ -39,9 +39,7 @@ class Genre(models.Model):
     """
 
     name = models.CharField(max_length=100)
-    broader = models.ForeignKey(
-        "self", on_delete=models.CASCADE, null=True, blank=True, related_name="narrower"
-    )
+    broader = models.ForeignKey("self", on_delete=models.CASCADE, null=True, blank=True, related_name="narrower")
 
     class Meta:
         app_label = "testdb_demo"

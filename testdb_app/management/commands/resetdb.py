@@ -111,6 +111,12 @@ class Command(BaseCommand):
         marks.add_argument("--mark-test", action="store_true", help="Mark it, under its name, as a test database.")
         marks.add_argument("--unmark-test", action="store_true", help="Take that mark away.")
 
+    def execute(self, *args: Any, **options: Any) -> str | None:
+        """Honour NO_COLOR (https://no-color.org), which Django does not, as ``--no-color``."""
+        if os.environ.get("NO_COLOR") and not options["force_color"]:
+            options["no_color"] = True
+        return super().execute(*args, **options)
+
     def handle(self, *labels: str, **options: Any) -> None:
         """Run the command."""
         try:
@@ -148,15 +154,13 @@ class Command(BaseCommand):
             self.stdout.write("".join(f"{statement};\n" for statement in preview.sql if preview.plan.steps), ending="")
             return
         if options["format"] == "json":
-            self.stdout.write(json.dumps(preview.as_dict(), indent=2))
+            self.stdout.write(json.dumps({**preview.as_dict(), "refused": _refusal(resetter)}, indent=2))
             return
         if options["verbosity"] > 0:
             self.stdout.write("\n".join(describe_preview(preview)))
             self.stdout.write("\nNothing was changed: this is a dry run.")
-            try:
-                resetter.check_may_reset()
-            except TestDBError as error:
-                self.stdout.write(self.style.WARNING(f"A real run would be refused. {error.message}"))
+            if refusal := _refusal(resetter):
+                self.stdout.write(self.style.WARNING(f"A real run would be refused. {refusal}"))
 
     def _reset(self, resetter: Resetter, **options: Any) -> None:
         resetter.check_may_reset()
@@ -203,8 +207,15 @@ class Command(BaseCommand):
             return False
 
     def _elapsed(self, text: str, **options: Any) -> Any:
-        color = not options["no_color"] and not os.environ.get("NO_COLOR")
-        return elapsed_time(sys.stderr, text, color=color, silent=options["verbosity"] == 0)
+        return elapsed_time(sys.stderr, text, color=not options["no_color"], silent=options["verbosity"] == 0)
+
+
+def _refusal(resetter: Resetter) -> str | None:
+    try:
+        resetter.check_may_reset()
+    except TestDBError as error:
+        return error.message
+    return None
 
 
 def _check_mark_is_alone(**options: Any) -> None:

@@ -74,9 +74,7 @@ class Command(BaseCommand):
             action="store_true",
             help="Exit with 1 if a cycle is not deferrable, or if models and database disagree about a key.",
         )
-        parser.add_argument(
-            "--output", metavar="FILE", type=Path, help="Write to this file instead of standard output."
-        )
+        parser.add_argument("--output", metavar="FILE", help="Write to this file instead of standard output.")
 
     def execute(self, *args: Any, **options: Any) -> str | None:
         """Honour NO_COLOR (https://no-color.org), which Django does not."""
@@ -160,7 +158,7 @@ class Command(BaseCommand):
         if picture.cycles_only and not picture.cycles and options["format"] != "tree":
             self._note("There are no cycles.", options)
         if options["output"]:
-            _write_file(options["output"], text)
+            _write_file(Path(options["output"]), text)
             tables = counted(len(picture.schema.tables), "table")
             self._note(f"Wrote {options['output']} ({options['format']}, {tables}).", options)
             return

@@ -26,6 +26,7 @@ class Command(BaseCommand):
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
+        """Add the arguments."""
         parser.add_argument(
             "--size",
             type=int,
@@ -46,9 +47,8 @@ class Command(BaseCommand):
             help='The alias of the database to add them to. Default: "default".',
         )
 
-    def handle(
-        self, *, size: int, seed: int, database: str, verbosity: int, no_color: bool, **options: Any
-    ) -> None:
+    def handle(self, *, size: int, seed: int, database: str, verbosity: int, no_color: bool, **options: Any) -> None:
+        """Run the command."""
         if size < 1:
             raise CommandError(
                 f"Cannot load {size} rows: --size is the number of rows to add. Give at least 1, "

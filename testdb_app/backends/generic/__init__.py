@@ -1,0 +1,37 @@
+"""Any other vendor, through what every Django backend has: ``connection.introspection`` and ``sql_flush``.
+
+It keeps fewer promises, and its warning says which. A vendor that is to keep them all gets a folder of its own.
+"""
+
+from __future__ import annotations
+
+from testdb_app.backends.base import Backend
+from testdb_app.backends.generic import introspection, operations
+
+WARNING = (
+    "This database has no backend of its own in testdb_app, so Django's introspection and sql_flush are used. What is lost: "
+    "no lock is taken and no lock wait is bounded, so rows that others write meanwhile may stay; triggers fire; a cycle of "
+    "foreign keys goes only where the database defers its checks or Django switches them off; every sequence is reset by "
+    "Django's own SQL, each time; on databases that commit at ALTER TABLE or TRUNCATE a failure may leave half of it done; "
+    "tables that Django's introspection does not list are not seen; marks are not supported; and the name of the live "
+    "database is asked only of MySQL, MariaDB, Oracle, SQL Server and CockroachDB."
+)
+
+
+class GenericBackend:
+    """The backend for a vendor without a folder. Every method does as its function says."""
+
+    vendor = "generic"
+    warning: str | None = WARNING
+
+    identify = staticmethod(introspection.identify)
+    read_schema = staticmethod(introspection.read_schema)
+    observe = staticmethod(introspection.observe)
+    count_rows = staticmethod(introspection.count_rows)
+    count_references = staticmethod(introspection.count_references)
+    script = staticmethod(operations.script)
+    run = staticmethod(operations.run)
+    set_mark = staticmethod(operations.set_mark)
+
+
+BACKEND: Backend = GenericBackend()

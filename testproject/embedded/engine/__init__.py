@@ -1,0 +1,1 @@
+"""The database engine for Django: PostgreSQL, started by the first connection and not before."""

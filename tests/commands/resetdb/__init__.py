@@ -1,0 +1,1 @@
+"""``manage.py resetdb``: exact output, exit statuses, what it asks, and what it leaves alone."""

@@ -1,0 +1,122 @@
+"""What the command asks before it removes anything, and which answers it takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from testdb_app.resetter import Resetter
+from tests.commands.resetdb.running import content, place, resetdb
+from tests.scratch import ScratchDatabase
+
+
+def test_the_question_shows_the_live_database_the_server_and_the_rows(allowed: ScratchDatabase) -> None:
+    outcome = resetdb(answer=f"{allowed.name}\n")
+    assert outcome.stderr == (
+        f"About to empty database {place(allowed)}:\n"
+        "  6 rows in 3 tables will be removed, 3 sequences restarted.\n"
+        "This cannot be undone. Type the name of the database to go on, anything else to cancel:\n"
+    )
+    assert "6 rows of 3 tables removed" in outcome.stdout
+    assert content(allowed)["item"] == []
+
+
+@pytest.mark.parametrize(
+    "answer", ["", "\n", "yes\n", "y\n", "{upper}\n", "{name}x\n", "scratch\n", "no\n{name}\n", "\0\n"]
+)
+def test_any_other_answer_cancels_and_changes_nothing(allowed: ScratchDatabase, answer: str) -> None:
+    before = content(allowed)
+    outcome = resetdb(answer=answer.format(name=allowed.name, upper=allowed.name.upper()))
+    assert (outcome.status, outcome.stdout) == (0, "")
+    assert outcome.stderr.endswith("Cancelled. Nothing was changed.\n")
+    assert content(allowed) == before
+
+
+def test_blanks_around_the_name_do_not_matter(allowed: ScratchDatabase) -> None:
+    assert resetdb(answer=f"  {allowed.name} \r\n").status == 0
+    assert content(allowed)["item"] == []
+
+
+@pytest.mark.parametrize("flag", ["--no-input", "--noinput"])
+def test_no_input_asks_nothing(allowed: ScratchDatabase, flag: str) -> None:
+    assert resetdb(flag, answer="no\n").stderr == ""
+    assert content(allowed)["item"] == []
+
+
+def test_no_input_answers_the_question_and_nothing_else(library: ScratchDatabase) -> None:
+    before = content(library)
+    outcome = resetdb("--no-input")
+    assert (outcome.status, outcome.stdout) == (1, "")
+    assert outcome.error.startswith("Refusing to reset database")
+    assert content(library) == before
+
+
+def test_nothing_is_asked_where_there_is_nothing_to_do(scratch: ScratchDatabase) -> None:
+    outcome = resetdb("--allow-database", scratch.name, answer="no\n")
+    assert outcome.stderr == ""
+    assert outcome.stdout.startswith("Nothing to do")
+
+
+@pytest.mark.parametrize("flag", ["--dry-run", "--sql"])
+def test_nothing_is_asked_where_nothing_is_changed(allowed: ScratchDatabase, flag: str) -> None:
+    assert resetdb(flag, answer="no\n").stderr == ""
+
+
+def test_rows_that_came_while_the_question_stood_go_too(
+    allowed: ScratchDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer() -> str:
+        allowed.execute("INSERT INTO unused DEFAULT VALUES")
+        return allowed.name
+
+    monkeypatch.setattr("builtins.input", answer)
+    assert "7 rows of 4 tables removed" in resetdb().stdout
+    assert content(allowed)["unused"] == []
+
+
+def test_a_protection_that_came_while_the_question_stood_holds(
+    allowed: ScratchDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer() -> str:
+        allowed.execute("CREATE SCHEMA testdb; CREATE TABLE testdb.protected ()")
+        return allowed.name
+
+    monkeypatch.setattr("builtins.input", answer)
+    before = content(allowed)
+    assert "it is marked as protected" in resetdb().error
+    assert content(allowed) == before
+
+
+MARKS = {"--mark-test": ("Put", "test"), "--unmark-protected": ("Take away", "protected")}
+
+
+@pytest.mark.parametrize("flag", MARKS)
+def test_a_mark_that_opens_a_database_to_resets_is_asked_about(
+    library: ScratchDatabase, flag: str, settings: Any
+) -> None:
+    if flag.startswith("--unmark"):
+        resetdb("--mark-protected")
+    marks = Resetter("scratch").identify().marks
+    cancelled = resetdb(flag, answer="yes\n")
+    verb, mark = MARKS[flag]
+    what = f'{verb} the mark "{mark}" of database {place(library)}'
+    assert cancelled.stderr.startswith(f"{what}. Resets may empty it then.\n")
+    assert cancelled.stderr.endswith("Cancelled. Nothing was changed.\n")
+    assert (cancelled.stdout, cancelled.status) == ("", 0)
+    assert Resetter("scratch").identify().marks == marks
+    done = resetdb(flag, answer=f"{library.name}\n")
+    assert done.stdout == f"{what}: done.\n"
+    assert Resetter("scratch").identify().marks != marks
+
+
+@pytest.mark.parametrize("flag", ["--mark-protected", "--unmark-test"])
+def test_a_mark_that_closes_a_database_is_not_asked_about(library: ScratchDatabase, flag: str) -> None:
+    outcome = resetdb(flag, answer="no\n")
+    assert (outcome.status, outcome.stderr) == (0, "")
+    assert outcome.stdout.endswith(": done.\n")
+
+
+def test_a_mark_with_v0_prints_nothing(library: ScratchDatabase) -> None:
+    assert resetdb("--mark-protected", "-v0").stdout == ""
+    assert {mark.value for mark in Resetter("scratch").identify().marks} == {"protected"}

@@ -1,0 +1,1 @@
+"""May this database be reset? Every rule, asked of live connections."""

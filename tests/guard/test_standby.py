@@ -1,0 +1,141 @@
+"""A hot standby: a server in recovery that answers queries. It needs no primary to be one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+import pytest
+from django.db import connections
+
+from testdb_app.exceptions import UnsafeDatabaseError
+from testdb_app.resetter import Resetter
+from testproject.embedded import NoPostgresError
+from testproject.embedded.account import Account, account_for_server, reachable
+from testproject.embedded.binaries import CHOICE_VARIABLE, Installation, find_installation
+
+pytestmark = pytest.mark.postgresql
+
+SUPERUSER = "postgres"
+DATABASE = "shop"
+ROWS = f"""CREATE TABLE public.item AS SELECT 1 AS id
+CREATE SCHEMA testdb
+CREATE TABLE testdb.test ()
+COMMENT ON TABLE testdb.test IS '{DATABASE}'
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """The data of a server of its own, in a folder that is removed with everything in it."""
+
+    folder: Path
+    installation: Installation
+    account: Account
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data"
+
+    def run(self, program: str, *arguments: str, feed: str = "") -> None:
+        done = subprocess.run(
+            [self.installation.program(program), *arguments],
+            input=feed,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd="/",
+            check=False,
+            **self.account.identity(),
+        )
+        assert done.returncode == 0, done.stdout
+
+    def make_standby(self) -> None:
+        options = ["-U", SUPERUSER, "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync", "--no-instructions"]
+        self.run("initdb", "-D", str(self.data), *options)
+        # Single-user mode takes a statement a line.
+        for database, statements in (("postgres", f"CREATE DATABASE {DATABASE}\n"), (DATABASE, ROWS)):
+            self.run("postgres", "--single", "-D", str(self.data), "-c", "exit_on_error=on", database, feed=statements)
+        (self.data / "standby.signal").write_bytes(b"")
+        if self.account.user is not None and self.account.group is not None:
+            os.chown(self.data / "standby.signal", self.account.user, self.account.group)
+
+    def start(self) -> subprocess.Popen[bytes]:
+        settings = {"listen_addresses": "", "unix_socket_directories": str(self.folder), "fsync": "off"}
+        options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+        log = self.folder.parent / "log"
+        with log.open("wb") as file:
+            server = subprocess.Popen(
+                [self.installation.program("postgres"), "-D", str(self.data), *options],
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                cwd="/",
+                **self.account.identity(),
+            )
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline and server.poll() is None:
+            with contextlib.suppress(psycopg.OperationalError):
+                psycopg.connect(host=str(self.folder), port=5432, user=SUPERUSER, dbname=DATABASE).close()
+                return server
+            time.sleep(0.05)
+        server.kill()
+        server.wait()
+        raise AssertionError(log.read_text())
+
+
+@pytest.fixture(scope="module")
+def standby() -> Iterator[Path]:
+    """Start a server on a standby's data; yield the folder of its socket."""
+    try:
+        installation = find_installation(os.environ.get(CHOICE_VARIABLE))
+    except NoPostgresError:
+        pytest.skip("there are no binaries of PostgreSQL, only the server of DATABASE_URL")
+    base = Path(tempfile.mkdtemp(prefix="tps-", dir="/tmp"))  # short, for the socket
+    base.chmod(0o711)
+    account = account_for_server()
+    account.own(base / "s")
+    cluster = Cluster(folder=base / "s", installation=reachable(installation, account, base), account=account)
+    try:
+        cluster.make_standby()
+        server = cluster.start()
+        try:
+            yield cluster.folder
+        finally:
+            server.terminate()
+            server.wait(20)
+    finally:
+        shutil.rmtree(base)
+
+
+@pytest.fixture
+def alias(standby: Path, django_db_blocker: pytest.FixtureRequest) -> Iterator[str]:
+    configuration = {"NAME": DATABASE, "HOST": str(standby), "PORT": "5432", "USER": SUPERUSER, "PASSWORD": ""}
+    engine = {"ENGINE": "django.db.backends.postgresql", "OPTIONS": {}}
+    connections.settings["standby"] = {**connections.settings["default"], **engine, **configuration}
+    with django_db_blocker.unblock():
+        yield "standby"
+        connections["standby"].close()
+    del connections["standby"]
+    del connections.settings["standby"]
+
+
+def test_a_standby_is_refused_though_it_is_marked_and_named(alias: str) -> None:
+    resetter = Resetter(alias, allow_database=DATABASE)
+    assert resetter.identify().is_standby
+    assert {mark.value for mark in resetter.identify().marks} == {"test"}
+    with pytest.raises(UnsafeDatabaseError, match=r"its server is a standby\. Connect to") as caught:
+        resetter.reset()
+    assert caught.value.rule == "standby"
+
+
+def test_a_plan_can_be_read_on_a_standby(alias: str) -> None:
+    assert Resetter(alias).plan().total_rows == 1

@@ -1,0 +1,297 @@
+"""The shape of the package: which module may import which, and how large, pure and documented each is."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import testdb_app
+
+ROOT = Path(testdb_app.__file__).parent
+
+# A unit, a module or a package, imports only from units in the lines above its own. Inside a unit only cycles are forbidden.
+LAYERS = (
+    ("exceptions", "schema"),
+    ("graph", "conf", "backends.base"),
+    ("guard", "options", "transaction_state", "plan", "selection", "labels", "rendering"),
+    ("backends.postgresql", "backends.sqlite", "backends.generic"),
+    ("backends",),  # finds the folder of a vendor
+    ("references", "report", "looking"),
+    ("resetter",),
+    ("checks",),
+    ("management",),
+    ("apps",),
+)
+LEVELS = {unit: level for level, units in enumerate(LAYERS) for unit in units}
+
+# Values and algorithms: these work where there is no Django at all.
+PURE = (
+    "exceptions",
+    "schema",
+    "graph",
+    "plan",
+    "selection",
+    "references",
+    "report",
+    "rendering",
+    "backends.base",
+    "management.progress",
+    "management.reset_text",
+)
+
+MOST_LINES = 260
+MOST_LINES_OF_A_FUNCTION = 60
+# Longer ones, each with its reason.
+LONG: dict[str, str] = {
+    "demo.migrations.0001_initial": "a migration, as Django wrote it",
+    "management.commands.resetdb.Command.add_arguments": "one call for each flag",
+}
+
+
+def find_modules() -> dict[str, Path]:
+    found = {}
+    for path in sorted(ROOT.rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+MODULES = find_modules()
+TREES = {name: ast.parse(path.read_text("utf-8")) for name, path in MODULES.items()}
+CORE = [name for name in MODULES if name and name.split(".")[0] != "demo"]
+DEMO = [name for name in MODULES if name.split(".")[0] == "demo"]
+
+
+def imported_by(name: str) -> set[str]:
+    """Return all that a module imports, for type checkers too, absolute; names of this package without its prefix."""
+    found = set()
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name}: a relative import"
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}".removeprefix("testdb_app.")
+                found.add(f"testdb_app.{inner}" if inner in MODULES else str(node.module))
+    return found
+
+
+def own_imports(name: str) -> set[str]:
+    own = {target for target in imported_by(name) if target.split(".")[0] == "testdb_app"}
+    return {target.removeprefix("testdb_app").removeprefix(".") for target in own}
+
+
+def unit_of(name: str) -> str:
+    """Return the longest unit that *name* is, or is inside of."""
+    parts = name.split(".")
+    candidates = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
+    return next((candidate for candidate in candidates if candidate in LEVELS), "")
+
+
+def test_every_module_has_its_place_in_the_layers() -> None:
+    assert [name for name in CORE if not unit_of(name)] == []
+    assert [unit for unit in LEVELS if unit not in MODULES] == []
+
+
+@pytest.mark.parametrize("name", CORE)
+def test_a_module_imports_only_from_layers_above_its_own(name: str) -> None:
+    unit = unit_of(name)
+    wrong = [
+        target
+        for target in sorted(own_imports(name))
+        if unit_of(target) != unit and not (target and LEVELS[unit_of(target)] < LEVELS[unit])
+    ]
+    assert wrong == []
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    graph = {name: own_imports(name) - {name} for name in MODULES}
+    # A package's own __init__ runs first and imports its modules; they need not import it.
+    assert list(TopologicalSorter(graph).static_order())
+
+
+def test_only_the_registry_of_backends_imports_by_name() -> None:
+    dynamic = {
+        name
+        for name, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Name | ast.alias)
+        and (node.id if isinstance(node, ast.Name) else node.name) in {"import_module", "__import__", "importlib"}
+    }
+    assert dynamic == {"backends"}
+
+
+def test_nobody_but_the_registry_knows_a_vendors_folder() -> None:
+    vendors = {"backends.postgresql", "backends.sqlite", "backends.generic"}
+    for name in CORE:
+        known = {unit_of(target) for target in own_imports(name)} & vendors
+        assert known <= {unit_of(name)}, name
+
+
+def test_the_demo_imports_nothing_of_the_app_and_nothing_of_the_app_imports_it() -> None:
+    for name in DEMO:
+        assert {target.split(".")[0] for target in own_imports(name)} <= {"demo"}, name
+    for name in CORE:
+        assert not any(target.split(".")[0] == "demo" for target in own_imports(name)), name
+
+
+def test_nothing_imports_the_tests_or_the_test_project() -> None:
+    for name in MODULES:
+        assert {target.split(".")[0] for target in imported_by(name)}.isdisjoint({"tests", "testproject"}), name
+
+
+def run_python(code: str) -> object:
+    """Run code in an interpreter of its own that prints one JSON value."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False, cwd=ROOT.parent
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_importing_the_package_imports_nothing_else() -> None:
+    code = "import sys, json; before = set(sys.modules); import testdb_app; print(json.dumps(sorted(set(sys.modules) - before)))"
+    assert run_python(code) == ["testdb_app"]
+
+
+def test_pure_modules_work_without_django() -> None:
+    pure = [name for name in MODULES if any(name == unit or name.startswith(f"{unit}.") for unit in PURE)]
+    assert len(pure) > len(PURE)
+    code = f"""
+import importlib, json, sys
+class NoDjango:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("django", "psycopg", "rich"):
+            raise ImportError(name)
+sys.meta_path.insert(0, NoDjango())
+for name in {pure!r}:
+    importlib.import_module(f"testdb_app.{{name}}")
+print(json.dumps([name for name in sys.modules if name.startswith("django")]))
+"""
+    assert run_python(code) == []
+
+
+@pytest.mark.parametrize("name", ["backends.postgresql.catalog", "backends.postgresql.operations"])
+def test_sql_is_written_without_a_connection(name: str) -> None:
+    # Their package imports Django, for the modules beside them.
+    assert {target.split(".")[0] for target in imported_by(name)}.isdisjoint({"django", "psycopg"})
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in CORE if unit_of(name) in {"schema", "graph", "rendering", "plan", "selection"}]
+)
+def test_values_and_pictures_do_no_input_or_output(name: str) -> None:
+    ways_out = {
+        "io",
+        "os",
+        "pathlib",
+        "socket",
+        "subprocess",
+        "sys",
+        "tempfile",
+        "logging",
+        "time",
+        "random",
+        "threading",
+    }
+    assert {target.split(".")[0] for target in imported_by(name)}.isdisjoint(ways_out)
+    called = {
+        node.func.id for node in ast.walk(TREES[name]) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
+    assert called.isdisjoint({"open", "print", "input", "exec", "eval"})
+
+
+def test_the_app_has_no_models_and_the_demo_names_its_own_label() -> None:
+    assert "models" not in MODULES
+    assert not (ROOT / "migrations").exists()
+    models = [name for name in DEMO if name.startswith("demo.models.")]
+    for name in models:
+        for node in TREES[name].body:
+            if isinstance(node, ast.ClassDef) and any(ast.unparse(base).endswith("Model") for base in node.bases):
+                assert "app_label = 'testdb_demo'" in ast.unparse(node), f"{name}.{node.name}"
+
+
+def long_parts() -> Iterator[tuple[str, int]]:
+    for name, path in MODULES.items():
+        lines = len(path.read_text("utf-8").splitlines())
+        if lines > MOST_LINES:
+            yield name, lines
+        for inner, node in definitions(TREES[name], name):
+            if (
+                not isinstance(node, ast.ClassDef)
+                and node.end_lineno
+                and node.end_lineno - node.lineno >= MOST_LINES_OF_A_FUNCTION
+            ):
+                yield inner, node.end_lineno - node.lineno + 1
+
+
+Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+
+
+def definitions(tree: ast.AST, prefix: str) -> Iterator[tuple[str, Definition]]:
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, Definition):
+            yield f"{prefix}.{node.name}", node
+            yield from definitions(node, f"{prefix}.{node.name}")
+
+
+def test_no_module_and_no_function_is_long_without_a_reason() -> None:
+    assert dict(long_parts()).keys() == LONG.keys(), dict(long_parts())
+
+
+def public_definitions() -> Iterator[tuple[str, ast.AST]]:
+    for name, tree in TREES.items():
+        parts = name.split(".")
+        if "migrations" in parts or any(part.startswith("_") for part in parts):
+            continue
+        if MODULES[name].stat().st_size:
+            yield name, tree
+        for inner, node in definitions(tree, name):
+            path = inner.removeprefix(f"{name}.").split(".")
+            within_a_function = any(
+                isinstance(each, ast.FunctionDef) and inner.startswith(f"{outer}.")
+                for outer, each in definitions(tree, name)
+            )
+            if not within_a_function and path[-1] != "Meta" and not any(part.startswith("_") for part in path):
+                yield inner, node
+
+
+def test_every_public_name_has_a_docstring_that_is_a_sentence() -> None:
+    missing = []
+    for name, node in public_definitions():
+        assert isinstance(node, ast.Module | Definition)
+        first = (ast.get_docstring(node) or "").split("\n\n")[0]
+        if not first.rstrip().endswith((".", ":", "::")):
+            missing.append(name)
+    assert missing == []
+
+
+def test_data_is_frozen() -> None:
+    for name in CORE:
+        for inner, node in definitions(TREES[name], name):
+            for decorator in node.decorator_list:
+                if ast.unparse(decorator).startswith("dataclass"):
+                    assert "frozen=True" in ast.unparse(decorator), inner
+
+
+def test_no_name_says_nothing() -> None:
+    empty = {"utils", "util", "helpers", "helper", "misc", "common", "core", "base_manager"}
+    for name in MODULES:
+        assert empty.isdisjoint(name.split(".")), name
+        for inner, node in definitions(TREES[name], name):
+            assert node.name.lower() not in empty, inner
+            assert not (isinstance(node, ast.ClassDef) and node.name.endswith("Manager")), inner
+
+
+def test_a_class_named_test_is_not_collected_by_pytest() -> None:
+    for name in MODULES:
+        for inner, node in definitions(TREES[name], name):
+            if isinstance(node, ast.ClassDef) and node.name.startswith("Test"):
+                assert "__test__ = False" in ast.unparse(node), inner
