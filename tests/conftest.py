@@ -11,13 +11,18 @@ import pytest
 from tests.scratch import ScratchDatabase, ScratchFile, is_postgresql
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Deselect what needs PostgreSQL in a run on SQLite, which has the same tests where it has the thing."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect what needs PostgreSQL in a run on SQLite, which has tests of its own for what it has of the thing."""
     if is_postgresql():
         return
-    for item in items:
-        if "make_scratch" in getattr(item, "fixturenames", ()) or item.get_closest_marker("postgresql"):
-            item.add_marker(pytest.mark.skip(reason="needs PostgreSQL; this run is on SQLite"))
+    needs_server = [
+        item
+        for item in items
+        if "make_scratch" in getattr(item, "fixturenames", ()) or item.get_closest_marker("postgresql")
+    ]
+    if needs_server:
+        config.hook.pytest_deselected(items=needs_server)
+        items[:] = [item for item in items if item not in set(needs_server)]
 
 
 @pytest.fixture

@@ -79,7 +79,8 @@ class ScratchDatabase:
                 connection.close_pool()
             del connections[alias]
             del connections.settings[alias]
-        with connect("postgres") as connection:
+        # An autovacuum worker may be in it, which only a superuser may end.
+        with connect_as_superuser("postgres") as connection:
             connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(self.name)))
 
     @property

@@ -63,7 +63,10 @@ def test_showdeps_as_a_whole_process(scratch: ScratchDatabase, name: str) -> Non
     environment = {**os.environ, "DATABASE_URL": url}
 
     def run(*arguments: str) -> None:
-        subprocess.run([sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, check=True)
+        done = subprocess.run(
+            [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
 
     # What every command costs: Python, Django, the apps, a connection.
     floor = "shell", "-v0", "-c", "from django.db import connection; connection.ensure_connection()"

@@ -8,7 +8,7 @@ import pytest
 from psycopg import sql
 
 from tests.guard.projects import Project, database_settings, make_project
-from tests.scratch import ScratchDatabase, connect
+from tests.scratch import ScratchDatabase, connect_as_superuser
 
 ROWS = """
 CREATE TABLE shelf (id bigserial PRIMARY KEY, name text NOT NULL);
@@ -61,7 +61,7 @@ def project(scratch: ScratchDatabase, tmp_path: Path) -> Iterator[Project]:
 
 def drop_test_databases(name: str) -> None:
     """Drop what the runners of a project whose database is *name* made and kept."""
-    with connect("postgres") as connection:
+    with connect_as_superuser("postgres") as connection:
         query = "SELECT datname FROM pg_database WHERE starts_with(datname, %s)"
         for (found,) in connection.execute(query, [f"test_{name}"]).fetchall():
             connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(found)))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from django.db import DatabaseError, InterfaceError
+
+from testdb_app.backends.base import has_autocommit
 from testdb_app.exceptions import UnsupportedError
 
 if TYPE_CHECKING:
@@ -58,3 +61,17 @@ def run_sql(connection: BaseDatabaseWrapper, sql: str) -> list[Result]:
             results.append(Result(cursor.fetchall() if cursor.description else None, cursor.rowcount))
             if not cursor.nextset():
                 return results
+
+
+@contextmanager
+def rolled_back_on_error(connection: BaseDatabaseWrapper, *, savepoint: bool = False) -> Iterator[None]:
+    """Leave no transaction of ours open, however the block ends; in the caller's, go back to our savepoint."""
+    try:
+        yield
+    except BaseException:
+        with suppress(DatabaseError, InterfaceError):
+            if savepoint:
+                run_sql(connection, "ROLLBACK TO SAVEPOINT testdb_reset;\nRELEASE SAVEPOINT testdb_reset")
+            elif has_autocommit(connection) and connection.connection is not None and not connection.connection.closed:
+                run_sql(connection, "ROLLBACK")
+        raise

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from collections.abc import Sequence as Many
 
-from testdb_app.backends.base import Action, Script, Statement, Step
+from testdb_app.backends.base import Action, Mark, Script, Statement, Step
 from testdb_app.schema import ForeignKey, QualifiedName, Schema, Table
 
 SHARED = "SHARE ROW EXCLUSIVE"
@@ -79,6 +79,25 @@ def write_script(
         checks=tuple(checks),
         verify=tuple(verify),
         locks=locks,
+    )
+
+
+def write_mark(mark: Mark, database: str, *, present: bool) -> str:
+    """Write the making or dropping of the table ``testdb.protected`` or ``testdb.test``; a dump or a copy carries it along.
+
+    The name of the *database* that a test mark is for is the table's comment. Needs CREATE on the database.
+    """
+    if present:
+        return (
+            "CREATE SCHEMA IF NOT EXISTS testdb;\n"
+            f"CREATE TABLE IF NOT EXISTS testdb.{mark} ();\n"
+            f"COMMENT ON TABLE testdb.{mark} IS {quote_literal(database)}"
+        )
+    # The schema stays where it is somebody else's, or has something else in it.
+    return (
+        f"DROP TABLE IF EXISTS testdb.{mark};\n"
+        "DO $$BEGIN DROP SCHEMA IF EXISTS testdb RESTRICT; "
+        "EXCEPTION WHEN dependent_objects_still_exist OR insufficient_privilege THEN END$$"
     )
 
 

@@ -1,0 +1,111 @@
+"""Queries of this backend: with bounded waits, many of one kind in one round trip, results by statement."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from django.db import DatabaseError
+
+from testdb_app.backends.base import Statement, has_autocommit
+from testdb_app.backends.postgresql import operations
+from testdb_app.backends.postgresql.connection import Result, rolled_back_on_error, run_sql
+from testdb_app.backends.postgresql.errors import LOCK_NOT_AVAILABLE, sqlstate, translate
+from testdb_app.exceptions import UnsupportedError
+from testdb_app.schema import ForeignKey, QualifiedName
+
+if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
+_T = TypeVar("_T")
+
+# Scalar subqueries in one statement: planning costs more than linearly in their number; 20 is the cheapest.
+_SEQUENCES_A_STATEMENT = 20
+# Each sequence read stays locked until the message ends; the lock table holds some 10,000 at its default.
+_SEQUENCES_A_MESSAGE = 2_000
+# Sizes of statements for counting, for the same reasons.
+_TABLES_A_STATEMENT = 50
+
+
+def read_rows(
+    connection: BaseDatabaseWrapper, queries: Sequence[str], *, lock_timeout: float
+) -> list[list[tuple[Any, ...]]]:
+    """Run queries with bounded waits for locks, and leave no trace of that in the session. One round trip.
+
+    Raises :class:`~testdb_app.exceptions.LockTimeoutError`.
+    """
+    nested = not has_autocommit(connection)
+    # Several statements in one message are one transaction, in which SET LOCAL holds.
+    before = [f"SET LOCAL lock_timeout = '{operations.milliseconds(lock_timeout)}ms'"]
+    after: list[str] = []
+    if nested:
+        before.insert(0, "SAVEPOINT testdb_reset")
+        after = ["ROLLBACK TO SAVEPOINT testdb_reset", "RELEASE SAVEPOINT testdb_reset"]
+    try:
+        with rolled_back_on_error(connection, savepoint=nested):
+            results = run_sql(connection, ";\n".join((*before, *queries, *after)))
+    except DatabaseError as error:
+        if sqlstate(error) == LOCK_NOT_AVAILABLE:
+            raise translate(connection, error, None) from error
+        raise
+    return [rows_of(result) for result in results[len(before) : len(before) + len(queries)]]
+
+
+def rows_of(result: Result) -> list[tuple[Any, ...]]:
+    """Return the rows of a query's result; raise :class:`UnsupportedError` where something between has lost them."""
+    if result.rows is None:
+        raise UnsupportedError(
+            "The server returned no rows for a query: a proxy between does not pass several statements in one message. "
+            "Connect to PostgreSQL directly, or through a pool that passes the simple query protocol."
+        )
+    return result.rows
+
+
+def execute(connection: BaseDatabaseWrapper, statements: Sequence[Statement]) -> dict[QualifiedName, int]:
+    """Run statements and return the rows removed per table, as their results tell. One round trip."""
+    if not statements:
+        return {}
+    results = run_sql(connection, ";\n".join(statement.sql for statement in statements))
+    removed: dict[QualifiedName, int] = {}
+    for statement, result in zip(statements, results, strict=True):
+        if len(statement.counts) == 1:
+            removed[statement.counts[0]] = result.row_count
+        elif statement.counts:
+            removed |= dict(zip(statement.counts, rows_of(result)[0], strict=True))
+    return removed
+
+
+def scalars(connection: BaseDatabaseWrapper, queries: Sequence[str]) -> list[int]:
+    """Run queries of one number each, some in one statement, all in one round trip."""
+    if not queries:
+        return []
+    statements = [
+        "SELECT ARRAY[" + ", ".join(f"({query})" for query in chunk) + "]::bigint[]"
+        for chunk in _chunks(queries, _TABLES_A_STATEMENT)
+    ]
+    return [number for result in run_sql(connection, ";\n".join(statements)) for number in rows_of(result)[0][0]]
+
+
+def displaced(
+    read: Callable[[Sequence[str]], list[list[tuple[Any, ...]]]], sequences: Sequence[tuple[QualifiedName, int]]
+) -> Iterator[QualifiedName]:
+    """Yield those of *sequences* (name, start), none of which was called, whose next value is not their start."""
+    for message in _chunks(sequences, _SEQUENCES_A_MESSAGE):
+        queries = [
+            "SELECT ARRAY["
+            + ", ".join(f"(SELECT last_value FROM {operations.quote(name)})" for name, _ in chunk)
+            + "]::bigint[]"
+            for chunk in _chunks(message, _SEQUENCES_A_STATEMENT)
+        ]
+        values = [value for rows in read(queries) for value in rows[0][0]]
+        yield from (name for (name, start), value in zip(message, values, strict=True) if value != start)
+
+
+def count_referring(key: ForeignKey) -> str:
+    """Count the rows whose key columns are all set: with MATCH SIMPLE and MATCH FULL alike only those refer."""
+    condition = " AND ".join(f"{operations.quote(column)} IS NOT NULL" for column in key.columns)
+    return f"SELECT pg_catalog.count(*) FROM ONLY {operations.quote(key.table)} WHERE {condition}"
+
+
+def _chunks(items: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
