@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from functools import cached_property
 
+from testdb_app.naming import show_part
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class QualifiedName:
@@ -20,13 +22,8 @@ class QualifiedName:
     name: str
 
     def __str__(self) -> str:
-        return f"{_display(self.schema)}.{_display(self.name)}"
-
-
-def _display(part: str) -> str:
-    """Quote where the bare text would read as something else; for people and labels, not for SQL."""
-    plain = part.isidentifier() and part == part.lower()
-    return part if plain else '"' + part.replace('"', '""') + '"'
+        # Backends of other vendors know no schema.
+        return ".".join(show_part(part) for part in (self.schema, self.name) if part or part is self.name)
 
 
 class TableKind(StrEnum):

@@ -40,7 +40,7 @@ class DatabaseIdentity:
 
     ``configured`` is the name in the connection's settings, ``name`` the live one. ``server`` is text for people.
     ``marks`` are those inside the database that hold for it. ``has_fixed_snapshot`` tells that the transaction does not
-    see what others commit.
+    see what others commit. ``is_live`` is off where nobody can ask the live connection, and ``name`` is the settings'.
     """
 
     alias: str
@@ -53,6 +53,7 @@ class DatabaseIdentity:
     is_standby: bool = False
     is_read_only: bool = False
     has_fixed_snapshot: bool = False
+    is_live: bool = True
     marks: frozenset[Mark] = frozenset()
 
     @property

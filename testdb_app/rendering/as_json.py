@@ -28,8 +28,6 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from testdb_app.rendering.names import show_name
-
 if TYPE_CHECKING:
     from testdb_app.rendering.cycles import Cycle
     from testdb_app.rendering.picture import Picture
@@ -48,7 +46,7 @@ def render(picture: Picture) -> str:
         "foreign_keys": [_foreign_key(key) for key in schema.foreign_keys],
         "sequences": [_sequence(sequence) for sequence in schema.sequences],
         "cycles": [_cycle(cycle) for cycle in picture.cycles],
-        "order": [show_name(name) for name in picture.order],
+        "order": [str(name) for name in picture.order],
         "models_without_table": [
             {"model": label, "db_table": db_table} for label, db_table in picture.models_without_table
         ],
@@ -58,13 +56,13 @@ def render(picture: Picture) -> str:
 
 def _table(table: Table, picture: Picture) -> dict[str, Any]:
     return {
-        "id": show_name(table.name),
+        "id": str(table.name),
         "schema": table.name.schema,
         "name": table.name.name,
         "kind": table.kind.value,
         "level": picture.graph.level(table.name),
         "models": list(picture.labels.get(table.name, ())),
-        "inherits": [show_name(name) for name in table.inherits],
+        "inherits": [str(name) for name in table.inherits],
         "is_partition": table.is_partition,
         "extension": table.extension,
         "unlogged": table.unlogged,
@@ -74,9 +72,9 @@ def _table(table: Table, picture: Picture) -> dict[str, Any]:
 def _foreign_key(key: ForeignKey) -> dict[str, Any]:
     return {
         "name": key.name,
-        "table": show_name(key.table),
+        "table": str(key.table),
         "columns": list(key.columns),
-        "referenced": show_name(key.referenced),
+        "referenced": str(key.referenced),
         "referenced_columns": list(key.referenced_columns),
         "on_delete": key.on_delete.value,
         "deferrable": key.deferrable,
@@ -87,7 +85,7 @@ def _foreign_key(key: ForeignKey) -> dict[str, Any]:
 
 def _sequence(sequence: Sequence) -> dict[str, Any]:
     return {
-        "id": show_name(sequence.name),
+        "id": str(sequence.name),
         "schema": sequence.name.schema,
         "name": sequence.name.name,
         "data_type": sequence.data_type,
@@ -96,13 +94,13 @@ def _sequence(sequence: Sequence) -> dict[str, Any]:
         "minimum": sequence.minimum,
         "maximum": sequence.maximum,
         "cycle": sequence.cycle,
-        "used_by": [{"table": show_name(use.table), "column": use.column, "how": use.how} for use in sequence.uses],
+        "used_by": [{"table": str(use.table), "column": use.column, "how": use.how} for use in sequence.uses],
     }
 
 
 def _cycle(cycle: Cycle) -> dict[str, Any]:
     return {
-        "tables": [show_name(name) for name in cycle.members],
-        "foreign_keys": [{"table": show_name(key.table), "name": key.name} for key in cycle.keys],
+        "tables": [str(name) for name in cycle.members],
+        "foreign_keys": [{"table": str(key.table), "name": key.name} for key in cycle.keys],
         "deferrable": cycle.deferrable,
     }

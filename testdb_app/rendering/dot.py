@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from testdb_app.rendering.names import counted, on_one_line, show_name, show_parts
+from testdb_app.rendering.names import counted, on_one_line, show_parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,7 +44,7 @@ def _body(picture: Picture) -> Iterator[str]:
 def _node(name: QualifiedName, picture: Picture) -> str:
     models = picture.labels.get(name, ())
     count = picture.partition_counts.get(name)
-    lines = [show_name(name)] if count is None else [show_name(name), f"({counted(count, 'partition')})"]
+    lines = [str(name)] if count is None else [str(name), f"({counted(count, 'partition')})"]
     attributes = [f"label={quote(*lines)}", f"tooltip={quote(*(models or ['no model']))}"]
     if name in picture.tables_without_model:
         attributes.append("style=dashed")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from testdb_app.rendering.names import counted, on_one_line, show_name, show_parts
+from testdb_app.rendering.names import counted, on_one_line, show_parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,7 +67,7 @@ def _body(picture: Picture) -> Iterator[str]:
 
 
 def _label(name: QualifiedName, picture: Picture) -> str:
-    lines = [escape(show_name(name)), *map(escape, picture.labels.get(name, ()))]
+    lines = [escape(str(name)), *map(escape, picture.labels.get(name, ()))]
     count = picture.partition_counts.get(name)
     if count is not None:
         lines.append(f"({counted(count, 'partition')})")

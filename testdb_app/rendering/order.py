@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from testdb_app.rendering.names import show_name
-
 if TYPE_CHECKING:
     from testdb_app.rendering.picture import Picture
 
@@ -16,4 +14,4 @@ def render(picture: Picture) -> str:
     Names are written as in SQL: in double quotes where they need them, with ``U&"…"`` where they hold what
     cannot be seen. So a line is always one table.
     """
-    return "".join(f"{show_name(name)}\n" for name in picture.order)
+    return "".join(f"{name!s}\n" for name in picture.order)

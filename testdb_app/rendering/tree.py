@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from testdb_app.rendering.names import cells, counted, on_one_line, show_name, show_part, show_parts
+from testdb_app.naming import show_part
+from testdb_app.rendering.names import cells, counted, on_one_line, show_parts
 from testdb_app.schema import TableKind
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def _level_section(number: int, names: Iterable[QualifiedName], picture: Picture
 
 def _table(name: QualifiedName, picture: Picture) -> Iterator[str]:
     paint = picture.paint
-    words = [_Word(show_name(name), paint.table, 0)]
+    words = [_Word(str(name), paint.table, 0)]
     words += [_Word(label, paint.model) for label in picture.labels.get(name, ())]
     words += [_Word(note, paint.warning) for note in _warnings(name, picture)]
     words += [_Word(f"({note})", str) for note in _notes(name, picture)]
@@ -99,14 +100,14 @@ def _owner(arrow: Arrow) -> Iterator[_Word]:
     if len(arrow.keys) > 1:
         yield _Word(f"{counted(len(arrow.keys), 'partition')}:", str, 0)
     elif arrow.key.table != arrow.source:
-        yield _Word(f"partition {show_name(arrow.key.table)}:", str, 0)
+        yield _Word(f"partition {arrow.key.table!s}:", str, 0)
 
 
 def _key_words(key: ForeignKey, picture: Picture, table: str = "") -> Iterator[_Word]:
     paint = picture.paint
     columns = f"{table}({show_parts(key.columns)})" if table else show_parts(key.columns)
     yield _Word(f"{columns} {_glyphs(picture).arrow}", paint.column, 1)
-    yield _Word(show_name(picture.root(key.referenced)), paint.table, 1)
+    yield _Word(str(picture.root(key.referenced)), paint.table, 1)
     action = key.on_delete.value
     if key.deferrable:
         action += ", deferred" if key.initially_deferred else ", deferrable"
@@ -130,7 +131,7 @@ def _notes(name: QualifiedName, picture: Picture) -> Iterator[str]:
         yield "virtual"
     if table.inherits:
         verb = "partition of" if table.is_partition else "inherits"
-        yield f"{verb} {', '.join(map(show_name, table.inherits))}"
+        yield f"{verb} {', '.join(map(str, table.inherits))}"
     if table.extension is not None:
         yield f"extension {show_part(table.extension)}"
     if table.unlogged:
@@ -154,8 +155,8 @@ def _ring(cycle: Cycle, picture: Picture) -> Iterator[_Word]:
     arrow = _glyphs(picture).arrow
     names = [picture.root(key.table) for key in cycle.ring]
     for name in names:
-        yield _Word(f"{show_name(name)} {arrow}", picture.paint.table, 1)
-    yield _Word(show_name(names[0]) if len(names) > 1 else "itself", picture.paint.table, 1)
+        yield _Word(f"{name!s} {arrow}", picture.paint.table, 1)
+    yield _Word(str(names[0]) if len(names) > 1 else "itself", picture.paint.table, 1)
     rest = len(cycle.tables) - len(names)
     if rest > 0:
         yield _Word(f"and {counted(rest, 'more table')}", str)
@@ -171,7 +172,7 @@ def _cycle_section(cycle: Cycle, picture: Picture) -> Iterator[str]:
     counts = f"{counted(len(cycle.tables), 'table')}, {counted(len(cycle.keys), 'foreign key')}"
     heading = _Word(f"Cycle {cycle.number}: {counts},", picture.paint.heading, 0)
     yield from _flow([heading, _deferrability(cycle, picture, spaces=1)], picture.width, hang="  ")
-    rows = [list(_key_words(key, picture, show_name(key.table))) for key in cycle.keys]
+    rows = [list(_key_words(key, picture, str(key.table))) for key in cycle.keys]
     yield from _branches(rows, picture)
 
 

@@ -173,7 +173,7 @@ def test_inside_atomic_it_is_refused_unless_asked_for_and_then_undone_with_it(da
 
 def test_a_name_that_matches_nothing_is_an_error_with_the_nearest_names(database):
     database.execute(CHAIN.format(action=""))
-    with pytest.raises(UnknownNameError, match="Did you mean .*publisher"):
+    with pytest.raises(UnknownNameError, match=r"Did you mean .*publisher"):
         database.resetter(exclude=["publishr"]).reset()
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from testdb_app.rendering import Picture
 from testdb_app.rendering.mermaid import MAX_CHARACTERS, MAX_EDGES, escape, render
-from testdb_app.rendering.names import show_name, show_parts
+from testdb_app.rendering.names import show_parts
 from tests.rendering.maps import HOSTILE, hostile, key, library, named, partitioned, schema, table
 
 SHOP = Picture(
@@ -113,7 +113,7 @@ def test_hostile_names_add_no_line_and_no_syntax() -> None:
     assert first == "flowchart LR"
     assert second == "%% evil\\nt0 --> t1 %%{init: {}}%%"
     assert all(_NODE.fullmatch(line) or _ARROW.fullmatch(line) or _STYLE.fullmatch(line) for line in lines)
-    assert labels(text) == [show_name(item.name) for item in whole.tables]
+    assert labels(text) == [str(item.name) for item in whole.tables]
     assert [unescape(label) for label in _ARROW.findall(text)] == [show_parts(k.columns) for k in whole.foreign_keys]
 
 

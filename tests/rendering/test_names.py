@@ -8,9 +8,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from testdb_app.rendering.names import cells, counted, on_one_line, show_name, show_part
+from testdb_app.naming import show_part
+from testdb_app.rendering.names import cells, counted, on_one_line
 from testdb_app.schema import QualifiedName
-from tests.rendering.maps import HOSTILE
 
 
 def read_back(text: str) -> str:
@@ -38,9 +38,9 @@ def test_a_name_can_be_read_back_from_one_visible_line(name: str) -> None:
     assert text.isprintable()
 
 
-@pytest.mark.parametrize("name", [name for name in HOSTILE if name.isprintable()])
-def test_a_visible_name_is_shown_as_everywhere_else(name: str) -> None:
-    assert show_name(QualifiedName(name, name)) == str(QualifiedName(name, name))
+def test_a_table_is_named_with_its_schema_where_it_has_one() -> None:
+    assert str(QualifiedName("s p", "t")) == '"s p".t'
+    assert str(QualifiedName("", "t")) == "t"
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from testdb_app.naming import show_part
 from testdb_app.rendering import Paint, Picture
-from testdb_app.rendering.names import cells, show_name, show_part
+from testdb_app.rendering.names import cells
 from testdb_app.rendering.tree import render
 from tests.rendering.maps import hostile, key, library, named, partitioned, schema, table
 
@@ -194,7 +195,7 @@ def test_long_names_are_put_on_lines_of_their_own_and_never_cut() -> None:
 @pytest.mark.parametrize("width", [40, 80, 120])
 def test_a_line_is_too_wide_only_if_it_holds_a_single_name(width: int) -> None:
     for picture in (SHOP, Picture(whole=hostile()), long_names()):
-        names = {show_name(item.name) for item in picture.whole.tables}
+        names = {str(item.name) for item in picture.whole.tables}
         names |= {show_part(item.name.name) for item in picture.whole.tables}
         names |= {f"(extension {show_part(item.name.name)})" for item in picture.whole.tables}
         header, body = render(replace(picture, width=width)).split("\n\n", 1)
@@ -206,7 +207,7 @@ def test_a_line_is_too_wide_only_if_it_holds_a_single_name(width: int) -> None:
 
 def test_no_two_hostile_names_look_alike_and_no_line_is_broken_by_one() -> None:
     whole = hostile()
-    shown = [show_name(item.name) for item in whole.tables]
+    shown = [str(item.name) for item in whole.tables]
     assert len(set(shown)) == len(shown)
     text = render(Picture(whole=whole, width=10_000))
     lines = text.splitlines()

@@ -242,7 +242,7 @@ def test_a_file_that_is_no_database_or_cannot_be_opened_is_said_to_be_lost(make_
     database.close()
     database.connection.settings_dict["NAME"] = tmp_path / "no" / "folder"
     database.connection.connection = None
-    with pytest.raises(ConnectionLostError, match="unable to open"):
+    with pytest.raises(ConnectionLostError, match="There is no database"):
         BACKEND.identify(database.connection)
 
 

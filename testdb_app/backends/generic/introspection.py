@@ -66,6 +66,7 @@ def identify(connection: BaseDatabaseWrapper) -> DatabaseIdentity:
         name=name,
         server=f"{connection.display_name} on {where}",
         user=str(settings.get("USER") or ""),
+        is_live=connection.vendor in LIVE_NAMES,
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
-from weakref import WeakKeyDictionary
 
 from testdb_app.backends.sqlite.errors import execute, fetch
 from testdb_app.backends.sqlite.scope import Database, Entry, reasons_left_out
@@ -71,7 +70,8 @@ class _Known(NamedTuple):
     catalog: Catalog
 
 
-_known: WeakKeyDictionary[BaseDatabaseWrapper, _Known] = WeakKeyDictionary()
+# The name of the attribute of a connection that keeps it: a proxy of a connection passes it on, and hashes as nothing.
+_KNOWN = "_testdb_known_catalog"
 
 
 def read_catalog(connection: BaseDatabaseWrapper, cursor: CursorWrapper, *, keep: bool = False) -> Catalog:
@@ -81,14 +81,14 @@ def read_catalog(connection: BaseDatabaseWrapper, cursor: CursorWrapper, *, keep
     """
     databases = read_databases(connection, cursor)
     state = (databases, *_schema_versions(connection, cursor, databases))
-    known = _known.get(connection)
+    known: _Known | None = getattr(connection, _KNOWN, None)
     if known is not None and known.connection is connection.connection and known.state == state:
         return known.catalog
     catalog = _read_catalog(connection, cursor, databases)
     # Another database can be attached under the same name and with the same number; a module can be loaded.
     is_plain = {database.name for database in databases} <= {"main", "temp"} and not catalog.has_unreadable
     if keep and is_plain:
-        _known[connection] = _Known(connection.connection, state, catalog)
+        setattr(connection, _KNOWN, _Known(connection.connection, state, catalog))
     return catalog
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 from django.db import Error
 
@@ -28,12 +30,26 @@ _PAUSE = 0.01
 
 def in_transaction(connection: BaseDatabaseWrapper) -> bool:
     """Whether SQLite has a transaction open on the connection, whoever began it."""
+    refuse_to_make(connection)
     try:
         connection.ensure_connection()
         with connection.wrap_database_errors:
             return bool(connection.connection.in_transaction)
     except Error as error:
         raise translate(error, connection, "opening the connection") from error
+
+
+def refuse_to_make(connection: BaseDatabaseWrapper) -> None:
+    """Raise :class:`ConnectionLostError` if opening *connection* would make its file: a reset needs one that is there."""
+    name = str(connection.settings_dict["NAME"])
+    if connection.connection is not None or ":memory:" in name or "mode=memory" in name or not name:
+        return
+    path = Path(unquote(urlsplit(name).path) if name.startswith("file:") else name)
+    if not path.exists():
+        raise ConnectionLostError(
+            f'There is no database "{path}" (alias "{connection.alias}"). '
+            f'`manage.py migrate --database {connection.alias}` makes it; or check DATABASES["{connection.alias}"].'
+        )
 
 
 def execute(connection: BaseDatabaseWrapper, cursor: CursorWrapper, sql: str) -> None:

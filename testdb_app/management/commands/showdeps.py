@@ -9,7 +9,6 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -18,8 +17,9 @@ from django.db import DEFAULT_DB_ALIAS, Error, connections
 from testdb_app.backends import get_backend
 from testdb_app.exceptions import TestDBError
 from testdb_app.labels import foreign_key_disagreements, index_models
+from testdb_app.naming import show_part
 from testdb_app.rendering import FORMATS, PLAIN, Paint, Picture, reach
-from testdb_app.rendering.names import counted, on_one_line, show_name, show_part
+from testdb_app.rendering.names import counted, on_one_line
 from testdb_app.rendering.tree import GLYPHS
 from testdb_app.selection import select_tables
 
@@ -86,7 +86,6 @@ class Command(BaseCommand):
         """Read the map, draw it, check it."""
         connection = connections[options["database"]]
         with _errors_explained(connection):
-            _refuse_to_make(connection)
             backend = get_backend(connection)
             picture, problems = self._read(backend, connection, labels, options)
         if backend.warning:
@@ -183,23 +182,10 @@ class Command(BaseCommand):
 
 def _cycle_problem(cycle: Cycle, picture: Picture) -> str:
     tables = [picture.root(key.table) for key in cycle.ring] or list(cycle.tables)
-    ring = " → ".join(map(show_name, [*tables, tables[0]]))
+    ring = " → ".join(map(str, [*tables, tables[0]]))
     names = sorted({show_part(key.name) for key in cycle.ring})
     one = "" if len(names) == 1 else "one of "
     return f"Cycle {cycle.number} is not deferrable: {ring}. Make {one}{', '.join(names)} DEFERRABLE."
-
-
-def _refuse_to_make(connection: BaseDatabaseWrapper) -> None:
-    """Raise an error if SQLite would make the file by opening it."""
-    name = str(connection.settings_dict["NAME"])
-    if connection.vendor != "sqlite" or connection.connection or ":memory:" in name or "mode=memory" in name:
-        return
-    path = Path(unquote(urlsplit(name).path) if name.startswith("file:") else name)
-    if not path.exists():
-        raise CommandError(
-            f'There is no database "{path}" (alias "{connection.alias}"). '
-            f'`manage.py migrate --database {connection.alias}` makes it; or check DATABASES["{connection.alias}"].'
-        )
 
 
 @contextmanager
