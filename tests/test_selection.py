@@ -158,6 +158,11 @@ def test_partitions_follow_their_root_and_heirs_do_not(pattern: str, expected: s
     assert {name.name for name in select_tables(partitioned(), labels, [pattern])} == expected
 
 
+def test_a_root_and_its_partition_may_both_be_named() -> None:
+    found = select_tables(partitioned(), {}, ["public.log_2026", "public.log"])
+    assert {name.name for name in found} == {"log", "log_2026", "log_2026_01"}
+
+
 PARTS = st.text(alphabet=st.characters(exclude_characters="\0", codec="utf-8"), min_size=1, max_size=8)
 AWKWARD = st.text(alphabet='a.B*?["] ]\n', min_size=1, max_size=5)
 NAMES = st.builds(QualifiedName, PARTS | AWKWARD, PARTS | AWKWARD)

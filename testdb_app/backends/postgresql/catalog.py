@@ -26,31 +26,47 @@ SELECT pg_catalog.current_database(),
          WHERE n.nspname = 'testdb' AND c.relname = 'test')
 """
 
+_USER_SCHEMA_OIDS = f"ARRAY(SELECT n.oid FROM pg_catalog.pg_namespace n WHERE {_USER_OR_TEMPORARY})"
+
+
+def _digest(columns: str, source: str) -> str:
+    """A digest of rows that needs no sort: their number, and the exclusive or of their 64-bit hashes.
+
+    Each row holds an OID, so no two are equal and cancel each other.
+    """
+    hashes = f"pg_catalog.bit_xor(pg_catalog.hash_record_extended(({columns}), 0))"
+    return f"(SELECT pg_catalog.concat_ws(':', pg_catalog.count(*), {hashes}) FROM pg_catalog.{source})"
+
+
 # token
-# Commutative sums of hashes need no sort. Only what a plan depends on is hashed: a TRUNCATE changes relfilenode and
-# xmin, but not the plan.
+# Only what a plan depends on is hashed: a TRUNCATE changes relfilenode and xmin, but not the plan.
 TOKEN = f"""
 SELECT pg_catalog.concat_ws('/',
-    (SELECT pg_catalog.concat_ws(':', pg_catalog.count(*), pg_catalog.sum(pg_catalog.hash_record_extended(
-                (c.oid, c.relname, c.relnamespace, n.nspname, c.relkind, c.relowner, c.relpersistence, c.relrowsecurity,
-                 c.relforcerowsecurity, c.relhasrules, c.relispartition), 0)))
-       FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-      WHERE c.relkind IN ('r', 'p', 'f', 'S', 'm') AND {_USER_OR_TEMPORARY}),
-    (SELECT pg_catalog.concat_ws(':', pg_catalog.count(*), pg_catalog.sum(pg_catalog.hash_record_extended(
-                (oid, conname, conrelid, confrelid, conkey, confkey, condeferrable, condeferred, confdeltype), 0)))
-       FROM pg_catalog.pg_constraint WHERE contype = 'f'),
-    (SELECT pg_catalog.concat_ws(':', pg_catalog.count(*), pg_catalog.sum(pg_catalog.hash_record_extended(
-                (oid, tgname, tgrelid, tgenabled, tgtype), 0)))
-       FROM pg_catalog.pg_trigger WHERE NOT tgisinternal),
-    (SELECT pg_catalog.concat_ws(':', pg_catalog.count(*), pg_catalog.sum(pg_catalog.hash_record_extended(
-                (oid, rulename, ev_class, ev_type, ev_enabled), 0)))
-       FROM pg_catalog.pg_rewrite WHERE oid >= 16384),
-    (SELECT pg_catalog.sum(pg_catalog.hash_record_extended(s.*, 0)) FROM pg_catalog.pg_sequence s),
-    (SELECT pg_catalog.concat_ws(':', pg_catalog.count(*), pg_catalog.sum(pg_catalog.hash_record_extended((oid, xmin::text), 0)))
-       FROM pg_catalog.pg_attrdef),
-    (SELECT pg_catalog.concat_ws(':', pg_catalog.count(*), pg_catalog.sum(pg_catalog.hash_record_extended((objid, refobjid), 0)))
-       FROM pg_catalog.pg_depend
-      WHERE refclassid = 'pg_catalog.pg_extension'::regclass AND classid = 'pg_catalog.pg_class'::regclass),
+    {_digest("oid, nspname", "pg_namespace")},
+    {
+    _digest(
+        "oid, relname, relnamespace, relkind, relowner, relpersistence, relrowsecurity, relforcerowsecurity, "
+        "relhasrules, relispartition, relispopulated",
+        f"pg_class WHERE relkind IN ('r', 'p', 'f', 'S', 'm') AND relnamespace = ANY ({_USER_SCHEMA_OIDS})",
+    )
+},
+    {
+    _digest(
+        "oid, conname, conrelid, confrelid, conkey, confkey, condeferrable, condeferred, confdeltype",
+        "pg_constraint WHERE contype = 'f'",
+    )
+},
+    {_digest("oid, tgname, tgrelid, tgenabled, tgtype", "pg_trigger WHERE NOT tgisinternal")},
+    {_digest("oid, rulename, ev_class, ev_type, ev_enabled", "pg_rewrite WHERE oid >= 16384")},
+    {_digest("s.seqrelid, s.seqstart, s.seqincrement, s.seqmin, s.seqmax", "pg_sequence s")},
+    {_digest("oid, xmin::text", "pg_attrdef")},
+    {
+    _digest(
+        "objid, refobjid",
+        "pg_depend WHERE refclassid = 'pg_catalog.pg_extension'::regclass "
+        "AND classid = 'pg_catalog.pg_class'::regclass",
+    )
+},
     (SELECT pg_catalog.count(*) FROM pg_catalog.pg_event_trigger WHERE evtenabled <> 'D'),
     pg_catalog.current_schemas(false)::text,
     current_user)
@@ -181,14 +197,18 @@ SELECT nspname, relname, bytes,
  WHERE bytes > 0
 """
 
+# Whether a schema may be used is asked once a schema, not once a sequence; a role needs no look at its own privileges.
 _SEQUENCES_IN_SIGHT = f"""
-  FROM (SELECT n.nspname::text, c.relname::text, c.oid, s.seqstart,
-               pg_catalog.has_schema_privilege(c.relnamespace, 'USAGE')
-               AND pg_catalog.has_sequence_privilege(c.oid, 'SELECT') AS readable
-          FROM pg_catalog.pg_sequence s
-          JOIN pg_catalog.pg_class c ON c.oid = s.seqrelid
-          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-         WHERE c.relpersistence <> 't' AND {_USER_SCHEMAS}
+  FROM (SELECT n.nspname, c.relname::text, c.oid, s.seqstart,
+               n.usable AND (c.relowner = n.me OR pg_catalog.has_sequence_privilege(c.oid, 'SELECT')) AS readable
+          FROM (SELECT n.oid, n.nspname::text, pg_catalog.has_schema_privilege(n.oid, 'USAGE') AS usable,
+                       (SELECT r.oid FROM pg_catalog.pg_roles r WHERE r.rolname = current_user) AS me
+                  FROM pg_catalog.pg_namespace n
+                 WHERE {_USER_SCHEMAS}
+                OFFSET 0) n
+          JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid
+          JOIN pg_catalog.pg_sequence s ON s.seqrelid = c.oid
+         WHERE c.relpersistence <> 't'
         OFFSET 0) q
 """
 
