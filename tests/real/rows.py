@@ -7,15 +7,14 @@ would violate one are taken out again.
 
 from __future__ import annotations
 
-import json
 import random
-import uuid
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 from psycopg import sql
+
+from tests.real.values import Column, as_text, make_value
 
 _TABLES = """
 SELECT c.oid, n.nspname, c.relname
@@ -52,20 +51,6 @@ SELECT k.conrelid, k.confrelid,
  WHERE k.contype = 'f' AND k.conparentid = 0
  ORDER BY k.conrelid, k.conname
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A column as far as a value for it matters. ``words`` are an enum's labels and the texts that its checks name."""
-
-    name: str
-    not_null: bool
-    counts: bool
-    has_default: bool
-    type: str
-    category: str
-    modifier: int
-    words: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +170,7 @@ class RowWriter:
             if column.name in row or column.counts or column.has_default:
                 continue
             if column.not_null or (fill_all and column.name not in of_keys):
-                row[column.name] = self._value(column, strange=strange)
+                row[column.name] = make_value(column, self.counter, self.random, strange=strange)
         return row
 
     def _insert(self, oid: int, rows: list[dict[str, Any]]) -> bool:
@@ -194,7 +179,7 @@ class RowWriter:
         if names:
             columns = sql.SQL(", ").join(map(sql.Identifier, names))
             values = sql.SQL(", ").join(
-                sql.SQL("({})").format(sql.SQL(", ").join(sql.Literal(_as_text(row[name])) for name in names))
+                sql.SQL("({})").format(sql.SQL(", ").join(sql.Literal(as_text(row[name])) for name in names))
                 for row in rows
             )
             statement = sql.SQL("INSERT INTO {} ({}) VALUES {}").format(self.names[oid], columns, values)
@@ -260,73 +245,3 @@ class RowWriter:
             except psycopg.IntegrityError:
                 pass
         return self.connection.execute(sql.SQL("DELETE {}").format(where)).rowcount
-
-    def _value(self, column: Column, *, strange: bool) -> Any:
-        number = self.counter
-        if strange and column.category in _STRANGE and column.type not in _BY_TYPE:
-            return self.random.choice(_STRANGE[column.category])
-        if column.words and column.category in "SE" and not (strange and self.random.random() < 0.3):
-            return self.random.choice(column.words)
-        by_type = _BY_TYPE.get(column.type)
-        if by_type is not None:
-            return by_type(number, column.modifier)
-        return _BY_CATEGORY.get(column.category, _text)(number, column.modifier)
-
-
-def _as_text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _text(number: int, modifier: int) -> str:
-    text = f"t{number}"
-    return text[-(modifier - 4) :] if modifier > 4 else text
-
-
-def _numeric(number: int, modifier: int) -> int:
-    if modifier < 0:
-        return number
-    digits = ((modifier - 4) >> 16) - ((modifier - 4) & 0x7FF)
-    return number % 10 ** max(digits, 0)
-
-
-_BY_CATEGORY: dict[str, Callable[[int, int], Any]] = {
-    "A": lambda *_: "{}",
-    "B": lambda number, _: bool(number % 2),
-    "D": lambda number, _: f"2022-0{1 + number % 7}-1{number % 10} 00:0{number % 10}:00",
-    "N": lambda number, _: 1 + number % 30_000,
-    "R": lambda number, _: f"[{number},{number + 1})",
-    "S": _text,
-    "T": lambda number, _: f"{number} seconds",
-}
-# What checks tend to ask for: a state, a share, a birthday.
-_STRANGE: dict[str, list[Any]] = {
-    "B": [True, False],
-    "D": ["1970-01-01", "2001-01-01", "2022-01-15"],
-    "N": [0, 1, 2, 7, 150],
-}
-_BY_TYPE: dict[str, Callable[[int, int], Any]] = {
-    "bit": lambda *_: "1",
-    "bytea": lambda number, _: f"\\x{number:08x}",
-    "char": lambda number, _: chr(97 + number % 26),
-    "cidr": lambda number, _: f"10.0.{number // 256 % 256}.{number % 256}/32",
-    "cube": lambda number, _: f"({number})",
-    "daterange": lambda *_: "[2022-01-01,2022-02-01)",
-    "hstore": lambda number, _: f"a=>{number}",
-    "inet": lambda number, _: f"10.0.{number // 256 % 256}.{number % 256}",
-    "json": lambda number, _: {"a": number},
-    "jsonb": lambda number, _: {"a": number},
-    "ltree": lambda number, _: f"a.b{number}",
-    "macaddr": lambda number, _: f"08:00:2b:01:{number // 256 % 256:02x}:{number % 256:02x}",
-    "macaddr8": lambda number, _: f"08:00:2b:01:02:03:{number // 256 % 256:02x}:{number % 256:02x}",
-    "numeric": _numeric,
-    "oid": lambda number, _: number,
-    "point": lambda number, _: f"({number % 90},{number % 90})",
-    "tid": lambda number, _: f"({number},1)",
-    "time": lambda number, _: f"10:00:{number % 60:02d}",
-    "timetz": lambda number, _: f"10:00:{number % 60:02d}+00",
-    "tsrange": lambda *_: "[2022-01-01,2022-02-01)",
-    "tstzrange": lambda *_: "[2022-01-01,2022-02-01)",
-    "tsvector": lambda number, _: f"t{number}",
-    "uuid": lambda number, _: str(uuid.UUID(int=number)),
-    "xml": lambda number, _: f"<a>{number}</a>",
-}
