@@ -69,7 +69,7 @@ def is_test_runner_name(connection: BaseDatabaseWrapper, name: str) -> bool:
     if name in _trusted_names.get(alias, ()):
         return True
     mirrored = connection.settings_dict.get("TEST", {}).get("MIRROR")
-    if mirrored:
+    if mirrored and mirrored != alias:
         return is_test_runner_name(connections[mirrored], name)
     configured = _configured_names.get(alias)
     if configured is None or name in {*_configured_names.values(), ""}:
@@ -138,8 +138,8 @@ def _find_refusal(identity: DatabaseIdentity, act: str = "reset") -> UnsafeDatab
             identity,
             "names-differ",
             f'the settings name "{identity.configured}", but the connection leads to "{identity.name}". A connection pool '
-            "that was opened before the test runner changed the name does that: close the pools "
-            "(connection.close_pool()) and connect again.",
+            "that was opened before the test runner changed the name does that, or a proxy that renames databases: close the "
+            "pools (connection.close_pool()) and connect again, or connect without the proxy.",
             act,
         )
     if identity.is_read_only:

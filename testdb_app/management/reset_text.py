@@ -22,7 +22,7 @@ def plural(number: int, noun: str) -> str:
 def describe_preview(preview: ResetPreview) -> Iterator[str]:
     """Yield the lines of a plan: every table that would be emptied, in order, how and why; sequences; what stays."""
     if not preview.plan.steps:
-        yield f"Nothing to do: {describe_database(preview.identity)} is empty as far as this reset goes."
+        yield f"Nothing to do: no row and no moved sequence in scope in {describe_database(preview.identity)}."
     else:
         yield (
             f"{_capital(describe_database(preview.identity))}: {plural(preview.total_rows, 'row')} in "
@@ -50,10 +50,10 @@ def describe_report(report: ResetReport, verbosity: int) -> Iterator[str]:
     """Yield the lines of a report; with *verbosity* 2 and more also each table, each sequence and what stayed."""
     where = f'database "{report.database}" (alias "{report.alias}", {report.server})'
     if not report.tables and not report.sequences:
-        yield f"Nothing to do: {where} is empty as far as this reset goes."
+        yield f"Nothing to do: no row and no moved sequence in scope in {where}."
     else:
         yield (
-            f"{_capital(where)} is {report.target}: {plural(report.rows, 'row')} of {plural(len(report.tables), 'table')} "
+            f"Reset {where} to {report.target}: {plural(report.rows, 'row')} of {plural(len(report.tables), 'table')} "
             f"removed, {plural(len(report.sequences), 'sequence')} restarted, in {report.seconds * 1000:,.0f} ms."
         )
     if verbosity >= 2:

@@ -26,6 +26,8 @@ from tests.faults.test_session_ended import Scissors, scissors  # noqa: F401 - a
 from tests.faults.victim import Victim
 from tests.scratch import ScratchDatabase
 
+pytestmark = pytest.mark.postgresql
+
 SLEEP = Statement(sql="SELECT pg_sleep(60)")
 
 

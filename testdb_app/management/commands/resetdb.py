@@ -145,7 +145,9 @@ class Command(BaseCommand):
         except Error as error:
             raise CommandError(_database_error(options["database"], error)) from error
         except KeyboardInterrupt as error:
-            raise CommandError("Interrupted. The reset was undone.", returncode=130) from error
+            raise CommandError(
+                "Interrupted. The database is as it was, or wholly reset: a reset is one transaction.", returncode=130
+            ) from error
 
     def _preview(self, resetter: Resetter, **options: Any) -> None:
         with self._elapsed("Planning", **options):
@@ -198,9 +200,7 @@ class Command(BaseCommand):
 
     def _confirm(self, what: str, name: str) -> bool:
         """Ask on standard error, so that standard output stays the report's alone."""
-        self.stderr.write(
-            f"{what}\nThis cannot be undone. Type the name of the database to go on, anything else to cancel:"
-        )
+        self.stderr.write(f"{what}\nType the name of the database to go on, anything else to cancel:")
         try:
             return input().strip() == name
         except EOFError:
@@ -231,7 +231,8 @@ def _describe_loss(preview: ResetPreview) -> str:
     return (
         f"About to empty {describe_database(preview.identity)}:\n"
         f"  {plural(preview.total_rows, 'row')} in {plural(tables, 'table')} will be removed, "
-        f"{plural(len(preview.plan.sequences), 'sequence')} restarted."
+        f"{plural(len(preview.plan.sequences), 'sequence')} restarted.\n"
+        "This cannot be undone."
     )
 
 

@@ -20,7 +20,7 @@ KEPT = """\
 def test_a_reset_says_where_and_how_much(allowed: ScratchDatabase) -> None:
     outcome = resetdb("--no-input")
     assert outcome.stdout == (
-        f"Database {place(allowed)} is empty: 6 rows of 3 tables removed, 3 sequences restarted, in N ms.\n"
+        f"Reset database {place(allowed)} to empty: 6 rows of 3 tables removed, 3 sequences restarted, in N ms.\n"
     )
     assert (outcome.stderr, outcome.status) == ("", 0)
     after = content(allowed)
@@ -32,14 +32,14 @@ def test_a_reset_says_where_and_how_much(allowed: ScratchDatabase) -> None:
 def test_a_second_reset_says_that_there_was_nothing_to_do(allowed: ScratchDatabase) -> None:
     resetdb("--no-input")
     assert resetdb("--no-input").stdout == (
-        f"Nothing to do: database {place(allowed)} is empty as far as this reset goes.\n"
+        f"Nothing to do: no row and no moved sequence in scope in database {place(allowed)}.\n"
     )
 
 
 def test_v2_shows_each_table_each_sequence_and_what_stays(allowed: ScratchDatabase) -> None:
     assert resetdb("--no-input", "-v2").stdout == (
         f"""\
-Database {place(allowed)} is empty: 6 rows of 3 tables removed, 3 sequences restarted, in N ms.
+Reset database {place(allowed)} to empty: 6 rows of 3 tables removed, 3 sequences restarted, in N ms.
   delete    3  public.item
   delete    1  public.django_site
   delete    2  public.shelf
@@ -128,7 +128,7 @@ def test_a_dry_run_says_if_a_real_one_would_be_refused(library: ScratchDatabase)
 def test_a_dry_run_of_an_empty_database(scratch: ScratchDatabase) -> None:
     scratch.execute("CREATE TABLE item (id bigserial PRIMARY KEY)")
     assert resetdb("--dry-run", "--allow-database", scratch.name).stdout == (
-        f"Nothing to do: database {place(scratch)} is empty as far as this reset goes.\n"
+        f"Nothing to do: no row and no moved sequence in scope in database {place(scratch)}.\n"
         "\nNothing was changed: this is a dry run.\n"
     )
 

@@ -16,7 +16,8 @@ def test_the_question_shows_the_live_database_the_server_and_the_rows(allowed: S
     assert outcome.stderr == (
         f"About to empty database {place(allowed)}:\n"
         "  6 rows in 3 tables will be removed, 3 sequences restarted.\n"
-        "This cannot be undone. Type the name of the database to go on, anything else to cancel:\n"
+        "This cannot be undone.\n"
+        "Type the name of the database to go on, anything else to cancel:\n"
     )
     assert "6 rows of 3 tables removed" in outcome.stdout
     assert content(allowed)["item"] == []

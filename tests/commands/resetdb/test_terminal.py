@@ -98,7 +98,7 @@ def test_without_rich_it_is_plain_text(project: Project, library: ScratchDatabas
     project.write("rich/__init__.py", "raise ImportError('not installed')")
     shown = slow(project, library)
     assert re.search(r"\rResetting … [12] s", shown)
-    assert re.search(r"\r {20,}\rDatabase ", shown), "the line was not wiped away"
+    assert re.search(r"\r {20,}\rReset database ", shown), "the line was not wiped away"
     assert not COLOUR.search(shown)
 
 
@@ -119,7 +119,7 @@ def test_v0_shows_nothing_however_long_it_takes(project: Project, library: Scrat
 def test_a_reset_that_is_quick_shows_its_report_alone(project: Project, library: ScratchDatabase) -> None:
     shown = on_a_terminal(project, "--no-input", "--allow-database", library.name)
     assert shown.count("\r\n") == 1
-    assert shown.startswith(f'Database "{library.name}"')
+    assert shown.startswith(f'Reset database "{library.name}"')
     assert "Resetting" not in shown
 
 
