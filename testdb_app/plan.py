@@ -10,9 +10,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from testdb_app.backends.base import Action, Observation, Step
-from testdb_app.exceptions import MissingPrivilegeError, ResetError
+from testdb_app.exceptions import MissingPrivilegeError
 from testdb_app.graph import DependencyGraph
 from testdb_app.schema import ForeignKey, LeftOut, QualifiedName, Schema
+from testdb_app.truncation import choose_truncations
 
 ALWAYS_KEPT = frozenset({"django_migrations"})
 """Names of tables that no reset touches, in whatever schema: without their rows every migration would run again."""
@@ -111,7 +112,7 @@ def plan_reset(
     """
     written = frozenset(observation.sizes) & scope.tables
     _check_privileges(observation, written | scope.sequences)
-    truncated = _choose_truncations(schema, scope, written, observation.sizes, strategy, truncate_above)
+    truncated = choose_truncations(schema, scope.tables, written, observation.sizes, strategy, truncate_above)
     emptied = written | truncated
     deletes = tuple(_deletions(schema, graph, written - truncated))
     may_refill = _may_refill(schema, deletes)
@@ -182,56 +183,8 @@ def _truncation(
 ) -> Iterator[Step]:
     if truncated:
         names = tuple(name for name in graph.deletion_order() if name in truncated)
-        reason = "asked for" if strategy == "truncate" else "large, with all that references it"
+        reason = "asked for" if strategy == "truncate" else "large or slow to delete, with all that references it"
         yield Step(action=Action.TRUNCATE, names=names, reason=reason, waits=strategy == "truncate")
-
-
-def _choose_truncations(
-    schema: Schema,
-    scope: Scope,
-    written: frozenset[QualifiedName],
-    sizes: Mapping[QualifiedName, int],
-    strategy: str,
-    truncate_above: int,
-) -> frozenset[QualifiedName]:
-    if strategy == "delete" or schema.vendor != "postgresql":
-        return frozenset()
-    if strategy == "truncate":
-        closure = _truncation_closure(schema, written)
-        _check_closure(schema, scope, closure)
-        return closure
-    chosen: set[QualifiedName] = set()
-    for name in sorted(name for name in written if sizes[name] > truncate_above):
-        closure = _truncation_closure(schema, {name})
-        size = sum(sizes.get(member, 0) for member in closure)
-        if closure <= scope.tables and size > truncate_above * len(closure):
-            chosen |= closure
-    return frozenset(chosen)
-
-
-def _truncation_closure(schema: Schema, names: Iterable[QualifiedName]) -> frozenset[QualifiedName]:
-    """Return what one TRUNCATE of *names* must name: all that reference them, and the partitions of those."""
-    found = set(names)
-    work = list(found)
-    while work:
-        name = work.pop()
-        following = [key.table for key in schema.referencing.get(name, ())]
-        following += schema.partitions.get(name, ())
-        for other in following:
-            if other not in found:
-                found.add(other)
-                work.append(other)
-    return frozenset(found)
-
-
-def _check_closure(schema: Schema, scope: Scope, closure: frozenset[QualifiedName]) -> None:
-    for name in sorted(closure - scope.tables):
-        keys = [key for key in schema.foreign_keys if key.table == name and key.referenced in closure]
-        path = f" by {keys[0]}" if keys else ""
-        raise ResetError(
-            f"TRUNCATE cannot empty the tables in scope without {name}, which stays and references them{path}. Nothing was "
-            "changed. Use the strategy delete or auto, or reset that table too."
-        )
 
 
 def _may_refill(schema: Schema, deletes: Iterable[Step]) -> bool:

@@ -104,6 +104,7 @@ class ForeignKey:
     """A foreign key from the referencing ``table`` to the ``referenced`` one.
 
     ``inherited`` marks the copies that PostgreSQL keeps for partitions: they constrain, but nobody declared them.
+    ``indexed`` tells whether an index leads to the rows that refer to a given one.
     """
 
     name: str
@@ -116,6 +117,7 @@ class ForeignKey:
     initially_deferred: bool = False
     match_full: bool = False
     inherited: bool = False
+    indexed: bool = True
 
     def __str__(self) -> str:
         return f"{self.table}({', '.join(self.columns)}) → {self.referenced}({', '.join(self.referenced_columns)})"

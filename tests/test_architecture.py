@@ -18,10 +18,9 @@ ROOT = Path(testdb_app.__file__).parent
 
 # A unit, a module or a package, imports only from units in the lines above its own. Inside a unit only cycles are forbidden.
 LAYERS = (
-    ("naming",),
     ("exceptions", "naming"),
     ("schema",),
-    ("graph", "conf", "backends.base"),
+    ("graph", "conf", "truncation", "backends.base"),
     ("guard", "options", "transaction_state", "plan", "selection", "labels", "rendering"),
     ("backends.postgresql", "backends.sqlite", "backends.generic"),
     ("backends",),  # finds the folder of a vendor

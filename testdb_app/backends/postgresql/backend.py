@@ -19,7 +19,8 @@ from testdb_app.backends.postgresql import catalog, operations
 from testdb_app.backends.postgresql.connection import rolled_back_on_error, run_sql
 from testdb_app.backends.postgresql.errors import is_connection_lost, translate
 from testdb_app.backends.postgresql.introspection import parse_identity, read_schema
-from testdb_app.backends.postgresql.queries import count_referring, displaced, execute, read_rows, rows_of, scalars
+from testdb_app.backends.postgresql.queries import count_referring, execute, read_rows, rows_of, scalars
+from testdb_app.backends.postgresql.sequences import all_sequence_states, displaced, sequence_states
 from testdb_app.exceptions import ExclusionError, RowsRemainError
 from testdb_app.schema import ForeignKey, QualifiedName, Schema
 
@@ -49,14 +50,13 @@ class PostgreSQLBackend:
         One round trip, and before PostgreSQL 18 another one per 2,000 sequences that were never called: only their
         own row tells whether setval(…, false) or RESTART WITH moved them.
         """
-        connection.ensure_connection()
-        has_sequence_data = connection.pg_version >= 18_00_00  # type: ignore[attr-defined]
-        states = catalog.SEQUENCE_STATES_18 if has_sequence_data else catalog.SEQUENCE_STATES
         read = partial(read_rows, connection, lock_timeout=lock_timeout)
-        identity, token, size_rows, state_rows = read((catalog.IDENTITY, catalog.TOKEN, catalog.SIZES, states))
+        connection.ensure_connection()
+        states = sequence_states(connection)
+        identity, token, size_rows, *state_rows = read((catalog.IDENTITY, catalog.TOKEN, catalog.SIZES, *states))
         missing = {QualifiedName(schema, name): lacks for schema, name, _, lacks in size_rows if lacks}
         by_state: dict[str, dict[QualifiedName, int]] = {"moved": {}, "unread": {}, "unreadable": {}}
-        for schema, name, state, start in state_rows:
+        for schema, name, state, start in all_sequence_states(read, state_rows):
             by_state[state][QualifiedName(schema, name)] = start
         missing |= dict.fromkeys(by_state["unreadable"], "SELECT")
         return Observation(

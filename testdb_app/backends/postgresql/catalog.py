@@ -95,7 +95,8 @@ SELECT c.oid::bigint, n.nspname::text, c.relname::text, c.relkind::text, c.relpe
  WHERE c.relkind IN ('r', 'p', 'f') AND {_USER_OR_TEMPORARY}
 """
 
-# name, table, columns, referenced table, referenced columns, on delete, deferrable, initially deferred, match, inherited
+# name, table, columns, referenced table, referenced columns, on delete, deferrable, initially deferred, match, inherited,
+# indexed: an index of the referencing table starts with a column of the key
 FOREIGN_KEYS = """
 SELECT k.conname::text, k.conrelid::bigint,
        ARRAY(SELECT a.attname::text
@@ -107,7 +108,9 @@ SELECT k.conname::text, k.conrelid::bigint,
                FROM pg_catalog.unnest(k.confkey) WITH ORDINALITY u(number, place)
                JOIN pg_catalog.pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = u.number
               ORDER BY u.place),
-       k.confdeltype::text, k.condeferrable, k.condeferred, k.confmatchtype::text, k.conparentid <> 0
+       k.confdeltype::text, k.condeferrable, k.condeferred, k.confmatchtype::text, k.conparentid <> 0,
+       EXISTS (SELECT FROM pg_catalog.pg_index i
+                WHERE i.indrelid = k.conrelid AND i.indisvalid AND i.indpred IS NULL AND i.indkey[0] = ANY (k.conkey))
   FROM pg_catalog.pg_constraint k
  WHERE k.contype = 'f'
 """
@@ -212,8 +215,9 @@ _SEQUENCES_IN_SIGHT = f"""
         OFFSET 0) q
 """
 
-# schema, name, state: "moved", "unread" (never called: last_value must be read to be sure), "unreadable"
-# pg_sequence_last_value() is null for a sequence whose is_called is false, whatever its last_value.
+# schema, name, state: "moved", "unread" (never called: last_value must be read to be sure), "unreadable"; start
+# pg_sequence_last_value() is null for a sequence whose is_called is false, whatever its last_value. Each sequence that it
+# is asked for stays locked to the end of the message: parts are asked for one by one.
 SEQUENCE_STATES = f"""
 SELECT nspname, relname,
        CASE WHEN NOT readable THEN 'unreadable'
@@ -223,6 +227,13 @@ SELECT nspname, relname,
   {_SEQUENCES_IN_SIGHT}
 """
 
+# The same for one of several parts of the sequences.
+SEQUENCE_STATES_OF_PART = SEQUENCE_STATES + " WHERE q.oid::bigint % {parts} = {part}"
+
+# The same if there are few enough for one message; and how many there are.
+SEQUENCE_STATES_IF_FEW = SEQUENCE_STATES + " WHERE (SELECT pg_catalog.count(*) FROM pg_catalog.pg_sequence) <= {most}"
+SEQUENCE_COUNT = "SELECT pg_catalog.count(*) FROM pg_catalog.pg_sequence"
+
 # The same from PostgreSQL 18 on, where one function tells both; those at their start are not returned.
 SEQUENCE_STATES_18 = f"""
 SELECT nspname, relname,
@@ -231,20 +242,4 @@ SELECT nspname, relname,
   {_SEQUENCES_IN_SIGHT}
   LEFT JOIN LATERAL pg_catalog.pg_get_sequence_data(q.oid) v ON q.readable
  WHERE NOT readable OR v.is_called OR v.last_value <> seqstart
-"""
-
-# pid, user, application, state, age in seconds, query, schema, name, kind, lock mode
-# Who holds a lock on a relation that conflicts with SHARE ROW EXCLUSIVE, ROW EXCLUSIVE or stronger.
-BLOCKERS = """
-SELECT l.pid, a.usename::text, a.application_name, a.state,
-       EXTRACT(EPOCH FROM pg_catalog.clock_timestamp() - a.xact_start)::float8, a.query,
-       n.nspname::text, c.relname::text, c.relkind::text, l.mode
-  FROM pg_catalog.pg_locks l
-  JOIN pg_catalog.pg_class c ON c.oid = l.relation
-  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-  LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
- WHERE l.locktype = 'relation' AND l.granted AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid()
-   AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())
-   AND c.relkind IN ('r', 'p', 'S')
- ORDER BY a.xact_start NULLS FIRST, n.nspname, c.relname, l.mode
 """

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from django.db import DatabaseError, InterfaceError, OperationalError
 
-from testdb_app.backends.postgresql import catalog
 from testdb_app.backends.postgresql.connection import run_sql
 from testdb_app.backends.postgresql.operations import EXCLUSIVE
 from testdb_app.exceptions import (
@@ -25,6 +24,22 @@ from testdb_app.schema import QualifiedName
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
+
+# pid, user, application, state, age in seconds, query, schema, name, kind, lock mode
+# Who holds a lock on a relation that conflicts with SHARE ROW EXCLUSIVE, ROW EXCLUSIVE or stronger.
+BLOCKERS = """
+SELECT l.pid, a.usename::text, a.application_name, a.state,
+       EXTRACT(EPOCH FROM pg_catalog.clock_timestamp() - a.xact_start)::float8, a.query,
+       n.nspname::text, c.relname::text, c.relkind::text, l.mode
+  FROM pg_catalog.pg_locks l
+  JOIN pg_catalog.pg_class c ON c.oid = l.relation
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+  LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
+ WHERE l.locktype = 'relation' AND l.granted AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid()
+   AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())
+   AND c.relkind IN ('r', 'p', 'S')
+ ORDER BY a.xact_start NULLS FIRST, n.nspname, c.relname, l.mode
+"""
 
 # The lock modes that conflict with SHARE ROW EXCLUSIVE.
 _WRITERS = {
@@ -128,7 +143,7 @@ def find_blockers(connection: BaseDatabaseWrapper, locks: Mapping[QualifiedName,
     None stands for the locks of a look: it reads tables, and takes from a sequence the lock of nextval().
     """
     blockers: list[Blocker] = []
-    for row in run_sql(connection, catalog.BLOCKERS)[0].rows or ():
+    for row in run_sql(connection, BLOCKERS)[0].rows or ():
         pid, user, application, state, age, query, schema, relation, kind, mode = row
         name = QualifiedName(schema, relation)
         if locks is None:

@@ -149,8 +149,21 @@ def _foreign_keys(
             initially_deferred=deferred,
             match_full=match == "f",
             inherited=inherited,
+            indexed=indexed,
         )
-        for name, table, columns, referenced, referenced_columns, action, deferrable, deferred, match, inherited in rows
+        for (
+            name,
+            table,
+            columns,
+            referenced,
+            referenced_columns,
+            action,
+            deferrable,
+            deferred,
+            match,
+            inherited,
+            indexed,
+        ) in rows
         if table in kept and referenced in kept
     ]
     return tuple(sorted(keys, key=lambda key: (key.table, key.columns, key.referenced, key.name)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.db import DatabaseError
@@ -19,11 +19,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-# Scalar subqueries in one statement: planning costs more than linearly in their number; 20 is the cheapest.
-_SEQUENCES_A_STATEMENT = 20
-# Each sequence read stays locked until the message ends; the lock table holds some 10,000 at its default.
-_SEQUENCES_A_MESSAGE = 2_000
-# Sizes of statements for counting, for the same reasons.
+# Scalar subqueries in one statement: planning costs more than linearly in their number.
 _TABLES_A_STATEMENT = 50
 
 
@@ -81,24 +77,9 @@ def scalars(connection: BaseDatabaseWrapper, queries: Sequence[str]) -> list[int
         return []
     statements = [
         "SELECT ARRAY[" + ", ".join(f"({query})" for query in chunk) + "]::bigint[]"
-        for chunk in _chunks(queries, _TABLES_A_STATEMENT)
+        for chunk in chunks(queries, _TABLES_A_STATEMENT)
     ]
     return [number for result in run_sql(connection, ";\n".join(statements)) for number in rows_of(result)[0][0]]
-
-
-def displaced(
-    read: Callable[[Sequence[str]], list[list[tuple[Any, ...]]]], sequences: Sequence[tuple[QualifiedName, int]]
-) -> Iterator[QualifiedName]:
-    """Yield those of *sequences* (name, start), none of which was called, whose next value is not their start."""
-    for message in _chunks(sequences, _SEQUENCES_A_MESSAGE):
-        queries = [
-            "SELECT ARRAY["
-            + ", ".join(f"(SELECT last_value FROM {operations.quote(name)})" for name, _ in chunk)
-            + "]::bigint[]"
-            for chunk in _chunks(message, _SEQUENCES_A_STATEMENT)
-        ]
-        values = [value for rows in read(queries) for value in rows[0][0]]
-        yield from (name for (name, start), value in zip(message, values, strict=True) if value != start)
 
 
 def count_referring(key: ForeignKey) -> str:
@@ -107,5 +88,6 @@ def count_referring(key: ForeignKey) -> str:
     return f"SELECT pg_catalog.count(*) FROM ONLY {operations.quote(key.table)} WHERE {condition}"
 
 
-def _chunks(items: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:
+def chunks(items: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:
+    """Cut *items* into pieces of *size*, the last one perhaps shorter."""
     return (items[start : start + size] for start in range(0, len(items), size))

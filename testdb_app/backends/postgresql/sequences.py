@@ -1,0 +1,57 @@
+"""Which sequences are not at their start: exactly, also those that setval(…, false) or RESTART WITH moved.
+
+From PostgreSQL 18 on one function tells. Before, a sequence that was never called has to be read itself, and each look
+at a sequence keeps it locked to the end of the message, so many of them are looked at in parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from testdb_app.backends.postgresql import catalog
+from testdb_app.backends.postgresql.operations import quote
+from testdb_app.backends.postgresql.queries import chunks
+from testdb_app.schema import QualifiedName
+
+if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
+# The lock table holds some 10,000 at its default, for all sessions together.
+_SEQUENCES_A_MESSAGE = 2_000
+# Scalar subqueries in one statement: planning costs more than linearly in their number; 20 is the cheapest.
+_SEQUENCES_A_STATEMENT = 20
+
+Read = Callable[[Sequence[str]], list[list[tuple[Any, ...]]]]
+"""Runs queries in one round trip and returns the rows of each."""
+
+
+def sequence_states(connection: BaseDatabaseWrapper) -> tuple[str, ...]:
+    """Return the queries that tell the states, for :func:`all_sequence_states` to read."""
+    if connection.pg_version >= 18_00_00:  # type: ignore[attr-defined]
+        return (catalog.SEQUENCE_STATES_18,)
+    return (catalog.SEQUENCE_STATES_IF_FEW.format(most=_SEQUENCES_A_MESSAGE), catalog.SEQUENCE_COUNT)
+
+
+def all_sequence_states(read: Read, results: Sequence[list[tuple[Any, ...]]]) -> Iterator[tuple[Any, ...]]:
+    """Yield (schema, name, state, start) from the *results* of :func:`sequence_states`; ask for more where they were too many."""
+    yield from results[0]
+    if len(results) == 1:
+        return
+    ((number,),) = results[1]
+    if number > _SEQUENCES_A_MESSAGE:
+        parts = -(-number // _SEQUENCES_A_MESSAGE)
+        for part in range(parts):
+            (rows,) = read([catalog.SEQUENCE_STATES_OF_PART.format(parts=parts, part=part)])
+            yield from rows
+
+
+def displaced(read: Read, sequences: Sequence[tuple[QualifiedName, int]]) -> Iterator[QualifiedName]:
+    """Yield those of *sequences* (name, start), none of which was called, whose next value is not their start."""
+    for message in chunks(sequences, _SEQUENCES_A_MESSAGE):
+        queries = [
+            "SELECT ARRAY[" + ", ".join(f"(SELECT last_value FROM {quote(name)})" for name, _ in chunk) + "]::bigint[]"
+            for chunk in chunks(message, _SEQUENCES_A_STATEMENT)
+        ]
+        values = [value for rows in read(queries) for value in rows[0][0]]
+        yield from (name for (name, start), value in zip(message, values, strict=True) if value != start)
