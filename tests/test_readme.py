@@ -1,0 +1,80 @@
+"""README and the pages in docs/ say what is so: commands, options, links, check ids, settings, rules."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from django.core.management import load_command_class
+
+from testdb_app import checks, guard
+from testdb_app.conf import Settings
+from testdb_app.rendering import FORMATS
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+COMMANDS = {"resetdb": "testdb_app", "showdeps": "testdb_app", "loaddemo": "testdb_app.demo"}
+# Django's own, which its own documentation tells.
+OF_DJANGO = {"-h", "--help", "--version", "-v", "--verbosity", "--settings", "--pythonpath", "--traceback"}
+OF_DJANGO |= {"--no-color", "--force-color", "--skip-checks"}
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def parser_of(command: str):
+    return load_command_class(COMMANDS[command], command).create_parser("manage.py", command)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_line_is_one_that_the_command_takes(page: Path) -> None:
+    for block in [*blocks(page, "sh"), *blocks(page, "text")]:
+        for line in re.findall(r"^(?:\$ )?python manage\.py (.*)$", block, re.MULTILINE):
+            command, *arguments = shlex.split(line, comments=True)
+            if command in COMMANDS and not set("[…") & set("".join(arguments)):
+                parser_of(command).parse_args(arguments)
+
+
+def test_the_two_commands_of_the_readme_are_there() -> None:
+    (block,) = [block for block in blocks(PAGES[0], "sh") if block.startswith("sh ")]
+    scripts = re.findall(r"^sh (\S+)", block, re.MULTILINE)
+    assert scripts == ["testproject/demo.sh", "tests/run.sh"]
+    assert all((ROOT / script).is_file() for script in scripts)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_page_of_the_commands_tells_every_option(command: str) -> None:
+    text = (ROOT / "docs/commands.md").read_text()
+    options = {option for action in parser_of(command)._actions for option in action.option_strings}
+    assert {option for option in options - OF_DJANGO if option not in text} == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_inside_leads_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+        assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_in_the_pages_compiles(page: Path) -> None:
+    for block in blocks(page, "python"):
+        compile(block, str(page), "exec")
+
+
+def test_the_page_on_safety_tells_every_rule_check_and_setting() -> None:
+    text = (ROOT / "docs/safety.md").read_text()
+    rules = set(re.findall(r"^``([a-z-]+)``", guard.__doc__ or "", re.MULTILINE))
+    ids = set(re.findall(r"testdb_app\.[EW]\d{3}", checks.__doc__ or ""))
+    settings = {field.name.upper() for field in fields(Settings)}
+    assert len(rules) >= 9
+    assert len(ids) >= 5
+    assert {word for word in rules | ids | settings if word not in text} == set()
+
+
+def test_the_page_of_the_commands_tells_every_format() -> None:
+    text = (ROOT / "docs/commands.md").read_text()
+    assert {name for name in FORMATS if f"| `{name}` |" not in text} == set()
