@@ -6,7 +6,7 @@
 # LIST has versions of PostgreSQL and sqlite, as in "15 16 18 sqlite"; without it the tests run on the PostgreSQL that
 # the test project finds (DATABASE_URL, TESTPROJECT_POSTGRES, a wheel, the system) and on SQLite. A run that fails
 # does not keep the next from running, and the exit status is 1 if any failed. With TESTPROJECT_COVERAGE=1 each run
-# leaves its data for "coverage combine".
+# leaves its data for "coverage combine". Three tests run at a time, as many of them wait; -n 0 makes it one.
 set -eu
 
 ROOT=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd -P)
@@ -45,9 +45,9 @@ run_on() (
     esac
     export TESTPROJECT_DATABASE
     if [ -n "${TESTPROJECT_COVERAGE:-}" ]; then
-        "$PYTHON" -m coverage run -m pytest "$@"
+        "$PYTHON" -m coverage run -m pytest -n 3 "$@"
     else
-        "$PYTHON" -m pytest "$@"
+        "$PYTHON" -m pytest -n 3 "$@"
     fi
 )
 

@@ -327,6 +327,25 @@ def test_missing_privileges_are_named_and_nothing_is_changed(scratch):
     assert scratch.count("mine") == 1
 
 
+def test_the_plans_that_the_session_has_prepared_survive_a_reset(scratch):
+    """session_replication_role would need a privilege, and throw them away; so would DISCARD or a new connection."""
+    scratch.execute(TABLE)
+    resetter = scratch.resetter()
+    connection = resetter.connection
+    with connection.cursor() as cursor:
+        cursor.execute("PREPARE mine AS SELECT count(*) FROM t; SET plan_cache_mode = force_generic_plan; EXECUTE mine")
+        pid = connection.connection.info.backend_pid
+        assert resetter.reset().rows == 1
+        cursor.execute("EXECUTE mine; SELECT name FROM pg_prepared_statements")
+        assert connection.connection.info.backend_pid == pid
+        cursor.execute("SELECT name, generic_plans > 0 FROM pg_prepared_statements")
+        assert cursor.fetchall() == [("mine", True)]
+        cursor.execute("SHOW session_replication_role")
+        assert cursor.fetchone() == ("origin",)
+    scratch.execute("INSERT INTO t DEFAULT VALUES")
+    assert not any("session_replication_role" in sql for sql in resetter.plan().sql)
+
+
 def test_a_role_that_only_has_privileges_on_the_tables_resets_them(scratch):
     owner = scratch.value("SELECT current_user")
     with scratch.superuser() as superuser:
