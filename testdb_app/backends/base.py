@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
+from testdb_app.exceptions import ExclusionError
 from testdb_app.schema import ForeignKey, QualifiedName, Schema
 
 if TYPE_CHECKING:
@@ -130,6 +131,17 @@ class Script:
     def statements(self) -> tuple[Statement, ...]:
         """All statements in order."""
         return self.opening + self.body + self.closing
+
+    def refuse_references(self, counts: Iterable[int]) -> None:
+        """Raise :class:`ExclusionError` if any of *counts*, the rows that refer by each of ``checks``, is not 0."""
+        found = [(str(key), rows) for key, rows in zip(self.checks, counts, strict=True) if rows]
+        if found:
+            raise ExclusionError(
+                "Rows of tables that this reset leaves alone refer to rows that would go: "
+                + "; ".join(f"{key}: {rows} row(s)" for key, rows in found)
+                + ". Nothing was changed. Reset the referencing tables too, or leave the referenced ones alone.",
+                references=found,
+            )
 
 
 class Backend(Protocol):

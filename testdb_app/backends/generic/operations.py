@@ -13,7 +13,6 @@ from testdb_app.backends.base import Action, Mark, Script, Statement, Step, has_
 from testdb_app.backends.generic.introspection import count_references, count_rows
 from testdb_app.exceptions import (
     ConnectionLostError,
-    ExclusionError,
     ResetError,
     RowsRemainError,
     TransactionStateError,
@@ -96,7 +95,7 @@ def run(connection: BaseDatabaseWrapper, script: Script, *, within_transaction: 
     removed: dict[QualifiedName, int] = {}
     try:
         with _transaction(connection, within=within_transaction), connection.cursor() as cursor:
-            _check(connection, script)
+            script.refuse_references(count_references(connection, script.checks))
             for statement in script.opening + script.body:
                 cursor.execute(statement.sql)
                 removed |= dict.fromkeys(statement.counts, cursor.rowcount)
@@ -138,18 +137,6 @@ def _transaction(connection: BaseDatabaseWrapper, *, within: bool) -> Iterator[N
         if not within:
             with suppress(Error):
                 connection.set_autocommit(True)
-
-
-def _check(connection: BaseDatabaseWrapper, script: Script) -> None:
-    counts = zip(script.checks, count_references(connection, script.checks), strict=True)
-    found = [(str(key), rows) for key, rows in counts if rows]
-    if found:
-        raise ExclusionError(
-            "Rows of tables that this reset leaves alone refer to rows that would go: "
-            + "; ".join(f"{key}: {rows} row(s)" for key, rows in found)
-            + ". Nothing was changed. Reset the referencing tables too, or leave the referenced ones alone.",
-            references=found,
-        )
 
 
 def _verify(connection: BaseDatabaseWrapper, script: Script) -> None:

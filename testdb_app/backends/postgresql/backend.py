@@ -21,7 +21,7 @@ from testdb_app.backends.postgresql.errors import is_connection_lost, translate
 from testdb_app.backends.postgresql.introspection import parse_identity, read_schema
 from testdb_app.backends.postgresql.queries import count_referring, execute, read_rows, rows_of, scalars
 from testdb_app.backends.postgresql.sequences import all_sequence_states, displaced, sequence_states
-from testdb_app.exceptions import ExclusionError, RowsRemainError
+from testdb_app.exceptions import RowsRemainError
 from testdb_app.schema import ForeignKey, QualifiedName, Schema
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class PostgreSQLBackend:
                 if not script.checks and not script.verify:
                     return execute(connection, script.statements)
                 execute(connection, script.opening)
-                self._check(connection, script)
+                script.refuse_references(self.count_references(connection, script.checks))
                 removed = execute(connection, script.body)
                 self._verify(connection, script)
                 execute(connection, script.closing)
@@ -119,15 +119,6 @@ class PostgreSQLBackend:
             if connection.connection is not None and is_connection_lost(connection, error):
                 connection.close()
             raise failure from error
-
-    def _check(self, connection: BaseDatabaseWrapper, script: Script) -> None:
-        for key, count in zip(script.checks, self.count_references(connection, script.checks), strict=True):
-            if count:
-                raise ExclusionError(
-                    f"{count} row(s) of {key.table}, which stays, refer to rows that would go: {key}. Nothing was changed. "
-                    f"Reset {key.table} too, or exclude {key.referenced} as well.",
-                    references=[(str(key), count)],
-                )
 
     def _verify(self, connection: BaseDatabaseWrapper, script: Script) -> None:
         found = scalars(

@@ -10,7 +10,7 @@ from testdb_app.backends.sqlite.errors import execute, fetch, in_transaction, in
 from testdb_app.backends.sqlite.introspection import count_references, find_filled
 from testdb_app.backends.sqlite.operations import SAVEPOINT, SQLiteScript
 from testdb_app.backends.sqlite.snapshot import kept_pragmas
-from testdb_app.exceptions import ConcurrencyError, ExclusionError, RowsRemainError, TransactionStateError
+from testdb_app.exceptions import ConcurrencyError, RowsRemainError, TransactionStateError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -47,7 +47,7 @@ def run(connection: BaseDatabaseWrapper, script: Script, *, within_transaction: 
             _execute_all(connection, cursor, script.opening)
             if isinstance(script, SQLiteScript):
                 _check_unchanged(connection, cursor, script)
-            _check(connection, script)
+            script.refuse_references(count_references(connection, script.checks))
             removed = _execute_all(connection, cursor, script.body)
             _verify(connection, script, frozenset(removed))
             _execute_all(connection, cursor, script.closing)
@@ -80,18 +80,6 @@ def _check_unchanged(connection: BaseDatabaseWrapper, cursor: CursorWrapper, scr
             f'{what} in database "{connection.settings_dict["NAME"]}" (alias "{connection.alias}") while its reset was '
             "being prepared. The reset changed nothing. Run it again, or end the processes that still write.",
             attempts=1,
-        )
-
-
-def _check(connection: BaseDatabaseWrapper, script: Script) -> None:
-    counts = zip(script.checks, count_references(connection, script.checks), strict=True)
-    found = [(str(key), rows) for key, rows in counts if rows]
-    if found:
-        raise ExclusionError(
-            "Rows of tables that this reset leaves alone refer to rows that would go: "
-            + "; ".join(f"{key}: {rows} row(s)" for key, rows in found)
-            + ". Nothing was changed. Reset the referencing tables too, or leave the referenced ones alone.",
-            references=found,
         )
 
 
