@@ -16,6 +16,8 @@
         ├── ConcurrencyError      deadlocks or serialization failures, more often than the retries allow
         ├── TooManyLocksError     the server's lock table is too small for one transaction
         ├── RowsRemainError       rows were there again after the reset
+        ├── BaselineError         there is no baseline, or it belongs to another schema
+        ├── RestoreConflictError  rows of the baseline could not be put back
         └── ConnectionLostError   the server or the network went away
 
 All of them can be pickled, because xdist and Django's parallel runner send them between processes.
@@ -148,6 +150,16 @@ class RowsRemainError(ResetError):
     """After the reset rows were there again; ``tables`` names where."""
 
     tables: list[str]
+
+
+class BaselineError(ResetError):
+    """There is no baseline, or the one there is does not fit; ``changes`` (list of str) says what is different."""
+
+    changes: list[str] = []  # noqa: RUF012 - the default of an attribute that the constructor sets
+
+
+class RestoreConflictError(ResetError):
+    """Rows of the baseline conflict with rows that are there, in whatever order they are put back."""
 
 
 class ConnectionLostError(ResetError):

@@ -10,6 +10,7 @@ from django.db import DatabaseError, InterfaceError
 from testdb_app.backends import get_backend
 from testdb_app.backends.base import Observation, has_autocommit
 from testdb_app.exceptions import ConnectionLostError
+from testdb_app.states import Baseline
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("testdb_app")
 
 
-def observe(connection: BaseDatabaseWrapper, *, lock_timeout: float) -> Observation:
+def observe(connection: BaseDatabaseWrapper, *, lock_timeout: float, baseline: Baseline | None = None) -> Observation:
     """Look where rows may be and which sequences have moved; see :meth:`testdb_app.backends.base.Backend.observe`.
 
     A connection that the server has dropped since its last use is made anew, once: nothing was written yet.
@@ -26,7 +27,7 @@ def observe(connection: BaseDatabaseWrapper, *, lock_timeout: float) -> Observat
     backend = get_backend(connection)
     was_open = connection.connection is not None
     try:
-        return backend.observe(connection, lock_timeout=lock_timeout)
+        return backend.observe(connection, lock_timeout=lock_timeout, baseline=baseline)
     except (DatabaseError, InterfaceError) as error:
         if not has_autocommit(connection):
             raise
@@ -37,7 +38,7 @@ def observe(connection: BaseDatabaseWrapper, *, lock_timeout: float) -> Observat
         logger.info("Connection %s was lost (%s); connecting again", connection.alias, error)
     connection.close()
     try:
-        return backend.observe(connection, lock_timeout=lock_timeout)
+        return backend.observe(connection, lock_timeout=lock_timeout, baseline=baseline)
     except (DatabaseError, InterfaceError) as error:
         raise _cannot_connect(connection, error) from error
 

@@ -11,8 +11,8 @@ from django.db import connections
 from testdb_app.conf import check_seconds, check_strategy, get_settings
 from testdb_app.exceptions import ConfigurationError
 
-TARGETS = ("empty",)
-"""The states that a reset can go to."""
+TARGETS = ("baseline", "empty")
+"""The states that a reset can go to. None means the baseline where the database has one, and empty otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +21,7 @@ class ResetOptions:
 
     include: tuple[str, ...]
     exclude: tuple[str, ...]
-    to: str
+    to: str | None
     strategy: str
     reset_sequences: bool
     allow_database: tuple[str, ...]
@@ -34,7 +34,7 @@ def check_options(
     using: str,
     include: str | Iterable[str],
     exclude: str | Iterable[str],
-    to: str,
+    to: str | None,
     strategy: str | None,
     reset_sequences: bool,
     allow_database: str | Iterable[str],
@@ -45,8 +45,8 @@ def check_options(
     Raises :class:`ConfigurationError` that names the argument and the values that it takes.
     """
     settings = get_settings()
-    if to not in TARGETS:
-        raise ConfigurationError(f"to must be one of {', '.join(TARGETS)}, not {to!r}.")
+    if to is not None and to not in TARGETS:
+        raise ConfigurationError(f"to must be one of {', '.join(TARGETS)}, or None, not {to!r}.")
     if using not in connections:
         raise ConfigurationError(
             f"There is no database alias {using!r}. settings.DATABASES has {', '.join(map(repr, connections))}."

@@ -13,19 +13,10 @@ from testdb_app.backends.base import Action, Observation, Step
 from testdb_app.exceptions import MissingPrivilegeError
 from testdb_app.graph import DependencyGraph
 from testdb_app.schema import ForeignKey, LeftOut, QualifiedName, Schema
+from testdb_app.scope import Scope
+from testdb_app.states import Baseline, SequenceState
+from testdb_app.ties import tied_groups
 from testdb_app.truncation import choose_truncations
-
-ALWAYS_KEPT = frozenset({"django_migrations"})
-"""Names of tables that no reset touches, in whatever schema: without their rows every migration would run again."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scope:
-    """What a reset may touch. ``kept`` tells for every table and sequence that stays why it does."""
-
-    tables: frozenset[QualifiedName]
-    sequences: frozenset[QualifiedName]
-    kept: tuple[LeftOut, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,53 +37,15 @@ class ResetPlan:
 
     @property
     def tables(self) -> tuple[QualifiedName, ...]:
-        """The tables that the plan empties, in order."""
-        return tuple(name for step in self.steps if step.action is not Action.RESTART for name in step.names)
+        """The tables that the plan empties or restores, in order."""
+        return tuple(
+            dict.fromkeys(name for step in self.steps if step.action is not Action.RESTART for name in step.names)
+        )
 
     @property
     def sequences(self) -> tuple[QualifiedName, ...]:
         """The sequences that it restarts."""
         return tuple(name for step in self.steps if step.action is Action.RESTART for name in step.names)
-
-
-def make_scope(
-    schema: Schema,
-    *,
-    included: frozenset[QualifiedName] | None,
-    excluded: frozenset[QualifiedName],
-    reset_sequences: bool,
-) -> Scope:
-    """Decide what a reset may touch.
-
-    Parameters: *included*, None for every table; *excluded*, tables to keep; *reset_sequences*, whether sequences go
-    along. A sequence is in scope if all tables that use it are; one that no table uses, if everything is.
-    """
-    tables: set[QualifiedName] = set()
-    kept: list[LeftOut] = list(schema.left_out)
-    for table in schema.tables:
-        reason = None
-        if table.extension:
-            reason = f"belongs to the extension {table.extension}"
-        elif table.name.name in ALWAYS_KEPT:
-            reason = "kept always"
-        elif table.name in excluded:
-            reason = "excluded"
-        elif included is not None and table.name not in included:
-            reason = "not named"
-        if reason is None:
-            tables.add(table.name)
-        else:
-            kept.append(LeftOut(name=table.name, reason=reason))
-    sequences: set[QualifiedName] = set()
-    for sequence in schema.sequences:
-        outside = sorted(sequence.tables - tables)
-        if sequence.extension or not reset_sequences or (not sequence.uses and included is not None):
-            continue
-        if outside:
-            kept.append(LeftOut(name=sequence.name, reason=f"sequence of {outside[0]}, which stays"))
-        else:
-            sequences.add(sequence.name)
-    return Scope(tables=frozenset(tables), sequences=frozenset(sequences), kept=tuple(sorted(kept)))
 
 
 def plan_reset(
@@ -103,33 +56,101 @@ def plan_reset(
     *,
     strategy: str,
     truncate_above: int,
+    baseline: Baseline | None = None,
+    rewrites: bool = False,
 ) -> ResetPlan:
     """Plan to empty the tables in *scope* that may hold rows, and to restart the sequences that moved.
 
-    *strategy* is "delete", "truncate" or "auto"; *truncate_above* the bytes a table from which "auto" truncates.
+    *strategy* is "delete", "truncate" or "auto"; *truncate_above* the bytes a table from which "auto" truncates. With a
+    *baseline* its rows are put back, and the sequences to where they were then; *rewrites* says how, see
+    :class:`~testdb_app.backends.base.Step`.
     Raises :class:`ResetError` if truncation was asked for and a table that stays references one that goes, and
     :class:`MissingPrivilegeError`. Cost: O(tables + foreign keys of the written tables).
     """
+    restorable = frozenset(baseline.tables if baseline is not None else ()) & scope.tables
     written = frozenset(observation.sizes) & scope.tables
+    if not observation.is_precise:
+        # A table with a baseline may have lost all its rows, and has no size then.
+        written |= restorable
+    if rewrites:
+        written |= _dependents(schema, written & restorable) & scope.tables
     _check_privileges(observation, written | scope.sequences)
-    truncated = choose_truncations(schema, scope.tables, written, observation.sizes, strategy, truncate_above)
-    emptied = written | truncated
-    deletes = tuple(_deletions(schema, graph, written - truncated))
+    sizes = {**observation.sizes, **_grown(baseline, observation.sizes)}
+    truncated = choose_truncations(schema, scope.tables, written, sizes, strategy, truncate_above)
+    filled = (written | truncated) & restorable
+    deletes = tuple(_deletions(schema, graph, written - truncated - filled))
+    steps, tied = _tie(schema, graph, deletes, filled, rewrites=rewrites)
     may_refill = _may_refill(schema, deletes)
     # A trigger that fires meanwhile may move any sequence.
-    moved = scope.sequences if may_refill else frozenset(observation.moved) & scope.sequences
-    steps = (
-        *_truncation(graph, truncated, strategy),
-        *deletes,
-        *(Step(action=Action.RESTART, names=(name,)) for name in sorted(moved)),
-    )
+    moved = scope.sequences if may_refill else _moved(observation.states, baseline) & scope.sequences
     return ResetPlan(
-        steps=steps,
-        checks=tuple(_checks(schema, scope, observation.sizes, emptied)),
-        verify=tuple(sorted(scope.tables & _storing(schema))) if may_refill else (),
+        steps=(
+            *_truncation(graph, truncated, strategy),
+            *steps,
+            *tied,
+            *(Step(action=Action.RESTART, names=(name,)) for name in sorted(moved)),
+        ),
+        checks=tuple(_checks(schema, scope, observation.sizes, written | truncated)),
+        verify=tuple(sorted((scope.tables - filled) & _storing(schema))) if may_refill else (),
         kept=scope.kept,
-        stale_views=tuple(view.name for view in schema.materialized_views if emptied & set(view.tables)),
+        stale_views=tuple(view.name for view in schema.materialized_views if (written | truncated) & set(view.tables)),
     )
+
+
+def _grown(baseline: Baseline | None, sizes: Mapping[QualifiedName, int]) -> dict[QualifiedName, int]:
+    """Return, for tables with a baseline, how much larger they are than their copy with room for an update of each row."""
+    tables = baseline.tables.values() if baseline is not None else ()
+    return {table.name: sizes.get(table.name, 0) - 2 * sizes.get(table.copy, 0) for table in tables}
+
+
+def _moved(states: Mapping[QualifiedName, SequenceState | None], baseline: Baseline | None) -> frozenset[QualifiedName]:
+    """Return the sequences that are not where they belong: at the baseline's state, else at their start."""
+    if baseline is None:
+        return frozenset(states)
+    there = {name for name, state in states.items() if state is None or state != baseline.sequences.get(name)}
+    return frozenset(there | (baseline.sequences.keys() - states.keys()))
+
+
+def _dependents(schema: Schema, names: Iterable[QualifiedName]) -> frozenset[QualifiedName]:
+    """Return *names* and all tables that reference them, directly or not."""
+    found = set(names)
+    work = list(found)
+    while work:
+        for key in schema.referencing.get(work.pop(), ()):
+            if key.table not in found:
+                found.add(key.table)
+                work.append(key.table)
+    return frozenset(found)
+
+
+def _tie(
+    schema: Schema,
+    graph: DependencyGraph[QualifiedName],
+    deletes: tuple[Step, ...],
+    restored: frozenset[QualifiedName],
+    *,
+    rewrites: bool,
+) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
+    """Split into deletions of their own, and restorations with the deletions that keys tie to them."""
+    if not restored:
+        return deletes, ()
+    order = {name: number for number, name in enumerate(graph.deletion_order())}
+    everything = restored | {name for step in deletes for name in step.names}
+    if rewrites:
+        stored = sorted((name for name in everything if schema.by_name[name].stores_rows), key=order.__getitem__)
+        return (), (Step(action=Action.RESTORE, names=tuple(stored), rewrites=True, reason="put in anew"),)
+    groups = [
+        tuple(sorted(group, key=order.__getitem__)) for group in tied_groups(schema, everything) if restored & group
+    ]
+    tied = {name for group in groups for name in group}
+    steps = tuple(step for step in deletes if tied.isdisjoint(step.names))
+    left = [name for step in deletes if not tied.isdisjoint(step.names) for name in step.names if name not in tied]
+    steps += tuple(Step(action=Action.DELETE, names=(name,)) for name in left)
+    restores = (
+        Step(action=Action.RESTORE, names=group, reason="tied by foreign keys: one statement" if len(group) > 1 else "")
+        for group in sorted(groups, key=lambda group: order[group[0]])
+    )
+    return steps, tuple(restores)
 
 
 def _check_privileges(observation: Observation, wanted: frozenset[QualifiedName]) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from testdb_app.exceptions import ExclusionError
-from testdb_app.plan import Scope
 from testdb_app.schema import ForeignKey, QualifiedName, Schema
+from testdb_app.scope import Scope
 
 
 def check_references(schema: Schema, scope: Scope, keys: Sequence[ForeignKey], counts: Sequence[int]) -> None:

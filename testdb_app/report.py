@@ -9,15 +9,39 @@ from typing import Any
 from testdb_app.backends.base import Action, DatabaseIdentity
 from testdb_app.plan import ResetPlan
 from testdb_app.schema import LeftOut, QualifiedName
+from testdb_app.states import RowChanges
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EmptiedTable:
-    """A table that was emptied, how, and how many rows went (None where the server does not tell)."""
+class ResetTable:
+    """A table that was reset, how, and how many rows went (None where the server does not tell).
+
+    A table with a baseline also has rows that were ``updated`` to what they had been, and that were ``inserted`` again.
+    """
 
     name: QualifiedName
     action: Action
     rows: int | None
+    updated: int = 0
+    inserted: int = 0
+
+
+def list_tables(plan: ResetPlan, changes: Mapping[QualifiedName, RowChanges]) -> tuple[ResetTable, ...]:
+    """Return the tables of *plan* whose rows changed, in order; those of which the server does not tell are among them."""
+    actions = {name: step.action for step in plan.steps if step.action is not Action.RESTART for name in step.names}
+    # A truncated table whose baseline's rows were put in again was restored.
+    unknown = {name for step in plan.steps if step.action is Action.TRUNCATE for name in step.names}
+    tables = []
+    for name, action in actions.items():
+        done = changes.get(name)
+        if done is None or name in unknown:
+            inserted = done.inserted if done is not None else 0
+            tables.append(ResetTable(name=name, action=action, rows=None, inserted=inserted))
+        elif done:
+            tables.append(
+                ResetTable(name=name, action=action, rows=done.removed, updated=done.updated, inserted=done.inserted)
+            )
+    return tuple(tables)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,9 +88,9 @@ class ResetPreview:
 class ResetReport:
     """What a reset did.
 
-    ``permitted_by`` is the guard's rule; ``tables`` in the order in which they were emptied; ``kept`` what stayed and
-    why; ``stale_views`` materialized views that still show the old rows; ``attempts`` counts from 1; ``seconds`` is
-    the time of the whole call.
+    ``target`` is "baseline" or "empty"; ``permitted_by`` the guard's rule; ``tables`` are in the order in which they were
+    reset; ``kept`` what stayed and why; ``stale_views`` materialized views that still show the old rows; ``attempts``
+    counts from 1; ``seconds`` is the time of the whole call.
     """
 
     alias: str
@@ -74,7 +98,7 @@ class ResetReport:
     server: str
     target: str
     permitted_by: str
-    tables: tuple[EmptiedTable, ...]
+    tables: tuple[ResetTable, ...]
     sequences: tuple[QualifiedName, ...]
     kept: tuple[LeftOut, ...]
     stale_views: tuple[QualifiedName, ...]
@@ -86,6 +110,11 @@ class ResetReport:
     def rows(self) -> int:
         """The rows that went, as far as the server tells."""
         return sum(table.rows or 0 for table in self.tables)
+
+    @property
+    def restored(self) -> int:
+        """The rows of the baseline that were put back: updated or inserted."""
+        return sum(table.updated + table.inserted for table in self.tables)
 
     def __str__(self) -> str:
         return (
@@ -103,7 +132,14 @@ class ResetReport:
             "target": self.target,
             "permitted_by": self.permitted_by,
             "tables": [
-                {"name": str(table.name), "action": table.action.value, "rows": table.rows} for table in self.tables
+                {
+                    "name": str(table.name),
+                    "action": table.action.value,
+                    "rows": table.rows,
+                    "updated": table.updated,
+                    "inserted": table.inserted,
+                }
+                for table in self.tables
             ],
             "sequences": [str(name) for name in self.sequences],
             "kept": _kept(self.kept),

@@ -5,28 +5,28 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from django.db import DEFAULT_DB_ALIAS, connections
 
 from testdb_app import guard
 from testdb_app.backends import get_backend
-from testdb_app.backends.base import Action, Backend, DatabaseIdentity, Observation, Script
+from testdb_app.backends.base import Backend, DatabaseIdentity, Observation, Script
 from testdb_app.exceptions import (
     ConcurrencyError,
     LockTimeoutError,
+    RestoreConflictError,
     TransactionStateError,
 )
-from testdb_app.graph import DependencyGraph
+from testdb_app.known_map import KnownMap, read_map
 from testdb_app.labels import index_models
 from testdb_app.looking import observe
 from testdb_app.options import check_options
-from testdb_app.plan import ResetPlan, Scope, make_scope, plan_reset
+from testdb_app.plan import ResetPlan, plan_reset
 from testdb_app.references import check_references
-from testdb_app.report import EmptiedTable, ResetPreview, ResetReport
-from testdb_app.schema import QualifiedName, Schema
-from testdb_app.selection import select_tables
+from testdb_app.report import ResetPreview, ResetReport, list_tables
+from testdb_app.schema import QualifiedName
+from testdb_app.states import RowChanges
 from testdb_app.transaction_state import check_transaction_state
 
 if TYPE_CHECKING:
@@ -36,15 +36,6 @@ logger = logging.getLogger("testdb_app")
 
 RETRIES = 3
 """How often a reset is tried again after a deadlock, a serialization failure or a lock time-out."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Map:
-    """What is read once and replayed: it depends on the schema and the options alone."""
-
-    schema: Schema
-    graph: DependencyGraph[QualifiedName]
-    scope: Scope
 
 
 class Resetter:
@@ -57,7 +48,7 @@ class Resetter:
     - *using*: the alias of the database.
     - *include*, *exclude*: labels and patterns (see :func:`testdb_app.selection.select_tables`); nothing included
       means every table. ``TESTDB["EXCLUDE"]`` is added to *exclude*.
-    - *to*: the state to go to, "empty".
+    - *to*: the state to go to, "baseline" or "empty"; None for the baseline where the database has one, else empty.
     - *strategy*: "auto", "delete" or "truncate"; None for the setting.
     - *reset_sequences*: whether sequences go back to their start.
     - *allow_database*: the name of a database, or several, that may be reset although nothing marks them as test ones.
@@ -73,7 +64,7 @@ class Resetter:
         *,
         include: Iterable[str] = (),
         exclude: Iterable[str] = (),
-        to: str = "empty",
+        to: str | None = None,
         strategy: str | None = None,
         reset_sequences: bool = True,
         allow_database: str | Iterable[str] = (),
@@ -92,7 +83,7 @@ class Resetter:
         )
         self.using = using
         self.within_transaction = within_transaction
-        self._map: _Map | None = None
+        self._map: KnownMap | None = None
 
     @property
     def connection(self) -> BaseDatabaseWrapper:
@@ -141,10 +132,16 @@ class Resetter:
         started = time.perf_counter()
         check_transaction_state(self.connection, within_transaction=self.within_transaction)
         deadline = started + self.options.lock_timeout
-        strategy = self.options.strategy
+        strategy, rewrites = self.options.strategy, False
         for attempt in range(1, RETRIES + 2):
             try:
-                report = self._attempt(strategy, started, attempt)
+                report = self._attempt(strategy, started, attempt, rewrites=rewrites)
+            except RestoreConflictError as error:
+                if rewrites or attempt > RETRIES:
+                    raise
+                rewrites = True
+                logger.info("Reset of %s, attempt %d: %s", self.using, attempt, error)
+                continue
             except (LockTimeoutError, ConcurrencyError) as error:
                 if isinstance(error, ConcurrencyError):
                     error.attempts = attempt
@@ -160,7 +157,7 @@ class Resetter:
             return report
         raise AssertionError("the last attempt returns or raises")
 
-    def _attempt(self, strategy: str, started: float, attempt: int) -> ResetReport:
+    def _attempt(self, strategy: str, started: float, attempt: int, *, rewrites: bool) -> ResetReport:
         observation, known = self._look()
         if self.within_transaction and observation.identity.has_fixed_snapshot:
             raise TransactionStateError(
@@ -168,24 +165,19 @@ class Resetter:
                 "would not see the rows that others committed since it began. Use read committed, or reset outside of it."
             )
         rule = guard.check_may_reset(observation.identity, allow=self.options.allow_database)
-        plan = self._plan(observation, known, strategy)
-        removed: dict[QualifiedName, int] = {}
+        plan = self._plan(observation, known, strategy, rewrites=rewrites)
+        changes: dict[QualifiedName, RowChanges] = {}
         if plan.steps:
             # Several attempts share the time-out: an attempt that gives its locks back lets others go on.
             script = self._script(known, plan, self.options.lock_timeout / RETRIES)
-            removed = self.backend.run(self.connection, script, within_transaction=self.within_transaction)
+            changes = self.backend.run(self.connection, script, within_transaction=self.within_transaction)
         return ResetReport(
             alias=self.using,
             database=observation.identity.name,
             server=observation.identity.server,
-            target=self.options.to,
+            target="empty" if known.baseline is None else "baseline",
             permitted_by=rule,
-            tables=tuple(
-                EmptiedTable(name=name, action=step.action, rows=removed.get(name))
-                for step in plan.steps
-                for name in step.names
-                if step.action is not Action.RESTART and removed.get(name) != 0
-            ),
+            tables=list_tables(plan, changes),
             sequences=plan.sequences,
             kept=plan.kept,
             stale_views=plan.stale_views,
@@ -194,34 +186,22 @@ class Resetter:
             seconds=time.perf_counter() - started,
         )
 
-    def _look(self) -> tuple[Observation, _Map]:
+    def _look(self) -> tuple[Observation, KnownMap]:
         """Observe, and read the map where it is missing or older than the schema."""
         for _ in range(RETRIES + 1):
-            observation = observe(self.connection, lock_timeout=self.options.lock_timeout / RETRIES)
-            if self._map is not None and self._map.schema.token == observation.token:
+            baseline = self._map.baseline if self._map is not None else None
+            timeout = self.options.lock_timeout / RETRIES
+            observation = observe(self.connection, lock_timeout=timeout, baseline=baseline)
+            if self._map is not None and self._map.is_still_true(observation):
                 return observation, self._map
-            self._map = self._read_map()
+            self._map = read_map(self.connection, self.options)
         raise ConcurrencyError(
             f'The schema of database "{observation.identity.name}" changes faster than it can be read. Nothing was changed. '
             "Wait until the migrations that run on it have ended.",
             attempts=RETRIES + 1,
         )
 
-    def _read_map(self) -> _Map:
-        schema = self.backend.read_schema(self.connection)
-        labels = index_models(self.connection, schema).labels_by_table
-        return _Map(
-            schema=schema,
-            graph=DependencyGraph.from_schema(schema),
-            scope=make_scope(
-                schema,
-                included=select_tables(schema, labels, self.options.include) if self.options.include else None,
-                excluded=select_tables(schema, labels, self.options.exclude),
-                reset_sequences=self.options.reset_sequences,
-            ),
-        )
-
-    def _plan(self, observation: Observation, known: _Map, strategy: str) -> ResetPlan:
+    def _plan(self, observation: Observation, known: KnownMap, strategy: str, *, rewrites: bool = False) -> ResetPlan:
         plan = plan_reset(
             known.schema,
             known.graph,
@@ -229,17 +209,20 @@ class Resetter:
             observation,
             strategy=strategy,
             truncate_above=self.options.truncate_above,
+            baseline=known.baseline,
+            rewrites=rewrites,
         )
         if plan.checks:
-            counts = self.backend.count_references(self.connection, plan.checks)
+            counts = self.backend.count_references(self.connection, plan.checks, known.baseline)
             check_references(known.schema, known.scope, plan.checks, counts)
         return plan
 
-    def _script(self, known: _Map, plan: ResetPlan, lock_timeout: float) -> Script:
+    def _script(self, known: KnownMap, plan: ResetPlan, lock_timeout: float) -> Script:
         return self.backend.script(
             self.connection,
             known.schema,
             plan.steps,
+            baseline=known.baseline,
             checks=plan.checks,
             verify=plan.verify,
             lock_timeout=lock_timeout,

@@ -37,7 +37,7 @@ def choose_truncations(
         return closure
     chosen: set[QualifiedName] = set()
     for name in sorted(written):
-        is_large = sizes[name] > truncate_above
+        is_large = sizes.get(name, 0) > truncate_above
         is_slow = _is_slow_to_check(schema, name, sizes)
         if name in chosen or not (is_large or is_slow):
             continue
@@ -54,7 +54,7 @@ def _is_slow_to_check(schema: Schema, name: QualifiedName, sizes: Mapping[Qualif
     For each row that goes PostgreSQL looks for rows that refer to it. Where no index leads to them it reads the whole
     referencing table, whose rows are dead by then, but still there.
     """
-    rows = sizes[name] / _BYTES_A_ROW
+    rows = sizes.get(name, 0) / _BYTES_A_ROW
     pages = sum(sizes.get(key.table, 0) / _BYTES_A_PAGE for key in schema.referencing.get(name, ()) if not key.indexed)
     return rows * pages > _SLOW_CHECKS
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from testdb_app.exceptions import ExclusionError
 from testdb_app.schema import ForeignKey, QualifiedName, Schema
+from testdb_app.states import Baseline, RowChanges, SequenceState
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -68,23 +69,33 @@ class Observation:
     """One look at the live database.
 
     - ``token``: equal to the ``Schema.token`` read earlier exactly if the schema has not changed since.
-    - ``sizes``: the tables that may hold rows, with their bytes (0: unknown). A superset, never too small.
-    - ``moved``: the sequences that are not at their start.
+    - ``sizes``: the tables that may hold rows, with their bytes (0: unknown). A superset, never too small. If
+      ``is_precise``, instead those that were written since the last reset of the same resetter.
+    - ``states``: the sequences that are not at their start, and where they are (None: unknown).
+    - ``shape``: what a baseline depends on besides the schema, as it is now; see :class:`testdb_app.states.Baseline`.
     - ``missing``: relations for which the role lacks a privilege that emptying them would need, and which.
     """
 
     identity: DatabaseIdentity
     token: str
     sizes: Mapping[QualifiedName, int]
-    moved: frozenset[QualifiedName] = frozenset()
+    is_precise: bool = False
+    states: Mapping[QualifiedName, SequenceState | None] = field(default_factory=dict)
     missing: Mapping[QualifiedName, str] = field(default_factory=dict)
+    shape: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def moved(self) -> frozenset[QualifiedName]:
+        """The sequences that are not at their start."""
+        return frozenset(self.states)
 
 
 class Action(StrEnum):
-    """What a step does: empty tables by DELETE or TRUNCATE, or put sequences back to their start."""
+    """What a step does: empty tables by DELETE or TRUNCATE, put their baseline's rows back, or put sequences back."""
 
     DELETE = "delete"
     TRUNCATE = "truncate"
+    RESTORE = "restore"
     RESTART = "restart"
 
 
@@ -93,22 +104,27 @@ class Step:
     """One step of a plan: ``names`` are tables that go together (a cycle, a truncation's closure), or a sequence.
 
     ``reason`` says why it is done this way, where that is not plain. With ``waits`` off, a lock that is not free at
-    once is an error: the plan has another way.
+    once is an error: the plan has another way. With ``rewrites`` on, a restoring step puts all rows in anew.
     """
 
     action: Action
     names: tuple[QualifiedName, ...]
     reason: str = ""
     waits: bool = True
+    rewrites: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statement:
-    """One SQL statement. ``counts`` names the tables whose removed rows its result tells, in order of the columns,
-    or, for a single table, by its row count."""
+    """One SQL statement.
+
+    ``counts`` names the tables whose removed rows its result tells, in order of the columns, or, for a single table, by
+    its row count. ``changes`` names those whose removed, updated and inserted rows it tells, in three columns each.
+    """
 
     sql: str
     counts: tuple[QualifiedName, ...] = ()
+    changes: tuple[QualifiedName, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +142,7 @@ class Script:
     checks: tuple[ForeignKey, ...] = ()
     verify: tuple[QualifiedName, ...] = ()
     locks: Mapping[QualifiedName, str] = field(default_factory=dict)
+    baseline: Baseline | None = None
 
     @property
     def statements(self) -> tuple[Statement, ...]:
@@ -158,8 +175,12 @@ class Backend(Protocol):
         """Read the whole map, with its token, from one snapshot."""
         ...
 
-    def observe(self, connection: BaseDatabaseWrapper, *, lock_timeout: float) -> Observation:
+    def observe(
+        self, connection: BaseDatabaseWrapper, *, lock_timeout: float, baseline: Baseline | None = None
+    ) -> Observation:
         """Look where rows may be and which sequences have moved. Reads only; waits at most *lock_timeout* seconds for locks.
+
+        With the *baseline* that is known, also what that depends on.
 
         Raises :class:`~testdb_app.exceptions.LockTimeoutError`, and Django's database errors.
         """
@@ -169,8 +190,10 @@ class Backend(Protocol):
         """Count the rows of each of *tables* itself (without partitions and inheritance children)."""
         ...
 
-    def count_references(self, connection: BaseDatabaseWrapper, keys: Sequence[ForeignKey]) -> tuple[int, ...]:
-        """Count, for each key, the rows of its referencing table that refer to some row."""
+    def count_references(
+        self, connection: BaseDatabaseWrapper, keys: Sequence[ForeignKey], baseline: Baseline | None = None
+    ) -> tuple[int, ...]:
+        """Count, for each key, the rows of its referencing table that refer to some row, but for rows of *baseline*."""
         ...
 
     def script(
@@ -179,12 +202,13 @@ class Backend(Protocol):
         schema: Schema,
         steps: Sequence[Step],
         *,
+        baseline: Baseline | None = None,
         checks: Sequence[ForeignKey],
         verify: Sequence[QualifiedName],
         lock_timeout: float,
         within_transaction: bool,
     ) -> Script:
-        """Write the SQL of a plan. Sends nothing. *lock_timeout* in seconds.
+        """Write the SQL of a plan that leads to *baseline*, or to no rows. *lock_timeout* in seconds.
 
         Raises :class:`~testdb_app.exceptions.UnsupportedError` for a step that this vendor cannot do.
         """
@@ -192,8 +216,8 @@ class Backend(Protocol):
 
     def run(
         self, connection: BaseDatabaseWrapper, script: Script, *, within_transaction: bool
-    ) -> dict[QualifiedName, int]:
-        """Run *script*, all or nothing, and return the rows removed per table, where the server tells.
+    ) -> dict[QualifiedName, RowChanges]:
+        """Run *script*, all or nothing, and return what was changed per table, where the server tells.
 
         Raises an error of :mod:`testdb_app.exceptions`, chained to the database's own, with everything rolled back.
         """
@@ -201,4 +225,34 @@ class Backend(Protocol):
 
     def set_mark(self, connection: BaseDatabaseWrapper, mark: Mark, *, present: bool) -> None:
         """Put a mark inside the database, or take it away. Twice is once."""
+        ...
+
+    def read_baseline(self, connection: BaseDatabaseWrapper) -> Baseline | None:
+        """Read what the database keeps of its baseline, without the rows; None where there is none. Reads only."""
+        ...
+
+    def read_shape(
+        self, connection: BaseDatabaseWrapper, schema: Schema, tables: Iterable[QualifiedName]
+    ) -> dict[str, str]:
+        """Describe what a baseline with rows of *tables* depends on; see :attr:`testdb_app.states.Baseline.shape`."""
+        ...
+
+    def write_baseline(
+        self,
+        connection: BaseDatabaseWrapper,
+        schema: Schema,
+        *,
+        tables: Iterable[QualifiedName],
+        sequences: Iterable[QualifiedName],
+        excluded: frozenset[QualifiedName],
+        lock_timeout: float,
+    ) -> Baseline:
+        """Capture the rows of *tables* and the state of *sequences*, in place of any earlier baseline, all or nothing.
+
+        Raises an error of :mod:`testdb_app.exceptions`, with nothing changed.
+        """
+        ...
+
+    def drop_baseline(self, connection: BaseDatabaseWrapper) -> None:
+        """Take the baseline out of the database. Without one nothing happens."""
         ...

@@ -32,6 +32,10 @@ class GenericBackend:
     script = staticmethod(operations.script)
     run = staticmethod(operations.run)
     set_mark = staticmethod(operations.set_mark)
+    read_baseline = staticmethod(operations.read_baseline)
+    read_shape = staticmethod(operations.read_shape)
+    write_baseline = staticmethod(operations.write_baseline)
+    drop_baseline = staticmethod(operations.drop_baseline)
 
 
 BACKEND: Backend = GenericBackend()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from testdb_app.backends.base import DatabaseIdentity, Observation
 from testdb_app.schema import ForeignKey, LeftOut, QualifiedName, Schema, SequenceUse, Table
 from testdb_app.schema import Sequence as SequenceValue
+from testdb_app.states import Baseline
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -100,7 +101,7 @@ def read_schema(connection: BaseDatabaseWrapper) -> Schema:
     )
 
 
-def observe(connection: BaseDatabaseWrapper, *, lock_timeout: float) -> Observation:
+def observe(connection: BaseDatabaseWrapper, *, lock_timeout: float, baseline: Baseline | None = None) -> Observation:
     """Look where rows are. Whether a sequence has moved cannot be asked, so that all are said to have.
 
     Django has no way to bound a lock wait, so that *lock_timeout* counts for nothing here.
@@ -115,7 +116,7 @@ def observe(connection: BaseDatabaseWrapper, *, lock_timeout: float) -> Observat
         identity=identify(connection),
         token=structure.token,
         sizes={qualify(table): 0 for table in filled},
-        moved=frozenset(qualify(table) for table in structure.sequences),
+        states={qualify(table): None for table in structure.sequences},
     )
 
 
@@ -125,7 +126,9 @@ def count_rows(connection: BaseDatabaseWrapper, tables: Iterable[QualifiedName])
         return {name: _ask(connection, cursor, "SELECT COUNT(*) FROM {}", name.name) for name in tables}
 
 
-def count_references(connection: BaseDatabaseWrapper, keys: Sequence[ForeignKey]) -> tuple[int, ...]:
+def count_references(
+    connection: BaseDatabaseWrapper, keys: Sequence[ForeignKey], baseline: Baseline | None = None
+) -> tuple[int, ...]:
     """Count, for each key, the rows of its referencing table that refer to some row. One query for each."""
     query = "SELECT COUNT(*) FROM {} WHERE {} IS NOT NULL"
     with connection.cursor() as cursor:

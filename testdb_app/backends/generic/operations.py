@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from testdb_app.exceptions import (
     UnsupportedError,
 )
 from testdb_app.schema import ForeignKey, QualifiedName, Schema
+from testdb_app.states import Baseline, RowChanges, describe_tables
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -29,6 +30,7 @@ def script(
     schema: Schema,
     steps: Sequence[Step],
     *,
+    baseline: Baseline | None = None,
     checks: Sequence[ForeignKey],
     verify: Sequence[QualifiedName],
     lock_timeout: float,
@@ -86,19 +88,21 @@ def _restarts(connection: BaseDatabaseWrapper, schema: Schema, steps: Sequence[S
     return statements
 
 
-def run(connection: BaseDatabaseWrapper, script: Script, *, within_transaction: bool) -> dict[QualifiedName, int]:
+def run(
+    connection: BaseDatabaseWrapper, script: Script, *, within_transaction: bool
+) -> dict[QualifiedName, RowChanges]:
     """Run *script* and return the rows removed per table, where the database tells.
 
     All or nothing only where the database can roll back what Django's statements do.
     Raises :class:`ResetError` or one of its subclasses, chained to the database's own error.
     """
-    removed: dict[QualifiedName, int] = {}
+    removed: dict[QualifiedName, RowChanges] = {}
     try:
         with _transaction(connection, within=within_transaction), connection.cursor() as cursor:
             script.refuse_references(count_references(connection, script.checks))
             for statement in script.opening + script.body:
                 cursor.execute(statement.sql)
-                removed |= dict.fromkeys(statement.counts, cursor.rowcount)
+                removed |= dict.fromkeys(statement.counts, RowChanges(removed=cursor.rowcount))
             _verify(connection, script)
             for statement in script.closing:
                 cursor.execute(statement.sql)
@@ -159,6 +163,36 @@ def _translate(connection: BaseDatabaseWrapper, error: Error) -> ResetError:
     return ResetError(
         f"{text} It was rolled back, where the database can. Correct what the message names, or exclude the table."
     )
+
+
+def read_baseline(connection: BaseDatabaseWrapper) -> Baseline | None:
+    """Return None: this backend captures none."""
+    return None
+
+
+def read_shape(connection: BaseDatabaseWrapper, schema: Schema, tables: Iterable[QualifiedName]) -> dict[str, str]:
+    """Describe which tables there are."""
+    return describe_tables(schema)
+
+
+def write_baseline(
+    connection: BaseDatabaseWrapper,
+    schema: Schema,
+    *,
+    tables: Iterable[QualifiedName],
+    sequences: Iterable[QualifiedName],
+    excluded: frozenset[QualifiedName],
+    lock_timeout: float,
+) -> Baseline:
+    """Raise :class:`UnsupportedError`: how rows are copied and compared exactly is not known here."""
+    raise UnsupportedError(
+        f"A baseline is not supported on {connection.display_name}. Nothing was changed. Reset to empty, and make the rows "
+        "that every test needs in a fixture."
+    )
+
+
+def drop_baseline(connection: BaseDatabaseWrapper) -> None:
+    """Do nothing: there is none."""
 
 
 def set_mark(connection: BaseDatabaseWrapper, mark: Mark, *, present: bool) -> None:

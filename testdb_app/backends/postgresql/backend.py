@@ -15,14 +15,18 @@ from testdb_app.backends.base import (
     Script,
     Step,
 )
+from testdb_app.backends.postgresql import baseline as baseline_tables
 from testdb_app.backends.postgresql import catalog, operations
 from testdb_app.backends.postgresql.connection import rolled_back_on_error, run_sql
 from testdb_app.backends.postgresql.errors import is_connection_lost, translate
 from testdb_app.backends.postgresql.introspection import parse_identity, read_schema
 from testdb_app.backends.postgresql.queries import count_referring, execute, read_rows, rows_of, scalars
-from testdb_app.backends.postgresql.sequences import all_sequence_states, displaced, sequence_states
+from testdb_app.backends.postgresql.quoting import quote
+from testdb_app.backends.postgresql.sequences import read_all_states, sequence_states
+from testdb_app.backends.postgresql.shapes import parse_shape, shape_queries
 from testdb_app.exceptions import RowsRemainError
 from testdb_app.schema import ForeignKey, QualifiedName, Schema
+from testdb_app.states import Baseline, RowChanges, describe_tables, migration_tables
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -44,7 +48,9 @@ class PostgreSQLBackend:
         with rolled_back_on_error(connection):
             return read_schema(connection)
 
-    def observe(self, connection: BaseDatabaseWrapper, *, lock_timeout: float) -> Observation:
+    def observe(
+        self, connection: BaseDatabaseWrapper, *, lock_timeout: float, baseline: Baseline | None = None
+    ) -> Observation:
         """Look where rows may be and which sequences have moved.
 
         One round trip, and before PostgreSQL 18 another one per 2,000 sequences that were never called: only their
@@ -52,32 +58,32 @@ class PostgreSQLBackend:
         """
         read = partial(read_rows, connection, lock_timeout=lock_timeout)
         connection.ensure_connection()
-        states = sequence_states(connection)
-        identity, token, size_rows, *state_rows = read((catalog.IDENTITY, catalog.TOKEN, catalog.SIZES, *states))
+        queries = sequence_states(connection)
+        shapes = shape_queries(baseline.tables, baseline.migrations) if baseline is not None else []
+        identity, token, size_rows, *others = read((catalog.IDENTITY, catalog.TOKEN, catalog.SIZES, *queries, *shapes))
         missing = {QualifiedName(schema, name): lacks for schema, name, _, lacks in size_rows if lacks}
-        by_state: dict[str, dict[QualifiedName, int]] = {"moved": {}, "unread": {}, "unreadable": {}}
-        for schema, name, state, start in all_sequence_states(read, state_rows):
-            by_state[state][QualifiedName(schema, name)] = start
-        missing |= dict.fromkeys(by_state["unreadable"], "SELECT")
+        states, unreadable = read_all_states(read, others[: len(queries)])
         return Observation(
             identity=parse_identity(connection, identity[0]),
             token=token[0][0],
             sizes={QualifiedName(schema, name): size for schema, name, size, _ in size_rows},
-            moved=frozenset(by_state["moved"]) | frozenset(displaced(read, list(by_state["unread"].items()))),
-            missing=missing,
+            states=states,
+            missing=missing | dict.fromkeys(unreadable, "SELECT"),
+            shape=parse_shape(others[len(queries) :]),
         )
 
     def count_rows(self, connection: BaseDatabaseWrapper, tables: Iterable[QualifiedName]) -> dict[QualifiedName, int]:
         """Count rows by reading them. One round trip."""
         names = list(tables)
-        counts = scalars(
-            connection, [f"SELECT pg_catalog.count(*) FROM ONLY {operations.quote(name)}" for name in names]
-        )
+        counts = scalars(connection, [f"SELECT pg_catalog.count(*) FROM ONLY {quote(name)}" for name in names])
         return dict(zip(names, counts, strict=True))
 
-    def count_references(self, connection: BaseDatabaseWrapper, keys: Sequence[ForeignKey]) -> tuple[int, ...]:
+    def count_references(
+        self, connection: BaseDatabaseWrapper, keys: Sequence[ForeignKey], baseline: Baseline | None = None
+    ) -> tuple[int, ...]:
         """Count the referring rows by reading them. One round trip."""
-        return tuple(scalars(connection, [count_referring(key) for key in keys]))
+        copies = {name: table.copy for name, table in baseline.tables.items()} if baseline is not None else {}
+        return tuple(scalars(connection, [count_referring(key, copies.get(key.referenced)) for key in keys]))
 
     def script(
         self,
@@ -85,6 +91,7 @@ class PostgreSQLBackend:
         schema: Schema,
         steps: Sequence[Step],
         *,
+        baseline: Baseline | None = None,
         checks: Sequence[ForeignKey],
         verify: Sequence[QualifiedName],
         lock_timeout: float,
@@ -94,6 +101,7 @@ class PostgreSQLBackend:
         return operations.write_script(
             schema,
             steps,
+            baseline=baseline,
             checks=checks,
             verify=verify,
             lock_timeout=lock_timeout,
@@ -102,20 +110,21 @@ class PostgreSQLBackend:
 
     def run(
         self, connection: BaseDatabaseWrapper, script: Script, *, within_transaction: bool
-    ) -> dict[QualifiedName, int]:
+    ) -> dict[QualifiedName, RowChanges]:
         """Run *script*, in one round trip where it has nothing to check or verify."""
         try:
             with rolled_back_on_error(connection, savepoint=within_transaction):
                 if not script.checks and not script.verify:
                     return execute(connection, script.statements)
                 execute(connection, script.opening)
-                script.refuse_references(self.count_references(connection, script.checks))
+                script.refuse_references(self.count_references(connection, script.checks, script.baseline))
                 removed = execute(connection, script.body)
                 self._verify(connection, script)
                 execute(connection, script.closing)
                 return removed
         except (DatabaseError, InterfaceError) as error:
-            failure = translate(connection, error, script.locks)
+            restores = any(statement.changes for statement in script.body)
+            failure = translate(connection, error, script.locks, restores=restores)
             if connection.connection is not None and is_connection_lost(connection, error):
                 connection.close()
             raise failure from error
@@ -123,7 +132,7 @@ class PostgreSQLBackend:
     def _verify(self, connection: BaseDatabaseWrapper, script: Script) -> None:
         found = scalars(
             connection,
-            [f"SELECT EXISTS (SELECT FROM ONLY {operations.quote(name)})::integer" for name in script.verify],
+            [f"SELECT EXISTS (SELECT FROM ONLY {quote(name)})::integer" for name in script.verify],
         )
         remaining = [str(name) for name, has_rows in zip(script.verify, found, strict=True) if has_rows]
         if remaining:
@@ -138,6 +147,37 @@ class PostgreSQLBackend:
         """Put or take away a mark; see :func:`testdb_app.backends.postgresql.operations.write_mark`."""
         name = self.identify(connection).name
         run_sql(connection, operations.write_mark(mark, name, present=present))
+
+    def read_baseline(self, connection: BaseDatabaseWrapper) -> Baseline | None:
+        """Read the document of the baseline. One round trip, or two where there is one."""
+        return baseline_tables.read_baseline(connection)
+
+    def read_shape(
+        self, connection: BaseDatabaseWrapper, schema: Schema, tables: Iterable[QualifiedName]
+    ) -> dict[str, str]:
+        """Describe the tables, and the columns and keys of those with copies. One round trip."""
+        queries = shape_queries(tables, migration_tables(schema))
+        rows = [rows_of(result) for result in run_sql(connection, ";\n".join(queries))] if queries else []
+        return describe_tables(schema) | parse_shape(rows)
+
+    def write_baseline(
+        self,
+        connection: BaseDatabaseWrapper,
+        schema: Schema,
+        *,
+        tables: Iterable[QualifiedName],
+        sequences: Iterable[QualifiedName],
+        excluded: frozenset[QualifiedName],
+        lock_timeout: float,
+    ) -> Baseline:
+        """Capture; see :mod:`testdb_app.backends.postgresql.baseline`."""
+        return baseline_tables.write_baseline(
+            connection, schema, tables=tables, sequences=sequences, excluded=excluded, lock_timeout=lock_timeout
+        )
+
+    def drop_baseline(self, connection: BaseDatabaseWrapper) -> None:
+        """Drop the document and the copies."""
+        baseline_tables.drop_baseline(connection)
 
 
 BACKEND = PostgreSQLBackend()

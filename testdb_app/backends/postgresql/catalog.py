@@ -215,30 +215,38 @@ _SEQUENCES_IN_SIGHT = f"""
         OFFSET 0) q
 """
 
-# schema, name, state: "moved", "unread" (never called: last_value must be read to be sure), "unreadable"; start
+
+# schema, name, state: "moved", "unread" (never called: last_value must be read to be sure), "unreadable"; start, last value,
+# is called
 # pg_sequence_last_value() is null for a sequence whose is_called is false, whatever its last_value. Each sequence that it
 # is asked for stays locked to the end of the message: parts are asked for one by one.
-SEQUENCE_STATES = f"""
+def _states_of(condition: str) -> str:
+    return f"""
 SELECT nspname, relname,
-       CASE WHEN NOT readable THEN 'unreadable'
-            WHEN pg_catalog.pg_sequence_last_value(oid) IS NULL THEN 'unread'
-            ELSE 'moved' END,
-       seqstart
-  {_SEQUENCES_IN_SIGHT}
+       CASE WHEN NOT readable THEN 'unreadable' WHEN last_value IS NULL THEN 'unread' ELSE 'moved' END,
+       seqstart, last_value, true
+  FROM (SELECT nspname, relname, readable, seqstart,
+               CASE WHEN readable THEN pg_catalog.pg_sequence_last_value(oid) END AS last_value
+          {_SEQUENCES_IN_SIGHT}
+         WHERE {condition}
+        OFFSET 0) s
 """
 
+
+SEQUENCE_STATES = _states_of("true")
+
 # The same for one of several parts of the sequences.
-SEQUENCE_STATES_OF_PART = SEQUENCE_STATES + " WHERE q.oid::bigint % {parts} = {part}"
+SEQUENCE_STATES_OF_PART = _states_of("oid::bigint % {parts} = {part}")
 
 # The same if there are few enough for one message; and how many there are.
-SEQUENCE_STATES_IF_FEW = SEQUENCE_STATES + " WHERE (SELECT pg_catalog.count(*) FROM pg_catalog.pg_sequence) <= {most}"
+SEQUENCE_STATES_IF_FEW = _states_of("(SELECT pg_catalog.count(*) FROM pg_catalog.pg_sequence) <= {most}")
 SEQUENCE_COUNT = "SELECT pg_catalog.count(*) FROM pg_catalog.pg_sequence"
 
 # The same from PostgreSQL 18 on, where one function tells both; those at their start are not returned.
 SEQUENCE_STATES_18 = f"""
 SELECT nspname, relname,
        CASE WHEN NOT readable THEN 'unreadable' ELSE 'moved' END,
-       seqstart
+       seqstart, v.last_value, v.is_called
   {_SEQUENCES_IN_SIGHT}
   LEFT JOIN LATERAL pg_catalog.pg_get_sequence_data(q.oid) v ON q.readable
  WHERE NOT readable OR v.is_called OR v.last_value <> seqstart

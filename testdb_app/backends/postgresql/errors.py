@@ -17,6 +17,7 @@ from testdb_app.exceptions import (
     MissingPrivilegeError,
     ReadOnlyError,
     ResetError,
+    RestoreConflictError,
     TooManyLocksError,
     TransactionStateError,
 )
@@ -58,6 +59,8 @@ _TRANSIENT = {
     "42P01": "a table that another session dropped meanwhile",
     "3F000": "a schema that another session dropped meanwhile",
 }
+# Unique keys and exclusion constraints are checked row by row, and RESTRICT at the end of each statement.
+_CONFLICTS = {"23505", "23P01", "23503", "23001"}
 _OTHERS: Mapping[str, tuple[type[ResetError], str]] = {
     "42501": (MissingPrivilegeError, "Connect as the owner of the tables, or exclude the table"),
     "25006": (ReadOnlyError, "Connect to a server that accepts writes"),
@@ -88,11 +91,16 @@ def is_connection_lost(connection: BaseDatabaseWrapper, error: BaseException) ->
 
 
 def translate(
-    connection: BaseDatabaseWrapper, error: DatabaseError | InterfaceError, locks: Mapping[QualifiedName, str] | None
+    connection: BaseDatabaseWrapper,
+    error: DatabaseError | InterfaceError,
+    locks: Mapping[QualifiedName, str] | None,
+    *,
+    doing: str = "The reset of",
+    restores: bool = False,
 ) -> ResetError:
     """Return the package's error for *error*, which ended a script that took *locks*; None for a look, which only reads.
 
-    Everything is rolled back.
+    Everything is rolled back. *restores* tells that rows were being put back one by one, which may conflict.
     """
     where = f'database "{connection.settings_dict["NAME"]}" (alias "{connection.alias}")'
     why = _first_line(error)
@@ -111,14 +119,18 @@ def translate(
             "needed), or reset in parts: name app labels or schemas.",
             tables=len(locks or ()),
         )
+    if restores and state in _CONFLICTS:
+        return RestoreConflictError(
+            f"Rows of the baseline could not be put back one by one in {where}: {why}. Nothing was changed. Reset again."
+        )
     if state in _TRANSIENT:
         return ConcurrencyError(
-            f"The reset of {where} was ended by {_TRANSIENT[state]}: {why}. Nothing was changed. "
+            f"{doing} {where} was ended by {_TRANSIENT[state]}: {why}. Nothing was changed. "
             "Stop the other sessions that write to it, or reset again.",
             attempts=1,
         )
     kind, remedy = _OTHERS.get(state, (ResetError, "See the chained error"))
-    return kind(f"The reset of {where} failed: {why}. Nothing was changed. {remedy}.")
+    return kind(f"{doing} {where} failed: {why}. Nothing was changed. {remedy}.")
 
 
 def _first_line(error: BaseException) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from testdb_app.backends.base import OWN_SCHEMA, DatabaseIdentity, Mark, has_autocommit
 from testdb_app.backends.postgresql import catalog
 from testdb_app.backends.postgresql.connection import run_sql
+from testdb_app.backends.postgresql.shapes import is_baseline_table
 from testdb_app.schema import (
     DerivedRelation,
     ForeignKey,
@@ -98,7 +99,8 @@ def _reason_to_leave_out(row: Rows[Any]) -> str | None:
     if kind == "f":
         return _LEFT_OUT["f"]
     # Somebody else may have a schema of that name, and tables in it that keys connect with the others.
-    return _LEFT_OUT["own"] if schema == OWN_SCHEMA and name in set(Mark) else None
+    is_own = schema == OWN_SCHEMA and (name in set(Mark) or is_baseline_table(name))
+    return _LEFT_OUT["own"] if is_own else None
 
 
 def _tables(

@@ -17,55 +17,53 @@ from collections.abc import Iterator
 from collections.abc import Sequence as Many
 
 from testdb_app.backends.base import Action, Mark, Script, Statement, Step
+from testdb_app.backends.postgresql.quoting import milliseconds, quote, quote_literal
+from testdb_app.backends.postgresql.restoring import NEEDS_EXACT_TEXT, restore, rewrite
 from testdb_app.schema import ForeignKey, QualifiedName, Schema, Table
+from testdb_app.states import Baseline, SequenceState
 
 SHARED = "SHARE ROW EXCLUSIVE"
 EXCLUSIVE = "ACCESS EXCLUSIVE"
 
-_RESTORE = {"origin": "ENABLE", "always": "ENABLE ALWAYS"}
+DROP_SCHEMA = (
+    "DO $$BEGIN DROP SCHEMA IF EXISTS testdb RESTRICT; "
+    "EXCEPTION WHEN dependent_objects_still_exist OR insufficient_privilege THEN END$$"
+)
+"""Drops the schema of the package's own tables; it stays where it is somebody else's, or has something else in it."""
 
-
-def quote(name: QualifiedName | str) -> str:
-    """Quote an identifier, or a qualified one, for SQL."""
-    if isinstance(name, QualifiedName):
-        return f"{quote(name.schema)}.{quote(name.name)}"
-    return '"' + name.replace('"', '""') + '"'
-
-
-def quote_literal(text: str) -> str:
-    """Quote a text for SQL, whatever ``standard_conforming_strings`` says."""
-    escaped = text.replace("\\", "\\\\").replace("'", "''")
-    return f"E'{escaped}'" if "\\" in text else f"'{escaped}'"
-
-
-def milliseconds(seconds: float) -> int:
-    """Return *seconds* as the server takes a time-out: 0 would mean none."""
-    return max(1, round(seconds * 1000))
+_BY_ROW = frozenset({Action.DELETE, Action.RESTORE})
+_ENABLE = {"origin": "ENABLE", "always": "ENABLE ALWAYS"}
 
 
 def write_script(
     schema: Schema,
     steps: Many[Step],
     *,
+    baseline: Baseline | None = None,
     checks: Many[ForeignKey],
     verify: Many[QualifiedName],
     lock_timeout: float,
     within_transaction: bool,
 ) -> Script:
     """Write *steps* as one transaction, or inside the caller's as one savepoint."""
-    deleted = [name for step in steps if step.action is Action.DELETE for name in step.names]
+    truncated = {name for step in steps if step.action is Action.TRUNCATE for name in step.names}
+    deleted = [name for step in steps if step.action in _BY_ROW for name in step.names if name not in truncated]
     off, on = _switches(schema, steps)
     locks = _locks(schema, steps, checks)
     body = [
         *(Statement(sql=sql) for sql in off),
         *_truncations(schema, steps),
-        *(_delete(step) for step in steps if step.action is Action.DELETE),
+        *_writes(steps, baseline),
     ]
     if on:
         # A table with pending events of deferred keys cannot be altered.
         body.append(Statement(sql="SET CONSTRAINTS ALL IMMEDIATE"))
         body.extend(Statement(sql=sql) for sql in on)
-    body.extend(_restart(schema, step) for step in steps if step.action is Action.RESTART)
+    states = baseline.sequences if baseline is not None else {}
+    for step in steps:
+        if step.action is Action.RESTART:
+            for name in step.names:
+                body.extend(Statement(sql=sql) for sql in _restart(schema, name, states.get(name)))
     return Script(
         opening=tuple(
             Statement(sql=sql)
@@ -79,6 +77,7 @@ def write_script(
         checks=tuple(checks),
         verify=tuple(verify),
         locks=locks,
+        baseline=baseline,
     )
 
 
@@ -93,12 +92,7 @@ def write_mark(mark: Mark, database: str, *, present: bool) -> str:
             f"CREATE TABLE IF NOT EXISTS testdb.{mark} ();\n"
             f"COMMENT ON TABLE testdb.{mark} IS {quote_literal(database)}"
         )
-    # The schema stays where it is somebody else's, or has something else in it.
-    return (
-        f"DROP TABLE IF EXISTS testdb.{mark};\n"
-        "DO $$BEGIN DROP SCHEMA IF EXISTS testdb RESTRICT; "
-        "EXCEPTION WHEN dependent_objects_still_exist OR insufficient_privilege THEN END$$"
-    )
+    return f"DROP TABLE IF EXISTS testdb.{mark};\n{DROP_SCHEMA}"
 
 
 def _begin(lock_timeout: float, within_transaction: bool) -> Iterator[str]:
@@ -134,15 +128,22 @@ def _locks(schema: Schema, steps: Many[Step], checks: Many[ForeignKey]) -> dict[
     for step in steps:
         mode = EXCLUSIVE if step.action is Action.TRUNCATE else SHARED
         for name in step.names:
-            needs_more = step.action is Action.DELETE and _needs_exclusive(schema.by_name[name])
-            locks[name] = EXCLUSIVE if needs_more else mode
+            needs_more = step.action in _BY_ROW and _needs_exclusive(schema.by_name[name], _events(step))
+            locks[name] = EXCLUSIVE if needs_more or locks.get(name) == EXCLUSIVE else mode
     return locks
 
 
-def _needs_exclusive(table: Table) -> bool:
+def _needs_exclusive(table: Table, events: frozenset[str]) -> bool:
     return table.owned and (
-        table.hides_rows or any(_fires(rule.enabled) for rule in table.rules if rule.event == "DELETE")
+        table.hides_rows or any(_fires(rule.enabled) for rule in table.rules if rule.event in events)
     )
+
+
+def _events(step: Step) -> frozenset[str]:
+    """What the step does to a table, as triggers and rules call it."""
+    if step.action is Action.RESTORE:
+        return frozenset({"DELETE", "UPDATE", "INSERT"})
+    return frozenset({step.action.value.upper()})
 
 
 def _lock_statements(
@@ -152,7 +153,8 @@ def _lock_statements(
     if impatient:
         yield f"LOCK TABLE {_only(schema, impatient)} IN {EXCLUSIVE} MODE NOWAIT"
     stay = [name for name in dict.fromkeys(key.table for key in checks) if schema.by_name[name].stores_rows]
-    exclusive = [name for name in deleted if _needs_exclusive(schema.by_name[name])]
+    events = {name: _events(step) for step in steps if step.action in _BY_ROW for name in step.names}
+    exclusive = [name for name in deleted if _needs_exclusive(schema.by_name[name], events[name])]
     shared = [name for name in (*deleted, *stay) if name not in set(exclusive)]
     if exclusive:
         yield f"LOCK TABLE {_only(schema, exclusive)} IN {EXCLUSIVE} MODE"
@@ -181,17 +183,42 @@ def _delete(step: Step) -> Statement:
     return Statement(sql=f"WITH {deletes}\nSELECT {counts}", counts=step.names)
 
 
-def _restart(schema: Schema, step: Step) -> Statement:
-    sequence = schema.sequences_by_name[step.names[0]]
+def _writes(steps: Many[Step], baseline: Baseline | None) -> Iterator[Statement]:
+    if any(step.action is Action.RESTORE for step in steps):
+        assert baseline is not None
+        # Checks that can wait see the end of it all, in whatever order the rows come.
+        yield Statement(sql="SET CONSTRAINTS ALL DEFERRED")
+        if any(not table.key for step in steps for name in step.names if (table := baseline.tables.get(name))):
+            yield Statement(sql=NEEDS_EXACT_TEXT)
+    for step in steps:
+        if step.action is Action.DELETE:
+            yield _delete(step)
+        elif step.action is Action.RESTORE and baseline is not None:
+            if step.rewrites:
+                yield from rewrite(step.names, baseline)
+            else:
+                yield restore(step.names, baseline)
+
+
+def _restart(schema: Schema, name: QualifiedName, state: SequenceState | None) -> Iterator[str]:
+    """Put a sequence back, with the transaction: a value set in the new file of a restarted one is undone with it."""
+    sequence = schema.sequences_by_name[name]
     if sequence.owned:
-        return Statement(sql=f"ALTER SEQUENCE {quote(sequence.name)} RESTART")
-    return Statement(
-        sql=f"SELECT pg_catalog.setval({quote_literal(quote(sequence.name))}::pg_catalog.regclass, {sequence.start}, false)"
+        yield f"ALTER SEQUENCE {quote(name)} RESTART"
+    if state is not None or not sequence.owned:
+        yield set_sequence(name, state or SequenceState(last_value=sequence.start, is_called=False))
+
+
+def set_sequence(name: QualifiedName, state: SequenceState) -> str:
+    """Write the setting of a sequence, which no rollback undoes."""
+    return (
+        f"SELECT pg_catalog.setval({quote_literal(quote(name))}::pg_catalog.regclass, {state.last_value}, "
+        f"{str(state.is_called).lower()})"
     )
 
 
 def _fires(enabled: str) -> bool:
-    return enabled in _RESTORE
+    return enabled in _ENABLE
 
 
 def _switches(schema: Schema, steps: Many[Step]) -> tuple[list[str], list[str]]:
@@ -201,7 +228,7 @@ def _switches(schema: Schema, steps: Many[Step]) -> tuple[list[str], list[str]]:
     for step in steps:
         if step.action is Action.RESTART:
             continue
-        event = step.action.value.upper()
+        events = _events(step)
         for name in step.names:
             table = schema.by_name[name]
             if not table.owned:
@@ -209,16 +236,16 @@ def _switches(schema: Schema, steps: Many[Step]) -> tuple[list[str], list[str]]:
             switches = [
                 (
                     f"DISABLE TRIGGER {quote(trigger.name)}",
-                    f"{_RESTORE[trigger.enabled]} TRIGGER {quote(trigger.name)}",
+                    f"{_ENABLE[trigger.enabled]} TRIGGER {quote(trigger.name)}",
                 )
                 for trigger in table.triggers
-                if trigger.fires_on(event)
+                if any(trigger.fires_on(event) for event in events)
             ]
-            if step.action is Action.DELETE:
+            if step.action in _BY_ROW:
                 switches += [
-                    (f"DISABLE RULE {quote(rule.name)}", f"{_RESTORE[rule.enabled]} RULE {quote(rule.name)}")
+                    (f"DISABLE RULE {quote(rule.name)}", f"{_ENABLE[rule.enabled]} RULE {quote(rule.name)}")
                     for rule in table.rules
-                    if rule.event == "DELETE" and _fires(rule.enabled)
+                    if rule.event in events and _fires(rule.enabled)
                 ]
                 if table.hides_rows and table.row_security_forced:
                     switches.append(("NO FORCE ROW LEVEL SECURITY", "FORCE ROW LEVEL SECURITY"))

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from django.db import DatabaseError
 
 from testdb_app.backends.base import Statement, has_autocommit
-from testdb_app.backends.postgresql import operations
 from testdb_app.backends.postgresql.connection import Result, rolled_back_on_error, run_sql
 from testdb_app.backends.postgresql.errors import LOCK_NOT_AVAILABLE, sqlstate, translate
+from testdb_app.backends.postgresql.quoting import milliseconds, quote
 from testdb_app.exceptions import UnsupportedError
 from testdb_app.schema import ForeignKey, QualifiedName
+from testdb_app.states import RowChanges
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -32,7 +33,7 @@ def read_rows(
     """
     nested = not has_autocommit(connection)
     # Several statements in one message are one transaction, in which SET LOCAL holds.
-    before = [f"SET LOCAL lock_timeout = '{operations.milliseconds(lock_timeout)}ms'"]
+    before = [f"SET LOCAL lock_timeout = '{milliseconds(lock_timeout)}ms'"]
     after: list[str] = []
     if nested:
         before.insert(0, "SAVEPOINT testdb_reset")
@@ -57,18 +58,33 @@ def rows_of(result: Result) -> list[tuple[Any, ...]]:
     return result.rows
 
 
-def execute(connection: BaseDatabaseWrapper, statements: Sequence[Statement]) -> dict[QualifiedName, int]:
-    """Run statements and return the rows removed per table, as their results tell. One round trip."""
+def execute(connection: BaseDatabaseWrapper, statements: Sequence[Statement]) -> dict[QualifiedName, RowChanges]:
+    """Run statements and return what they changed per table, as their results tell. One round trip."""
     if not statements:
         return {}
     results = run_sql(connection, ";\n".join(statement.sql for statement in statements))
-    removed: dict[QualifiedName, int] = {}
+    return sum_changes(statements, results)
+
+
+def sum_changes(statements: Sequence[Statement], results: Sequence[Result]) -> dict[QualifiedName, RowChanges]:
+    """Return what *statements* changed per table, as their *results* tell."""
+    found: dict[QualifiedName, RowChanges] = {}
     for statement, result in zip(statements, results, strict=True):
         if len(statement.counts) == 1:
-            removed[statement.counts[0]] = result.row_count
+            found[statement.counts[0]] = RowChanges(removed=result.row_count)
         elif statement.counts:
-            removed |= dict(zip(statement.counts, rows_of(result)[0], strict=True))
-    return removed
+            removed = zip(statement.counts, rows_of(result)[0], strict=True)
+            found |= {name: RowChanges(removed=rows) for name, rows in removed}
+        elif statement.changes:
+            numbers = iter(rows_of(result)[0])
+            for name, changes in zip(statement.changes, zip(numbers, numbers, numbers, strict=True), strict=True):
+                before = found.get(name, RowChanges())
+                found[name] = RowChanges(
+                    removed=before.removed + changes[0],
+                    updated=before.updated + changes[1],
+                    inserted=before.inserted + changes[2],
+                )
+    return found
 
 
 def scalars(connection: BaseDatabaseWrapper, queries: Sequence[str]) -> list[int]:
@@ -82,10 +98,17 @@ def scalars(connection: BaseDatabaseWrapper, queries: Sequence[str]) -> list[int
     return [number for result in run_sql(connection, ";\n".join(statements)) for number in rows_of(result)[0][0]]
 
 
-def count_referring(key: ForeignKey) -> str:
-    """Count the rows whose key columns are all set: with MATCH SIMPLE and MATCH FULL alike only those refer."""
-    condition = " AND ".join(f"{operations.quote(column)} IS NOT NULL" for column in key.columns)
-    return f"SELECT pg_catalog.count(*) FROM ONLY {operations.quote(key.table)} WHERE {condition}"
+def count_referring(key: ForeignKey, copy: QualifiedName | None = None) -> str:
+    """Count the rows whose key columns are all set: with MATCH SIMPLE and MATCH FULL alike only those refer.
+
+    Rows that refer to a row of *copy*, which stays, do not count.
+    """
+    condition = " AND ".join(f"k.{quote(column)} IS NOT NULL" for column in key.columns)
+    if copy is not None:
+        columns = zip(key.columns, key.referenced_columns, strict=True)
+        same = " AND ".join(f"c.{quote(there)} = k.{quote(here)}" for here, there in columns)
+        condition += f" AND NOT EXISTS (SELECT FROM {quote(copy)} c WHERE {same})"
+    return f"SELECT pg_catalog.count(*) FROM ONLY {quote(key.table)} k WHERE {condition}"
 
 
 def chunks(items: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from testdb_app.backends.postgresql import catalog
-from testdb_app.backends.postgresql.operations import quote
 from testdb_app.backends.postgresql.queries import chunks
+from testdb_app.backends.postgresql.quoting import quote
 from testdb_app.schema import QualifiedName
+from testdb_app.states import SequenceState
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -27,14 +28,35 @@ Read = Callable[[Sequence[str]], list[list[tuple[Any, ...]]]]
 
 
 def sequence_states(connection: BaseDatabaseWrapper) -> tuple[str, ...]:
-    """Return the queries that tell the states, for :func:`all_sequence_states` to read."""
+    """Return the queries that tell the states, for :func:`read_all_states` to read."""
     if connection.pg_version >= 18_00_00:  # type: ignore[attr-defined]
         return (catalog.SEQUENCE_STATES_18,)
     return (catalog.SEQUENCE_STATES_IF_FEW.format(most=_SEQUENCES_A_MESSAGE), catalog.SEQUENCE_COUNT)
 
 
-def all_sequence_states(read: Read, results: Sequence[list[tuple[Any, ...]]]) -> Iterator[tuple[Any, ...]]:
-    """Yield (schema, name, state, start) from the *results* of :func:`sequence_states`; ask for more where they were too many."""
+def read_all_states(
+    read: Read, results: Sequence[list[tuple[Any, ...]]]
+) -> tuple[dict[QualifiedName, SequenceState], list[QualifiedName]]:
+    """Return the states of the sequences that are not at their start, and those that the role may not read.
+
+    *results* are those of :func:`sequence_states`; asks for more where they were too many, or not enough.
+    """
+    states: dict[QualifiedName, SequenceState] = {}
+    unread: list[tuple[QualifiedName, int]] = []
+    unreadable: list[QualifiedName] = []
+    for schema, name, state, start, value, called in _all_rows(read, results):
+        sequence = QualifiedName(schema, name)
+        if state == "moved":
+            states[sequence] = SequenceState(last_value=value, is_called=called)
+        elif state == "unread":
+            unread.append((sequence, start))
+        else:
+            unreadable.append(sequence)
+    states.update(_displaced(read, unread))
+    return states, unreadable
+
+
+def _all_rows(read: Read, results: Sequence[list[tuple[Any, ...]]]) -> Iterator[tuple[Any, ...]]:
     yield from results[0]
     if len(results) == 1:
         return
@@ -46,7 +68,9 @@ def all_sequence_states(read: Read, results: Sequence[list[tuple[Any, ...]]]) ->
             yield from rows
 
 
-def displaced(read: Read, sequences: Sequence[tuple[QualifiedName, int]]) -> Iterator[QualifiedName]:
+def _displaced(
+    read: Read, sequences: Sequence[tuple[QualifiedName, int]]
+) -> Iterator[tuple[QualifiedName, SequenceState]]:
     """Yield those of *sequences* (name, start), none of which was called, whose next value is not their start."""
     for message in chunks(sequences, _SEQUENCES_A_MESSAGE):
         queries = [
@@ -54,4 +78,6 @@ def displaced(read: Read, sequences: Sequence[tuple[QualifiedName, int]]) -> Ite
             for chunk in chunks(message, _SEQUENCES_A_STATEMENT)
         ]
         values = [value for rows in read(queries) for value in rows[0][0]]
-        yield from (name for (name, start), value in zip(message, values, strict=True) if value != start)
+        for (name, start), value in zip(message, values, strict=True):
+            if value != start:
+                yield name, SequenceState(last_value=value, is_called=False)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from testdb_app.backends.sqlite import execution, identity, introspection, operations
+from testdb_app.backends.sqlite import baseline, execution, identity, introspection, operations
 
 if TYPE_CHECKING:
     from testdb_app.backends.base import Backend
@@ -28,6 +28,10 @@ class SQLiteBackend:
     count_references = staticmethod(introspection.count_references)
     script = staticmethod(operations.script)
     run = staticmethod(execution.run)
+    read_baseline = staticmethod(baseline.read_baseline)
+    read_shape = staticmethod(baseline.read_shape)
+    write_baseline = staticmethod(baseline.write_baseline)
+    drop_baseline = staticmethod(baseline.drop_baseline)
 
 
 BACKEND: Backend = SQLiteBackend()

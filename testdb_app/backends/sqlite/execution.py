@@ -11,6 +11,7 @@ from testdb_app.backends.sqlite.introspection import count_references, find_fill
 from testdb_app.backends.sqlite.operations import SAVEPOINT, SQLiteScript
 from testdb_app.backends.sqlite.snapshot import kept_pragmas
 from testdb_app.exceptions import ConcurrencyError, RowsRemainError, TransactionStateError
+from testdb_app.states import RowChanges
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,7 +28,9 @@ PRAGMAS = ("foreign_keys", "busy_timeout", "ignore_check_constraints")
 """The settings of a connection that a script changes, but for one that ends with the transaction."""
 
 
-def run(connection: BaseDatabaseWrapper, script: Script, *, within_transaction: bool) -> dict[QualifiedName, int]:
+def run(
+    connection: BaseDatabaseWrapper, script: Script, *, within_transaction: bool
+) -> dict[QualifiedName, RowChanges]:
     """Run *script*, all or nothing, and return the rows removed per table, where SQLite tells.
 
     Raises an error of :mod:`testdb_app.exceptions`, with everything rolled back, also when it is interrupted.
@@ -54,7 +57,7 @@ def run(connection: BaseDatabaseWrapper, script: Script, *, within_transaction: 
         except BaseException:
             insist(lambda: roll_back(cursor, undo))
             raise
-    return removed
+    return {name: RowChanges(removed=rows) for name, rows in removed.items()}
 
 
 def _execute_all(

@@ -19,6 +19,7 @@ from testdb_app.backends.sqlite.relations import (
 from testdb_app.backends.sqlite.snapshot import kept_pragmas, snapshot
 from testdb_app.backends.sqlite.sql import chunks, has_autoincrement, quote_name, quote_qualified
 from testdb_app.schema import ForeignKey, QualifiedName, Schema, Table, TableKind
+from testdb_app.states import Baseline, SequenceState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -66,7 +67,7 @@ def read_schema(connection: BaseDatabaseWrapper) -> Schema:
     )
 
 
-def observe(connection: BaseDatabaseWrapper, *, lock_timeout: float) -> Observation:
+def observe(connection: BaseDatabaseWrapper, *, lock_timeout: float, baseline: Baseline | None = None) -> Observation:
     """Look where rows are and which sequences have moved. Sizes are 0: SQLite tells them only by reading all pages.
 
     For a moment it holds the lock that writers need: rows that another connection has not yet committed cannot be
@@ -81,16 +82,20 @@ def observe(connection: BaseDatabaseWrapper, *, lock_timeout: float) -> Observat
                 identity=read_identity(connection, cursor),
                 token=catalog.token,
                 sizes=dict.fromkeys(_with_rows(connection, cursor, catalog), 0),
-                moved=frozenset(_moved(connection, cursor, catalog)),
+                states=dict(_states(connection, cursor, catalog)),
             )
 
 
-def _moved(connection: BaseDatabaseWrapper, cursor: CursorWrapper, catalog: Catalog) -> Iterator[QualifiedName]:
+def _states(
+    connection: BaseDatabaseWrapper, cursor: CursorWrapper, catalog: Catalog
+) -> Iterator[tuple[QualifiedName, SequenceState | None]]:
     for schema in sorted(catalog.has_sequences):
-        for (table,) in fetch(connection, cursor, f"SELECT name FROM {quote_name(schema)}.sqlite_sequence"):
+        for table, value in fetch(connection, cursor, f"SELECT name, seq FROM {quote_name(schema)}.sqlite_sequence"):
             name = QualifiedName(schema, table)
             if name in catalog.tables and has_autoincrement(catalog.tables[name].sql):
-                yield name
+                # A row of the table may hold anything.
+                known = SequenceState(last_value=value, is_called=True) if isinstance(value, int) else None
+                yield name, known
 
 
 def find_filled(connection: BaseDatabaseWrapper, tables: Iterable[QualifiedName]) -> list[QualifiedName]:
@@ -113,7 +118,9 @@ def count_rows(connection: BaseDatabaseWrapper, tables: Iterable[QualifiedName])
         return dict(zip(names, _count(connection, cursor, terms), strict=True))
 
 
-def count_references(connection: BaseDatabaseWrapper, keys: Sequence[ForeignKey]) -> tuple[int, ...]:
+def count_references(
+    connection: BaseDatabaseWrapper, keys: Sequence[ForeignKey], baseline: Baseline | None = None
+) -> tuple[int, ...]:
     """Count, for each key, the rows of its referencing table that refer to some row (a NULL column refers to none)."""
     terms = [
         (

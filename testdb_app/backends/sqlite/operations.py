@@ -27,6 +27,7 @@ from testdb_app.backends.sqlite.sql import (
 )
 from testdb_app.exceptions import UnsupportedError
 from testdb_app.schema import ForeignKey, QualifiedName, Schema, TableKind, Trigger
+from testdb_app.states import Baseline
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -57,6 +58,7 @@ def script(
     schema: Schema,
     steps: Sequence[Step],
     *,
+    baseline: Baseline | None = None,
     checks: Sequence[ForeignKey],
     verify: Sequence[QualifiedName],
     lock_timeout: float,

@@ -1,0 +1,164 @@
+"""The baseline inside a PostgreSQL database: tables ``testdb.baseline_1`` … with copies of rows, and ``testdb.baseline``.
+
+The copies are ordinary, logged tables, so that they survive a crash, and travel with a dump, a template copy and a rename
+of the database. ``testdb.baseline`` has one row, a JSON document that says what they are copies of, where the sequences
+were and what all that depends on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from collections.abc import Sequence as Many
+from typing import TYPE_CHECKING
+
+from django.db import DatabaseError, InterfaceError
+
+from testdb_app.backends.base import OWN_SCHEMA, has_autocommit
+from testdb_app.backends.postgresql.connection import rolled_back_on_error, run_sql
+from testdb_app.backends.postgresql.errors import translate
+from testdb_app.backends.postgresql.operations import DROP_SCHEMA, SHARED, set_sequence
+from testdb_app.backends.postgresql.queries import chunks, rows_of, scalars
+from testdb_app.backends.postgresql.quoting import milliseconds, quote, quote_literal
+from testdb_app.backends.postgresql.shapes import parse_columns, parse_shape, shape_queries
+from testdb_app.baseline_document import from_document, to_document
+from testdb_app.exceptions import TransactionStateError
+from testdb_app.schema import QualifiedName, Schema
+from testdb_app.states import Baseline, BaselineTable, SequenceState, describe_tables, migration_tables
+
+if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
+DOCUMENT = QualifiedName(OWN_SCHEMA, "baseline")
+
+_EXISTS = """
+SELECT EXISTS (SELECT FROM pg_catalog.pg_class c
+                 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                WHERE n.nspname = 'testdb' AND c.relname = 'baseline')
+"""
+
+
+def read_baseline(connection: BaseDatabaseWrapper) -> Baseline | None:
+    """Read the document; None where there is no baseline. One round trip, or two."""
+    ((exists,),) = rows_of(run_sql(connection, _EXISTS)[0])
+    if not exists:
+        return None
+    rows = rows_of(run_sql(connection, f"SELECT document::text FROM {quote(DOCUMENT)}")[0])
+    return from_document(json.loads(rows[0][0])) if rows else None
+
+
+def write_baseline(
+    connection: BaseDatabaseWrapper,
+    schema: Schema,
+    *,
+    tables: Iterable[QualifiedName],
+    sequences: Iterable[QualifiedName],
+    excluded: frozenset[QualifiedName],
+    lock_timeout: float,
+) -> Baseline:
+    """Capture, in one transaction, with writers of *tables* locked out. Costs a copy of every row."""
+    if not has_autocommit(connection):
+        raise TransactionStateError(
+            f'Refusing to capture a baseline: the connection "{connection.alias}" is inside a transaction. Capture outside.'
+        )
+    names = sorted(tables)
+    try:
+        with rolled_back_on_error(connection):
+            run_sql(connection, ";\n".join(_opening(schema, names, lock_timeout)))
+            found = scalars(connection, [f"SELECT EXISTS (SELECT FROM ONLY {quote(name)})::integer" for name in names])
+            filled = [name for name, has_rows in zip(names, found, strict=True) if has_rows]
+            baseline = _capture(connection, schema, filled, sorted(sequences), excluded)
+            run_sql(connection, ";\n".join([*_force_row_security(schema, names, on=True), "COMMIT"]))
+            return baseline
+    except (DatabaseError, InterfaceError) as error:
+        raise translate(connection, error, dict.fromkeys(names, SHARED), doing="Capturing the baseline of") from error
+
+
+def _opening(schema: Schema, names: Many[QualifiedName], lock_timeout: float) -> Iterable[str]:
+    yield "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
+    yield f"SET LOCAL lock_timeout = '{milliseconds(lock_timeout)}ms'"
+    yield "SET LOCAL row_security = off"
+    yield from _drop()
+    yield f"CREATE SCHEMA IF NOT EXISTS {OWN_SCHEMA}"
+    if names:
+        yield f"LOCK TABLE {', '.join(f'ONLY {quote(name)}' for name in names)} IN {SHARED} MODE"
+    yield from _force_row_security(schema, names, on=False)
+
+
+def _force_row_security(schema: Schema, names: Many[QualifiedName], *, on: bool) -> Iterable[str]:
+    for name in names:
+        table = schema.by_name[name]
+        if table.owned and table.hides_rows and table.row_security_forced:
+            yield f"ALTER TABLE ONLY {quote(name)} {'' if on else 'NO '}FORCE ROW LEVEL SECURITY"
+
+
+def _capture(
+    connection: BaseDatabaseWrapper,
+    schema: Schema,
+    names: Many[QualifiedName],
+    sequences: Many[QualifiedName],
+    excluded: frozenset[QualifiedName],
+) -> Baseline:
+    copies = {name: QualifiedName(OWN_SCHEMA, f"baseline_{number}") for number, name in enumerate(names, 1)}
+    rows = [
+        run_sql(connection, f"CREATE TABLE {quote(copies[name])} AS SELECT * FROM ONLY {quote(name)}")[0].row_count
+        for name in names
+    ]
+    states = read_states(connection, sequences)
+    migrations = migration_tables(schema)
+    queries = shape_queries(names, migrations)
+    results = [rows_of(result) for result in run_sql(connection, ";\n".join(queries))] if queries else []
+    columns = {QualifiedName(row[0], row[1]): parse_columns(row) for row in results[0]} if names else {}
+    ((now,),) = rows_of(run_sql(connection, "SELECT pg_catalog.to_char(now(), 'YYYY-MM-DD\"T\"HH24:MI:SSTZH:TZM')")[0])
+    starts = {
+        name: SequenceState(last_value=schema.sequences_by_name[name].start, is_called=False) for name in sequences
+    }
+    baseline = Baseline(
+        captured_at=now,
+        tables={
+            name: BaselineTable(
+                name=name, copy=copies[name], rows=count, columns=columns[name][0], key=columns[name][1]
+            )
+            for name, count in zip(names, rows, strict=True)
+        },
+        sequences={name: state for name, state in states.items() if state != starts[name]},
+        excluded=excluded,
+        migrations=migrations,
+        shape=describe_tables(schema) | parse_shape(results),
+    )
+    document = quote_literal(json.dumps(to_document(baseline)))
+    statements = [
+        f"CREATE TABLE {quote(DOCUMENT)} (document jsonb NOT NULL)",
+        f"INSERT INTO {quote(DOCUMENT)} VALUES ({document})",
+        # The next call of a sequence is then certain to be logged, and with that to take a transaction id.
+        *(set_sequence(name, state) for name, state in states.items() if state.is_called),
+    ]
+    run_sql(connection, ";\n".join(statements))
+    return baseline
+
+
+def read_states(connection: BaseDatabaseWrapper, names: Many[QualifiedName]) -> dict[QualifiedName, SequenceState]:
+    """Read sequences themselves. One round trip per 2,000."""
+    states: dict[QualifiedName, SequenceState] = {}
+    for chunk in chunks(names, 2_000):
+        results = run_sql(connection, ";\n".join(f"SELECT last_value, is_called FROM {quote(name)}" for name in chunk))
+        for name, result in zip(chunk, results, strict=True):
+            ((value, called),) = rows_of(result)
+            states[name] = SequenceState(last_value=value, is_called=called)
+    return states
+
+
+def drop_baseline(connection: BaseDatabaseWrapper) -> None:
+    """Drop the document and the copies, and the schema if nothing else is in it."""
+    run_sql(connection, ";\n".join([*_drop(), DROP_SCHEMA]))
+
+
+def _drop() -> Iterable[str]:
+    yield (
+        "DO $$DECLARE t name; BEGIN "
+        "IF EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
+        "WHERE n.nspname = 'testdb' AND c.relname = 'baseline') THEN "
+        "FOR t IN SELECT c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
+        "WHERE n.nspname = 'testdb' AND c.relkind = 'r' AND c.relname ~ '^baseline(_[0-9]+)?$' LOOP "
+        "EXECUTE pg_catalog.format('DROP TABLE testdb.%I', t); END LOOP; END IF; END$$"
+    )

@@ -1,0 +1,135 @@
+"""Putting a baseline's rows back, as PostgreSQL's SQL. Pure: nothing is sent from here.
+
+A table is compared with its copy by a full join on its key, and only the rows that differ are written: those that came
+are deleted, those that changed are updated in place, those that went are inserted. Rows are compared byte by byte
+(record_image_ne, the operator ``*<>``), so that every type has an answer, also those without equality. A table without a key is
+compared by the text of its rows, numbered among their equals.
+
+Tables that foreign keys tie together at once (not deferrable, or RESTRICT) are one statement: the checks run at its end.
+Inside it deletions come first, then updates, then insertions, because unique keys are checked row by row; each part
+reads the count of the ones before, which makes PostgreSQL finish those first. In one statement all parts see the same
+snapshot, so that none is confused by another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from collections.abc import Sequence as Many
+
+from testdb_app.backends.base import Statement
+from testdb_app.backends.postgresql.quoting import quote
+from testdb_app.schema import QualifiedName
+from testdb_app.states import Baseline, BaselineTable
+
+NEEDS_EXACT_TEXT = "SELECT pg_catalog.set_config('extra_float_digits', '1', true)"
+"""Without it two numbers could have one text."""
+
+
+def restore(names: Many[QualifiedName], baseline: Baseline) -> Statement:
+    """Write the one statement that puts tables back to *baseline*: to no rows where it has none of them."""
+    kept = [baseline.tables.get(name) for name in names]
+    parts: list[str] = []
+    for number, (name, table) in enumerate(zip(names, kept, strict=True)):
+        if table is None:
+            parts.append(f"d{number} AS (DELETE FROM ONLY {quote(name)} RETURNING 1)")
+        else:
+            parts.append(f"x{number} AS MATERIALIZED ({_differences(table)})")
+            parts.append(
+                f"d{number} AS (DELETE FROM ONLY {quote(name)} WHERE ctid = {_found(number, 'old', 'new IS NULL')} RETURNING 1)"
+            )
+    first = _after("d", range(len(names)))
+    updates = [number for number, table in enumerate(kept) if table is not None and table.key]
+    for number in updates:
+        table = kept[number]
+        assert table is not None
+        if update := _update(table, number, first):
+            parts.append(f"u{number} AS ({update})")
+        else:
+            parts.append(f"u{number} AS (SELECT 1 WHERE false)")
+    then = " AND ".join([first, *([_after("u", updates)] if updates else [])])
+    for number, table in enumerate(kept):
+        if table is not None:
+            where = f"ctid = {_found(number, 'new', 'old IS NULL')} AND {then}"
+            parts.append(f"n{number} AS ({_insert(table)} WHERE {where} RETURNING 1)")
+    return Statement(
+        sql="WITH " + ",\n".join(parts) + "\nSELECT " + ", ".join(_counts(kept)),
+        changes=tuple(names),
+    )
+
+
+def rewrite(names: Many[QualifiedName], baseline: Baseline) -> Iterator[Statement]:
+    """Write two statements that delete all rows of the tables and insert the baseline's: what always works."""
+    deletes = ",\n".join(f"d{n} AS (DELETE FROM ONLY {quote(name)} RETURNING 1)" for n, name in enumerate(names))
+    yield Statement(
+        sql=f"WITH {deletes}\nSELECT "
+        + ", ".join(f"(SELECT pg_catalog.count(*) FROM d{n}), 0, 0" for n in range(len(names))),
+        changes=tuple(names),
+    )
+    kept = [baseline.tables[name] for name in names if name in baseline.tables]
+    inserts = ",\n".join(f"n{n} AS ({_insert(table)} RETURNING 1)" for n, table in enumerate(kept))
+    yield Statement(
+        sql=f"WITH {inserts}\nSELECT "
+        + ", ".join(f"0, 0, (SELECT pg_catalog.count(*) FROM n{n})" for n in range(len(kept))),
+        changes=tuple(table.name for table in kept),
+    )
+
+
+def _differences(table: BaselineTable) -> str:
+    """Select the places of rows that differ: ``old`` in the table, ``new`` in the copy, NULL where there is none."""
+    columns = [column.name for column in table.columns if not column.is_generated]
+    if not table.key:
+        image = f"ROW({', '.join(map(quote, columns))})::pg_catalog.text"
+        rows = (
+            "SELECT ctid, {image} AS image, pg_catalog.row_number() OVER (PARTITION BY {image}) AS number FROM {source}"
+        )
+        old = rows.format(image=image, source=f"ONLY {quote(table.name)}")
+        new = rows.format(image=image, source=quote(table.copy))
+        return (
+            f"SELECT t.ctid AS old, c.ctid AS new FROM ({old}) AS t FULL JOIN ({new}) AS c "
+            "ON t.image = c.image AND t.number = c.number WHERE t.ctid IS NULL OR c.ctid IS NULL"
+        )
+    # Of a column that no UPDATE can set, another value is another row.
+    on = dict.fromkeys([*table.key, *(column.name for column in table.columns if column.is_fixed)])
+    left, right = (", ".join(f"{side}.{quote(name)}" for name in columns) for side in "tc")
+    return (
+        f"SELECT t.ctid AS old, c.ctid AS new FROM ONLY {quote(table.name)} AS t FULL JOIN {quote(table.copy)} AS c "
+        f"ON {' AND '.join(f't.{quote(name)} = c.{quote(name)}' for name in on)} "
+        f"WHERE t.ctid IS NULL OR c.ctid IS NULL OR pg_catalog.record_image_ne(ROW({left}), ROW({right}))"
+    )
+
+
+def _update(table: BaselineTable, number: int, condition: str) -> str | None:
+    columns = [quote(column.name) for column in table.columns if not (column.is_generated or column.is_fixed)]
+    if not columns:
+        return None
+    changed = "old IS NOT NULL AND new IS NOT NULL"
+    return (
+        f"UPDATE ONLY {quote(table.name)} AS t SET {', '.join(f'{column} = c.{column}' for column in columns)} "
+        f"FROM {quote(table.copy)} AS c WHERE t.ctid = {_found(number, 'old', changed)} "
+        f"AND c.ctid = {_found(number, 'new', changed)} "
+        f"AND {' AND '.join(f't.{quote(name)} = c.{quote(name)}' for name in table.key)} AND {condition} RETURNING 1"
+    )
+
+
+def _insert(table: BaselineTable) -> str:
+    columns = ", ".join(quote(column.name) for column in table.columns if not column.is_generated)
+    listed = f" ({columns})" if columns else ""
+    # Without it a column GENERATED ALWAYS AS IDENTITY takes no value.
+    overriding = " OVERRIDING SYSTEM VALUE" if any(column.is_fixed for column in table.columns) else ""
+    return f"INSERT INTO {quote(table.name)}{listed}{overriding} SELECT {columns} FROM {quote(table.copy)}"
+
+
+def _found(number: int, place: str, condition: str) -> str:
+    return f"ANY (ARRAY(SELECT {place} FROM x{number} WHERE {condition}))"
+
+
+def _after(kind: str, numbers: Many[int]) -> str:
+    """A condition that is always true, and that makes PostgreSQL finish those parts of the statement first."""
+    return " AND ".join(f"(SELECT pg_catalog.count(*) FROM {kind}{number}) >= 0" for number in numbers)
+
+
+def _counts(kept: Many[BaselineTable | None]) -> Iterator[str]:
+    for number, table in enumerate(kept):
+        yield f"(SELECT pg_catalog.count(*) FROM d{number})"
+        yield f"(SELECT pg_catalog.count(*) FROM u{number})" if table is not None and table.key else "0"
+        yield f"(SELECT pg_catalog.count(*) FROM n{number})" if table is not None else "0"

@@ -1,0 +1,85 @@
+"""Capturing the baseline: the state that resets go back to, kept inside the test database itself."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+from django.db import DEFAULT_DB_ALIAS, connections
+
+from testdb_app import guard
+from testdb_app.backends import get_backend
+from testdb_app.known_map import check_shape, read_map
+from testdb_app.looking import observe
+from testdb_app.options import check_options
+from testdb_app.states import Baseline
+from testdb_app.transaction_state import check_transaction_state
+
+logger = logging.getLogger("testdb_app")
+
+
+def capture_baseline(
+    using: str = DEFAULT_DB_ALIAS,
+    *,
+    exclude: str | Iterable[str] = (),
+    replace: bool = False,
+    allow_database: str | Iterable[str] = (),
+    lock_timeout: float | None = None,
+) -> Baseline:
+    """Keep the rows of every table and the state of every sequence, once, after the migrations.
+
+    Where there is a baseline already, it is left as it is and returned: so a database that is kept between runs, and
+    that a killed run has left dirty, still goes back to its clean state.
+
+    Parameters: *using*, the alias; *exclude*, labels and patterns of tables that no reset to this baseline touches, and
+    ``TESTDB["EXCLUDE"]``; *replace*, whether to capture anew what is there now; *allow_database* and *lock_timeout* as
+    for :class:`~testdb_app.resetter.Resetter`.
+
+    Raises :class:`BaselineError` if there is one that was captured from another schema, unless *replace*; the guard's
+    :class:`UnsafeDatabaseError`, and other errors of :mod:`testdb_app.exceptions`; with any of them nothing was changed.
+    Costs a copy of every row; writers wait meanwhile. The role needs CREATE on the database.
+    """
+    options = check_options(
+        using=using,
+        include=(),
+        exclude=exclude,
+        to="empty",
+        strategy=None,
+        reset_sequences=True,
+        allow_database=allow_database,
+        lock_timeout=lock_timeout,
+    )
+    connection = connections[using]
+    backend = get_backend(connection)
+    check_transaction_state(connection, within_transaction=False)
+    observation = observe(connection, lock_timeout=options.lock_timeout)
+    guard.check_may_reset(observation.identity, allow=options.allow_database)
+    known = read_map(connection, options)
+    present = None if replace else backend.read_baseline(connection)
+    if present is not None:
+        check_shape(connection, known.schema, present)
+        logger.info("%s: the baseline captured %s is kept", using, present.captured_at)
+        return present
+    scope = known.scope
+    tables = frozenset(name for name in observation.sizes if name in scope.tables)
+    stored = {table.name for table in known.schema.tables if table.stores_rows}
+    return backend.write_baseline(
+        connection,
+        known.schema,
+        tables=tables,
+        sequences=scope.sequences,
+        excluded=frozenset(stored - scope.tables),
+        lock_timeout=options.lock_timeout,
+    )
+
+
+def drop_baseline(using: str = DEFAULT_DB_ALIAS, *, allow_database: str | Iterable[str] = ()) -> None:
+    """Take the baseline out of the database of the alias *using*; without one nothing happens.
+
+    Raises the guard's :class:`UnsafeDatabaseError`, as a reset does.
+    """
+    connection = connections[using]
+    backend = get_backend(connection)
+    names = (allow_database,) if isinstance(allow_database, str) else tuple(allow_database)
+    guard.check_may_reset(backend.identify(connection), allow=names)
+    backend.drop_baseline(connection)

@@ -1,0 +1,66 @@
+"""A baseline as JSON's types, the form in which a database keeps it, and back. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from testdb_app.exceptions import BaselineError
+from testdb_app.schema import QualifiedName
+from testdb_app.states import Baseline, BaselineColumn, BaselineTable, SequenceState
+
+_VERSION = 1
+
+
+def to_document(baseline: Baseline) -> dict[str, Any]:
+    """Return *baseline* as JSON's types."""
+    return {
+        "version": _VERSION,
+        "captured_at": baseline.captured_at,
+        "tables": [
+            {
+                "name": [table.name.schema, table.name.name],
+                "copy": [table.copy.schema, table.copy.name],
+                "rows": table.rows,
+                "columns": [[column.name, column.is_generated, column.is_fixed] for column in table.columns],
+                "key": list(table.key),
+            }
+            for table in baseline.tables.values()
+        ],
+        "sequences": [
+            [name.schema, name.name, state.last_value, state.is_called] for name, state in baseline.sequences.items()
+        ],
+        "excluded": sorted([name.schema, name.name] for name in baseline.excluded),
+        "migrations": [[name.schema, name.name] for name in baseline.migrations],
+        "shape": dict(baseline.shape),
+    }
+
+
+def from_document(document: Mapping[str, Any]) -> Baseline:
+    """Return the baseline of a document. Raises :class:`BaselineError` for one of another version."""
+    if document.get("version") != _VERSION:
+        raise BaselineError(
+            f"The baseline in this database was captured by another version of testdb_app (format {document.get('version')}, "
+            f"this one reads {_VERSION}). Nothing was changed. Capture it again: resetdb --recapture."
+        )
+    tables = [
+        BaselineTable(
+            name=QualifiedName(*table["name"]),
+            copy=QualifiedName(*table["copy"]),
+            rows=table["rows"],
+            columns=tuple(BaselineColumn(name=n, is_generated=g, is_fixed=f) for n, g, f in table["columns"]),
+            key=tuple(table["key"]),
+        )
+        for table in document["tables"]
+    ]
+    return Baseline(
+        captured_at=document["captured_at"],
+        tables={table.name: table for table in tables},
+        sequences={
+            QualifiedName(schema, name): SequenceState(last_value=value, is_called=called)
+            for schema, name, value, called in document["sequences"]
+        },
+        excluded=frozenset(QualifiedName(*name) for name in document["excluded"]),
+        migrations=tuple(QualifiedName(*name) for name in document["migrations"]),
+        shape=document["shape"],
+    )

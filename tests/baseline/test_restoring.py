@@ -1,0 +1,84 @@
+"""What a reset to the baseline brings back, whatever was done to the rows."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.baseline.conftest import content
+
+TABLES = """
+CREATE TABLE author (id serial PRIMARY KEY, name text UNIQUE, up integer REFERENCES author (id));
+CREATE TABLE book (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, author_id integer REFERENCES author (id), title text,
+                   shout text GENERATED ALWAYS AS (upper(title)) STORED);
+CREATE TABLE note (body text, weight real);
+CREATE TABLE untouched (id integer PRIMARY KEY);
+CREATE TABLE empty (id serial PRIMARY KEY);
+INSERT INTO author (name) VALUES ('Ada'), ('Bob'), ('Cleo');
+INSERT INTO book (author_id, title) VALUES (1, 'one'), (2, 'two');
+INSERT INTO note VALUES ('same', 0.1), ('same', 0.1), ('other', 'NaN');
+INSERT INTO untouched VALUES (1);
+"""
+WRITES = {
+    "rows are inserted": "INSERT INTO author (name) VALUES ('Dan'); INSERT INTO book (author_id) VALUES (4)",
+    "rows are updated": "UPDATE author SET name = 'Eve' WHERE id = 1; UPDATE note SET weight = 7 WHERE body = 'other'",
+    "rows are deleted": "DELETE FROM book WHERE id = 1; DELETE FROM note WHERE body = 'other'",
+    "one of two equal rows is deleted": "DELETE FROM note WHERE ctid IN (SELECT min(ctid) FROM note GROUP BY body)",
+    "all tables are truncated": "TRUNCATE author, book, note, untouched, empty RESTART IDENTITY",
+    "a key is taken by another row": "DELETE FROM book; DELETE FROM author WHERE name = 'Ada'; "
+    "INSERT INTO author (name) VALUES ('Ada')",
+    "rows refer to one that came": "INSERT INTO author (id, name) VALUES (9, 'Ida'); UPDATE book SET author_id = 9; "
+    "UPDATE author SET up = 9; DELETE FROM author WHERE id = 2",
+    "unique values are swapped": "UPDATE author SET name = 'x' WHERE id = 1; UPDATE author SET name = 'Ada' WHERE id = 2; "
+    "UPDATE author SET name = 'Bob' WHERE id = 1",
+    "an identity is given anew": "UPDATE book SET id = DEFAULT",
+    "only a sequence moves": "SELECT nextval('author_id_seq'), setval('empty_id_seq', 77)",
+    "a sequence goes back": "SELECT setval('author_id_seq', 1, false)",
+    "work is rolled back": "BEGIN; INSERT INTO author (name) VALUES ('Zoe'); DELETE FROM book; ROLLBACK",
+    "nothing": "SELECT 1",
+}
+
+
+@pytest.mark.parametrize("writes", WRITES.values(), ids=WRITES.keys())
+def test_everything_is_as_it_was(scratch, captured, writes):
+    before = captured(TABLES)
+    scratch.execute(writes)
+    report = scratch.reset()
+    assert report.target == "baseline"
+    assert content(scratch) == before
+    assert scratch.reset().tables == ()
+
+
+@pytest.mark.parametrize("writes", WRITES.values(), ids=WRITES.keys())
+def test_a_warm_resetter_restores_the_same(scratch, captured, writes):
+    before = captured(TABLES)
+    resetter = scratch.resetter()
+    resetter.reset()
+    with scratch.connection.cursor() as cursor:
+        for _ in range(3):
+            cursor.execute(writes)
+            resetter.reset()
+            assert content(scratch) == before
+
+
+def test_a_table_that_was_not_written_keeps_its_rows_where_they_are(scratch, captured):
+    captured(TABLES)
+    before = content(scratch, physical=True)
+    scratch.execute("UPDATE author SET name = 'Eve' WHERE id = 1; INSERT INTO empty DEFAULT VALUES")
+    report = scratch.reset()
+    assert [(str(table.name), table.rows, table.updated, table.inserted) for table in report.tables] == [
+        ("public.empty", 1, 0, 0),
+        ("public.author", 0, 1, 0),
+    ]
+    after = content(scratch, physical=True)
+    for name in ("book", "note", "untouched"):
+        assert after[f'"public"."{name}"'] == before[f'"public"."{name}"']
+    kept = [row for row in before['"public"."author"'][1] if "Ada" not in row[2]]
+    assert kept == [row for row in after['"public"."author"'][1] if "Ada" not in row[2]]
+
+
+def test_the_next_insert_never_collides(scratch, captured):
+    captured(TABLES)
+    scratch.execute("INSERT INTO author (name) VALUES ('Dan')")
+    scratch.reset()
+    assert scratch.value("INSERT INTO author (name) VALUES ('Dan') RETURNING id") == 4
+    assert scratch.value("INSERT INTO empty DEFAULT VALUES RETURNING id") == 1
