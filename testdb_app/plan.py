@@ -14,7 +14,7 @@ from testdb_app.exceptions import MissingPrivilegeError
 from testdb_app.graph import DependencyGraph
 from testdb_app.schema import ForeignKey, LeftOut, QualifiedName, Schema
 from testdb_app.scope import Scope
-from testdb_app.states import Baseline, SequenceState
+from testdb_app.states import Baseline
 from testdb_app.ties import tied_groups
 from testdb_app.truncation import choose_truncations
 
@@ -82,7 +82,7 @@ def plan_reset(
     steps, tied = _tie(schema, graph, deletes, filled, rewrites=rewrites)
     may_refill = _may_refill(schema, deletes)
     # A trigger that fires meanwhile may move any sequence.
-    moved = scope.sequences if may_refill else _moved(observation.states, baseline) & scope.sequences
+    moved = scope.sequences if may_refill else _moved(observation, baseline) & scope.sequences
     return ResetPlan(
         steps=(
             *_truncation(graph, truncated, strategy),
@@ -90,7 +90,7 @@ def plan_reset(
             *tied,
             *(Step(action=Action.RESTART, names=(name,)) for name in sorted(moved)),
         ),
-        checks=tuple(_checks(schema, scope, observation.sizes, written | truncated)),
+        checks=tuple(_checks(schema, scope, observation, written | truncated)),
         verify=tuple(sorted((scope.tables - filled) & _storing(schema))) if may_refill else (),
         kept=scope.kept,
         stale_views=tuple(view.name for view in schema.materialized_views if (written | truncated) & set(view.tables)),
@@ -103,9 +103,10 @@ def _grown(baseline: Baseline | None, sizes: Mapping[QualifiedName, int]) -> dic
     return {table.name: sizes.get(table.name, 0) - 2 * sizes.get(table.copy, 0) for table in tables}
 
 
-def _moved(states: Mapping[QualifiedName, SequenceState | None], baseline: Baseline | None) -> frozenset[QualifiedName]:
+def _moved(observation: Observation, baseline: Baseline | None) -> frozenset[QualifiedName]:
     """Return the sequences that are not where they belong: at the baseline's state, else at their start."""
-    if baseline is None:
+    states = observation.states
+    if baseline is None or observation.is_precise:
         return frozenset(states)
     there = {name for name, state in states.items() if state is None or state != baseline.sequences.get(name)}
     return frozenset(there | (baseline.sequences.keys() - states.keys()))
@@ -169,12 +170,13 @@ def _storing(schema: Schema) -> frozenset[QualifiedName]:
 
 
 def _checks(
-    schema: Schema, scope: Scope, sizes: Mapping[QualifiedName, int], emptied: frozenset[QualifiedName]
+    schema: Schema, scope: Scope, observation: Observation, emptied: frozenset[QualifiedName]
 ) -> Iterator[ForeignKey]:
     """Yield the keys by which a table that stays, and may hold rows, references one that goes."""
     for name in sorted(emptied):
         for key in schema.referencing.get(name, ()):
-            if key.table not in scope.tables and key.table in sizes:
+            may_hold_rows = observation.is_precise or key.table in observation.sizes
+            if key.table not in scope.tables and may_hold_rows:
                 yield key
 
 

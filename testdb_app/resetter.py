@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, cast
 
 from django.db import DEFAULT_DB_ALIAS, connections
 
 from testdb_app import guard
 from testdb_app.backends import get_backend
-from testdb_app.backends.base import Backend, DatabaseIdentity, Observation, Script
+from testdb_app.backends.base import DatabaseIdentity, Observation, Replay, Script
+from testdb_app.backends.protocols import Backend, Watch
 from testdb_app.exceptions import (
     ConcurrencyError,
     LockTimeoutError,
@@ -55,6 +57,8 @@ class Resetter:
     - *lock_timeout*: seconds to wait for locks, over all retries; None for the setting.
     - *within_transaction*: run inside the caller's transaction, in a savepoint, and leave the commit to the caller.
 
+    - *once*: whether it is made for a single reset, so that nothing has to be remembered for a next one.
+
     Raises :class:`ConfigurationError` for arguments that cannot be meant. One thread at a time.
     """
 
@@ -70,6 +74,7 @@ class Resetter:
         allow_database: str | Iterable[str] = (),
         lock_timeout: float | None = None,
         within_transaction: bool = False,
+        once: bool = False,
     ) -> None:
         self.options = check_options(
             using=using,
@@ -83,7 +88,9 @@ class Resetter:
         )
         self.using = using
         self.within_transaction = within_transaction
+        self.once = once
         self._map: KnownMap | None = None
+        self._watch: Watch | None = None
 
     @property
     def connection(self) -> BaseDatabaseWrapper:
@@ -101,7 +108,10 @@ class Resetter:
 
     def check_may_reset(self) -> str:
         """Ask the guard about the live connection; return the rule that permits, or raise."""
-        return guard.check_may_reset(self.identify(), allow=self.options.allow_database)
+        return self._permit(self.identify())
+
+    def _permit(self, identity: DatabaseIdentity) -> str:
+        return guard.check_may_reset(identity, allow=self.options.allow_database)
 
     def plan(self) -> ResetPreview:
         """Return what :meth:`reset` would do now: the plan, its SQL, and the rows that would go. Changes nothing.
@@ -158,23 +168,59 @@ class Resetter:
         raise AssertionError("the last attempt returns or raises")
 
     def _attempt(self, strategy: str, started: float, attempt: int, *, rewrites: bool) -> ResetReport:
+        # Several attempts share the time-out: an attempt that gives its locks back lets others go on.
+        timeout = self.options.lock_timeout / RETRIES
+        if self._watch is not None and not (self.within_transaction or rewrites) and strategy == self.options.strategy:
+            replay = self._watch.replay(
+                self.connection, permit=self._permit, write=self._write_replay, lock_timeout=timeout
+            )
+            if replay is not None:
+                return self._report_replay(replay, started, attempt)
         observation, known = self._look()
         if self.within_transaction and observation.identity.has_fixed_snapshot:
             raise TransactionStateError(
                 f'Refusing to reset: the transaction of the connection "{self.using}" is repeatable read or serializable, and '
                 "would not see the rows that others committed since it began. Use read committed, or reset outside of it."
             )
-        rule = guard.check_may_reset(observation.identity, allow=self.options.allow_database)
+        rule = self._permit(observation.identity)
         plan = self._plan(observation, known, strategy, rewrites=rewrites)
-        changes: dict[QualifiedName, RowChanges] = {}
+        changes: Mapping[QualifiedName, RowChanges] = {}
         if plan.steps:
-            # Several attempts share the time-out: an attempt that gives its locks back lets others go on.
-            script = self._script(known, plan, self.options.lock_timeout / RETRIES)
+            script = self._script(known, plan, timeout)
             changes = self.backend.run(self.connection, script, within_transaction=self.within_transaction)
+        if self._watch is not None and not (self.once or self.within_transaction):
+            self._watch.renew(self.connection, observation)
+        return self._report(observation.identity, known, plan, changes, rule, started, attempt)
+
+    def _write_replay(self, observation: Observation) -> Script | None:
+        """Write what empties or restores the tables that were written; None where that takes another look."""
+        assert self._map is not None
+        plan = self._plan_of(observation, self._map, self.options.strategy)
+        if plan.checks or plan.verify:
+            return None
+        return replace(self._script(self._map, plan, self.options.lock_timeout, for_watch=True), origin=plan)
+
+    def _report_replay(self, replay: Replay, started: float, attempt: int) -> ResetReport:
+        assert self._map is not None
+        plan = ResetPlan(steps=(), kept=self._map.scope.kept)
+        if replay.script is not None:
+            plan = cast("ResetPlan", replay.script.origin)
+        return self._report(replay.identity, self._map, plan, replay.changes, replay.permitted_by, started, attempt)
+
+    def _report(
+        self,
+        identity: DatabaseIdentity,
+        known: KnownMap,
+        plan: ResetPlan,
+        changes: Mapping[QualifiedName, RowChanges],
+        rule: str,
+        started: float,
+        attempt: int,
+    ) -> ResetReport:
         return ResetReport(
             alias=self.using,
-            database=observation.identity.name,
-            server=observation.identity.server,
+            database=identity.name,
+            server=identity.server,
             target="empty" if known.baseline is None else "baseline",
             permitted_by=rule,
             tables=list_tables(plan, changes),
@@ -195,6 +241,7 @@ class Resetter:
             if self._map is not None and self._map.is_still_true(observation):
                 return observation, self._map
             self._map = read_map(self.connection, self.options)
+            self._watch = self.backend.watch(self._map.schema)
         raise ConcurrencyError(
             f'The schema of database "{observation.identity.name}" changes faster than it can be read. Nothing was changed. '
             "Wait until the migrations that run on it have ended.",
@@ -202,7 +249,16 @@ class Resetter:
         )
 
     def _plan(self, observation: Observation, known: KnownMap, strategy: str, *, rewrites: bool = False) -> ResetPlan:
-        plan = plan_reset(
+        plan = self._plan_of(observation, known, strategy, rewrites=rewrites)
+        if plan.checks:
+            counts = self.backend.count_references(self.connection, plan.checks, known.baseline)
+            check_references(known.schema, known.scope, plan.checks, counts)
+        return plan
+
+    def _plan_of(
+        self, observation: Observation, known: KnownMap, strategy: str, *, rewrites: bool = False
+    ) -> ResetPlan:
+        return plan_reset(
             known.schema,
             known.graph,
             known.scope,
@@ -212,12 +268,8 @@ class Resetter:
             baseline=known.baseline,
             rewrites=rewrites,
         )
-        if plan.checks:
-            counts = self.backend.count_references(self.connection, plan.checks, known.baseline)
-            check_references(known.schema, known.scope, plan.checks, counts)
-        return plan
 
-    def _script(self, known: KnownMap, plan: ResetPlan, lock_timeout: float) -> Script:
+    def _script(self, known: KnownMap, plan: ResetPlan, lock_timeout: float, *, for_watch: bool = False) -> Script:
         return self.backend.script(
             self.connection,
             known.schema,
@@ -227,4 +279,5 @@ class Resetter:
             verify=plan.verify,
             lock_timeout=lock_timeout,
             within_transaction=self.within_transaction,
+            for_watch=for_watch,
         )

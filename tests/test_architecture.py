@@ -22,6 +22,7 @@ LAYERS = (
     ("schema",),
     ("states",),
     ("graph", "conf", "truncation", "scope", "ties", "baseline_document", "backends.base"),
+    ("backends.protocols",),
     ("guard", "options", "transaction_state", "plan", "selection", "labels", "rendering"),
     ("backends.postgresql", "backends.sqlite", "backends.generic"),
     ("backends",),  # finds the folder of a vendor
@@ -50,6 +51,7 @@ PURE = (
     "report",
     "rendering",
     "backends.base",
+    "backends.protocols",
     "management.progress",
     "management.reset_text",
 )

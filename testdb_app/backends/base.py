@@ -1,15 +1,11 @@
-"""What a backend is: the protocol that the resetter speaks, and the values that go to and fro.
-
-A backend is stateless and knows one vendor. *Introspection* reads the catalog, *operations* writes SQL.
-It never decides what may be reset or in what order: the guard and the plan do.
-"""
+"""The values that go to and fro between the resetter and a backend; see :mod:`testdb_app.backends.protocols`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from testdb_app.exceptions import ExclusionError
 from testdb_app.schema import ForeignKey, QualifiedName, Schema
@@ -73,6 +69,7 @@ class Observation:
       ``is_precise``, instead those that were written since the last reset of the same resetter.
     - ``states``: the sequences that are not at their start, and where they are (None: unknown).
     - ``shape``: what a baseline depends on besides the schema, as it is now; see :class:`testdb_app.states.Baseline`.
+    - ``conditions``: the backend's own, for :meth:`Backend.watch`.
     - ``missing``: relations for which the role lacks a privilege that emptying them would need, and which.
     """
 
@@ -83,6 +80,7 @@ class Observation:
     states: Mapping[QualifiedName, SequenceState | None] = field(default_factory=dict)
     missing: Mapping[QualifiedName, str] = field(default_factory=dict)
     shape: Mapping[str, str] = field(default_factory=dict)
+    conditions: object = None
 
     @property
     def moved(self) -> frozenset[QualifiedName]:
@@ -133,7 +131,9 @@ class Script:
 
     ``opening`` begins it and takes the ``locks`` (relation → mode); then, under the locks, ``checks`` (foreign keys of
     tables that stay) must have no row; ``body`` empties and restarts; the tables of ``verify`` must be empty now; and
-    ``closing`` commits. Where there is nothing to check or verify, all of it is one round trip.
+    ``closing`` commits. Where there is nothing to check or verify, all of it is one round trip. A script for a watch
+    lacks the beginning and has sequences set after the commit: ``restarted``; it ``is_plain`` if it writes to no catalog.
+    ``origin`` is what the resetter wrote it from.
     """
 
     opening: tuple[Statement, ...]
@@ -143,6 +143,9 @@ class Script:
     verify: tuple[QualifiedName, ...] = ()
     locks: Mapping[QualifiedName, str] = field(default_factory=dict)
     baseline: Baseline | None = None
+    restarted: tuple[QualifiedName, ...] = ()
+    is_plain: bool = False
+    origin: object = None
 
     @property
     def statements(self) -> tuple[Statement, ...]:
@@ -161,98 +164,15 @@ class Script:
             )
 
 
-class Backend(Protocol):
-    """One vendor. ``warning`` says what this backend cannot promise; None where it keeps every promise."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replay:
+    """A reset that a watch made: where, permitted by what, the script that ran (None: nothing was written), what changed."""
 
-    vendor: str
-    warning: str | None
+    identity: DatabaseIdentity
+    permitted_by: str
+    script: Script | None = None
+    changes: Mapping[QualifiedName, RowChanges] = field(default_factory=dict)
 
-    def identify(self, connection: BaseDatabaseWrapper) -> DatabaseIdentity:
-        """Ask the live connection where it leads. One round trip; reads only."""
-        ...
 
-    def read_schema(self, connection: BaseDatabaseWrapper) -> Schema:
-        """Read the whole map, with its token, from one snapshot."""
-        ...
-
-    def observe(
-        self, connection: BaseDatabaseWrapper, *, lock_timeout: float, baseline: Baseline | None = None
-    ) -> Observation:
-        """Look where rows may be and which sequences have moved. Reads only; waits at most *lock_timeout* seconds for locks.
-
-        With the *baseline* that is known, also what that depends on.
-
-        Raises :class:`~testdb_app.exceptions.LockTimeoutError`, and Django's database errors.
-        """
-        ...
-
-    def count_rows(self, connection: BaseDatabaseWrapper, tables: Iterable[QualifiedName]) -> dict[QualifiedName, int]:
-        """Count the rows of each of *tables* itself (without partitions and inheritance children)."""
-        ...
-
-    def count_references(
-        self, connection: BaseDatabaseWrapper, keys: Sequence[ForeignKey], baseline: Baseline | None = None
-    ) -> tuple[int, ...]:
-        """Count, for each key, the rows of its referencing table that refer to some row, but for rows of *baseline*."""
-        ...
-
-    def script(
-        self,
-        connection: BaseDatabaseWrapper,
-        schema: Schema,
-        steps: Sequence[Step],
-        *,
-        baseline: Baseline | None = None,
-        checks: Sequence[ForeignKey],
-        verify: Sequence[QualifiedName],
-        lock_timeout: float,
-        within_transaction: bool,
-    ) -> Script:
-        """Write the SQL of a plan that leads to *baseline*, or to no rows. *lock_timeout* in seconds.
-
-        Raises :class:`~testdb_app.exceptions.UnsupportedError` for a step that this vendor cannot do.
-        """
-        ...
-
-    def run(
-        self, connection: BaseDatabaseWrapper, script: Script, *, within_transaction: bool
-    ) -> dict[QualifiedName, RowChanges]:
-        """Run *script*, all or nothing, and return what was changed per table, where the server tells.
-
-        Raises an error of :mod:`testdb_app.exceptions`, chained to the database's own, with everything rolled back.
-        """
-        ...
-
-    def set_mark(self, connection: BaseDatabaseWrapper, mark: Mark, *, present: bool) -> None:
-        """Put a mark inside the database, or take it away. Twice is once."""
-        ...
-
-    def read_baseline(self, connection: BaseDatabaseWrapper) -> Baseline | None:
-        """Read what the database keeps of its baseline, without the rows; None where there is none. Reads only."""
-        ...
-
-    def read_shape(
-        self, connection: BaseDatabaseWrapper, schema: Schema, tables: Iterable[QualifiedName]
-    ) -> dict[str, str]:
-        """Describe what a baseline with rows of *tables* depends on; see :attr:`testdb_app.states.Baseline.shape`."""
-        ...
-
-    def write_baseline(
-        self,
-        connection: BaseDatabaseWrapper,
-        schema: Schema,
-        *,
-        tables: Iterable[QualifiedName],
-        sequences: Iterable[QualifiedName],
-        excluded: frozenset[QualifiedName],
-        lock_timeout: float,
-    ) -> Baseline:
-        """Capture the rows of *tables* and the state of *sequences*, in place of any earlier baseline, all or nothing.
-
-        Raises an error of :mod:`testdb_app.exceptions`, with nothing changed.
-        """
-        ...
-
-    def drop_baseline(self, connection: BaseDatabaseWrapper) -> None:
-        """Take the baseline out of the database. Without one nothing happens."""
-        ...
+def without_watch(schema: Schema) -> None:
+    """Return None: the ``watch()`` of a vendor whose databases do not tell what was written."""

@@ -1,17 +1,12 @@
-"""A reset of 1,000 tables, 5 of them written, beside what one would do without the package.
-
-python -m pytest tests/benchmarks -m benchmark -s
-"""
+"""Where the time of a reset goes: 1,000 tables, 5 of them written. Beside others it is in ``python -m tests.benchmarks``."""
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from django.core.management.color import no_style
 
 from testdb_app.backends.postgresql import catalog
 from testdb_app.backends.postgresql.connection import run_sql
@@ -43,71 +38,6 @@ def writer(database: ScratchDatabase, numbers: list[int]) -> Callable[[], object
 
 def server(database: ScratchDatabase) -> str:
     return f"PostgreSQL {database.value('SHOW server_version')}"
-
-
-def test_reset_beside_flush_delete_all_and_the_floor(
-    database: ScratchDatabase, make_scratch: Callable[..., ScratchDatabase]
-) -> None:
-    written = sorted(random.Random(2).sample(range(TABLES), WRITTEN), reverse=True)
-    everything = [f"t{number}" for number in reversed(range(TABLES))]
-    # A copy for each: a TRUNCATE of all tables makes every session forget what it knows of them.
-    names = ("reset", "Django's flush", "DELETE all, one batch", "floor")
-    copies = {name: make_scratch(f"copy{number}", template=database.name) for number, name in enumerate(names)}
-    connection = copies["Django's flush"].connection
-    resetter = copies["reset"].resetter()
-
-    def flush() -> None:
-        statements = connection.ops.sql_flush(no_style(), everything, reset_sequences=True, allow_cascade=False)
-        connection.ops.execute_sql_flush(statements)
-
-    candidates: dict[str, Callable[[], object]] = {
-        "reset": resetter.reset,
-        "Django's flush": flush,
-        "DELETE all, one batch": sender(
-            copies["DELETE all, one batch"], ["BEGIN", *(f"DELETE FROM {name}" for name in everything), "COMMIT"]
-        ),
-        "floor": sender(
-            copies["floor"],
-            [
-                "BEGIN",
-                *(f"DELETE FROM t{number}" for number in written),
-                *(f"ALTER SEQUENCE t{number}_id_seq RESTART" for number in written),
-                "COMMIT",
-            ],
-        ),
-    }
-    write = {name: writer(copies[name], written) for name in names}
-    times = interleaved(candidates, rounds=20, prepare=write)
-    title = f"{TABLES} tables, {KEYS} keys, {WRITTEN} tables written with {ROWS} rows each; {server(database)}"
-    print_table(title, times, base="Django's flush")
-    print_table("The same", times, base="DELETE all, one batch")
-
-    write["reset"]()
-    assert resetter.reset().rows == WRITTEN * ROWS
-    assert resetter.reset().tables == ()
-
-
-def test_reset_with_nothing_written(database: ScratchDatabase) -> None:
-    resetter = database.resetter()
-    resetter.reset()
-    times = interleaved({"reset": resetter.reset}, rounds=40, prepare=lambda: None)
-    print_table(f"{TABLES} tables, nothing written; {server(database)}", times, base="reset")
-
-
-def test_reset_after_many_resets_of_other_tables(database: ScratchDatabase) -> None:
-    resetter = database.resetter()
-    chance = random.Random(3)
-    write_same = writer(database, list(range(WRITTEN)))
-    times: dict[str, list[float]] = {}
-    for before in (0, 50, 100, 200):
-        for _ in range(before):
-            writer(database, chance.sample(range(TABLES), WRITTEN))()
-            resetter.reset()
-        label = f"after {before} more resets"
-        times |= interleaved({label: resetter.reset}, rounds=15, prepare=write_same)
-    print_table(
-        f"{WRITTEN} tables written, others each time before; {server(database)}", times, base="after 0 more resets"
-    )
 
 
 def test_parts_of_a_reset(database: ScratchDatabase) -> None:

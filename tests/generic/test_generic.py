@@ -19,6 +19,7 @@ from testdb_app.exceptions import (
 )
 from testdb_app.graph import DependencyGraph
 from testdb_app.schema import QualifiedName, SequenceUse
+from testdb_app.states import RowChanges
 
 SHOP = (
     "CREATE TABLE publisher (id integer PRIMARY KEY AUTOINCREMENT)",
@@ -59,8 +60,9 @@ def script(connection, *, within_transaction=False, restart=True, only=None, che
 
 def reset(connection, *, within_transaction=False, **options):
     planned = script(connection, within_transaction=within_transaction, **options)
-    removed = BACKEND.run(connection, planned, within_transaction=within_transaction)
-    return {name.name: number for name, number in removed.items()}
+    changes = BACKEND.run(connection, planned, within_transaction=within_transaction)
+    assert all(done == RowChanges(removed=done.removed) for done in changes.values())
+    return {name.name: done.removed for name, done in changes.items()}
 
 
 class Stranger:

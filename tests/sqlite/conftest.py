@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.sqlite.database import SQLiteDatabase, close_other_connections
+from tests.sqlite.database import KnownDatabase, SQLiteDatabase, close_other_connections
 
 
 @pytest.fixture(autouse=True)
@@ -54,3 +54,24 @@ def file(make_database: Callable[..., SQLiteDatabase], path: Path) -> SQLiteData
 def database(request: pytest.FixtureRequest) -> SQLiteDatabase:
     """An empty database, in memory and in a file."""
     return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def make_known() -> Iterator[Callable[..., KnownDatabase]]:
+    """Return a function that opens a database under an alias; all are closed after the test."""
+    made: list[KnownDatabase] = []
+
+    def make(name: str | Path = ":memory:", alias: str = "shop", **settings: Any) -> KnownDatabase:
+        made.append(KnownDatabase(name, alias, **settings))
+        return made[-1]
+
+    yield make
+    for database in reversed(made):
+        database.close()
+
+
+@pytest.fixture(params=["memory", "shared cache", "file"])
+def known(request: pytest.FixtureRequest, make_known: Callable[..., KnownDatabase], path: Path) -> KnownDatabase:
+    """An empty database under the alias ``shop``: in memory, in a shared cache in memory, and in a file."""
+    shared = f"file:shop_{id(make_known)}?mode=memory&cache=shared"
+    return make_known({"memory": ":memory:", "shared cache": shared, "file": path}[request.param])

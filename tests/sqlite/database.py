@@ -7,12 +7,17 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from django.db import connections
 from django.db.utils import ConnectionHandler
 
 from testdb_app.backends.base import Action, Script, Step
 from testdb_app.backends.sqlite import BACKEND
+from testdb_app.baseline import capture_baseline
 from testdb_app.graph import DependencyGraph
+from testdb_app.report import ResetReport
+from testdb_app.resetter import Resetter
 from testdb_app.schema import ForeignKey, QualifiedName, Schema
+from testdb_app.states import Baseline, RowChanges
 
 
 class SQLiteDatabase:
@@ -52,7 +57,8 @@ class SQLiteDatabase:
             catalog = "sqlite_temp_master" if name == "temp" else '"' + name.replace('"', '""') + '".sqlite_master'
             rows = self.rows(f"SELECT type, name, tbl_name, sql FROM {catalog} ORDER BY rowid")
             firing = [row for row in rows if row[0] == "trigger" and " DELETE ON" in row[3]]
-            found += [(name, *row) for row in firing]
+            # Only the order among those of one table tells anything.
+            found += sorted(((name, *row) for row in firing), key=lambda row: row[3])
             found += sorted((name, *map(str, row)) for row in rows if row not in firing)
         return found
 
@@ -101,10 +107,11 @@ class SQLiteDatabase:
         )
 
     def reset(self, only: Sequence[str] = (), **options: Any) -> dict[str, int]:
-        """Reset by the backend and return the rows removed by bare name."""
+        """Reset by the backend and return the rows removed by bare name; nothing else may have been done to any."""
         script = self.script(only, **options)
-        removed = BACKEND.run(self.connection, script, within_transaction=options.get("within_transaction", False))
-        return {name.name: rows for name, rows in removed.items()}
+        changes = BACKEND.run(self.connection, script, within_transaction=options.get("within_transaction", False))
+        assert all(done == RowChanges(removed=done.removed) for done in changes.values())
+        return {name.name: done.removed for name, done in changes.items()}
 
 
 _others: list[sqlite3.Connection] = []
@@ -119,3 +126,65 @@ def other_connection(path: str | Path) -> sqlite3.Connection:
 def close_other_connections() -> None:
     while _others:
         _others.pop().close()
+
+
+class KnownDatabase(SQLiteDatabase):
+    """A database that Django knows under an alias, so that a resetter and a capture find it."""
+
+    def __init__(self, name: str | Path, alias: str, **settings: Any) -> None:
+        default = connections.settings["default"]
+        connections.settings[alias] = {
+            **default, "ENGINE": "django.db.backends.sqlite3", "NAME": str(name), "OPTIONS": {}, **settings,
+            "TEST": {**default["TEST"], "NAME": None},
+        }  # fmt: skip
+        self.alias = alias
+        self.name = str(name)
+        self.connection = connections[alias]
+        self.connection.ensure_connection()
+
+    def close(self) -> None:
+        super().close()
+        del connections[self.alias]
+        del connections.settings[self.alias]
+
+    def capture(self, **options: Any) -> Baseline:
+        return capture_baseline(self.alias, **{"allow_database": self.name, **options})
+
+    def resetter(self, **options: Any) -> Resetter:
+        return Resetter(self.alias, **{"allow_database": self.name, **options})
+
+    def restore(self, **options: Any) -> ResetReport:
+        """Reset with a new resetter."""
+        return self.resetter(**options).reset()
+
+    def changes(self, **options: Any) -> dict[str, tuple[int | None, int, int]]:
+        """Reset with a new resetter; return the rows removed, updated and inserted by bare name."""
+        report = self.restore(**options)
+        return {table.name.name: (table.rows, table.updated, table.inserted) for table in report.tables}
+
+    def content(self) -> dict[str, Any]:
+        """Every row of every table but the baseline's own: with its rowid, and every value as Python writes it, which
+        tells 1, 1.0, '1', b'1' and -0.0 apart."""
+        found: dict[str, Any] = {}
+        raw = self.connection.connection
+        for _, schema, _ in raw.execute("PRAGMA database_list").fetchall():
+            prefix = '"' + schema.replace('"', '""') + '"'
+            catalog = f"SELECT name, sql FROM {prefix}.sqlite_master WHERE type = 'table'"
+            for name, sql in raw.execute(catalog).fetchall() if schema != "temp" else []:
+                if name.startswith("testdb_") or any(name.startswith(f"{virtual}_") for virtual in ("ft", "rt")):
+                    continue
+                table = f'{prefix}."' + name.replace('"', '""') + '"'
+                rowid = "" if "WITHOUT ROWID" in sql or "oid" in sql else "rowid, "
+                if name == "sqlite_sequence":
+                    rowid = ""
+                found[f"{schema}.{name}"] = sorted(self._read(f"SELECT {rowid}* FROM {table}"))
+        return found
+
+    def _read(self, query: str) -> list[str]:
+        raw = self.connection.connection
+        # Text need not be UTF-8.
+        raw.text_factory = bytearray
+        try:
+            return [repr(row) for row in raw.execute(query)]
+        finally:
+            raw.text_factory = str

@@ -70,8 +70,8 @@ def test_a_cascade_row_written_between_plan_and_lock_is_found_under_the_lock(scr
     resetter = scratch.resetter(exclude=["public.book"])
     plan = resetter._plan
 
-    def plan_then_write(*arguments):
-        made = plan(*arguments)
+    def plan_then_write(*arguments, **options):
+        made = plan(*arguments, **options)
         scratch.execute("INSERT INTO book (publisher_id) VALUES (1)")
         return made
 

@@ -5,8 +5,9 @@ It keeps fewer promises, and its warning says which. A vendor that is to keep th
 
 from __future__ import annotations
 
-from testdb_app.backends.base import Backend
+from testdb_app.backends.base import without_watch
 from testdb_app.backends.generic import introspection, operations
+from testdb_app.backends.protocols import Backend
 
 WARNING = (
     "This database has no backend of its own in testdb_app, so Django's introspection and sql_flush are used. What is lost: "
@@ -35,6 +36,7 @@ class GenericBackend:
     read_baseline = staticmethod(operations.read_baseline)
     read_shape = staticmethod(operations.read_shape)
     write_baseline = staticmethod(operations.write_baseline)
+    watch = staticmethod(without_watch)
     drop_baseline = staticmethod(operations.drop_baseline)
 
 

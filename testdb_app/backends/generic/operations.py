@@ -35,6 +35,7 @@ def script(
     verify: Sequence[QualifiedName],
     lock_timeout: float,
     within_transaction: bool,
+    for_watch: bool = False,
 ) -> Script:
     """Write the SQL of a plan. The transaction is not part of it: no two vendors begin one alike.
 

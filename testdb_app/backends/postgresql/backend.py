@@ -16,14 +16,16 @@ from testdb_app.backends.base import (
     Step,
 )
 from testdb_app.backends.postgresql import baseline as baseline_tables
-from testdb_app.backends.postgresql import catalog, operations
+from testdb_app.backends.postgresql import catalog, operations, signals
 from testdb_app.backends.postgresql.connection import rolled_back_on_error, run_sql
 from testdb_app.backends.postgresql.errors import is_connection_lost, translate
 from testdb_app.backends.postgresql.introspection import parse_identity, read_schema
+from testdb_app.backends.postgresql.looks import parse_conditions
 from testdb_app.backends.postgresql.queries import count_referring, execute, read_rows, rows_of, scalars
 from testdb_app.backends.postgresql.quoting import quote
 from testdb_app.backends.postgresql.sequences import read_all_states, sequence_states
 from testdb_app.backends.postgresql.shapes import parse_shape, shape_queries
+from testdb_app.backends.postgresql.watch import PostgreSQLWatch
 from testdb_app.exceptions import RowsRemainError
 from testdb_app.schema import ForeignKey, QualifiedName, Schema
 from testdb_app.states import Baseline, RowChanges, describe_tables, migration_tables
@@ -60,7 +62,9 @@ class PostgreSQLBackend:
         connection.ensure_connection()
         queries = sequence_states(connection)
         shapes = shape_queries(baseline.tables, baseline.migrations) if baseline is not None else []
-        identity, token, size_rows, *others = read((catalog.IDENTITY, catalog.TOKEN, catalog.SIZES, *queries, *shapes))
+        conditions, sessions, identity, token, size_rows, *others = read(
+            (signals.CONDITIONS, signals.OTHERS, catalog.IDENTITY, catalog.TOKEN, catalog.SIZES, *queries, *shapes)
+        )
         missing = {QualifiedName(schema, name): lacks for schema, name, _, lacks in size_rows if lacks}
         states, unreadable = read_all_states(read, others[: len(queries)])
         return Observation(
@@ -70,6 +74,7 @@ class PostgreSQLBackend:
             states=states,
             missing=missing | dict.fromkeys(unreadable, "SELECT"),
             shape=parse_shape(others[len(queries) :]),
+            conditions=parse_conditions(conditions[0], sessions),
         )
 
     def count_rows(self, connection: BaseDatabaseWrapper, tables: Iterable[QualifiedName]) -> dict[QualifiedName, int]:
@@ -96,6 +101,7 @@ class PostgreSQLBackend:
         verify: Sequence[QualifiedName],
         lock_timeout: float,
         within_transaction: bool,
+        for_watch: bool = False,
     ) -> Script:
         """Write the SQL of a plan; see :mod:`testdb_app.backends.postgresql.operations`."""
         return operations.write_script(
@@ -106,7 +112,12 @@ class PostgreSQLBackend:
             verify=verify,
             lock_timeout=lock_timeout,
             within_transaction=within_transaction,
+            for_watch=for_watch,
         )
+
+    def watch(self, schema: Schema) -> PostgreSQLWatch:
+        """Return a watch by PostgreSQL's own counters; see :mod:`testdb_app.backends.postgresql.signals`."""
+        return PostgreSQLWatch(schema)
 
     def run(
         self, connection: BaseDatabaseWrapper, script: Script, *, within_transaction: bool

@@ -131,7 +131,7 @@ def _capture(
         f"CREATE TABLE {quote(DOCUMENT)} (document jsonb NOT NULL)",
         f"INSERT INTO {quote(DOCUMENT)} VALUES ({document})",
         # The next call of a sequence is then certain to be logged, and with that to take a transaction id.
-        *(set_sequence(name, state) for name, state in states.items() if state.is_called),
+        *(f"SELECT {set_sequence(name, state)}" for name, state in states.items() if state.is_called),
     ]
     run_sql(connection, ";\n".join(statements))
     return baseline

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
 
+# libpq's PGRES_TUPLES_OK and PQTRANS_IDLE; psycopg is imported late, because it is optional.
+_TUPLES_OK = 2
+_IDLE = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """The result of one statement: its rows (None if it returns none) and its row count."""
@@ -61,6 +66,24 @@ def run_sql(connection: BaseDatabaseWrapper, sql: str) -> list[Result]:
             results.append(Result(cursor.fetchall() if cursor.description else None, cursor.rowcount))
             if not cursor.nextset():
                 return results
+
+
+def send(connection: BaseDatabaseWrapper, sql: str) -> list[Result]:
+    """Do as :func:`run_sql` over a connection that is open, at half the cost: without Django's cursor and descriptions."""
+    connection.validate_thread_sharing()
+    results: list[Result] = []
+    with connection.wrap_database_errors, connection.connection.cursor() as cursor:
+        cursor.execute(sql, prepare=False)
+        while True:
+            has_rows = cursor.pgresult.status == _TUPLES_OK
+            results.append(Result(cursor.fetchall() if has_rows else None, cursor.rowcount))
+            if not cursor.nextset():
+                return results
+
+
+def is_idle(connection: BaseDatabaseWrapper) -> bool:
+    """Whether no transaction is open on the connection, as the driver knows; also one that was begun behind Django."""
+    return bool(connection.connection.pgconn.transaction_status == _IDLE)
 
 
 @contextmanager

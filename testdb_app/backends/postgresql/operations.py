@@ -13,7 +13,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Many
 
 from testdb_app.backends.base import Action, Mark, Script, Statement, Step
@@ -44,12 +44,14 @@ def write_script(
     verify: Many[QualifiedName],
     lock_timeout: float,
     within_transaction: bool,
+    for_watch: bool = False,
 ) -> Script:
-    """Write *steps* as one transaction, or inside the caller's as one savepoint."""
+    """Write *steps* as one transaction, or inside the caller's as one savepoint; *for_watch*, see :class:`Script`."""
     truncated = {name for step in steps if step.action is Action.TRUNCATE for name in step.names}
     deleted = [name for step in steps if step.action in _BY_ROW for name in step.names if name not in truncated]
+    restarted = [name for step in steps if step.action is Action.RESTART for name in step.names]
     off, on = _switches(schema, steps)
-    locks = _locks(schema, steps, checks)
+    begin = () if for_watch else _begin(lock_timeout, within_transaction)
     body = [
         *(Statement(sql=sql) for sql in off),
         *_truncations(schema, steps),
@@ -59,25 +61,20 @@ def write_script(
         # A table with pending events of deferred keys cannot be altered.
         body.append(Statement(sql="SET CONSTRAINTS ALL IMMEDIATE"))
         body.extend(Statement(sql=sql) for sql in on)
-    states = baseline.sequences if baseline is not None else {}
-    for step in steps:
-        if step.action is Action.RESTART:
-            for name in step.names:
-                body.extend(Statement(sql=sql) for sql in _restart(schema, name, states.get(name)))
+    states = {name: _target(schema, name, baseline) for name in restarted}
+    if not for_watch:
+        body.extend(Statement(sql=sql) for name in restarted for sql in _restart(schema, name, states[name]))
+    end = ("COMMIT", set_sequences(states)) if for_watch else _end(within_transaction)
     return Script(
-        opening=tuple(
-            Statement(sql=sql)
-            for sql in (
-                *_begin(lock_timeout, within_transaction),
-                *_lock_statements(schema, steps, deleted, checks),
-            )
-        ),
+        opening=tuple(Statement(sql=sql) for sql in (*begin, *_lock_statements(schema, steps, deleted, checks))),
         body=tuple(body),
-        closing=tuple(Statement(sql=sql) for sql in _end(within_transaction)),
+        closing=tuple(Statement(sql=sql) for sql in end),
         checks=tuple(checks),
         verify=tuple(verify),
-        locks=locks,
+        locks=_locks(schema, steps, checks),
         baseline=baseline,
+        restarted=tuple(restarted),
+        is_plain=not (off or on or truncated),
     )
 
 
@@ -200,20 +197,38 @@ def _writes(steps: Many[Step], baseline: Baseline | None) -> Iterator[Statement]
                 yield restore(step.names, baseline)
 
 
-def _restart(schema: Schema, name: QualifiedName, state: SequenceState | None) -> Iterator[str]:
+def _target(schema: Schema, name: QualifiedName, baseline: Baseline | None) -> SequenceState:
+    """Return where a sequence belongs: at the baseline's state, or at its start."""
+    start = SequenceState(last_value=schema.sequences_by_name[name].start, is_called=False)
+    return baseline.sequences.get(name, start) if baseline is not None else start
+
+
+def _restart(schema: Schema, name: QualifiedName, state: SequenceState) -> Iterator[str]:
     """Put a sequence back, with the transaction: a value set in the new file of a restarted one is undone with it."""
     sequence = schema.sequences_by_name[name]
     if sequence.owned:
         yield f"ALTER SEQUENCE {quote(name)} RESTART"
-    if state is not None or not sequence.owned:
-        yield set_sequence(name, state or SequenceState(last_value=sequence.start, is_called=False))
+    if not sequence.owned or state.is_called or state.last_value != sequence.start:
+        yield f"SELECT {set_sequence(name, state)}"
 
 
 def set_sequence(name: QualifiedName, state: SequenceState) -> str:
-    """Write the setting of a sequence, which no rollback undoes."""
+    """Write the setting of a sequence, which no rollback undoes, as an expression."""
     return (
-        f"SELECT pg_catalog.setval({quote_literal(quote(name))}::pg_catalog.regclass, {state.last_value}, "
+        f"pg_catalog.setval({quote_literal(quote(name))}::pg_catalog.regclass, {state.last_value}, "
         f"{str(state.is_called).lower()})"
+    )
+
+
+def set_sequences(states: Mapping[QualifiedName, SequenceState]) -> str:
+    """Write the setting of sequences as one statement; its last column is the transaction id that follows it."""
+    if not states:
+        return "SELECT pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text"
+    values = ", ".join(set_sequence(name, state) for name, state in states.items())
+    # A transaction of its own: it should not wait for the disk.
+    return (
+        f"SELECT pg_catalog.set_config('synchronous_commit', 'off', true), {values}, "
+        "(pg_catalog.pg_current_xact_id()::text::bigint + 1)::text"
     )
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from testdb_app.backends.base import without_watch
 from testdb_app.backends.sqlite import baseline, execution, identity, introspection, operations
 
 if TYPE_CHECKING:
-    from testdb_app.backends.base import Backend
+    from testdb_app.backends.protocols import Backend
 
 
 class SQLiteBackend:
@@ -31,6 +32,7 @@ class SQLiteBackend:
     read_baseline = staticmethod(baseline.read_baseline)
     read_shape = staticmethod(baseline.read_shape)
     write_baseline = staticmethod(baseline.write_baseline)
+    watch = staticmethod(without_watch)
     drop_baseline = staticmethod(baseline.drop_baseline)
 
 

@@ -1,4 +1,4 @@
-"""Foreign keys inside a cycle whose on-delete action comes at once, also where checks are deferred.
+"""Foreign keys whose on-delete action comes at once, also where checks are deferred: inside a cycle, or to restored rows.
 
 Only within a transaction do they matter: RESTRICT refuses, SET NULL and SET DEFAULT fire triggers on UPDATE, and CASCADE
 ends at SQLite's trigger depth of 1,000. A key that refers to nothing any more does none of it.
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from django.db.backends.base.base import BaseDatabaseWrapper
 
+    from testdb_app.states import Baseline
+
 
 def _keys_inside(schema: Schema, steps: Iterable[Step]) -> Iterator[ForeignKey]:
     """Yield the foreign keys of cycles and self-references."""
@@ -31,9 +33,15 @@ def _keys_inside(schema: Schema, steps: Iterable[Step]) -> Iterator[ForeignKey]:
                 yield from (key for key in schema.referencing.get(name, ()) if key.table in inside)
 
 
-def needs_deferral(schema: Schema, steps: Iterable[Step]) -> bool:
-    """Whether a cycle of several tables has a key that is checked after each statement."""
-    return any(key.table != key.referenced and not key.initially_deferred for key in _keys_inside(schema, steps))
+def needs_deferral(schema: Schema, steps: Sequence[Step]) -> bool:
+    """Whether a cycle of several tables, or a table to restore, has a key that is checked after each statement."""
+    restored = {name for step in steps if step.action is Action.RESTORE for name in step.names}
+    return any(
+        key.table != key.referenced and not key.initially_deferred for key in _keys_inside(schema, steps)
+    ) or any(
+        not key.initially_deferred and not restored.isdisjoint((key.table, key.referenced))
+        for key in schema.foreign_keys
+    )
 
 
 def cascading(
@@ -68,6 +76,42 @@ def broken_references(
                     "changed. Reset outside of a transaction, where SQLite can switch foreign keys off."
                 )
     return tuple(found)
+
+
+def refuse_actions(
+    connection: BaseDatabaseWrapper, schema: Schema, steps: Sequence[Step], baseline: Baseline | None
+) -> None:
+    """Raise :class:`UnsupportedError` for rows that refer to a table to restore by a key that acts at once.
+
+    A row of it that changed is deleted and put in again, and what the key does meanwhile cannot be waited out.
+    """
+    order = [name for step in steps if step.action in {Action.DELETE, Action.RESTORE} for name in step.names]
+    places = {name: place for place, name in enumerate(order)}
+    kept = baseline.tables.keys() if baseline is not None else frozenset()
+    keys = [
+        key
+        for step in steps
+        if step.action is Action.RESTORE
+        for name in step.names
+        for key in schema.referencing.get(name, ())
+        # Where all referring rows go before, nothing refers any more.
+        if key.on_delete is not OnDelete.NO_ACTION
+        and (places.get(key.table, len(order)) >= places[name] or {key.table, name} <= kept)
+    ]
+    if not keys:
+        return
+    with snapshot(connection) as cursor:
+        if not fetch(connection, cursor, "PRAGMA foreign_keys")[0][0]:
+            return
+        for key in keys:
+            refers = " AND ".join(f"{quote_name(column)} IS NOT NULL" for column in key.columns)
+            query = f"SELECT 1 AS found FROM {quote_qualified(key.table)} WHERE {refers} LIMIT 1"
+            if fetch(connection, cursor, query):
+                raise UnsupportedError(
+                    f"Within a transaction SQLite cannot restore {key.referenced}: rows of {key.table} refer to it by the "
+                    f"foreign key {key}, which is ON DELETE {key.on_delete}. Nothing was changed. Reset outside of a "
+                    "transaction, where SQLite can switch foreign keys off."
+                )
 
 
 def set_null(key: ForeignKey, column: str) -> str:

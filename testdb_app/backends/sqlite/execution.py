@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from testdb_app.backends.base import has_autocommit
@@ -9,6 +10,7 @@ from testdb_app.backends.sqlite.catalog import read_catalog
 from testdb_app.backends.sqlite.errors import execute, fetch, in_transaction, insist, roll_back
 from testdb_app.backends.sqlite.introspection import count_references, find_filled
 from testdb_app.backends.sqlite.operations import SAVEPOINT, SQLiteScript
+from testdb_app.backends.sqlite.restoring import RestoringStatement
 from testdb_app.backends.sqlite.snapshot import kept_pragmas
 from testdb_app.exceptions import ConcurrencyError, RowsRemainError, TransactionStateError
 from testdb_app.states import RowChanges
@@ -31,7 +33,7 @@ PRAGMAS = ("foreign_keys", "busy_timeout", "ignore_check_constraints")
 def run(
     connection: BaseDatabaseWrapper, script: Script, *, within_transaction: bool
 ) -> dict[QualifiedName, RowChanges]:
-    """Run *script*, all or nothing, and return the rows removed per table, where SQLite tells.
+    """Run *script*, all or nothing, and return what was changed per table, where SQLite tells.
 
     Raises an error of :mod:`testdb_app.exceptions`, with everything rolled back, also when it is interrupted.
     """
@@ -50,25 +52,32 @@ def run(
             _execute_all(connection, cursor, script.opening)
             if isinstance(script, SQLiteScript):
                 _check_unchanged(connection, cursor, script)
-            script.refuse_references(count_references(connection, script.checks))
-            removed = _execute_all(connection, cursor, script.body)
-            _verify(connection, script, frozenset(removed))
+            script.refuse_references(count_references(connection, script.checks, script.baseline))
+            changes = _execute_all(connection, cursor, script.body)
+            _verify(connection, script, frozenset(changes))
             _execute_all(connection, cursor, script.closing)
         except BaseException:
             insist(lambda: roll_back(cursor, undo))
             raise
-    return {name: RowChanges(removed=rows) for name, rows in removed.items()}
+    return changes
 
 
 def _execute_all(
     connection: BaseDatabaseWrapper, cursor: CursorWrapper, statements: Iterable[Statement]
-) -> dict[QualifiedName, int]:
-    removed: dict[QualifiedName, int] = {}
+) -> dict[QualifiedName, RowChanges]:
+    changes: dict[QualifiedName, RowChanges] = {}
     for statement in statements:
         execute(connection, cursor, statement.sql)
         for name in statement.counts:
-            removed[name] = removed.get(name, 0) + cursor.rowcount
-    return removed
+            changes[name] = RowChanges(removed=cursor.rowcount)
+        if isinstance(statement, RestoringStatement):
+            if statement.changed is not None:
+                changes[statement.changed] = replace(changes[statement.changed], updated=cursor.rowcount)
+            if statement.filled is not None:
+                done = changes[statement.filled]
+                # Those that had changed were deleted, and are among the ones put in.
+                changes[statement.filled] = replace(done, inserted=cursor.rowcount - done.updated)
+    return changes
 
 
 def _check_unchanged(connection: BaseDatabaseWrapper, cursor: CursorWrapper, script: SQLiteScript) -> None:
@@ -76,7 +85,7 @@ def _check_unchanged(connection: BaseDatabaseWrapper, cursor: CursorWrapper, scr
     what = ""
     if script.token != read_catalog(connection, cursor).token:
         what = "The schema was changed"
-    elif any(count_references(connection, script.unexpected)):
+    elif any(count_references(connection, script.unexpected, script.baseline)):
         what = "Rows that refer to others were written"
     if what:
         raise ConcurrencyError(

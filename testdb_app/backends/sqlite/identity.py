@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, unquote
 
 from testdb_app.backends.base import OWN_SCHEMA, DatabaseIdentity, Mark
-from testdb_app.backends.sqlite.errors import execute, fetch, in_transaction, insist, roll_back
-from testdb_app.backends.sqlite.snapshot import read_databases, snapshot
+from testdb_app.backends.sqlite.errors import execute, fetch
+from testdb_app.backends.sqlite.snapshot import all_or_nothing, read_databases, snapshot
 from testdb_app.backends.sqlite.sql import quote_literal
 
 if TYPE_CHECKING:
@@ -106,21 +106,9 @@ def _mark_of(file: str) -> str:
 def set_mark(connection: BaseDatabaseWrapper, mark: Mark, *, present: bool) -> None:
     """Put a mark inside the main database, or take it away. TEST holds for the path it was given to."""
     table = f'"main"."{OWN_SCHEMA}_{mark.value}"'
-    statements = [f"DROP TABLE IF EXISTS {table}"]
-    nested = in_transaction(connection)
-    with connection.cursor() as cursor:
+    with all_or_nothing(connection, "testdb_mark") as cursor:
+        execute(connection, cursor, f"DROP TABLE IF EXISTS {table}")
         if present:
             path = _mark_of(read_databases(connection, cursor)[0].file)
-            statements += [
-                f"CREATE TABLE {table} (path TEXT NOT NULL)",
-                f"INSERT INTO {table} VALUES ({quote_literal(path)})",
-            ]
-        undo = ("ROLLBACK TO testdb_mark", "RELEASE testdb_mark") if nested else ("ROLLBACK",)
-        try:
-            execute(connection, cursor, "SAVEPOINT testdb_mark" if nested else "BEGIN IMMEDIATE")
-            for sql in statements:
-                execute(connection, cursor, sql)
-            execute(connection, cursor, "RELEASE testdb_mark" if nested else "COMMIT")
-        except BaseException:
-            insist(lambda: roll_back(cursor, undo))
-            raise
+            execute(connection, cursor, f"CREATE TABLE {table} (path TEXT NOT NULL)")
+            execute(connection, cursor, f"INSERT INTO {table} VALUES ({quote_literal(path)})")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from testdb_app.backends.base import Observation
 from testdb_app.backends.sqlite.catalog import TERMS, Catalog, read_catalog
+from testdb_app.backends.sqlite.comparison import describe, find_differing, read_comparison
 from testdb_app.backends.sqlite.errors import execute, fetch, in_transaction
 from testdb_app.backends.sqlite.identity import read_identity
 from testdb_app.backends.sqlite.relations import (
@@ -16,13 +19,15 @@ from testdb_app.backends.sqlite.relations import (
     sequence,
     triggers,
 )
+from testdb_app.backends.sqlite.restoring import kept_values
+from testdb_app.backends.sqlite.sequences import displaced, read_states
 from testdb_app.backends.sqlite.snapshot import kept_pragmas, snapshot
 from testdb_app.backends.sqlite.sql import chunks, has_autoincrement, quote_name, quote_qualified
 from testdb_app.schema import ForeignKey, QualifiedName, Schema, Table, TableKind
-from testdb_app.states import Baseline, SequenceState
+from testdb_app.states import Baseline
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
     from django.db.backends.base.base import BaseDatabaseWrapper
     from django.db.backends.utils import CursorWrapper
@@ -71,31 +76,31 @@ def observe(connection: BaseDatabaseWrapper, *, lock_timeout: float, baseline: B
     """Look where rows are and which sequences have moved. Sizes are 0: SQLite tells them only by reading all pages.
 
     For a moment it holds the lock that writers need: rows that another connection has not yet committed cannot be
-    seen, so it waits for them, at most *lock_timeout* seconds. It writes nothing.
+    seen, so it waits for them, at most *lock_timeout* seconds. It writes nothing. Tables of the *baseline* are compared
+    with it: what is named then are those that differ.
     """
     keep = not in_transaction(connection)
     with connection.cursor() as settings, kept_pragmas(connection, settings, ("busy_timeout",)):
         execute(connection, settings, f"PRAGMA busy_timeout = {round(lock_timeout * 1000)}")
         with snapshot(connection, after_writers=True) as cursor:
             catalog = read_catalog(connection, cursor, keep=keep)
-            return Observation(
-                identity=read_identity(connection, cursor),
-                token=catalog.token,
-                sizes=dict.fromkeys(_with_rows(connection, cursor, catalog), 0),
-                states=dict(_states(connection, cursor, catalog)),
+            identity = read_identity(connection, cursor)
+            written, states = _with_rows(connection, cursor, catalog), read_states(connection, cursor, catalog)
+            seen = Observation(identity=identity, token=catalog.token, sizes=dict.fromkeys(written, 0), states=states)
+            if baseline is None:
+                return seen
+            comparison = read_comparison(connection, cursor, catalog, baseline)
+            shape = describe(connection, cursor, comparison)
+            if not comparison.is_possible:
+                return replace(seen, shape=shape)
+            differing = find_differing(connection, cursor, comparison)
+            return replace(
+                seen,
+                sizes=dict.fromkeys(sorted({*written, *differing} - (baseline.tables.keys() - {*differing})), 0),
+                is_precise=True,
+                states=displaced(states, baseline.sequences),
+                shape=shape,
             )
-
-
-def _states(
-    connection: BaseDatabaseWrapper, cursor: CursorWrapper, catalog: Catalog
-) -> Iterator[tuple[QualifiedName, SequenceState | None]]:
-    for schema in sorted(catalog.has_sequences):
-        for table, value in fetch(connection, cursor, f"SELECT name, seq FROM {quote_name(schema)}.sqlite_sequence"):
-            name = QualifiedName(schema, table)
-            if name in catalog.tables and has_autoincrement(catalog.tables[name].sql):
-                # A row of the table may hold anything.
-                known = SequenceState(last_value=value, is_called=True) if isinstance(value, int) else None
-                yield name, known
 
 
 def find_filled(connection: BaseDatabaseWrapper, tables: Iterable[QualifiedName]) -> list[QualifiedName]:
@@ -121,16 +126,29 @@ def count_rows(connection: BaseDatabaseWrapper, tables: Iterable[QualifiedName])
 def count_references(
     connection: BaseDatabaseWrapper, keys: Sequence[ForeignKey], baseline: Baseline | None = None
 ) -> tuple[int, ...]:
-    """Count, for each key, the rows of its referencing table that refer to some row (a NULL column refers to none)."""
-    terms = [
-        (
-            quote_qualified(key.table),
-            " WHERE " + " AND ".join(f"{quote_name(c)} IS NOT NULL" for c in key.columns),
-        )
-        for key in keys
-    ]
+    """Count, for each key, the rows of its referencing table that refer to some row (a NULL column refers to none).
+
+    With a *baseline* those count that refer to a row which is there now, and which the baseline has not.
+    """
+    condition = _refers if baseline is None else partial(_refers_to_what_goes, baseline)
+    terms = [(f"{quote_qualified(key.table)} AS k", f" WHERE {condition(key)}") for key in keys]
     with connection.cursor() as cursor:
         return tuple(_count(connection, cursor, terms))
+
+
+def _refers(key: ForeignKey) -> str:
+    return " AND ".join(f"k.{quote_name(column)} IS NOT NULL" for column in key.columns)
+
+
+def _refers_to_what_goes(baseline: Baseline, key: ForeignKey) -> str:
+    # The referenced column's affinity and collation count: https://www.sqlite.org/foreignkeys.html#fk_indexes.
+    pairs = zip(key.columns, key.referenced_columns, strict=False)
+    same = " AND ".join(f"p.{quote_name(there)} = +k.{quote_name(here)}" for here, there in pairs)
+    if key.referenced in baseline.tables:
+        columns = ", ".join(f"p.{quote_name(column)}" for column in key.referenced_columns)
+        kept = kept_values(baseline.tables[key.referenced], key.referenced_columns)
+        same += f" AND ({columns}) NOT IN {kept}"
+    return f"EXISTS (SELECT 1 FROM {quote_qualified(key.referenced)} AS p WHERE {same})"
 
 
 def _count(connection: BaseDatabaseWrapper, cursor: CursorWrapper, terms: list[tuple[str, str]]) -> list[int]:

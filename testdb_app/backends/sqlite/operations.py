@@ -5,40 +5,42 @@ matter; that nothing which stays refers to a row that goes is what the checks pr
 SQLite ignores that switch: there the order counts, the checks of a cycle are deferred, and references that act at once
 are set to NULL first.
 
-SQLite cannot disable a trigger. Those that fire on DELETE are dropped and made again, from their own text, in the same
+The rows of a baseline are put back by deleting what differs, in all tables, and inserting what is then missing.
+
+SQLite cannot disable a trigger. Those that would fire are dropped and made again, from their own text, in the same
 transaction, so that nobody ever sees the database without them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from testdb_app.backends.base import Action, Script, Statement, Step
-from testdb_app.backends.sqlite.at_once import broken_references, cascading, needs_deferral, set_null
+from testdb_app.backends.sqlite.at_once import broken_references, cascading, needs_deferral, refuse_actions, set_null
 from testdb_app.backends.sqlite.catalog import read_catalog
+from testdb_app.backends.sqlite.comparison import read_comparison
+from testdb_app.backends.sqlite.restoring import put_in, take_out
+from testdb_app.backends.sqlite.sequences import put_back, read_states, restart
 from testdb_app.backends.sqlite.snapshot import snapshot
 from testdb_app.backends.sqlite.sql import (
-    chunks,
-    quote_literal,
     quote_name,
     quote_qualified,
     trigger_schema,
 )
 from testdb_app.exceptions import UnsupportedError
 from testdb_app.schema import ForeignKey, QualifiedName, Schema, TableKind, Trigger
-from testdb_app.states import Baseline
+from testdb_app.states import Baseline, BaselineTable, SequenceState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 
     from django.db.backends.base.base import BaseDatabaseWrapper
 
+    from testdb_app.backends.sqlite.shapes import TableShape
     from testdb_app.backends.sqlite.virtual import VirtualTable
 
 SAVEPOINT = "testdb_reset"
-_NAMES = 400
-"""Names in one IN list."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,27 +65,44 @@ def script(
     verify: Sequence[QualifiedName],
     lock_timeout: float,
     within_transaction: bool,
+    for_watch: bool = False,
 ) -> SQLiteScript:
     """Write the SQL of a plan. *lock_timeout* in seconds. Reads the catalog for virtual tables and cycles only.
 
     Raises :class:`~testdb_app.exceptions.UnsupportedError` for TRUNCATE and, within a transaction, for a cycle
-    that SQLite cannot delete there.
+    that SQLite cannot delete there, and rows that it cannot restore there.
     """
     tables = _tables(steps)
+    copies = baseline.tables if baseline is not None else {}
+    restored = {
+        name: copies[name] for step in steps if step.action is Action.RESTORE for name in step.names if name in copies
+    }
+    if within_transaction:
+        refuse_actions(connection, schema, steps, baseline)
     breaks = broken_references(connection, schema, steps) if within_transaction else ()
     cascaded = cascading(schema, steps, breaks) if within_transaction else frozenset()
-    triggers = _triggers(schema, tables, breaks)
+    # Within a transaction a key may also set columns of rows that go.
+    updated = {key.table for key, _ in breaks} | (restored.keys() if within_transaction else set())
+    triggers = _triggers(schema, tables, inserted=restored, updated=updated)
     before = [*map(_drop, triggers), *(set_null(key, column) for key, column in breaks)]
-    deletes = _deletes(tables, _virtual(connection, schema, tables), cascaded)
-    after = [*_restarts(steps), *(trigger.definition for _, trigger in triggers)]
+    known = _read_known(connection, schema, tables, steps, baseline if restored else None)
+    deletes = _deletes(tables, known, restored, cascaded)
+    inserts = (put_in(table) for table in reversed(restored.values()))
+    sequences = [*put_back(known.moved), *restart(steps, baseline.sequences if baseline is not None else {})]
+    after = [*sequences, *(trigger.definition for _, trigger in triggers)]
+    opening = _opening(
+        lock_timeout,
+        within=within_transaction,
+        deferred=needs_deferral(schema, steps),
+        unchecked=bool(breaks or restored),
+    )
     return SQLiteScript(
-        opening=tuple(
-            _plain(_opening(lock_timeout, breaks, within=within_transaction, deferred=needs_deferral(schema, steps)))
-        ),
-        body=(*_plain(before), *deletes, *_plain(after)),
+        opening=tuple(_plain(opening)),
+        body=(*_plain(before), *deletes, *inserts, *_plain(after)),
         closing=tuple(_plain([f"RELEASE {SAVEPOINT}" if within_transaction else "COMMIT"])),
         checks=tuple(checks),
         verify=tuple(verify),
+        baseline=baseline,
         token=schema.token,
         unexpected=tuple(key for key in _keys_from_outside(schema, tables) if key not in set(checks)),
     )
@@ -99,7 +118,7 @@ def _keys_from_outside(schema: Schema, tables: Iterable[QualifiedName]) -> Itera
         yield from (key for key in schema.referencing.get(name, ()) if key.table not in emptied)
 
 
-def _opening(lock_timeout: float, breaks: Sequence[object], *, within: bool, deferred: bool) -> Iterator[str]:
+def _opening(lock_timeout: float, *, within: bool, deferred: bool, unchecked: bool) -> Iterator[str]:
     yield f"PRAGMA busy_timeout = {round(lock_timeout * 1000)}"
     if within:
         yield f"SAVEPOINT {SAVEPOINT}"
@@ -107,15 +126,15 @@ def _opening(lock_timeout: float, breaks: Sequence[object], *, within: bool, def
         # to 0, which may have counted down for what the caller's own rows had counted up in the other.
         if deferred:
             yield "PRAGMA defer_foreign_keys = ON"
-        if breaks:
-            yield "PRAGMA ignore_check_constraints = ON"
     else:
         yield "PRAGMA foreign_keys = OFF"
         yield "BEGIN IMMEDIATE"
+    if unchecked:
+        yield "PRAGMA ignore_check_constraints = ON"
 
 
 def _tables(steps: Iterable[Step]) -> list[QualifiedName]:
-    """Return the tables to empty, in order."""
+    """Return the tables to empty or restore, in order."""
     tables: list[QualifiedName] = []
     for step in steps:
         if step.action is Action.TRUNCATE:
@@ -123,54 +142,76 @@ def _tables(steps: Iterable[Step]) -> list[QualifiedName]:
                 f"SQLite has no TRUNCATE, which the plan wants for {', '.join(map(str, step.names))}. Use the strategy "
                 '"delete" or "auto": SQLite frees the pages of a whole table at once when it is deleted.'
             )
-        if step.action is Action.DELETE:
+        if step.action in {Action.DELETE, Action.RESTORE}:
             tables += step.names
     return tables
 
 
+class _Known(NamedTuple):
+    """What the SQL depends on besides the plan.
+
+    Virtual tables, the shapes of tables to restore, and the sequences that inserting moves although they are to stay.
+    """
+
+    virtual: Mapping[QualifiedName, VirtualTable]
+    shapes: Mapping[QualifiedName, TableShape]
+    moved: Mapping[QualifiedName, SequenceState | None]
+
+
+def _read_known(
+    connection: BaseDatabaseWrapper,
+    schema: Schema,
+    tables: Iterable[QualifiedName],
+    steps: Sequence[Step],
+    baseline: Baseline | None,
+) -> _Known:
+    if baseline is None and all(schema.by_name[name].kind is not TableKind.VIRTUAL for name in tables):
+        return _Known({}, {}, {})
+    with snapshot(connection) as cursor:
+        catalog = read_catalog(connection, cursor)
+        if baseline is None:
+            return _Known(catalog.virtual, {}, {})
+        restarted = {name for step in steps if step.action is Action.RESTART for name in step.names}
+        states = read_states(connection, cursor, catalog)
+        counted = {name for name in tables if name in schema.sequences_by_name and name in baseline.tables}
+        return _Known(
+            virtual=catalog.virtual,
+            shapes=read_comparison(connection, cursor, catalog, baseline).tables,
+            moved={name: states.get(name) for name in sorted(counted - restarted)},
+        )
+
+
 def _deletes(
     tables: Iterable[QualifiedName],
-    virtual: Mapping[QualifiedName, VirtualTable],
+    known: _Known,
+    restored: Mapping[QualifiedName, BaselineTable],
     cascading: frozenset[QualifiedName],
 ) -> Iterator[Statement]:
     for name in tables:
-        commands = virtual[name].emptying if name in virtual else ()
+        if name in restored:
+            yield from take_out(restored[name], known.shapes[name].loose)
+            continue
+        commands = known.virtual[name].emptying if name in known.virtual else ()
         yield from (Statement(sql=sql) for sql in commands)
         if not commands:
             yield Statement(sql=f"DELETE FROM {quote_qualified(name)}", counts=() if name in cascading else (name,))
 
 
-def _restarts(steps: Iterable[Step]) -> Iterator[str]:
-    by_schema: dict[str, list[str]] = {}
-    for step in steps:
-        if step.action is Action.RESTART:
-            for name in step.names:
-                by_schema.setdefault(name.schema, []).append(quote_literal(name.name))
-    for schema, names in by_schema.items():
-        for chunk in chunks(names, _NAMES):
-            yield f"DELETE FROM {quote_name(schema)}.sqlite_sequence WHERE name IN ({', '.join(chunk)})"
-
-
-def _virtual(
-    connection: BaseDatabaseWrapper, schema: Schema, tables: Iterable[QualifiedName]
-) -> dict[QualifiedName, VirtualTable]:
-    by_name = schema.by_name
-    if all(by_name[name].kind is not TableKind.VIRTUAL for name in tables):
-        return {}
-    with snapshot(connection) as cursor:
-        return read_catalog(connection, cursor).virtual
-
-
 def _triggers(
-    schema: Schema, tables: Iterable[QualifiedName], breaks: Iterable[tuple[ForeignKey, str]]
+    schema: Schema,
+    tables: Iterable[QualifiedName],
+    *,
+    inserted: Container[QualifiedName],
+    updated: Container[QualifiedName],
 ) -> list[tuple[QualifiedName, Trigger]]:
-    """Return the triggers that would fire: on DELETE, and on UPDATE where references are set to NULL."""
-    updated = {key.table for key, _ in breaks}
+    """Return the triggers that would fire: on DELETE, and on INSERT and UPDATE where rows are put in or changed."""
     return [
         (name, trigger)
         for name in tables
         for trigger in schema.by_name[name].triggers
-        if trigger.fires_on("DELETE") or (name in updated and trigger.fires_on("UPDATE"))
+        if trigger.fires_on("DELETE")
+        or (name in inserted and trigger.fires_on("INSERT"))
+        or (name in updated and trigger.fires_on("UPDATE"))
     ]
 
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from testdb_app.backends.base import OWN_SCHEMA
 from testdb_app.backends.sqlite.sql import fold
+from testdb_app.schema import QualifiedName
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from testdb_app.backends.sqlite.virtual import VirtualTable
-    from testdb_app.schema import QualifiedName
 
 MARK_TABLES = frozenset({f"{OWN_SCHEMA}_protected", f"{OWN_SCHEMA}_test"})
+DOCUMENT = QualifiedName("main", f"{OWN_SCHEMA}_baseline")
+"""The table that says what a baseline is."""
+
+_BASELINE = re.compile(rf"{OWN_SCHEMA}_baseline(_[0-9]+)?\Z")
 
 _SPATIALITE = frozenset(
     {
@@ -35,6 +40,11 @@ class Database:
 
     name: str
     file: str
+
+
+def is_baseline_table(folded: str) -> bool:
+    """Whether a table of "main" is one that a baseline is kept in, by its folded name."""
+    return _BASELINE.match(folded) is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +85,8 @@ def reasons_left_out(
             yield "an internal table of SQLite"
         if name.schema == "main" and folded in MARK_TABLES:
             yield "a mark of testdb_app"
+        if name.schema == "main" and is_baseline_table(folded):
+            yield "kept by testdb_app itself"
         if name in shadows:
             yield "storage of a virtual table"
         if name.schema in spatial and folded in _SPATIALITE:

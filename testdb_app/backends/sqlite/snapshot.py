@@ -43,6 +43,21 @@ def snapshot(connection: BaseDatabaseWrapper, *, after_writers: bool = False) ->
             insist(lambda: roll_back(cursor, ["RELEASE testdb_read" if nested else "ROLLBACK"]))
 
 
+@contextmanager
+def all_or_nothing(connection: BaseDatabaseWrapper, savepoint: str) -> Iterator[CursorWrapper]:
+    """A cursor whose writes are committed together, or not at all; inside a transaction they are a *savepoint* of it."""
+    nested = in_transaction(connection)
+    undo = (f"ROLLBACK TO {savepoint}", f"RELEASE {savepoint}") if nested else ("ROLLBACK",)
+    with connection.cursor() as cursor:
+        try:
+            execute(connection, cursor, f"SAVEPOINT {savepoint}" if nested else "BEGIN IMMEDIATE")
+            yield cursor
+            execute(connection, cursor, f"RELEASE {savepoint}" if nested else "COMMIT")
+        except BaseException:
+            insist(lambda: roll_back(cursor, undo))
+            raise
+
+
 def read_databases(connection: BaseDatabaseWrapper, cursor: CursorWrapper) -> tuple[Database, ...]:
     """Return the attached databases, "main" first."""
     return tuple(Database(name=name, file=file or "") for name, file in fetch(connection, cursor, DATABASES))

@@ -43,11 +43,27 @@ class VirtualTable:
     module: str
     is_external: bool
     parts: tuple[str, ...]
+    options: frozenset[str] = frozenset()
 
     @property
     def shows_other_tables(self) -> bool:
         """Whether the rows are stored elsewhere, so that there is nothing to empty."""
         return self.module in _DERIVED
+
+    @property
+    def gives_back_rows(self) -> bool:
+        """Whether its rows can be read, and put in again, with all that was put in: not with languages or locales."""
+        if self.module == "fts5":
+            # FTS5 takes the beginnings of its options' names.
+            return not self.is_external and not any("locale".startswith(option) for option in self.options)
+        if self.module in {"fts3", "fts4"}:
+            return not self.is_external and "languageid" not in self.options
+        return self.module in {"rtree", "rtree_i32"}
+
+    @property
+    def leading_key(self) -> int:
+        """How many of its columns, from the first, are its key; 0 where that is the rowid."""
+        return 1 if self.module.startswith("rtree") else 0
 
     def part(self, end: str) -> QualifiedName:
         """Return the name of the table that stores one part."""
@@ -82,7 +98,7 @@ def describe(name: QualifiedName, sql: str, names: Collection[str]) -> VirtualTa
     is_external = "content" in ends and (
         "content" not in parts or any(option.startswith("content") for option in options)
     )
-    return VirtualTable(name=name, module=module, is_external=is_external, parts=parts)
+    return VirtualTable(name=name, module=module, is_external=is_external, parts=parts, options=options)
 
 
 def is_part(name: str, virtual: VirtualTable, *, is_loaded: bool) -> bool:

@@ -129,6 +129,7 @@ class Command(BaseCommand):
                 reset_sequences=options["reset_sequences"],
                 allow_database=options["allow_database"],
                 lock_timeout=options["lock_timeout"],
+                once=True,
             )
             mark = next((mark for option, mark in _MARKS.items() if options[option]), None)
             if mark is not None:

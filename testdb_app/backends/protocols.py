@@ -1,0 +1,149 @@
+"""What a backend is: the protocols that the resetter speaks.
+
+A backend is stateless and knows one vendor. *Introspection* reads the catalog, *operations* writes SQL.
+It never decides what may be reset or in what order: the guard and the plan do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from testdb_app.backends.base import DatabaseIdentity, Mark, Observation, Replay, Script, Step
+from testdb_app.schema import ForeignKey, QualifiedName, Schema
+from testdb_app.states import Baseline, RowChanges
+
+if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
+
+class Watch(Protocol):
+    """What is remembered of a database from one reset to the next, to know what was written in between.
+
+    It belongs to one resetter, and is good only while the map and the options that it was made with are.
+    """
+
+    def renew(self, connection: BaseDatabaseWrapper, observation: Observation) -> None:
+        """Remember the state of the database right after a reset that *observation* led to.
+
+        Nothing is remembered where somebody else may have written meanwhile.
+        """
+        ...
+
+    def replay(
+        self,
+        connection: BaseDatabaseWrapper,
+        *,
+        permit: Callable[[DatabaseIdentity], str],
+        write: Callable[[Observation], Script | None],
+        lock_timeout: float,
+    ) -> Replay | None:
+        """Find what was written since the last reset, have *write* make a script of it, and run that.
+
+        *permit* is asked each time before anything is written, and returns the guard's rule or raises.
+        Returns None, with nothing changed, where it cannot be sure, or *write* returns None: another look has to tell.
+        Raises what those two raise, and what :meth:`Backend.run` does, with nothing changed.
+        """
+        ...
+
+
+class Backend(Protocol):
+    """One vendor. ``warning`` says what this backend cannot promise; None where it keeps every promise."""
+
+    vendor: str
+    warning: str | None
+
+    def identify(self, connection: BaseDatabaseWrapper) -> DatabaseIdentity:
+        """Ask the live connection where it leads. One round trip; reads only."""
+        ...
+
+    def read_schema(self, connection: BaseDatabaseWrapper) -> Schema:
+        """Read the whole map, with its token, from one snapshot."""
+        ...
+
+    def observe(
+        self, connection: BaseDatabaseWrapper, *, lock_timeout: float, baseline: Baseline | None = None
+    ) -> Observation:
+        """Look where rows may be and which sequences have moved. Reads only; waits at most *lock_timeout* seconds for locks.
+
+        With the *baseline* that is known, also what that depends on.
+
+        Raises :class:`~testdb_app.exceptions.LockTimeoutError`, and Django's database errors.
+        """
+        ...
+
+    def count_rows(self, connection: BaseDatabaseWrapper, tables: Iterable[QualifiedName]) -> dict[QualifiedName, int]:
+        """Count the rows of each of *tables* itself (without partitions and inheritance children)."""
+        ...
+
+    def count_references(
+        self, connection: BaseDatabaseWrapper, keys: Sequence[ForeignKey], baseline: Baseline | None = None
+    ) -> tuple[int, ...]:
+        """Count, for each key, the rows of its referencing table that refer to some row, but for rows of *baseline*."""
+        ...
+
+    def script(
+        self,
+        connection: BaseDatabaseWrapper,
+        schema: Schema,
+        steps: Sequence[Step],
+        *,
+        baseline: Baseline | None = None,
+        checks: Sequence[ForeignKey],
+        verify: Sequence[QualifiedName],
+        lock_timeout: float,
+        within_transaction: bool,
+        for_watch: bool = False,
+    ) -> Script:
+        """Write the SQL of a plan that leads to *baseline*, or to no rows. *lock_timeout* in seconds.
+
+        Raises :class:`~testdb_app.exceptions.UnsupportedError` for a step that this vendor cannot do.
+        """
+        ...
+
+    def run(
+        self, connection: BaseDatabaseWrapper, script: Script, *, within_transaction: bool
+    ) -> dict[QualifiedName, RowChanges]:
+        """Run *script*, all or nothing, and return what was changed per table, where the server tells.
+
+        Raises an error of :mod:`testdb_app.exceptions`, chained to the database's own, with everything rolled back.
+        """
+        ...
+
+    def watch(self, schema: Schema) -> Watch | None:
+        """Return a watch over a database with that schema, which remembers nothing yet; None where there is no such thing."""
+        ...
+
+    def set_mark(self, connection: BaseDatabaseWrapper, mark: Mark, *, present: bool) -> None:
+        """Put a mark inside the database, or take it away. Twice is once."""
+        ...
+
+    def read_baseline(self, connection: BaseDatabaseWrapper) -> Baseline | None:
+        """Read what the database keeps of its baseline, without the rows; None where there is none. Reads only."""
+        ...
+
+    def read_shape(
+        self, connection: BaseDatabaseWrapper, schema: Schema, tables: Iterable[QualifiedName]
+    ) -> dict[str, str]:
+        """Describe what a baseline with rows of *tables* depends on; see :attr:`testdb_app.states.Baseline.shape`."""
+        ...
+
+    def write_baseline(
+        self,
+        connection: BaseDatabaseWrapper,
+        schema: Schema,
+        *,
+        tables: Iterable[QualifiedName],
+        sequences: Iterable[QualifiedName],
+        excluded: frozenset[QualifiedName],
+        lock_timeout: float,
+    ) -> Baseline:
+        """Capture the rows of *tables* and the state of *sequences*, in place of any earlier baseline, all or nothing.
+
+        Raises an error of :mod:`testdb_app.exceptions`, with nothing changed.
+        """
+        ...
+
+    def drop_baseline(self, connection: BaseDatabaseWrapper) -> None:
+        """Take the baseline out of the database. Without one nothing happens."""
+        ...

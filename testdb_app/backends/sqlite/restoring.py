@@ -1,0 +1,151 @@
+"""Copies of tables, and putting their rows back, as SQLite's SQL. Pure: nothing is sent from here.
+
+A copy has the columns ``c1``, ``c2`` … without a type, which keep every value as it was, and the table's key, or its
+rowid as ``k``. Rows are the same if their keys are and all values are, storage class included: ``IS`` alone would take
+1 for 1.0, and a column's own collation 'a' for 'A'. No function of SQLite tells -0.0 from 0.0.
+
+First the rows that came and those that changed are deleted, then those that are missing are inserted. So no unique key is
+ever in the way, whatever was swapped with what.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from testdb_app.backends.base import Statement
+from testdb_app.backends.sqlite.shapes import TableShape, find_rowid
+from testdb_app.backends.sqlite.sql import chunks, quote_name, quote_qualified
+from testdb_app.schema import QualifiedName
+from testdb_app.states import BaselineTable
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+SIGN = "testdb_is_negative"
+"""The function, given to the connection, that tells the sign of a zero."""
+
+_DEPTH = 30
+"""Terms in one pair of parentheses: SQLite's expressions are at most 1,000 deep."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoringStatement(Statement):
+    """A statement whose row count tells how many rows of ``changed`` differed, or were put into ``filled`` again."""
+
+    changed: QualifiedName | None = None
+    filled: QualifiedName | None = None
+
+
+def make_copy(table: BaselineTable, shape: TableShape) -> Iterator[str]:
+    """Write the statements that make the copy of a table, with its rows."""
+    numbers = _numbers(table)
+    columns = [f"c{number}" for number in numbers.values()]
+    key = [f"c{numbers[name]}" for name in table.key]
+    if shape.has_rowid and key:
+        columns[columns.index(key[0])] += " INTEGER PRIMARY KEY"
+    elif shape.has_rowid:
+        columns.insert(0, "k INTEGER PRIMARY KEY")
+    else:
+        columns.append(f"PRIMARY KEY ({', '.join(key)})")
+    suffix = "" if shape.has_rowid else " WITHOUT ROWID"
+    yield f"CREATE TABLE {quote_qualified(table.copy)} ({', '.join(columns)}){suffix}"
+    rowid = [] if table.key else [("k", _rowid(table))]
+    pairs = [*rowid, *((f"c{number}", f"t.{quote_name(name)}") for name, number in numbers.items())]
+    yield (
+        f"INSERT INTO {quote_qualified(table.copy)} ({', '.join(kept for kept, _ in pairs)}) "
+        f"SELECT {', '.join(live for _, live in pairs)} FROM {quote_qualified(table.name)} AS t"
+    )
+
+
+def probe(number: int, table: BaselineTable, loose: Collection[str]) -> str:
+    """Write the query that returns *number* if the table is not as its copy."""
+    live, copy = quote_qualified(table.name), quote_qualified(table.copy)
+    key = _match(table)
+    missing = f"{_key(table)[0][1]} IS NULL"
+    return (
+        f"SELECT {number} AS number WHERE (SELECT COUNT(*) FROM {live}) <> {table.rows} "
+        f"OR EXISTS (SELECT 1 FROM {live} AS t LEFT JOIN {copy} AS c ON {key} "
+        f"WHERE {_any([missing, *_differences(table, loose, knows_sign=True)])})"
+    )
+
+
+def take_out(table: BaselineTable, loose: Collection[str]) -> Iterator[Statement]:
+    """Write the statements that delete the rows which are not in the copy, and those which are there with other values."""
+    live = f"{quote_qualified(table.name)} AS t"
+    found = f"EXISTS (SELECT 1 FROM {quote_qualified(table.copy)} AS c WHERE {_match(table)}"
+    yield Statement(sql=f"DELETE FROM {live} WHERE NOT {found})", counts=(table.name,))
+    if differences := list(_differences(table, loose, knows_sign=False)):
+        yield RestoringStatement(sql=f"DELETE FROM {live} WHERE {found} AND ({_any(differences)}))", changed=table.name)
+
+
+def put_in(table: BaselineTable) -> Statement:
+    """Write the statement that inserts the rows of the copy which are missing."""
+    numbers = _numbers(table)
+    pairs = [] if table.key else [(_rowid(table).removeprefix("t."), "c.k")]
+    pairs += [
+        (quote_name(column.name), f"c.c{numbers[column.name]}") for column in table.columns if not column.is_generated
+    ]
+    # What is still there is as it was: here the table's own comparison does, and its index.
+    same = " AND ".join(f"{live} = {kept}" for live, kept in _key(table))
+    return RestoringStatement(
+        sql=f"INSERT INTO {quote_qualified(table.name)} ({', '.join(live for live, _ in pairs)}) "
+        f"SELECT {', '.join(kept for _, kept in pairs)} FROM {quote_qualified(table.copy)} AS c "
+        f"WHERE NOT EXISTS (SELECT 1 FROM {quote_qualified(table.name)} AS t WHERE {same})",
+        filled=table.name,
+    )
+
+
+def kept_values(table: BaselineTable, columns: Collection[str]) -> str:
+    """Write the subquery of the values that *columns* have in the copy; a NULL, to which nothing refers, is left out."""
+    numbers = _numbers(table)
+    kept = [f"c{numbers[name]}" for name in columns]
+    present = " AND ".join(f"{column} IS NOT NULL" for column in kept)
+    return f"(SELECT {', '.join(kept)} FROM {quote_qualified(table.copy)} WHERE {present})"
+
+
+def _numbers(table: BaselineTable) -> dict[str, int]:
+    return {column.name: number for number, column in enumerate(table.columns, 1)}
+
+
+def _rowid(table: BaselineTable) -> str:
+    rowid = find_rowid(table.columns)
+    assert rowid is not None  # the capture refuses such a table
+    return f"t.{rowid}"
+
+
+def _key(table: BaselineTable) -> list[tuple[str, str]]:
+    """Return what tells rows apart, in the table and in the copy."""
+    numbers = _numbers(table)
+    if not table.key:
+        return [(_rowid(table), "c.k")]
+    return [(f"t.{quote_name(name)}", f"c.c{numbers[name]}") for name in table.key]
+
+
+def _exact(column: str) -> str:
+    """Write a column without its affinity and its collation, which would make different values equal."""
+    return f"+{column} COLLATE BINARY"
+
+
+def _match(table: BaselineTable) -> str:
+    return " AND ".join(f"{kept} = {_exact(live)}" for live, kept in _key(table))
+
+
+def _differences(table: BaselineTable, loose: Collection[str], *, knows_sign: bool) -> Iterator[str]:
+    """Yield the conditions under which two rows of one key differ.
+
+    Without the function for it, a zero whose sign nothing tells is taken for different.
+    """
+    for name, number in _numbers(table).items():
+        if table.columns[number - 1].is_generated:
+            continue
+        live, kept = f"t.{quote_name(name)}", f"c.c{number}"
+        yield f"{_exact(live)} IS NOT {kept} OR typeof({live}) <> typeof({kept})"
+        if name in loose:
+            sign = f" AND {SIGN}({live}) <> {SIGN}({kept})" if knows_sign else ""
+            yield f"(typeof({live}) = 'real' AND {live} = 0{sign})"
+
+
+def _any(terms: list[str]) -> str:
+    groups = [" OR ".join(chunk) for chunk in chunks(terms, _DEPTH)]
+    return groups[0] if len(groups) == 1 else " OR ".join(f"({group})" for group in groups)

@@ -1,0 +1,294 @@
+"""Resets by PostgreSQL's counters: what they cost in round trips, and everything that must not escape them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+import pytest
+
+from testdb_app.resetter import Resetter
+from tests.baseline.conftest import content
+
+TABLES = """
+CREATE TABLE a (id serial PRIMARY KEY, v text);
+CREATE TABLE b (id serial PRIMARY KEY, v text);
+CREATE TABLE kept (id serial PRIMARY KEY, v text);
+CREATE TABLE other (id integer, v text);
+CREATE UNLOGGED TABLE quick (id serial, v text);
+CREATE SEQUENCE lone;
+CREATE SEQUENCE around MAXVALUE 3 CYCLE;
+SELECT nextval('around'), nextval('around'), nextval('around');
+INSERT INTO kept (v) VALUES ('one'), ('two'), ('three');
+"""
+
+
+@contextmanager
+def messages() -> Iterator[list[str]]:
+    """Collect what is sent to the server, one item for each round trip."""
+    sent: list[str] = []
+    execute = psycopg.Cursor.execute
+
+    def collect(self: Any, query: Any, *arguments: Any, **options: Any) -> Any:
+        sent.append(query)
+        return execute(self, query, *arguments, **options)
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(psycopg.Cursor, "execute", collect)
+    try:
+        yield sent
+    finally:
+        patch.undo()
+
+
+@pytest.fixture
+def before(captured: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+    return captured(TABLES)
+
+
+@pytest.fixture
+def resetter(scratch: Any, before: dict[str, Any]) -> Resetter:
+    """A resetter that has reset once, and found the tables a and kept written."""
+    made = scratch.resetter()
+    made.reset()
+    with scratch.connection.cursor() as cursor:
+        cursor.execute("INSERT INTO a (v) VALUES ('x'); UPDATE kept SET v = 'y' WHERE id = 1")
+    made.reset()
+    return made
+
+
+def run(scratch: Any, sql: str) -> None:
+    """Run statements over the connection that the resets go over."""
+    with scratch.connection.cursor() as cursor:
+        cursor.execute(sql)
+
+
+def test_nothing_written_costs_one_round_trip(scratch, resetter, before):
+    with messages() as sent:
+        report = resetter.reset()
+    assert len(sent) == 1
+    assert (report.tables, report.sequences) == ((), ())
+
+
+def test_tables_that_were_written_before_cost_two_round_trips(scratch, resetter, before):
+    for _ in range(3):
+        run(scratch, "INSERT INTO a (v) VALUES ('x'); DELETE FROM kept WHERE id = 2; SELECT nextval('a_id_seq')")
+        with messages() as sent:
+            report = resetter.reset()
+        assert len(sent) == 2
+        assert [str(table.name) for table in report.tables] == ["public.a", "public.kept"]
+    assert content(scratch) == before
+
+
+def test_a_table_that_is_written_for_the_first_time_is_found_and_then_remembered(scratch, resetter, before):
+    lengths = []
+    for _ in range(3):
+        run(scratch, "INSERT INTO b (v) VALUES ('x')")
+        with messages() as sent:
+            assert [str(table.name) for table in resetter.reset().tables] == ["public.b"]
+        lengths.append(len(sent))
+    assert content(scratch) == before
+    assert lengths[0] <= 5
+    assert lengths[-1] == 2
+
+
+def test_no_lock_is_taken_on_tables_that_were_not_written(scratch, resetter, before):
+    run(scratch, "INSERT INTO a (v) VALUES ('x')")
+    with messages() as sent:
+        resetter.reset()
+    locks = [line for message in sent for line in message.split("\n") if line.startswith("LOCK")]
+    assert locks == ['LOCK TABLE ONLY "public"."a" IN SHARE ROW EXCLUSIVE MODE;']
+
+
+def test_catalogs_are_not_written(scratch, resetter, before):
+    with scratch.connection.cursor() as cursor:
+        cursor.execute("SELECT max(xmin::text::bigint) FROM pg_class")
+        newest = cursor.fetchone()
+        for _ in range(5):
+            cursor.execute("INSERT INTO a (v) VALUES ('x'); UPDATE kept SET v = 'z'")
+            resetter.reset()
+        cursor.execute("SELECT max(xmin::text::bigint) FROM pg_class")
+        assert cursor.fetchone() == newest
+
+
+OWN_WRITES = {
+    "an insert": "INSERT INTO other VALUES (1, 'x')",
+    "an update": "UPDATE kept SET v = 'x'",
+    "a delete": "DELETE FROM kept",
+    "an insert that is rolled back": "BEGIN; INSERT INTO b (v) VALUES ('x'); ROLLBACK",
+    "a savepoint": "BEGIN; SAVEPOINT s; INSERT INTO b (v) VALUES ('x'); ROLLBACK TO s; INSERT INTO a (v) VALUES ('y'); COMMIT",
+    "truncate": "TRUNCATE kept, a",
+    "truncate and insert as many": "TRUNCATE kept; INSERT INTO kept VALUES (1, 'x'), (2, 'y'), (3, 'z')",
+    "a sequence alone": "SELECT nextval('lone')",
+    "setval alone": "SELECT setval('b_id_seq', 40)",
+    "setval false": "SELECT setval('b_id_seq', 40, false)",
+    "a sequence restarted": "ALTER SEQUENCE b_id_seq RESTART WITH 30",
+    "an unlogged sequence": "SELECT nextval('quick_id_seq')",
+    "a sequence that comes round": "SELECT nextval('around'), nextval('around'), nextval('around')",
+    "a sequence that comes round and on": "SELECT nextval('around') FROM generate_series(1, 4)",
+    "a cached sequence": "ALTER SEQUENCE lone CACHE 5; SELECT nextval('lone'); ALTER SEQUENCE lone CACHE 1",
+    "a large value": "INSERT INTO other SELECT 1, string_agg(md5(n::text), '') FROM generate_series(1, 5000) n",
+    "many rows": "INSERT INTO other SELECT n, 'x' FROM generate_series(1, 20000) n",
+    "a temporary table": "CREATE TEMPORARY TABLE t (id integer); INSERT INTO t VALUES (1); INSERT INTO b (v) VALUES ('x'); "
+    "DROP TABLE t",
+    "a rewrite": "ALTER TABLE kept ALTER v TYPE varchar; UPDATE kept SET v = 'x'; ALTER TABLE kept ALTER v TYPE text",
+    "vacuum full after it": "INSERT INTO b (v) VALUES ('x'); VACUUM FULL b",
+    "vacuum and analyze after it": "DELETE FROM kept WHERE id = 3; VACUUM ANALYZE kept; VACUUM ANALYZE a",
+    "statistics reported meanwhile": "INSERT INTO b (v) VALUES ('x'); SELECT pg_stat_force_next_flush()",
+    "discard all": "INSERT INTO b (v) VALUES ('x'); DISCARD ALL",
+    "deallocate all": "INSERT INTO a (v) VALUES ('x'); DEALLOCATE ALL",
+    "another search path": "CREATE SCHEMA s; SET search_path TO s; INSERT INTO public.b (v) VALUES ('x'); DROP SCHEMA s",
+    "a function": "CREATE FUNCTION f() RETURNS void LANGUAGE sql AS 'INSERT INTO b (v) VALUES (1)'; SELECT f(); DROP FUNCTION f()",
+    "a table made and dropped": "CREATE TABLE n (id serial); INSERT INTO n DEFAULT VALUES; INSERT INTO b (v) VALUES ('x'); DROP TABLE n",
+    "a table swapped for another": "ALTER TABLE b RENAME TO c; ALTER TABLE a RENAME TO b; ALTER TABLE c RENAME TO a; "
+    "INSERT INTO a (v) VALUES ('x'); ALTER TABLE a RENAME TO c; ALTER TABLE b RENAME TO a; ALTER TABLE c RENAME TO b",
+    "nothing": "SELECT 1",
+}
+
+
+@pytest.mark.parametrize("writes", OWN_WRITES.values(), ids=OWN_WRITES.keys())
+def test_what_the_own_session_does_is_found(scratch, resetter, before, writes):
+    for _ in range(3):
+        for statement in writes.split("; "):
+            run(scratch, statement)
+        resetter.reset()
+        assert content(scratch) == before
+
+
+@pytest.mark.parametrize("writes", OWN_WRITES.values(), ids=OWN_WRITES.keys())
+def test_what_a_session_does_that_comes_and_goes_is_found(scratch, resetter, before, writes):
+    for _ in range(2):
+        with scratch.connect() as session:
+            for statement in writes.split("; "):
+                session.execute(statement)
+        resetter.reset()
+        assert content(scratch) == before
+
+
+@pytest.mark.parametrize("writes", OWN_WRITES.values(), ids=OWN_WRITES.keys())
+def test_what_a_session_does_that_stays_connected_is_found(scratch, resetter, before, writes):
+    with scratch.connect() as session:
+        for _ in range(2):
+            resetter.reset()
+            for statement in writes.split("; "):
+                session.execute(statement)
+            resetter.reset()
+            assert content(scratch) == before
+
+
+def test_a_session_that_is_connected_and_idle_costs_no_more_round_trips(scratch, resetter, before):
+    with scratch.connect() as session:
+        session.execute("INSERT INTO b (v) VALUES ('x')")
+        for _ in range(3):
+            run(scratch, "INSERT INTO a (v) VALUES ('x')")
+            resetter.reset()
+        run(scratch, "INSERT INTO a (v) VALUES ('x')")
+        with messages() as sent:
+            assert [str(table.name) for table in resetter.reset().tables] == ["public.a"]
+        assert len(sent) == 2
+        session.execute("INSERT INTO b (v) VALUES ('x')")
+        assert [str(table.name) for table in resetter.reset().tables] == ["public.b"]
+    assert content(scratch) == before
+
+
+def test_a_superuser_that_counts_nothing_is_found_while_connected_and_when_gone(scratch, resetter, before):
+    for _ in range(2):
+        with scratch.superuser() as session:
+            session.execute("SET track_counts = off; DELETE FROM kept; INSERT INTO b (v) VALUES ('x')")
+            resetter.reset()
+            assert content(scratch) == before
+            session.execute("INSERT INTO b (v) VALUES ('x')")
+        resetter.reset()
+        assert content(scratch) == before
+
+
+def test_without_counters_the_reset_is_as_exact(scratch, resetter, before):
+    with scratch.superuser() as session:
+        session.execute(f"ALTER ROLE {scratch.connection.settings_dict['USER']} SET track_counts = off")
+    try:
+        scratch.connection.close()
+        for _ in range(2):
+            run(scratch, "DELETE FROM kept; INSERT INTO b (v) VALUES ('x')")
+            resetter.reset()
+            assert content(scratch) == before
+    finally:
+        with scratch.superuser() as session:
+            session.execute(f"ALTER ROLE {scratch.connection.settings_dict['USER']} RESET track_counts")
+
+
+@pytest.mark.parametrize("reset", ["pg_stat_reset()", "pg_stat_reset_single_table_counters('kept'::regclass)"])
+def test_counters_that_are_reset_hide_nothing(scratch, resetter, before, reset):
+    """After it the counter of a table may come back to the very number that was remembered."""
+    run(scratch, "UPDATE kept SET v = 'x' WHERE id = 1")
+    with scratch.superuser() as session:
+        session.execute(f"SELECT {reset}")
+    run(scratch, "UPDATE kept SET v = 'y' WHERE id = 2")
+    resetter.reset()
+    assert content(scratch) == before
+
+
+def test_a_new_connection_of_the_same_process_goes_on_where_the_last_one_was(scratch, resetter, before):
+    for _ in range(3):
+        run(scratch, "INSERT INTO a (v) VALUES ('x')")
+        scratch.connection.close()
+        run(scratch, "UPDATE kept SET v = 'x'")
+        with messages() as sent:
+            resetter.reset()
+        assert len(sent) <= 4
+        assert "pg_relation_size" not in "".join(sent)
+    assert content(scratch) == before
+
+
+def test_a_new_connection_that_leads_elsewhere_is_noticed(scratch, make_scratch, resetter, before):
+    elsewhere = make_scratch("elsewhere")
+    elsewhere.execute("CREATE TABLE a (id serial, v text); INSERT INTO a (v) VALUES ('precious')")
+    scratch.connection.close()
+    name = scratch.connection.settings_dict["NAME"]
+    scratch.connection.settings_dict["NAME"] = elsewhere.name
+    try:
+        with pytest.raises(Exception, match=elsewhere.name):
+            resetter.reset()
+    finally:
+        scratch.connection.close()
+        scratch.connection.settings_dict["NAME"] = name
+    assert elsewhere.count("a") == 1
+
+
+def test_a_mark_that_is_put_later_is_seen_by_the_very_next_reset(scratch, resetter, before):
+    run(scratch, "INSERT INTO a (v) VALUES ('x')")
+    run(scratch, "CREATE TABLE testdb.protected ()")
+    with pytest.raises(Exception, match="protected"):
+        resetter.reset()
+    assert scratch.count("a") == 1
+
+
+def test_a_lock_that_is_held_elsewhere_is_waited_for_and_its_holder_named(scratch, before):
+    resetter = scratch.resetter(lock_timeout=0.6)
+    with scratch.connect(application_name="leftover") as session:
+        resetter.reset()
+        run(scratch, "INSERT INTO a (v) VALUES ('x')")
+        resetter.reset()
+        session.execute("BEGIN; LOCK TABLE a IN SHARE MODE")
+        run(scratch, "SELECT 1")
+        with pytest.raises(Exception, match="leftover"):
+            with session.pipeline():
+                pass
+            session.execute("SAVEPOINT s")
+            scratch.execute("SELECT 1")
+            run(scratch, "UPDATE kept SET v = 'x'")
+            session.execute("LOCK TABLE kept IN SHARE MODE")
+            resetter.reset()
+        session.execute("ROLLBACK")
+    resetter.reset()
+    assert content(scratch) == before
+
+
+def test_many_resets_leave_no_plans_and_no_statements_behind(scratch, resetter, before):
+    for number in range(30):
+        run(scratch, f"INSERT INTO {'ab'[number % 2]} (v) VALUES ('x')")
+        resetter.reset()
+    with scratch.connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM pg_prepared_statements")
+        assert cursor.fetchone() == (3,)

@@ -1,0 +1,145 @@
+"""The cases of a connection's life: after thousands of resets, and the first reset on a fresh one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+
+from tests.benchmarks import candidates as who
+from tests.benchmarks.cases_tables import Bench, take_part
+from tests.benchmarks.results import Case, Series, Target
+from tests.benchmarks.rounds import changing, measure, same
+from tests.scratch import connect
+
+RESETS_A_ROUND = 50
+
+
+def run_endurance(bench: Bench) -> Iterator[Case]:
+    """Reset 10,000 times (50 a round): by turns after the same five tables were written, and after five of all."""
+    tables = 1_000
+    total = max(400, RESETS_A_ROUND * bench.rounds)
+    # A hundred resets of each kind around "no. 100", and as many at the end.
+    windows = {"no. 100": range(20, 220), f"no. {total:,}": range(total - 200, total)}
+    with ExitStack() as stack:
+        pair = take_part(stack, bench, [who.Floor, who.Ours], tables=tables)
+        times, sizes = _reset_often(pair, total, windows, [same(tables), changing(tables)])
+        for candidate in pair:
+            candidate.check_empty(range(tables))
+    first, last = windows
+    for kind, title in enumerate(("the same five written", "five of all at random")):
+        series = tuple(
+            Series(
+                name=f"{candidate.name}, {window}",
+                role=candidate.role,
+                times=tuple(times[candidate.name, window, kind]),
+            )
+            for candidate in pair
+            for window in windows
+        )
+        case = Case(
+            key=f"endurance-{'same' if kind == 0 else 'random'}",
+            title=f"1,000 tables, {title}, after many resets",
+            series=series,
+            base=f"floor, {first}",
+            note="MB of the database at the start, after 100 resets and at the end: "
+            + "; ".join(f"{name} {', '.join(f'{size / 1e6:.1f}' for size in each)}" for name, each in sizes.items()),
+        )
+        ratio = case.ratio(f"testdb_app, {last}", f"testdb_app, {first}")
+        targets = [Target(text=f"reset {last} against {first}, {title}", measured=ratio, limit=1.2, unit="×")]
+        if kind == 0:
+            text = f"the database after {total:,} resets against the start"
+            grown = sizes["testdb_app"][-1] / sizes["testdb_app"][0]
+            targets.append(Target(text=text, measured=grown, limit=1.5, unit="× the size"))
+        yield replace(case, targets=tuple(targets))
+
+
+def _reset_often(
+    pair: Sequence[who.Candidate], total: int, windows: dict[str, range], kinds: Sequence[Callable[[], Sequence[int]]]
+) -> tuple[dict[tuple[str, str, int], list[float]], dict[str, list[int]]]:
+    """Return the times by candidate, window and kind, and the sizes of each database."""
+    times: dict[tuple[str, str, int], list[float]] = {
+        (candidate.name, window, kind): [] for candidate in pair for window in windows for kind in range(len(kinds))
+    }
+    sizes: dict[str, list[int]] = {candidate.name: [] for candidate in pair}
+    for number in range(total):
+        if number in {0, 100}:
+            _note_sizes(pair, sizes)
+        kind = number % len(kinds)
+        tables = kinds[kind]()
+        for candidate in pair:
+            candidate.write(tables)
+            run = candidate.ready(tables)
+            started = time.perf_counter()
+            run()
+            elapsed = (time.perf_counter() - started) * 1000
+            for window, numbers in windows.items():
+                if number in numbers:
+                    times[candidate.name, window, kind].append(elapsed)
+    _note_sizes(pair, sizes)
+    return times, sizes
+
+
+def _note_sizes(pair: Sequence[who.Candidate], sizes: dict[str, list[int]]) -> None:
+    # From outside of their databases, where another session would change what is measured.
+    with connect("postgres") as connection:
+        for candidate in pair:
+            (size,) = connection.execute("SELECT pg_database_size(%s)", [candidate.database.name]).fetchone()
+            sizes[candidate.name].append(size)
+
+
+class FreshFloor(who.Floor):
+    """On a connection that is opened within the time."""
+
+    name = "floor on a fresh connection"
+
+    def ready(self, tables: Sequence[int]) -> Callable[[], object]:
+        run = super().ready(tables)
+        self.connection.close()
+        return run
+
+
+class FreshSelect(who.SelectOne):
+    """Opening a connection, and no more."""
+
+    name = "a connection and SELECT 1"
+
+    def ready(self, tables: Sequence[int]) -> Callable[[], object]:
+        run = super().ready(tables)
+        self.send(who.delete_written(tables))
+        self.connection.close()
+        return run
+
+
+class FreshOurs(who.Ours):
+    """The same resetter on a new connection."""
+
+    name = "testdb_app, the same resetter"
+
+    def ready(self, tables: Sequence[int]) -> Callable[[], object]:
+        self.connection.close()
+        return super().ready(tables)
+
+
+class FreshResetter(who.Ours):
+    """A new resetter on a new connection: it reads the map."""
+
+    name = "testdb_app, a new resetter"
+
+    def ready(self, tables: Sequence[int]) -> Callable[[], object]:
+        self.connection.close()
+        return lambda: self.make_resetter().reset()
+
+
+def run_fresh(bench: Bench) -> Iterator[Case]:
+    """Write, close the connection, and measure the first reset on the next one, with the opening."""
+    with ExitStack() as stack:
+        classes = [FreshFloor, FreshSelect, FreshOurs, FreshResetter]
+        series = measure(take_part(stack, bench, classes, tables=300), rounds=bench.rounds, choose=same(300))
+    case = Case(
+        key="fresh", title="300 tables, the first reset on a fresh connection", series=series, base=FreshFloor.name
+    )
+    median = case.find(FreshOurs.name).median
+    target = Target(text="first reset on a fresh connection, 300 tables", measured=median, limit=10, unit="ms")
+    yield replace(case, targets=(target,))

@@ -1,0 +1,181 @@
+"""Random scenarios: a schema, a baseline, and rounds of writes by several sessions with a reset after each."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from hypothesis import strategies as st
+
+from testdb_app.backends.postgresql.quoting import quote
+from tests.differential import upkeep, writes
+from tests.differential.extras import add_extras
+from tests.differential.model import Model
+from tests.differential.scenario import SIGHTS, Reset, Scenario, Step
+from tests.differential.tables import models
+from tests.differential.ties import add_keys
+
+Draw = Any
+
+_MIXES = ("alone",) * 5 + ("visitors",) * 2 + ("idle",) * 2 + ("writer",)
+_RESETTERS = ("warm",) * 8 + ("second", "new", "empty", "delete")
+_TRAIL = ("", "", "wait")
+"""Whether the server is given the time to notice that a session has ended."""
+
+
+@st.composite
+def scenarios(draw: Draw, *, version: int) -> Scenario:
+    """Draw a scenario for a server of that major version."""
+    model = draw(models(version=version))
+    add_keys(draw, model)
+    builder = draw(st.sampled_from(("own", "setup", "setup")))
+    steps = _made(model, 0, builder)
+    steps += draw(st.lists(_first_row(model, builder), max_size=12))
+    before = len(model.made)
+    add_extras(draw, model)
+    steps += _made(model, before, builder)
+    captures = draw(st.integers(0, 9)) > 0
+    if captures:
+        steps.append(Step(actor="capture"))
+    if draw(st.booleans()):
+        steps.append(Reset(resetter="warm" if captures else "empty", sight=draw(st.sampled_from(SIGHTS))).to_step())
+    residents: set[str] = set()
+    rounds = draw(st.lists(_round(model, residents, captures=captures), min_size=1, max_size=6))
+    return Scenario(steps=_seen(draw, steps + [step for each in rounds for step in each]))
+
+
+def _seen(draw: Draw, steps: list[Step]) -> tuple[Step, ...]:
+    """Have what the last reset did compared."""
+    last = steps[-1]
+    if last.actor != "reset" or "unseen" not in last.words:
+        return tuple(steps)
+    return (*steps[:-1], replace(last, what=last.what.replace("unseen", draw(st.sampled_from(SIGHTS[1:])))))
+
+
+@st.composite
+def _first_row(draw: Draw, model: Model, builder: str) -> Step:
+    if not draw(st.integers(0, 9)):
+        return Step(actor=builder, what="try", sql=writes.any_write(draw, model)[1])
+    return Step(actor=builder, what="try", sql=writes.insert(draw, draw(st.sampled_from(model.tables)))[1])
+
+
+def _made(model: Model, start: int, builder: str) -> list[Step]:
+    return [Step(actor=builder, what=f"make {what}", sql=sql) for what, sql in model.made[start:]]
+
+
+@st.composite
+def _round(draw: Draw, model: Model, residents: set[str], *, captures: bool) -> list[Step]:
+    mix = draw(st.sampled_from(_MIXES))
+    steps = _prepared_sessions(draw, residents, mix)
+    staying = frozenset(residents)
+    steps += [step for each in draw(st.lists(_steps(model, mix, staying), max_size=5)) for step in each]
+    steps += _left_open(draw, model, mix, staying)
+    if captures and not draw(st.integers(0, 24)):
+        return [*steps, Step(actor="capture", what="again")]
+    if captures and not draw(st.integers(0, 19)):
+        return steps + _refused(draw, mix)
+    reset = Reset(
+        resetter=draw(st.sampled_from(_RESETTERS)) if captures else "empty",
+        mix=mix,
+        sight=draw(st.sampled_from((*SIGHTS, "unseen"))),
+        watched=not draw(st.integers(0, 2)),
+        again=not draw(st.integers(0, 3)),
+    )
+    return [*steps, reset.to_step()]
+
+
+def _prepared_sessions(draw: Draw, residents: set[str], mix: str) -> list[Step]:
+    """Close the sessions that the mix forbids and open those that it wants."""
+    wanted = {"idle": 1, "writer": draw(st.integers(1, 2)) if mix == "writer" else 1}.get(mix, 0)
+    steps = [
+        Step(actor=name, what=f"close {draw(st.sampled_from(_TRAIL))}".strip()) for name in sorted(residents)[wanted:]
+    ]
+    residents -= {step.actor for step in steps}
+    for name in ("first", draw(st.sampled_from(("second", "admin"))))[len(residents) : wanted]:
+        residents.add(name)
+        steps.append(Step(actor=name, what="connects", sql="SELECT 1"))
+    return steps
+
+
+def _actors(mix: str, residents: frozenset[str]) -> tuple[str, ...]:
+    if mix == "visitors":
+        return ("own", "visitor", "visitor", "superuser")
+    if mix == "writer":
+        return ("own", *sorted(residents), *sorted(residents), "superuser")
+    return ("own",)
+
+
+@st.composite
+def _steps(draw: Draw, model: Model, mix: str, residents: frozenset[str]) -> list[Step]:
+    actor = draw(st.sampled_from(_actors(mix, residents)))
+    if actor == "superuser" or (actor.startswith("admin") and draw(st.booleans())):
+        what, sql = upkeep.by_superuser(draw, model)
+        return [Step(actor=actor, what=_trailed(draw, actor, what), sql=sql)]
+    kinds = [writes.any_write] * 6 + [writes.wrapped] * 3
+    kinds += [writes.in_function, writes.committing, writes.prepared, writes.in_cte, writes.copy, upkeep.any_upkeep]
+    if actor == "own":
+        kinds += [upkeep.any_upkeep, upkeep.on_session, _ending, _two_phases]
+    drawn = draw(st.sampled_from(kinds))(draw, model)
+    if isinstance(drawn, list):
+        return drawn
+    what, sql = drawn
+    return [Step(actor=actor, what=_trailed(draw, actor, what), sql=sql)]
+
+
+def _trailed(draw: Draw, actor: str, what: str) -> str:
+    return f"{what} {draw(st.sampled_from(_TRAIL))}".strip() if actor in {"visitor", "superuser"} else what
+
+
+def _ending(draw: Draw, model: Model) -> list[Step]:
+    """End the own connection: from here, or from the server."""
+    return [
+        Step(
+            actor="own",
+            what=f"{draw(st.sampled_from(('close', 'close', 'cut')))} {draw(st.sampled_from(_TRAIL))}".strip(),
+        )
+    ]
+
+
+def _two_phases(draw: Draw, model: Model) -> list[Step]:
+    """Prepare a transaction, and end it in the same session or another one."""
+    write, ender = writes.any_write(draw, model)[1], draw(st.sampled_from(("own", "visitor")))
+    end = draw(st.sampled_from(("COMMIT", "ROLLBACK")))
+    return [
+        Step(actor="own", what="prepare transaction", sql=f"BEGIN; {write}; PREPARE TRANSACTION 'gid'"),
+        Step(actor=ender, what=f"{end.lower()} prepared", sql=f"{end} PREPARED 'gid'"),
+    ]
+
+
+def _left_open(draw: Draw, model: Model, mix: str, residents: frozenset[str]) -> list[Step]:
+    """Leave work uncommitted in another session while others write, then end it one way or another."""
+    if mix not in {"visitors", "writer"} or draw(st.integers(0, 2)):
+        return []
+    name = draw(st.sampled_from(sorted(residents))) if residents else "passer"
+    steps = [Step(actor=name, what="left open", sql=f"BEGIN; {writes.any_write(draw, model)[1]}")]
+    steps += [
+        Step(actor=draw(st.sampled_from(("own", name))), what="meanwhile", sql=writes.any_write(draw, model)[1])
+        for _ in range(draw(st.integers(0, 2)))
+    ]
+    ends = ["COMMIT", "ROLLBACK"] if residents else ["COMMIT", "ROLLBACK", "dropped", "cut"]
+    end = draw(st.sampled_from(ends))
+    if end in {"COMMIT", "ROLLBACK"}:
+        steps.append(Step(actor=name, what=f"{end.lower()} of what was open", sql=end))
+    if not residents:
+        how = "cut" if end == "cut" else "close"
+        steps.append(Step(actor=name, what=f"{end.lower()} {how} {draw(st.sampled_from(_TRAIL))}".strip()))
+    return steps
+
+
+def _refused(draw: Draw, mix: str) -> list[Step]:
+    """Leave a change of the schema behind, which a reset must refuse; then undo it."""
+    name = quote(draw(st.sampled_from(("left behind", "left%s"))))
+    kind = draw(st.sampled_from(("TABLE", "SEQUENCE")))
+    made = f"CREATE {kind} public.{name}" + (" (id integer)" if kind == "TABLE" else "")
+    actor = draw(st.sampled_from(("own", "visitor")))
+    refusal = Reset(resetter=draw(st.sampled_from(("warm", "new"))), mix=mix, refused=True)
+    return [
+        Step(actor=actor, what="left behind", sql=made),
+        refusal.to_step(),
+        Step(actor=actor, what="taken away", sql=f"DROP {kind} public.{name}"),
+        Reset(mix=mix).to_step(),
+    ]

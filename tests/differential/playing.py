@@ -1,0 +1,140 @@
+"""Playing a scenario, and comparing what is there after each reset with what must be."""
+
+from __future__ import annotations
+
+from testdb_app.baseline import capture_baseline
+from testdb_app.exceptions import BaselineError
+from testdb_app.report import ResetReport
+from testdb_app.resetter import Resetter
+from tests.differential.image import Image, emptied
+from tests.differential.scenario import Reset, Scenario, Step
+from tests.differential.stage import Stage
+from tests.differential.tally import Tally
+
+_OPTIONS = {"empty": {"to": "empty"}, "delete": {"to": "baseline", "strategy": "delete"}}
+
+
+def play(scenario: Scenario, stage: Stage, tally: Tally) -> None:
+    """Play *scenario* on *stage*, which it leaves clean. Raises AssertionError where a reset was not exact."""
+    tally.count("examples", "")
+    try:
+        run = _Run(stage, tally)
+        for step in scenario.steps:
+            run.take(step)
+    finally:
+        stage.clean()
+
+
+class _Run:
+    def __init__(self, stage: Stage, tally: Tally) -> None:
+        self._stage = stage
+        self._tally = tally
+        self._resetters: dict[str, Resetter] = {}
+        self._baseline: Image | None = None
+        # What lay where after the last reset, if it was looked at.
+        self._last: Image | None = None
+
+    def take(self, step: Step) -> None:
+        if step.actor != "setup":
+            self._stage.end_setup()
+        if step.actor == "capture":
+            self._capture(again="again" in step.words)
+        elif step.actor != "reset":
+            self._stage.play(step)
+        elif (reset := Reset.from_step(step)).refused:
+            self._reset_refused(reset)
+        else:
+            self._reset(reset)
+
+    def _capture(self, *, again: bool) -> None:
+        database = self._stage.database
+        self._tally.count("captures", "again" if again else "first")
+        before = self._stage.look(by_own=False) if again else None
+        capture_baseline(database.alias, replace=again, allow_database=database.name, lock_timeout=3)
+        self._baseline = self._last = self._stage.look(by_own=False)
+        if before is not None:
+            changed = before.differences(self._baseline)
+            assert not changed, f"The capture changed something:\n{changed}"
+
+    def _resetter(self, reset: Reset) -> Resetter:
+        options = _OPTIONS.get(reset.resetter, {"to": "baseline"})
+        if reset.resetter == "new":
+            return self._stage.database.resetter(lock_timeout=3, **options)
+        return self._resetters.setdefault(reset.resetter, self._stage.database.resetter(lock_timeout=3, **options))
+
+    def _reset_refused(self, reset: Reset) -> None:
+        before = self._stage.look(by_own=False)
+        try:
+            report = self._resetter(reset).reset()
+        except BaselineError:
+            self._tally.count("resets refused", reset.resetter)
+        else:
+            raise AssertionError(f"A reset into another schema was not refused: {report}")
+        after = self._stage.look(by_own=False)
+        changed = before.differences(after)
+        assert not changed, f"The refused reset changed something:\n{changed}"
+        assert (before.places, before.switches) == (after.places, after.switches)
+
+    def _reset(self, reset: Reset) -> None:
+        by_own = reset.sight == "seen-by-own"
+        before = self._stage.look(by_own=reset.sight != "seen-by-visitor", sequences=False) if reset.watched else None
+        resetter = self._resetter(reset)
+        report = resetter.reset()
+        self._stage.own_is_used()
+        self._count(reset, report)
+        last, self._last = self._last, None
+        between = None
+        if reset.again:
+            between = self._stage.look(by_own=by_own) if reset.sight != "unseen" else None
+            second = resetter.reset()
+            assert (second.tables, second.sequences) == ((), ()), (
+                f"A second reset did something: {second.tables} {second.sequences}"
+            )
+        if reset.sight == "unseen":
+            return
+        after = self._stage.look(by_own=by_own)
+        expected = emptied(after) if reset.resetter == "empty" else self._baseline
+        assert expected is not None
+        wrong = expected.differences(after)
+        assert not wrong, f"After the reset (first: expected, then: found):\n{wrong}\n{report!r}"
+        if between is not None:
+            assert (between.places, between.files) == (after.places, after.files), "A second reset moved something."
+        if before is not None:
+            self._check_untouched(expected, last, before, after, report)
+        self._last = after
+
+    def _check_untouched(
+        self, expected: Image, last: Image | None, before: Image, after: Image, report: ResetReport
+    ) -> None:
+        assert before.switches == after.switches, _changed(before.switches, after.switches)
+        if last is None:
+            return
+        kept = [
+            name
+            for name, places in before.places.items()
+            if places == last.places.get(name) and before.rows[name] == expected.rows[name]
+        ]
+        self._tally.count("tables compared", "not written", len(kept))
+        self._tally.count("tables compared", "written", len(before.places) - len(kept))
+        if report.attempts > 1:
+            # What could not be put back row by row is put in anew, with all that refers to it.
+            self._tally.count("put in anew", "")
+            return
+        moved = [name for name in kept if after.places[name] != before.places[name]]
+        assert not moved, f"Not written, and yet touched by the reset: {moved}\n{report!r}"
+
+    def _count(self, reset: Reset, report: ResetReport) -> None:
+        self._tally.count("resets by", reset.resetter)
+        self._tally.count("rounds by mix of sessions", reset.mix)
+        self._tally.count("resets seen", f"{reset.sight}{' watched' if reset.watched else ''}")
+        self._tally.count("attempts", str(report.attempts))
+        self._tally.count(
+            "resets that changed", "rows" if report.tables else "sequences" if report.sequences else "nothing"
+        )
+        self._tally.count("how", str(getattr(report, "how", "not told")))
+
+
+def _changed(before: dict[str, str] | object, after: dict[str, str] | object) -> str:
+    assert isinstance(before, dict)
+    assert isinstance(after, dict)
+    return f"Switched: {sorted(before.items() ^ after.items())}"
