@@ -89,8 +89,9 @@ class ResetReport:
     """What a reset did.
 
     ``target`` is "baseline" or "empty"; ``permitted_by`` the guard's rule; ``tables`` are in the order in which they were
-    reset; ``kept`` what stayed and why; ``stale_views`` materialized views that still show the old rows; ``attempts``
-    counts from 1; ``seconds`` is the time of the whole call.
+    reset; ``sequences`` were set back, among them perhaps one that was only looked at; ``kept`` tells what stayed and
+    why; ``stale_views`` are materialized views that still show the old rows; ``attempts`` counts from 1; ``seconds`` is
+    the time of the whole call.
     """
 
     alias: str
@@ -103,8 +104,8 @@ class ResetReport:
     kept: tuple[LeftOut, ...]
     stale_views: tuple[QualifiedName, ...]
     warning: str | None
-    attempts: int
-    seconds: float
+    attempts: int = 1
+    seconds: float = 0.0
 
     @property
     def rows(self) -> int:
@@ -148,6 +149,30 @@ class ResetReport:
             "attempts": self.attempts,
             "seconds": self.seconds,
         }
+
+
+def make_report(
+    identity: DatabaseIdentity,
+    plan: ResetPlan,
+    changes: Mapping[QualifiedName, RowChanges],
+    *,
+    target: str,
+    permitted_by: str,
+    warning: str | None,
+) -> ResetReport:
+    """Make the report of a reset by *plan* that made *changes*; attempts and time are for the caller to say."""
+    return ResetReport(
+        alias=identity.alias,
+        database=identity.name,
+        server=identity.server,
+        target=target,
+        permitted_by=permitted_by,
+        tables=list_tables(plan, changes),
+        sequences=plan.sequences,
+        kept=plan.kept,
+        stale_views=plan.stale_views,
+        warning=warning,
+    )
 
 
 def _kept(kept: tuple[LeftOut, ...]) -> list[dict[str, str]]:

@@ -12,12 +12,11 @@ from django.db import DEFAULT_DB_ALIAS, connections
 
 from testdb_app import guard
 from testdb_app.backends import get_backend
-from testdb_app.backends.base import DatabaseIdentity, Observation, Replay, Script
+from testdb_app.backends.base import DatabaseIdentity, Observation, Script
 from testdb_app.backends.protocols import Backend, Watch
+from testdb_app.caches import clear_caches
 from testdb_app.exceptions import (
     ConcurrencyError,
-    LockTimeoutError,
-    RestoreConflictError,
     TransactionStateError,
 )
 from testdb_app.known_map import KnownMap, read_map
@@ -26,8 +25,10 @@ from testdb_app.looking import observe
 from testdb_app.options import check_options
 from testdb_app.plan import ResetPlan, plan_reset
 from testdb_app.references import check_references
-from testdb_app.report import ResetPreview, ResetReport, list_tables
+from testdb_app.report import ResetPreview, ResetReport, make_report
+from testdb_app.retrying import RETRIES, run_with_retries
 from testdb_app.schema import QualifiedName
+from testdb_app.signals import database_reset
 from testdb_app.states import RowChanges
 from testdb_app.transaction_state import check_transaction_state
 
@@ -35,9 +36,6 @@ if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
 logger = logging.getLogger("testdb_app")
-
-RETRIES = 3
-"""How often a reset is tried again after a deadlock, a serialization failure or a lock time-out."""
 
 
 class Resetter:
@@ -141,33 +139,26 @@ class Resetter:
         """
         started = time.perf_counter()
         check_transaction_state(self.connection, within_transaction=self.within_transaction)
-        deadline = started + self.options.lock_timeout
-        strategy, rewrites = self.options.strategy, False
-        for attempt in range(1, RETRIES + 2):
-            try:
-                report = self._attempt(strategy, started, attempt, rewrites=rewrites)
-            except RestoreConflictError as error:
-                if rewrites or attempt > RETRIES:
-                    raise
-                rewrites = True
-                logger.info("Reset of %s, attempt %d: %s", self.using, attempt, error)
-                continue
-            except (LockTimeoutError, ConcurrencyError) as error:
-                if isinstance(error, ConcurrencyError):
-                    error.attempts = attempt
-                can_wait = time.perf_counter() < deadline
-                # A truncation that did not get its lock at once is not waited for: DELETE does not need that lock.
-                impatient = strategy == "auto" and isinstance(error, LockTimeoutError)
-                if attempt > RETRIES or self.within_transaction or not (can_wait or impatient):
-                    raise
-                strategy = "delete" if impatient else strategy
-                logger.info("Reset of %s, attempt %d: %s", self.using, attempt, error)
-                continue
-            logger.debug("%s", report)
-            return report
-        raise AssertionError("the last attempt returns or raises")
+        report, attempts = run_with_retries(
+            self._attempt,
+            name=self.using,
+            strategy=self.options.strategy,
+            lock_timeout=self.options.lock_timeout,
+            may_retry=not self.within_transaction,
+        )
+        report = replace(report, attempts=attempts, seconds=time.perf_counter() - started)
+        logger.debug("%s", report)
+        self._tell(report)
+        return report
 
-    def _attempt(self, strategy: str, started: float, attempt: int, *, rewrites: bool) -> ResetReport:
+    def _tell(self, report: ResetReport) -> None:
+        """Have caches forget what they know of the rows that changed."""
+        if report.tables:
+            tables = frozenset(table.name for table in report.tables)
+            clear_caches(tables)
+            database_reset.send(type(self), using=self.using, tables=tables, report=report)
+
+    def _attempt(self, strategy: str, rewrites: bool) -> ResetReport:
         # Several attempts share the time-out: an attempt that gives its locks back lets others go on.
         timeout = self.options.lock_timeout / RETRIES
         if self._watch is not None and not (self.within_transaction or rewrites) and strategy == self.options.strategy:
@@ -175,7 +166,10 @@ class Resetter:
                 self.connection, permit=self._permit, write=self._write_replay, lock_timeout=timeout
             )
             if replay is not None:
-                return self._report_replay(replay, started, attempt)
+                plan = ResetPlan(steps=(), kept=self._map.scope.kept) if self._map is not None else ResetPlan(steps=())
+                if replay.script is not None:
+                    plan = cast("ResetPlan", replay.script.origin)
+                return self._report(replay.identity, plan, replay.changes, replay.permitted_by)
         observation, known = self._look()
         if self.within_transaction and observation.identity.has_fixed_snapshot:
             raise TransactionStateError(
@@ -190,7 +184,7 @@ class Resetter:
             changes = self.backend.run(self.connection, script, within_transaction=self.within_transaction)
         if self._watch is not None and not (self.once or self.within_transaction):
             self._watch.renew(self.connection, observation)
-        return self._report(observation.identity, known, plan, changes, rule, started, attempt)
+        return self._report(observation.identity, plan, changes, rule)
 
     def _write_replay(self, observation: Observation) -> Script | None:
         """Write what empties or restores the tables that were written; None where that takes another look."""
@@ -200,36 +194,17 @@ class Resetter:
             return None
         return replace(self._script(self._map, plan, self.options.lock_timeout, for_watch=True), origin=plan)
 
-    def _report_replay(self, replay: Replay, started: float, attempt: int) -> ResetReport:
-        assert self._map is not None
-        plan = ResetPlan(steps=(), kept=self._map.scope.kept)
-        if replay.script is not None:
-            plan = cast("ResetPlan", replay.script.origin)
-        return self._report(replay.identity, self._map, plan, replay.changes, replay.permitted_by, started, attempt)
-
     def _report(
-        self,
-        identity: DatabaseIdentity,
-        known: KnownMap,
-        plan: ResetPlan,
-        changes: Mapping[QualifiedName, RowChanges],
-        rule: str,
-        started: float,
-        attempt: int,
+        self, identity: DatabaseIdentity, plan: ResetPlan, changes: Mapping[QualifiedName, RowChanges], rule: str
     ) -> ResetReport:
-        return ResetReport(
-            alias=self.using,
-            database=identity.name,
-            server=identity.server,
-            target="empty" if known.baseline is None else "baseline",
+        assert self._map is not None
+        return make_report(
+            identity,
+            plan,
+            changes,
+            target="empty" if self._map.baseline is None else "baseline",
             permitted_by=rule,
-            tables=list_tables(plan, changes),
-            sequences=plan.sequences,
-            kept=plan.kept,
-            stale_views=plan.stale_views,
             warning=self.backend.warning,
-            attempts=attempt,
-            seconds=time.perf_counter() - started,
         )
 
     def _look(self) -> tuple[Observation, KnownMap]:

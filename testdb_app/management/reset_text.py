@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from testdb_app.backends.base import Action, DatabaseIdentity
 from testdb_app.report import ResetPreview, ResetReport
 from testdb_app.schema import LeftOut, QualifiedName
+from testdb_app.states import Baseline
 
 
 def describe_database(identity: DatabaseIdentity) -> str:
@@ -17,6 +18,14 @@ def describe_database(identity: DatabaseIdentity) -> str:
 def plural(number: int, noun: str) -> str:
     """Return "1 row", "2 rows", "1,234 rows"."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def describe_baseline(baseline: Baseline) -> str:
+    """Say what a baseline holds, and since when."""
+    return (
+        f"The baseline, captured {baseline.captured_at}, keeps {plural(baseline.rows, 'row')} of "
+        f"{plural(len(baseline.tables), 'table')} and {plural(len(baseline.sequences), 'sequence')}"
+    )
 
 
 def describe_preview(preview: ResetPreview) -> Iterator[str]:
@@ -54,18 +63,28 @@ def describe_report(report: ResetReport, verbosity: int) -> Iterator[str]:
     else:
         yield (
             f"Reset {where} to {report.target}: {plural(report.rows, 'row')} of {plural(len(report.tables), 'table')} "
-            f"removed, {plural(len(report.sequences), 'sequence')} restarted, in {report.seconds * 1000:,.0f} ms."
+            f"removed, {_put_back(report)}{plural(len(report.sequences), 'sequence')} restarted, "
+            f"in {report.seconds * 1000:,.0f} ms."
         )
     if verbosity >= 2:
         width = max((len(f"{table.rows:,}") for table in report.tables if table.rows is not None), default=1)
         for table in report.tables:
             count = f"{table.rows:,}" if table.rows is not None else ""
-            yield f"  {table.action.value:<8}  {count:>{width}}  {table.name}"
+            back = (
+                f"  ({table.updated:,} put back, {table.inserted:,} put in again)"
+                if table.action is Action.RESTORE
+                else ""
+            )
+            yield f"  {table.action.value:<8}  {count:>{width}}  {table.name}{back}"
         for name in report.sequences:
             yield f"  restart   {'':>{width}}  {name}"
         yield from _describe_kept(report.kept)
         yield f"  permitted by the rule {report.permitted_by}"
     yield from _describe_stale(report.stale_views)
+
+
+def _put_back(report: ResetReport) -> str:
+    return f"{plural(report.restored, 'row')} put back, " if report.target == "baseline" else ""
 
 
 def _describe_kept(kept: tuple[LeftOut, ...]) -> Iterator[str]:

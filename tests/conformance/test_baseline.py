@@ -70,8 +70,6 @@ def test_every_row_is_as_it_was_and_a_second_reset_finds_nothing(database, write
 
 @pytest.mark.parametrize("writes", WRITES.values(), ids=WRITES.keys())
 def test_it_is_the_same_within_a_transaction_and_undone_with_it(database, writes):
-    if "ROLLBACK" in writes:
-        pytest.skip("it would end the transaction")
     database.execute(TABLES)
     capture(database)
     before = content(database)
@@ -90,7 +88,7 @@ def test_rows_are_counted_and_tables_that_were_not_written_are_not_named(databas
     database.execute(TABLES)
     capture(database)
     database.execute("INSERT INTO loan VALUES (1, 1); DELETE FROM part WHERE book_id = 2")
-    database.execute("UPDATE author SET name = 'Eve' WHERE id < 3")
+    database.execute("UPDATE author SET up = 3 WHERE id < 3")
     report = database.reset()
     assert {table.name.name: (table.rows, table.updated, table.inserted) for table in report.tables} == {
         "loan": (1, 0, 0),

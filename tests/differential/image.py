@@ -82,9 +82,11 @@ def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterato
         if old == new:
             continue
         if isinstance(old, Counter) and isinstance(new, Counter):
-            yield f"{name}: missing {_some(old - new)}, too many {_some(new - old)}"
+            missing, extra = _some(old - new), _some(new - old)
+            what = "changed" if missing and extra else "missing" if missing else "too many"
+            yield f"rows {what} in {name}: missing {missing}, too many {extra}"
         else:
-            yield f"{name}: was {old}, is {new}"
+            yield f"moved {name}: was {old}, is {new}"
 
 
 def _some(rows: Counter[str]) -> list[str]:

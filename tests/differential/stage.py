@@ -19,11 +19,10 @@ _MARKS = {"wait", "close", "cut", "copy", "again"}
 
 
 class Stage:
-    """The sessions on one scratch database. Statements that fail are rolled back, and counted in *tally*."""
+    """The sessions on one scratch database. Statements that fail are rolled back."""
 
-    def __init__(self, database: ScratchDatabase, tally: Tally) -> None:
+    def __init__(self, database: ScratchDatabase) -> None:
         self.database = database
-        self.tally = tally
         self._sessions: dict[str, psycopg.Connection[Any]] = {}
         self._own_is_cut = False
         # In another database, where it is not one of the sessions that a reset looks for.
@@ -37,14 +36,14 @@ class Stage:
             session.close()
         self._outside.close()
 
-    def play(self, step: Step) -> None:
-        """Let the step's actor do it. Only ``make`` and the like of a step's words are counted."""
+    def play(self, step: Step, tally: Tally) -> None:
+        """Let the step's actor do it, and count it."""
         kind = " ".join(word for word in step.what.split() if word not in _MARKS)
         group = "made" if "make" in step.words else f"{self._role(step.actor)}: steps"
         done = self._play(step)
-        self.tally.count(group, kind.removeprefix("make ") or step.what)
+        tally.count(group, kind.removeprefix("make ") or step.what)
         if not done:
-            self.tally.count("failed", kind.removeprefix("make "))
+            tally.count("failed", kind.removeprefix("make "))
 
     def _role(self, actor: str) -> str:
         return actor if actor in {"own", "visitor", "superuser", "setup"} else "resident"

@@ -19,7 +19,8 @@ from collections.abc import Sequence as Many
 from testdb_app.backends.base import Action, Mark, Script, Statement, Step
 from testdb_app.backends.postgresql.quoting import milliseconds, quote, quote_literal
 from testdb_app.backends.postgresql.restoring import NEEDS_EXACT_TEXT, restore, rewrite
-from testdb_app.schema import ForeignKey, QualifiedName, Schema, Table
+from testdb_app.backends.postgresql.switches import BY_ROW, events_of, needs_exclusive, switches
+from testdb_app.schema import ForeignKey, QualifiedName, Schema
 from testdb_app.states import Baseline, SequenceState
 
 SHARED = "SHARE ROW EXCLUSIVE"
@@ -30,9 +31,6 @@ DROP_SCHEMA = (
     "EXCEPTION WHEN dependent_objects_still_exist OR insufficient_privilege THEN END$$"
 )
 """Drops the schema of the package's own tables; it stays where it is somebody else's, or has something else in it."""
-
-_BY_ROW = frozenset({Action.DELETE, Action.RESTORE})
-_ENABLE = {"origin": "ENABLE", "always": "ENABLE ALWAYS"}
 
 
 def write_script(
@@ -48,9 +46,9 @@ def write_script(
 ) -> Script:
     """Write *steps* as one transaction, or inside the caller's as one savepoint; *for_watch*, see :class:`Script`."""
     truncated = {name for step in steps if step.action is Action.TRUNCATE for name in step.names}
-    deleted = [name for step in steps if step.action in _BY_ROW for name in step.names if name not in truncated]
+    deleted = [name for step in steps if step.action in BY_ROW for name in step.names if name not in truncated]
     restarted = [name for step in steps if step.action is Action.RESTART for name in step.names]
-    off, on = _switches(schema, steps)
+    off, on = switches(schema, steps)
     begin = () if for_watch else _begin(lock_timeout, within_transaction)
     body = [
         *(Statement(sql=sql) for sql in off),
@@ -125,22 +123,9 @@ def _locks(schema: Schema, steps: Many[Step], checks: Many[ForeignKey]) -> dict[
     for step in steps:
         mode = EXCLUSIVE if step.action is Action.TRUNCATE else SHARED
         for name in step.names:
-            needs_more = step.action in _BY_ROW and _needs_exclusive(schema.by_name[name], _events(step))
+            needs_more = step.action in BY_ROW and needs_exclusive(schema.by_name[name], events_of(step))
             locks[name] = EXCLUSIVE if needs_more or locks.get(name) == EXCLUSIVE else mode
     return locks
-
-
-def _needs_exclusive(table: Table, events: frozenset[str]) -> bool:
-    return table.owned and (
-        table.hides_rows or any(_fires(rule.enabled) for rule in table.rules if rule.event in events)
-    )
-
-
-def _events(step: Step) -> frozenset[str]:
-    """What the step does to a table, as triggers and rules call it."""
-    if step.action is Action.RESTORE:
-        return frozenset({"DELETE", "UPDATE", "INSERT"})
-    return frozenset({step.action.value.upper()})
 
 
 def _lock_statements(
@@ -150,8 +135,8 @@ def _lock_statements(
     if impatient:
         yield f"LOCK TABLE {_only(schema, impatient)} IN {EXCLUSIVE} MODE NOWAIT"
     stay = [name for name in dict.fromkeys(key.table for key in checks) if schema.by_name[name].stores_rows]
-    events = {name: _events(step) for step in steps if step.action in _BY_ROW for name in step.names}
-    exclusive = [name for name in deleted if _needs_exclusive(schema.by_name[name], events[name])]
+    events = {name: events_of(step) for step in steps if step.action in BY_ROW for name in step.names}
+    exclusive = [name for name in deleted if needs_exclusive(schema.by_name[name], events[name])]
     shared = [name for name in (*deleted, *stay) if name not in set(exclusive)]
     if exclusive:
         yield f"LOCK TABLE {_only(schema, exclusive)} IN {EXCLUSIVE} MODE"
@@ -230,41 +215,3 @@ def set_sequences(states: Mapping[QualifiedName, SequenceState]) -> str:
         f"SELECT pg_catalog.set_config('synchronous_commit', 'off', true), {values}, "
         "(pg_catalog.pg_current_xact_id()::text::bigint + 1)::text"
     )
-
-
-def _fires(enabled: str) -> bool:
-    return enabled in _ENABLE
-
-
-def _switches(schema: Schema, steps: Many[Step]) -> tuple[list[str], list[str]]:
-    """Return what to switch off before the rows go, and what puts it back exactly as it was."""
-    off: list[str] = []
-    on: list[str] = []
-    for step in steps:
-        if step.action is Action.RESTART:
-            continue
-        events = _events(step)
-        for name in step.names:
-            table = schema.by_name[name]
-            if not table.owned:
-                continue
-            switches = [
-                (
-                    f"DISABLE TRIGGER {quote(trigger.name)}",
-                    f"{_ENABLE[trigger.enabled]} TRIGGER {quote(trigger.name)}",
-                )
-                for trigger in table.triggers
-                if any(trigger.fires_on(event) for event in events)
-            ]
-            if step.action in _BY_ROW:
-                switches += [
-                    (f"DISABLE RULE {quote(rule.name)}", f"{_ENABLE[rule.enabled]} RULE {quote(rule.name)}")
-                    for rule in table.rules
-                    if rule.event in events and _fires(rule.enabled)
-                ]
-                if table.hides_rows and table.row_security_forced:
-                    switches.append(("NO FORCE ROW LEVEL SECURITY", "FORCE ROW LEVEL SECURITY"))
-            if switches:
-                off.append(f"ALTER TABLE ONLY {quote(name)} " + ", ".join(switch[0] for switch in switches))
-                on.append(f"ALTER TABLE ONLY {quote(name)} " + ", ".join(switch[1] for switch in switches))
-    return off, on

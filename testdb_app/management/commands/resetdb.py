@@ -9,16 +9,22 @@ from argparse import ArgumentParser
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
-from django.db import DEFAULT_DB_ALIAS, Error, connections
+from django.db import Error, connections
 
 from testdb_app.backends import get_backend
 from testdb_app.backends.base import Mark
-from testdb_app.conf import STRATEGIES
+from testdb_app.baseline import capture_baseline, drop_baseline
 from testdb_app.exceptions import ConfigurationError, TestDBError, UnknownNameError
 from testdb_app.guard import check_may_mark_as_test
 from testdb_app.management.progress import elapsed_time
-from testdb_app.management.reset_text import describe_database, describe_preview, describe_report, plural
-from testdb_app.options import TARGETS
+from testdb_app.management.reset_arguments import add_arguments
+from testdb_app.management.reset_text import (
+    describe_baseline,
+    describe_database,
+    describe_preview,
+    describe_report,
+    plural,
+)
 from testdb_app.report import ResetPreview
 from testdb_app.resetter import Resetter
 
@@ -35,81 +41,15 @@ class Command(BaseCommand):
 
     help = (
         "Empties the tables of a test database in the order of its foreign keys and puts its sequences back to their "
-        "start, in one transaction. A database that is not known to be a test database is refused unless you name it. "
+        "start, or brings both back to a captured baseline, in one transaction. A database that is not known to be a "
+        "test database is refused unless you name it. "
         "Exit status: 0 done or cancelled, 1 refused or failed, 2 wrong usage."
     )
     requires_system_checks: list[str] = []  # noqa: RUF012 - Django's attribute
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Add the arguments."""
-        parser.add_argument(
-            "labels",
-            nargs="*",
-            metavar="app_label[.Model]",
-            help="What to empty: app labels, models, schema.table, or shell patterns of them. Default: every table.",
-        )
-        parser.add_argument(
-            "--database",
-            default=DEFAULT_DB_ALIAS,
-            choices=tuple(connections),
-            help='The alias. Default: "default".',
-        )
-        parser.add_argument(
-            "--exclude",
-            action="append",
-            default=[],
-            metavar="LABEL",
-            help="What to keep; may be given several times.",
-        )
-        parser.add_argument("--to", default="empty", choices=TARGETS, help="The state to go to. Default: empty.")
-        parser.add_argument(
-            "--strategy",
-            choices=STRATEGIES,
-            help='How tables are emptied; auto deletes, and truncates large tables. Default: TESTDB["STRATEGY"], else auto.',
-        )
-        parser.add_argument(
-            "--no-reset-sequences",
-            action="store_false",
-            dest="reset_sequences",
-            help="Leave the sequences where they are.",
-        )
-        parser.add_argument("--dry-run", action="store_true", help="Show what would be done, and change nothing.")
-        parser.add_argument("--sql", action="store_true", help="Print it as SQL, and change nothing.")
-        parser.add_argument(
-            "--allow-database",
-            action="append",
-            default=[],
-            metavar="NAME",
-            help="The name of the database that may be emptied although nothing marks it as a test database.",
-        )
-        parser.add_argument(
-            "--lock-timeout",
-            type=float,
-            metavar="SECONDS",
-            help="How long to wait for locks of other sessions. Default: 5.",
-        )
-        parser.add_argument(
-            "--no-input",
-            "--noinput",
-            action="store_false",
-            dest="interactive",
-            help="Ask for no confirmation.",
-        )
-        parser.add_argument(
-            "--format",
-            default="text",
-            choices=("text", "json"),
-            help="json prints the report and nothing else.",
-        )
-        marks = parser.add_argument_group("marks inside the database").add_mutually_exclusive_group()
-        marks.add_argument(
-            "--mark-protected",
-            action="store_true",
-            help="Mark the database, and every copy of it, as never to be reset.",
-        )
-        marks.add_argument("--unmark-protected", action="store_true", help="Take that mark away.")
-        marks.add_argument("--mark-test", action="store_true", help="Mark it, under its name, as a test database.")
-        marks.add_argument("--unmark-test", action="store_true", help="Take that mark away.")
+        add_arguments(parser)
 
     def execute(self, *args: Any, **options: Any) -> str | None:
         """Honour NO_COLOR (https://no-color.org), which Django does not, as ``--no-color``."""
@@ -133,8 +73,15 @@ class Command(BaseCommand):
             )
             mark = next((mark for option, mark in _MARKS.items() if options[option]), None)
             if mark is not None:
-                _check_mark_is_alone(**options)
+                _check_is_alone(
+                    "A mark is put or taken away at once, and for the whole database", "labels", "exclude", **options
+                )
                 self._set_mark(resetter, *mark, **options)
+            elif options["capture"] or options["recapture"] or options["drop_baseline"]:
+                _check_is_alone(
+                    "A baseline is of the whole database, and captured or dropped at once", "labels", **options
+                )
+                self._keep_baseline(resetter, **options)
             elif options["dry_run"] or options["sql"]:
                 self._preview(resetter, **options)
             else:
@@ -199,6 +146,24 @@ class Command(BaseCommand):
         if options["verbosity"] > 0:
             self.stdout.write(f"{what}: done.")
 
+    def _keep_baseline(self, resetter: Resetter, **options: Any) -> None:
+        database, allow = options["database"], options["allow_database"]
+        if options["drop_baseline"]:
+            drop_baseline(database, allow_database=allow)
+            text = "There is no baseline now"
+        else:
+            with self._elapsed("Capturing", **options):
+                baseline = capture_baseline(
+                    database,
+                    exclude=options["exclude"],
+                    replace=options["recapture"],
+                    allow_database=allow,
+                    lock_timeout=options["lock_timeout"],
+                )
+            text = describe_baseline(baseline)
+        if options["verbosity"] > 0:
+            self.stdout.write(f"{text} in {describe_database(resetter.identify())}.")
+
     def _confirm(self, what: str, name: str) -> bool:
         """Ask on standard error, so that standard output stays the report's alone."""
         self.stderr.write(f"{what}\nType the name of the database to go on, anything else to cancel:")
@@ -219,12 +184,10 @@ def _refusal(resetter: Resetter) -> str | None:
     return None
 
 
-def _check_mark_is_alone(**options: Any) -> None:
-    for option in ("labels", "exclude", "dry_run", "sql"):
+def _check_is_alone(why: str, *names: str, **options: Any) -> None:
+    for option in (*names, "dry_run", "sql"):
         if options[option]:
-            raise ConfigurationError(
-                f"A mark is put or taken away at once, and for the whole database: leave out {option.replace('_', '-')}."
-            )
+            raise ConfigurationError(f"{why}: leave out {option.replace('_', '-')}.")
 
 
 def _describe_loss(preview: ResetPreview) -> str:

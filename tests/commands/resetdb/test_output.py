@@ -70,9 +70,9 @@ def test_json_is_the_report_and_nothing_else(allowed: ScratchDatabase, verbosity
         "target": "empty",
         "permitted_by": "allowed",
         "tables": [
-            {"name": "public.item", "action": "delete", "rows": 3},
-            {"name": "public.django_site", "action": "delete", "rows": 1},
-            {"name": "public.shelf", "action": "delete", "rows": 2},
+            {"name": "public.item", "action": "delete", "rows": 3, "updated": 0, "inserted": 0},
+            {"name": "public.django_site", "action": "delete", "rows": 1, "updated": 0, "inserted": 0},
+            {"name": "public.shelf", "action": "delete", "rows": 2, "updated": 0, "inserted": 0},
         ],
         "sequences": ["public.django_site_id_seq", "public.item_id_seq", "public.shelf_id_seq"],
         "kept": [
@@ -293,4 +293,6 @@ def test_a_lock_that_is_not_granted_names_who_holds_it(allowed: ScratchDatabase)
 def test_the_settings_are_heeded(allowed: ScratchDatabase, settings: Any) -> None:
     settings.TESTDB = {**settings.TESTDB, "EXCLUDE": ["public.item", "public.shelf"], "STRATEGY": "truncate"}
     report = json.loads(resetdb("--no-input", "--format", "json").stdout)
-    assert report["tables"] == [{"name": "public.django_site", "action": "truncate", "rows": None}]
+    assert report["tables"] == [
+        {"name": "public.django_site", "action": "truncate", "rows": None, "updated": 0, "inserted": 0}
+    ]

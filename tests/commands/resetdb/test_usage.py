@@ -70,5 +70,6 @@ def test_the_flags_are_those_of_the_design(monkeypatch: pytest.MonkeyPatch) -> N
     assert flags == {
         *("--database", "--exclude", "--to", "--strategy", "--no-reset-sequences", "--dry-run", "--sql"),
         *("--allow-database", "--lock-timeout", "--no-input", "--noinput", "--format"),
+        *("--capture", "--recapture", "--drop-baseline"),
         *("--mark-protected", "--unmark-protected", "--mark-test", "--unmark-test"),
     }
