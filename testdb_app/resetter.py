@@ -189,6 +189,10 @@ class Resetter:
     def _write_replay(self, observation: Observation) -> Script | None:
         """Write what empties or restores the tables that were written; None where that takes another look."""
         assert self._map is not None
+        baseline = self._map.baseline
+        if baseline is not None and not observation.sizes.keys().isdisjoint(baseline.migrations):
+            # The baseline may be out of date.
+            return None
         plan = self._plan_of(observation, self._map, self.options.strategy)
         if plan.checks or plan.verify:
             return None

@@ -265,6 +265,19 @@ def test_two_connections_of_a_shared_cache_see_one_baseline(make_known):
         assert one.content() == two.content() == before
 
 
+def test_a_resetter_goes_on_over_a_new_connection(make_known, path):
+    known = make_known(path)
+    known.run("CREATE TABLE t (v)", "INSERT INTO t VALUES (0.0), (1)")
+    known.capture()
+    warm, before = known.resetter(), known.content()
+    for _ in range(3):
+        known.run("UPDATE t SET v = 2 WHERE v = 1")
+        warm.reset()
+        assert known.content() == before
+        known.connection.close()
+        known.connection.ensure_connection()
+
+
 def test_a_read_only_database_is_refused(make_known, path):
     make_known(path, "writer").run(*TABLES)
     known = make_known(f"file:{path}?mode=ro")

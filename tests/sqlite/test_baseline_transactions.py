@@ -76,12 +76,13 @@ def test_violations_of_the_caller_are_still_found_at_the_commit(known):
 
 @pytest.mark.parametrize("deferred", ["", DJANGO])
 @pytest.mark.parametrize("action", ACTIONS)
-def test_rows_that_refer_by_a_key_that_acts_at_once_are_refused_and_nothing_is_done(known, action, deferred):
+@pytest.mark.parametrize("also", ["SELECT 1", "UPDATE b SET id = 7 WHERE id = 3", "DELETE FROM log"])
+def test_rows_that_refer_by_a_key_that_acts_at_once_are_refused_and_nothing_is_done(known, action, deferred, also):
     known.run(*tables(f"ON DELETE {action} {deferred}"))
     known.capture()
     before = known.content()
     with transaction.atomic(using=known.alias):
-        write(known, "UPDATE a SET v = 'x' WHERE id = 1")
+        write(known, f"UPDATE a SET v = 'x' WHERE id = 1; {also}")
         dirty = known.content()
         with pytest.raises(UnsupportedError, match=rf"main\.b\(a_id\) → main\.a\(id\), which is ON DELETE {action}"):
             known.restore(within_transaction=True)
@@ -97,7 +98,9 @@ def test_tables_to_which_no_row_refers_are_restored_whatever_the_action_of_their
     known.capture()
     before, schema = known.content(), known.dump()
     with transaction.atomic(using=known.alias):
-        write(known, "INSERT INTO d VALUES (1, NULL); UPDATE c SET d_id = 1; DELETE FROM c WHERE id = 2")
+        write(
+            known, "INSERT INTO d VALUES (1, NULL); UPDATE c SET d_id = 1; DELETE FROM c WHERE id = 2; DELETE FROM log"
+        )
         known.restore(within_transaction=True)
         assert (known.content(), known.dump()) == (before, schema)
     assert known.rows("PRAGMA foreign_key_check") == []

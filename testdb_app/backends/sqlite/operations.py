@@ -87,7 +87,7 @@ def script(
     before = [*map(_drop, triggers), *(set_null(key, column) for key, column in breaks)]
     known = _read_known(connection, schema, tables, steps, baseline if restored else None)
     deletes = _deletes(tables, known, restored, cascaded)
-    inserts = (put_in(table) for table in reversed(restored.values()))
+    inserts = (put_in(table) for table in restored.values())
     sequences = [*put_back(known.moved), *restart(steps, baseline.sequences if baseline is not None else {})]
     after = [*sequences, *(trigger.definition for _, trigger in triggers)]
     opening = _opening(
