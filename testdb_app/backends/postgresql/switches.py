@@ -5,6 +5,7 @@ Pure. Only the owner of a table may do that; for a role that is not, the plan lo
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from collections.abc import Sequence as Many
 
 from testdb_app.backends.base import Action, Step
@@ -37,33 +38,41 @@ def _fires(enabled: str) -> bool:
 
 def switches(schema: Schema, steps: Many[Step]) -> tuple[list[str], list[str]]:
     """Return what to switch off before the rows go, and what puts it back exactly as it was."""
-    off: list[str] = []
-    on: list[str] = []
+    found: dict[QualifiedName, dict[str, str]] = {}
     for step in steps:
         if step.action is Action.RESTART:
             continue
-        events = events_of(step)
-        for name in step.names:
+        # The queries of foreign keys go to the partitioned table, and obey its rules.
+        for name in (*step.names, *_partitioned_above(schema, step.names)):
             table = schema.by_name[name]
-            if not table.owned:
-                continue
-            switches = [
-                (
-                    f"DISABLE TRIGGER {quote(trigger.name)}",
-                    f"{_ENABLE[trigger.enabled]} TRIGGER {quote(trigger.name)}",
-                )
-                for trigger in table.triggers
-                if any(trigger.fires_on(event) for event in events)
-            ]
-            if step.action in BY_ROW:
-                switches += [
-                    (f"DISABLE RULE {quote(rule.name)}", f"{_ENABLE[rule.enabled]} RULE {quote(rule.name)}")
-                    for rule in table.rules
-                    if rule.event in events and _fires(rule.enabled)
-                ]
-                if table.hides_rows and table.row_security_forced:
-                    switches.append(("NO FORCE ROW LEVEL SECURITY", "FORCE ROW LEVEL SECURITY"))
-            if switches:
-                off.append(f"ALTER TABLE ONLY {quote(name)} " + ", ".join(switch[0] for switch in switches))
-                on.append(f"ALTER TABLE ONLY {quote(name)} " + ", ".join(switch[1] for switch in switches))
+            if table.owned:
+                found.setdefault(name, {}).update(_switches_of(table, step))
+    off = [f"ALTER TABLE ONLY {quote(name)} {', '.join(pairs)}" for name, pairs in found.items() if pairs]
+    on = [f"ALTER TABLE ONLY {quote(name)} {', '.join(pairs.values())}" for name, pairs in found.items() if pairs]
     return off, on
+
+
+def _switches_of(table: Table, step: Step) -> Iterator[tuple[str, str]]:
+    events = events_of(step)
+    for trigger in table.triggers:
+        if any(trigger.fires_on(event) for event in events):
+            yield f"DISABLE TRIGGER {quote(trigger.name)}", f"{_ENABLE[trigger.enabled]} TRIGGER {quote(trigger.name)}"
+    if step.action not in BY_ROW:
+        return
+    for rule in table.rules:
+        if rule.event in events and _fires(rule.enabled):
+            yield f"DISABLE RULE {quote(rule.name)}", f"{_ENABLE[rule.enabled]} RULE {quote(rule.name)}"
+    if table.hides_rows and table.row_security_forced:
+        yield "NO FORCE ROW LEVEL SECURITY", "FORCE ROW LEVEL SECURITY"
+
+
+def _partitioned_above(schema: Schema, names: Many[QualifiedName]) -> list[QualifiedName]:
+    """Return the tables that *names* are partitions of, at every level."""
+    found: list[QualifiedName] = []
+    work = [name for name in names if schema.by_name[name].is_partition]
+    while work:
+        for above in schema.by_name[work.pop()].inherits:
+            if above in schema.by_name and above not in found:
+                found.append(above)
+                work.append(above)
+    return sorted(found)

@@ -68,7 +68,7 @@ def read_comparison(
     if not has_sign and any(shape.loose for shape in tables.values()):
         raw.create_function(SIGN, 1, _is_negative, deterministic=True)
         has_sign = True
-    probes = (probe(number, baseline.tables[name], tables[name].loose) for number, name in enumerate(names))
+    probes = (probe(number, baseline.tables[name], tables[name]) for number, name in enumerate(names))
     found = Comparison(
         connection=raw,
         baseline=baseline,

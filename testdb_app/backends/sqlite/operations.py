@@ -189,7 +189,7 @@ def _deletes(
 ) -> Iterator[Statement]:
     for name in tables:
         if name in restored:
-            yield from take_out(restored[name], known.shapes[name].loose)
+            yield from take_out(restored[name], known.shapes[name])
             continue
         commands = known.virtual[name].emptying if name in known.virtual else ()
         yield from (Statement(sql=sql) for sql in commands)

@@ -58,7 +58,7 @@ def make_copy(table: BaselineTable, shape: TableShape) -> Iterator[str]:
     )
 
 
-def probe(number: int, table: BaselineTable, loose: Collection[str]) -> str:
+def probe(number: int, table: BaselineTable, shape: TableShape) -> str:
     """Write the query that returns *number* if the table is not as its copy."""
     live, copy = quote_qualified(table.name), quote_qualified(table.copy)
     key = _match(table)
@@ -66,16 +66,16 @@ def probe(number: int, table: BaselineTable, loose: Collection[str]) -> str:
     return (
         f"SELECT {number} AS number WHERE (SELECT COUNT(*) FROM {live}) <> {table.rows} "
         f"OR EXISTS (SELECT 1 FROM {live} AS t LEFT JOIN {copy} AS c ON {key} "
-        f"WHERE {_any([missing, *_differences(table, loose, knows_sign=True)])})"
+        f"WHERE {_any([missing, *_differences(table, shape, knows_sign=True)])})"
     )
 
 
-def take_out(table: BaselineTable, loose: Collection[str]) -> Iterator[Statement]:
+def take_out(table: BaselineTable, shape: TableShape) -> Iterator[Statement]:
     """Write the statements that delete the rows which are not in the copy, and those which are there with other values."""
     live = f"{quote_qualified(table.name)} AS t"
     found = f"EXISTS (SELECT 1 FROM {quote_qualified(table.copy)} AS c WHERE {_match(table)}"
     yield Statement(sql=f"DELETE FROM {live} WHERE NOT {found})", counts=(table.name,))
-    if differences := list(_differences(table, loose, knows_sign=False)):
+    if differences := list(_differences(table, shape, knows_sign=False)):
         yield RestoringStatement(sql=f"DELETE FROM {live} WHERE {found} AND ({_any(differences)}))", changed=table.name)
 
 
@@ -86,12 +86,12 @@ def put_in(table: BaselineTable) -> Statement:
     pairs += [
         (quote_name(column.name), f"c.c{numbers[column.name]}") for column in table.columns if not column.is_generated
     ]
-    # What is still there is as it was: here the table's own comparison does, and its index.
-    same = " AND ".join(f"{live} = {kept}" for live, kept in _key(table))
+    live, kept = (", ".join(names) for names in zip(*_key(table), strict=True))
+    # Not a correlated subquery: its cursor would stay open, and an R-tree takes no rows while one reads it.
     return RestoringStatement(
-        sql=f"INSERT INTO {quote_qualified(table.name)} ({', '.join(live for live, _ in pairs)}) "
-        f"SELECT {', '.join(kept for _, kept in pairs)} FROM {quote_qualified(table.copy)} AS c "
-        f"WHERE NOT EXISTS (SELECT 1 FROM {quote_qualified(table.name)} AS t WHERE {same})",
+        sql=f"INSERT INTO {quote_qualified(table.name)} ({', '.join(name for name, _ in pairs)}) "
+        f"SELECT {', '.join(value for _, value in pairs)} FROM {quote_qualified(table.copy)} AS c "
+        f"WHERE ({kept}) NOT IN (SELECT {live} FROM {quote_qualified(table.name)} AS t)",
         filled=table.name,
     )
 
@@ -131,17 +131,20 @@ def _match(table: BaselineTable) -> str:
     return " AND ".join(f"{kept} = {_exact(live)}" for live, kept in _key(table))
 
 
-def _differences(table: BaselineTable, loose: Collection[str], *, knows_sign: bool) -> Iterator[str]:
+def _differences(table: BaselineTable, shape: TableShape, *, knows_sign: bool) -> Iterator[str]:
     """Yield the conditions under which two rows of one key differ.
 
     Without the function for it, a zero whose sign nothing tells is taken for different.
     """
     for name, number in _numbers(table).items():
-        if table.columns[number - 1].is_generated:
+        is_rowid = shape.has_rowid and name in table.key
+        if is_rowid or table.columns[number - 1].is_generated:
             continue
         live, kept = f"t.{quote_name(name)}", f"c.c{number}"
-        yield f"{_exact(live)} IS NOT {kept} OR typeof({live}) <> typeof({kept})"
-        if name in loose:
+        yield f"{_exact(live)} IS NOT {kept}"
+        if name in shape.numeric:
+            yield f"typeof({live}) <> typeof({kept})"
+        if name in shape.loose:
             sign = f" AND {SIGN}({live}) <> {SIGN}({kept})" if knows_sign else ""
             yield f"(typeof({live}) = 'real' AND {live} = 0{sign})"
 

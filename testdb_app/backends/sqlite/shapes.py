@@ -46,13 +46,14 @@ class TableShape:
     """A table's columns, and its key: empty where only the hidden rowid tells its rows apart.
 
     ``has_rowid`` is off for WITHOUT ROWID. ``loose`` are the columns that keep a number as it was given, down to the sign
-    of -0.0. ``text`` describes it all.
+    of -0.0, and ``numeric`` those that may have both 1 and 1.0, or the like. ``text`` describes it all.
     """
 
     columns: tuple[BaselineColumn, ...]
     key: tuple[str, ...]
     has_rowid: bool
     loose: frozenset[str]
+    numeric: frozenset[str]
     text: str
 
 
@@ -103,20 +104,26 @@ def _shape(
         columns=tuple(BaselineColumn(name=name, is_generated=bool(hidden)) for name, _, _, _, hidden in rows),
         key=key,
         has_rowid=key_index != 0,
-        loose=frozenset(name for name, kind, *_ in rows if is_virtual or _is_loose(kind)),
+        loose=frozenset(name for name, kind, *_ in rows if is_virtual or not _affinity(kind)),
+        numeric=frozenset(name for name, kind, *_ in rows if is_virtual or _affinity(kind) in {"", "numeric"}),
         text="\n".join([*lines, *([f"key ({', '.join(key)})"] if key else [])]),
     )
 
 
-def _is_loose(kind: str) -> bool:
-    """Whether a column of that type has no affinity (https://www.sqlite.org/datatype3.html#determination_of_column_affinity).
+def _affinity(kind: str) -> str:
+    """Return "text", "real", "numeric" (INTEGER too), or "" for none: then even -0.0 is kept as it is.
 
-    Any affinity makes 0 of -0.0. ANY has none in a STRICT table.
+    The rules: https://www.sqlite.org/datatype3.html#determination_of_column_affinity. ANY has none in a STRICT table.
+    A numeric column makes an integer of a number if it can, but not of the greatest ones.
     """
     folded = fold(kind)
-    if any(word in folded for word in ("int", "char", "clob", "text")):
-        return False
-    return not folded or "blob" in folded or folded == "any"
+    if "int" in folded:
+        return "numeric"
+    if any(word in folded for word in ("char", "clob", "text")):
+        return "text"
+    if not folded or "blob" in folded or folded == "any":
+        return ""
+    return "real" if any(word in folded for word in ("real", "floa", "doub")) else "numeric"
 
 
 def describe_shapes(shapes: Mapping[QualifiedName, TableShape]) -> dict[str, str]:
