@@ -13,7 +13,7 @@ from testdb_app.known_map import check_shape, read_map
 from testdb_app.looking import observe
 from testdb_app.options import check_options
 from testdb_app.states import Baseline
-from testdb_app.transaction_state import check_transaction_state
+from testdb_app.transaction_state import check_no_transaction
 
 logger = logging.getLogger("testdb_app")
 
@@ -51,7 +51,7 @@ def capture_baseline(
     )
     connection = connections[using]
     backend = get_backend(connection)
-    check_transaction_state(connection, within_transaction=False)
+    check_no_transaction(connection, "capture a baseline")
     observation = observe(connection, lock_timeout=options.lock_timeout)
     guard.check_may_reset(observation.identity, allow=options.allow_database)
     known = read_map(connection, options)

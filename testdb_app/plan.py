@@ -57,19 +57,23 @@ def plan_reset(
     strategy: str,
     truncate_above: int,
     baseline: Baseline | None = None,
+    differing: frozenset[QualifiedName] | None = None,
     rewrites: bool = False,
 ) -> ResetPlan:
     """Plan to empty the tables in *scope* that may hold rows, and to restart the sequences that moved.
 
     *strategy* is "delete", "truncate" or "auto"; *truncate_above* the bytes a table from which "auto" truncates. With a
-    *baseline* its rows are put back, and the sequences to where they were then; *rewrites* says how, see
+    *baseline* its rows are put back, and the sequences to where they were then; *differing* are the tables of the baseline
+    that are known not to be as they were (None: any may be); *rewrites* says how rows are put back, see
     :class:`~testdb_app.backends.base.Step`.
     Raises :class:`ResetError` if truncation was asked for and a table that stays references one that goes, and
     :class:`MissingPrivilegeError`. Cost: O(tables + foreign keys of the written tables).
     """
     restorable = frozenset(baseline.tables if baseline is not None else ()) & scope.tables
     written = frozenset(observation.sizes) & scope.tables
-    if not observation.is_precise:
+    if differing is not None:
+        written = (written - restorable) | (differing & restorable)
+    elif not observation.is_precise:
         # A table with a baseline may have lost all its rows, and has no size then.
         written |= restorable
     if rewrites:
@@ -78,6 +82,7 @@ def plan_reset(
     sizes = {**observation.sizes, **_grown(baseline, observation.sizes)}
     truncated = choose_truncations(schema, scope.tables, written, sizes, strategy, truncate_above)
     filled = (written | truncated) & restorable
+    _check_switchable(observation, schema, filled)
     deletes = tuple(_deletions(schema, graph, written - truncated - filled))
     steps, tied = _tie(schema, graph, deletes, filled, rewrites=rewrites)
     may_refill = _may_refill(schema, deletes)
@@ -161,6 +166,27 @@ def _check_privileges(observation: Observation, wanted: frozenset[QualifiedName]
         raise MissingPrivilegeError(
             f'The role "{observation.identity.user}" cannot reset database "{observation.identity.name}": it lacks {listed}. '
             "Nothing was changed. Grant it, connect as the owner of the tables, or exclude them.",
+            missing=missing,
+        )
+
+
+def _check_switchable(observation: Observation, schema: Schema, restored: frozenset[QualifiedName]) -> None:
+    """Raise where a trigger or a rule would meddle with rows that are put back, and this role may not switch it off."""
+    events = ("DELETE", "UPDATE", "INSERT")
+    missing = {
+        str(table.name): "ownership"
+        for table in (schema.by_name[name] for name in sorted(restored))
+        if not table.owned
+        and (
+            any(trigger.fires_on(event) for trigger in table.triggers for event in events)
+            or any(rule.event in events and rule.enabled in {"origin", "always"} for rule in table.rules)
+        )
+    }
+    if missing:
+        raise MissingPrivilegeError(
+            f'The role "{observation.identity.user}" cannot restore {", ".join(missing)} in database '
+            f'"{observation.identity.name}": it may not switch off the triggers and rules there, which would change or copy the '
+            "rows. Nothing was changed. Connect as the owner, or exclude the tables.",
             missing=missing,
         )
 

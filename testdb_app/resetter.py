@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from django.db import DEFAULT_DB_ALIAS, connections
 
@@ -119,13 +119,14 @@ class Resetter:
         """
         check_transaction_state(self.connection, within_transaction=self.within_transaction)
         observation, known = self._look()
-        plan = self._plan(observation, known, self.options.strategy)
+        changes = self._count_changes(known)
+        plan = self._plan(observation, known, self.options.strategy, differing=frozenset(changes))
+        emptied = [name for name in plan.tables if known.schema.by_name[name].stores_rows and name not in changes]
+        removed = {name: changes[name].removed for name in plan.tables if name in changes}
         return ResetPreview(
             identity=observation.identity,
             plan=plan,
-            rows=self.backend.count_rows(
-                self.connection, [name for name in plan.tables if known.schema.by_name[name].stores_rows]
-            ),
+            rows=self.backend.count_rows(self.connection, emptied) | removed,
             sql=tuple(statement.sql for statement in self._script(known, plan, self.options.lock_timeout).statements),
             labels=index_models(self.connection, known.schema).labels_by_table,
         )
@@ -177,7 +178,8 @@ class Resetter:
                 "would not see the rows that others committed since it began. Use read committed, or reset outside of it."
             )
         rule = self._permit(observation.identity)
-        plan = self._plan(observation, known, strategy, rewrites=rewrites)
+        differing = frozenset(self._count_changes(known)) if rewrites else None
+        plan = self._plan(observation, known, strategy, rewrites=rewrites, differing=differing)
         changes: Mapping[QualifiedName, RowChanges] = {}
         if plan.steps:
             script = self._script(known, plan, timeout)
@@ -227,16 +229,22 @@ class Resetter:
             attempts=RETRIES + 1,
         )
 
-    def _plan(self, observation: Observation, known: KnownMap, strategy: str, *, rewrites: bool = False) -> ResetPlan:
-        plan = self._plan_of(observation, known, strategy, rewrites=rewrites)
+    def _count_changes(self, known: KnownMap) -> dict[QualifiedName, RowChanges]:
+        """Return what a restoration would change, by the tables of the baseline that differ."""
+        if known.baseline is None:
+            return {}
+        tables = known.baseline.tables.keys() & known.scope.tables
+        counted = self.backend.count_changes(self.connection, known.baseline, sorted(tables))
+        return {name: changes for name, changes in counted.items() if changes}
+
+    def _plan(self, observation: Observation, known: KnownMap, strategy: str, **options: Any) -> ResetPlan:
+        plan = self._plan_of(observation, known, strategy, **options)
         if plan.checks:
             counts = self.backend.count_references(self.connection, plan.checks, known.baseline)
             check_references(known.schema, known.scope, plan.checks, counts)
         return plan
 
-    def _plan_of(
-        self, observation: Observation, known: KnownMap, strategy: str, *, rewrites: bool = False
-    ) -> ResetPlan:
+    def _plan_of(self, observation: Observation, known: KnownMap, strategy: str, **options: Any) -> ResetPlan:
         return plan_reset(
             known.schema,
             known.graph,
@@ -245,7 +253,7 @@ class Resetter:
             strategy=strategy,
             truncate_above=self.options.truncate_above,
             baseline=known.baseline,
-            rewrites=rewrites,
+            **options,
         )
 
     def _script(self, known: KnownMap, plan: ResetPlan, lock_timeout: float, *, for_watch: bool = False) -> Script:

@@ -16,7 +16,8 @@ database_reset = Signal()
 """Sent after a reset that changed rows, by the class of the resetter, with
 
 - ``using``: the alias of the database;
-- ``tables``: a frozenset of :class:`~testdb_app.schema.QualifiedName`, the tables whose rows changed, and no other;
+- ``tables``: a frozenset of :class:`~testdb_app.schema.QualifiedName`, the tables whose rows changed, and those that
+  were truncated with them;
 - ``report``: the :class:`~testdb_app.report.ResetReport`.
 
 A receiver that raises makes ``reset()`` raise, after the reset is done.

@@ -11,6 +11,15 @@ if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
 
+def check_no_transaction(connection: BaseDatabaseWrapper, doing: str) -> None:
+    """Raise :class:`TransactionStateError` if *connection* is in a transaction, or would be in one at its next statement."""
+    if connection.in_atomic_block or not has_autocommit(connection):
+        raise TransactionStateError(
+            f'Refusing to {doing}: the connection "{connection.alias}" is in a transaction, or has autocommit off. It has to be '
+            "committed and seen by others: do it outside of atomic(), with autocommit on."
+        )
+
+
 def check_transaction_state(connection: BaseDatabaseWrapper, *, within_transaction: bool) -> None:
     """Raise :class:`TransactionStateError` unless *connection* is in a transaction exactly if *within_transaction* says so.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import re
 import shlex
 from dataclasses import fields
@@ -10,9 +12,13 @@ from pathlib import Path
 import pytest
 from django.core.management import load_command_class
 
-from testdb_app import checks, guard
+from testdb_app import baseline, checks, guard
+from testdb_app.backends.base import Action
 from testdb_app.conf import Settings
+from testdb_app.options import TARGETS
 from testdb_app.rendering import FORMATS
+from testdb_app.report import ResetReport, ResetTable
+from testdb_app.schema import QualifiedName
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -78,3 +84,28 @@ def test_the_page_on_safety_tells_every_rule_check_and_setting() -> None:
 def test_the_page_of_the_commands_tells_every_format() -> None:
     text = (ROOT / "docs/commands.md").read_text()
     assert {name for name in FORMATS if f"| `{name}` |" not in text} == set()
+
+
+def test_the_page_of_the_commands_tells_every_field_of_the_report() -> None:
+    text = (ROOT / "docs/commands.md").read_text()
+    table = ResetTable(name=QualifiedName("public", "book"), action=Action.RESTORE, rows=0)
+    given = {field.name: () for field in fields(ResetReport)} | {"tables": (table,)}
+    report = ResetReport(**given).as_dict()
+    told = {*report, *report["tables"][0], *(action.value for action in Action if action is not Action.RESTART)}
+    assert {word for word in told if f"`{word}`" not in text} == set()
+
+
+def test_the_page_on_baselines_tells_every_function_parameter_and_target() -> None:
+    text = (ROOT / "docs/baseline.md").read_text()
+    functions = [
+        value for _, value in inspect.getmembers(baseline, inspect.isfunction) if value.__module__ == baseline.__name__
+    ]
+    for function in functions:
+        (call,) = re.findall(rf"`{function.__name__}\((using=[^`]*)\)`", text)
+        told = ast.parse(f"def f({call}): ...").body[0].args
+        parameters = inspect.signature(function).parameters
+        assert [argument.arg for argument in [*told.args, *told.kwonlyargs]] == list(parameters)
+        defaults = [ast.literal_eval(default) for default in [*told.defaults, *told.kw_defaults]]
+        assert defaults == [parameter.default for parameter in parameters.values()]
+    assert {function.__name__ for function in functions} == {"capture_baseline", "drop_baseline"}
+    assert {target for target in TARGETS if f'`"{target}"`' not in text} == set()

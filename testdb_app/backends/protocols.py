@@ -118,6 +118,12 @@ class Backend(Protocol):
         """Put a mark inside the database, or take it away. Twice is once."""
         ...
 
+    def count_changes(
+        self, connection: BaseDatabaseWrapper, baseline: Baseline, tables: Iterable[QualifiedName]
+    ) -> dict[QualifiedName, RowChanges]:
+        """Count what a restoration of *tables* would change now, by comparing each with its copy. Reads only."""
+        ...
+
     def read_baseline(self, connection: BaseDatabaseWrapper) -> Baseline | None:
         """Read what the database keeps of its baseline, without the rows; None where there is none. Reads only."""
         ...

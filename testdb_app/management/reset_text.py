@@ -50,7 +50,7 @@ def describe_preview(preview: ResetPreview) -> Iterator[str]:
         if step.reason:
             yield f"       {step.reason}"
     if preview.plan.sequences:
-        yield f"  {plural(len(preview.plan.sequences), 'sequence')} would go back to the start: {_names(preview.plan.sequences)}"
+        yield f"  {plural(len(preview.plan.sequences), 'sequence')} would be set back: {_names(preview.plan.sequences)}"
     yield from _describe_kept(preview.plan.kept)
     yield from _describe_stale(preview.plan.stale_views)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from testdb_app.exceptions import MissingPrivilegeError
 from tests.baseline.conftest import content
 
 TABLES = """
@@ -82,3 +83,49 @@ def test_the_next_insert_never_collides(scratch, captured):
     scratch.reset()
     assert scratch.value("INSERT INTO author (name) VALUES ('Dan') RETURNING id") == 4
     assert scratch.value("INSERT INTO empty DEFAULT VALUES RETURNING id") == 1
+
+
+def test_rows_that_can_only_be_put_in_anew_do_not_touch_tables_that_were_not_written(scratch, captured):
+    captured(TABLES)
+    before = content(scratch, physical=True)
+    resetter = scratch.resetter()
+    resetter.reset()
+    for fresh in (resetter, scratch.resetter()):
+        scratch.execute(WRITES["unique values are swapped"])
+        report = fresh.reset()
+        assert {str(table.name) for table in report.tables} == {"public.author", "public.book"}
+        after = content(scratch, physical=True)
+        for name in ("note", "untouched", "empty"):
+            assert after[f'"public"."{name}"'] == before[f'"public"."{name}"']
+
+
+def test_the_preview_counts_what_would_change_and_nothing_else(scratch, captured):
+    captured(TABLES)
+    assert scratch.resetter().plan().plan.steps == ()
+    scratch.execute(
+        "INSERT INTO author (name) VALUES ('Dan'); UPDATE note SET weight = 3; INSERT INTO empty DEFAULT VALUES"
+    )
+    preview = scratch.resetter().plan()
+    assert {str(name): rows for name, rows in preview.rows.items()} == {
+        "public.author": 1,
+        "public.note": 3,
+        "public.empty": 1,
+    }
+
+
+def test_a_role_that_cannot_switch_a_trigger_off_is_refused_before_it_fires(scratch, captured):
+    captured(
+        "CREATE TABLE log (what text); CREATE TABLE t (id integer PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'one');"
+        "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$BEGIN INSERT INTO log VALUES (TG_OP); RETURN NULL; END$$;"
+        "CREATE TRIGGER note AFTER UPDATE ON t FOR EACH ROW EXECUTE FUNCTION note();"
+    )
+    with scratch.superuser() as session:
+        session.execute(
+            "ALTER TABLE t OWNER TO CURRENT_USER; GRANT ALL ON t TO PUBLIC; UPDATE t SET v = 'x'; TRUNCATE log"
+        )
+    for _ in range(2):
+        with pytest.raises(MissingPrivilegeError, match=r"cannot restore public\.t .* may not switch off the triggers"):
+            scratch.reset()
+    assert scratch.query("SELECT v FROM t") == [("x",)]
+    assert scratch.count("log") == 0

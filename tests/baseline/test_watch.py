@@ -285,10 +285,29 @@ def test_a_lock_that_is_held_elsewhere_is_waited_for_and_its_holder_named(scratc
     assert content(scratch) == before
 
 
-def test_many_resets_leave_no_plans_and_no_statements_behind(scratch, resetter, before):
+def test_many_resets_and_resetters_leave_three_prepared_statements_behind(scratch, resetter, before):
     for number in range(30):
         run(scratch, f"INSERT INTO {'ab'[number % 2]} (v) VALUES ('x')")
         resetter.reset()
+        if number % 10 == 5:
+            resetter = scratch.resetter()
+    run(scratch, "CREATE INDEX ON a (v); ALTER TABLE b ADD x integer")
+    resetter.reset()
     with scratch.connection.cursor() as cursor:
         cursor.execute("SELECT count(*) FROM pg_prepared_statements")
         assert cursor.fetchone() == (3,)
+
+
+def test_two_resetters_over_one_connection_do_not_get_in_each_others_way(scratch, resetter, before):
+    second = scratch.resetter()
+    second.reset()
+    for _ in range(3):
+        for each in (resetter, second):
+            run(scratch, "INSERT INTO a (v) VALUES ('x')")
+            each.reset()
+    run(scratch, "INSERT INTO a (v) VALUES ('x')")
+    with messages() as sent:
+        resetter.reset()
+        second.reset()
+    assert len(sent) <= 5
+    assert content(scratch) == before

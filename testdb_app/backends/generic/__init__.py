@@ -33,6 +33,7 @@ class GenericBackend:
     script = staticmethod(operations.script)
     run = staticmethod(operations.run)
     set_mark = staticmethod(operations.set_mark)
+    count_changes = staticmethod(operations.count_changes)
     read_baseline = staticmethod(operations.read_baseline)
     read_shape = staticmethod(operations.read_shape)
     write_baseline = staticmethod(operations.write_baseline)

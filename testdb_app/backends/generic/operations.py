@@ -166,6 +166,13 @@ def _translate(connection: BaseDatabaseWrapper, error: Error) -> ResetError:
     )
 
 
+def count_changes(
+    connection: BaseDatabaseWrapper, baseline: Baseline, tables: Iterable[QualifiedName]
+) -> dict[QualifiedName, RowChanges]:
+    """Return nothing: there is no baseline."""
+    return {}
+
+
 def read_baseline(connection: BaseDatabaseWrapper) -> Baseline | None:
     """Return None: this backend captures none."""
     return None

@@ -11,7 +11,7 @@ from django.db import DatabaseError
 from testdb_app.backends.postgresql import signals
 from testdb_app.backends.postgresql.connection import run_sql, send
 from testdb_app.backends.postgresql.errors import sqlstate
-from testdb_app.backends.postgresql.looks import Conditions, Look, Relations, Statements, parse_look
+from testdb_app.backends.postgresql.looks import PREFIX, Conditions, Look, Relations, Statements, parse_look
 from testdb_app.backends.postgresql.memory import Memory
 from testdb_app.backends.postgresql.queries import rows_of
 from testdb_app.schema import Schema
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 NOT_PREPARED = "26000"
 """The SQLSTATE of an EXECUTE of what is not prepared."""
+# What is prepared on which of the driver's connections, for whichever asker.
+_PREPARED: weakref.WeakKeyDictionary[Any, tuple[tuple[Any, ...], Statements]] = weakref.WeakKeyDictionary()
 # Of the columns of a look, the number of sessions that are connected, this one among them.
 _SESSIONS_NOW = 4
 
@@ -39,11 +41,22 @@ class Asker:
         """Whether *connection* is the one that was asked last."""
         return self._raw is not None and self._raw() is connection.connection is not None
 
-    def prepare(self, connection: BaseDatabaseWrapper) -> None:
-        """Prepare the statements, under new names, on a connection that may be a new one."""
-        self.statements = Statements.of(self.relations, self._database, self._may_be_prepared)
-        run_sql(connection, self.statements.prepare)
+    def prepare(self, connection: BaseDatabaseWrapper, *, again: bool = False) -> None:
+        """Prepare the statements on a connection that may be a new one, unless another asker of the same schema did.
+
+        Those for another schema go. *again*: whether what was prepared is known to be gone.
+        """
         raw = connection.connection
+        what = (self._database, self.relations.counted, tuple(self.relations.sequences))
+        known, statements = _PREPARED.get(raw, ((), None))
+        if statements is None or known != what or again:
+            present = f"SELECT name FROM pg_catalog.pg_prepared_statements WHERE name LIKE '{PREFIX}%'"
+            # A connection of which nothing is known is new, and has nothing prepared.
+            names = [name for (name,) in rows_of(run_sql(connection, present)[0])] if statements is not None else []
+            statements = Statements.of(self.relations, self._database, self._may_be_prepared)
+            run_sql(connection, ";\n".join([*(f"DEALLOCATE {name}" for name in names), statements.prepare]))
+            _PREPARED[raw] = what, statements
+        self.statements = statements
         self._raw, self.pid = weakref.ref(raw), raw.info.backend_pid
 
     def see(self, connection: BaseDatabaseWrapper, suspects: Memory | None, expected: Conditions) -> Look:
@@ -54,7 +67,7 @@ class Asker:
             if sqlstate(error) != NOT_PREPARED:
                 raise
         # DISCARD ALL and DEALLOCATE ALL drop what was prepared.
-        self.prepare(connection)
+        self.prepare(connection, again=True)
         return self._look(connection, suspects, expected)
 
     def _look(self, connection: BaseDatabaseWrapper, suspects: Memory | None, expected: Conditions) -> Look:

@@ -16,7 +16,7 @@ from testdb_app.backends.base import (
     Step,
 )
 from testdb_app.backends.postgresql import baseline as baseline_tables
-from testdb_app.backends.postgresql import catalog, operations, signals
+from testdb_app.backends.postgresql import catalog, operations, restoring, signals
 from testdb_app.backends.postgresql.connection import rolled_back_on_error, run_sql
 from testdb_app.backends.postgresql.errors import is_connection_lost, translate
 from testdb_app.backends.postgresql.introspection import parse_identity, read_schema
@@ -158,6 +158,20 @@ class PostgreSQLBackend:
         """Put or take away a mark; see :func:`testdb_app.backends.postgresql.operations.write_mark`."""
         name = self.identify(connection).name
         run_sql(connection, operations.write_mark(mark, name, present=present))
+
+    def count_changes(
+        self, connection: BaseDatabaseWrapper, baseline: Baseline, tables: Iterable[QualifiedName]
+    ) -> dict[QualifiedName, RowChanges]:
+        """Compare tables with their copies. One round trip."""
+        names = [name for name in tables if name in baseline.tables]
+        queries = [restoring.count_changes(baseline.tables[name]) for name in names]
+        # Several statements in one message are one transaction, in which a local setting holds.
+        results = run_sql(connection, ";\n".join([restoring.NEEDS_EXACT_TEXT, *queries]))[1:]
+        counts = (rows_of(result)[0] for result in results)
+        return {
+            name: RowChanges(removed=removed, updated=updated, inserted=inserted)
+            for name, (removed, updated, inserted) in zip(names, counts, strict=True)
+        }
 
     def read_baseline(self, connection: BaseDatabaseWrapper) -> Baseline | None:
         """Read the document of the baseline. One round trip, or two where there is one."""

@@ -22,7 +22,7 @@ from testdb_app.backends.postgresql.queries import chunks, rows_of, scalars
 from testdb_app.backends.postgresql.quoting import milliseconds, quote, quote_literal
 from testdb_app.backends.postgresql.shapes import parse_columns, parse_shape, shape_queries
 from testdb_app.baseline_document import from_document, to_document
-from testdb_app.exceptions import TransactionStateError
+from testdb_app.exceptions import MissingPrivilegeError, TransactionStateError
 from testdb_app.schema import QualifiedName, Schema
 from testdb_app.states import Baseline, BaselineTable, SequenceState, describe_tables, migration_tables
 
@@ -31,18 +31,28 @@ if TYPE_CHECKING:
 
 DOCUMENT = QualifiedName(OWN_SCHEMA, "baseline")
 
+# whether there is a baseline, whether this role may read it
 _EXISTS = """
-SELECT EXISTS (SELECT FROM pg_catalog.pg_class c
-                 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-                WHERE n.nspname = 'testdb' AND c.relname = 'baseline')
+SELECT pg_catalog.count(*) > 0,
+       coalesce(pg_catalog.bool_and(pg_catalog.has_schema_privilege(n.oid, 'USAGE')
+                                    AND pg_catalog.has_table_privilege(c.oid, 'SELECT')), false)
+  FROM pg_catalog.pg_class c
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname = 'testdb' AND c.relname = 'baseline'
 """
 
 
 def read_baseline(connection: BaseDatabaseWrapper) -> Baseline | None:
     """Read the document; None where there is no baseline. One round trip, or two."""
-    ((exists,),) = rows_of(run_sql(connection, _EXISTS)[0])
+    ((exists, is_readable),) = rows_of(run_sql(connection, _EXISTS)[0])
     if not exists:
         return None
+    if not is_readable:
+        raise MissingPrivilegeError(
+            f'The role of the connection "{connection.alias}" may not read the baseline in the schema {OWN_SCHEMA}. Nothing was '
+            f"changed. Grant it USAGE on that schema and SELECT on its tables, or connect as the role that captured it.",
+            missing={OWN_SCHEMA: "USAGE, SELECT"},
+        )
     rows = rows_of(run_sql(connection, f"SELECT document::text FROM {quote(DOCUMENT)}")[0])
     return from_document(json.loads(rows[0][0])) if rows else None
 

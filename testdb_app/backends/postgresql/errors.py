@@ -72,6 +72,9 @@ _OTHERS: Mapping[str, tuple[type[ResetError], str]] = {
 }
 
 
+RESET = "The reset of"
+"""How the messages about a reset begin."""
+
 LOCK_NOT_AVAILABLE = "55P03"
 """The SQLSTATE of a lock that was not granted in time."""
 
@@ -95,7 +98,7 @@ def translate(
     error: DatabaseError | InterfaceError,
     locks: Mapping[QualifiedName, str] | None,
     *,
-    doing: str = "The reset of",
+    doing: str = RESET,
     restores: bool = False,
 ) -> ResetError:
     """Return the package's error for *error*, which ended a script that took *locks*; None for a look, which only reads.
@@ -130,6 +133,8 @@ def translate(
             attempts=1,
         )
     kind, remedy = _OTHERS.get(state, (ResetError, "See the chained error"))
+    if state == "42501" and doing != RESET:
+        remedy = "Grant CREATE on the database, or connect as its owner"
     return kind(f"{doing} {where} failed: {why}. Nothing was changed. {remedy}.")
 
 

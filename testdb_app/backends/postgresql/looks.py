@@ -13,6 +13,9 @@ from testdb_app.schema import QualifiedName, Schema
 Conditions = tuple[str, int | None, tuple[str, ...]]
 """What must be the same at two looks for the counters between them to be trusted: what holds, sessions ever, others now."""
 
+PREFIX = "testdb_"
+"""How the names of all prepared statements of this package begin."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Relations:
@@ -69,7 +72,7 @@ class Statements:
     def of(cls, relations: Relations, database: int, prepared: bool) -> Statements:
         """Write them for the database with that OID; *prepared* tells whether it can have prepared transactions."""
         # A name of its own: another program behind the same pooler may prepare statements too.
-        look, look_at_all, insist = (f"testdb_{uuid.uuid4().hex[:12]}_{name}" for name in ("look", "all", "insist"))
+        look, look_at_all, insist = (f"{PREFIX}{uuid.uuid4().hex[:12]}_{name}" for name in ("look", "all", "insist"))
         everything = signals.look_at_all(database, relations.counted, relations.sequences, prepared=prepared)
         return cls(
             look=look,

@@ -57,6 +57,15 @@ def restore(names: Many[QualifiedName], baseline: Baseline) -> Statement:
     )
 
 
+def count_changes(table: BaselineTable) -> str:
+    """Write the query that counts the rows that came, that changed and that went."""
+    return (
+        "SELECT pg_catalog.count(*) FILTER (WHERE new IS NULL), "
+        "pg_catalog.count(*) FILTER (WHERE old IS NOT NULL AND new IS NOT NULL), "
+        f"pg_catalog.count(*) FILTER (WHERE old IS NULL) FROM ({_differences(table)}) x"
+    )
+
+
 def rewrite(names: Many[QualifiedName], baseline: Baseline) -> Iterator[Statement]:
     """Write two statements that delete all rows of the tables and insert the baseline's: what always works."""
     deletes = ",\n".join(f"d{n} AS (DELETE FROM ONLY {quote(name)} RETURNING 1)" for n, name in enumerate(names))

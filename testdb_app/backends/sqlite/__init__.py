@@ -29,6 +29,7 @@ class SQLiteBackend:
     count_references = staticmethod(introspection.count_references)
     script = staticmethod(operations.script)
     run = staticmethod(execution.run)
+    count_changes = staticmethod(introspection.count_changes)
     read_baseline = staticmethod(baseline.read_baseline)
     read_shape = staticmethod(baseline.read_shape)
     write_baseline = staticmethod(baseline.write_baseline)

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from testdb_app.backends.base import Observation
+from testdb_app.backends.sqlite import restoring
 from testdb_app.backends.sqlite.catalog import TERMS, Catalog, read_catalog
 from testdb_app.backends.sqlite.comparison import describe, find_differing, read_comparison
 from testdb_app.backends.sqlite.errors import execute, fetch, in_transaction
@@ -24,7 +25,7 @@ from testdb_app.backends.sqlite.sequences import displaced, read_states
 from testdb_app.backends.sqlite.snapshot import kept_pragmas, snapshot
 from testdb_app.backends.sqlite.sql import chunks, has_autoincrement, quote_name, quote_qualified
 from testdb_app.schema import ForeignKey, QualifiedName, Schema, Table, TableKind
-from testdb_app.states import Baseline
+from testdb_app.states import Baseline, RowChanges
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -101,6 +102,20 @@ def observe(connection: BaseDatabaseWrapper, *, lock_timeout: float, baseline: B
                 states=displaced(states, baseline.sequences),
                 shape=shape,
             )
+
+
+def count_changes(
+    connection: BaseDatabaseWrapper, baseline: Baseline, tables: Iterable[QualifiedName]
+) -> dict[QualifiedName, RowChanges]:
+    """Count what a restoration of *tables* would change, by comparing each with its copy."""
+    found: dict[QualifiedName, RowChanges] = {}
+    with snapshot(connection) as cursor:
+        shapes = read_comparison(connection, cursor, read_catalog(connection, cursor), baseline).tables
+        for name in sorted(set(tables) & shapes.keys()):
+            table = baseline.tables[name]
+            ((came, changed, present),) = fetch(connection, cursor, restoring.count_changes(table, shapes[name]))
+            found[name] = RowChanges(removed=came, updated=changed, inserted=table.rows - (present - came))
+    return found
 
 
 def find_filled(connection: BaseDatabaseWrapper, tables: Iterable[QualifiedName]) -> list[QualifiedName]:

@@ -79,6 +79,17 @@ def take_out(table: BaselineTable, shape: TableShape) -> Iterator[Statement]:
         yield RestoringStatement(sql=f"DELETE FROM {live} WHERE {found} AND ({_any(differences)}))", changed=table.name)
 
 
+def count_changes(table: BaselineTable, shape: TableShape) -> str:
+    """Write the query that counts the rows that came, those that changed, and those that are there at all."""
+    live = f"{quote_qualified(table.name)} AS t"
+    found = f"EXISTS (SELECT 1 FROM {quote_qualified(table.copy)} AS c WHERE {_match(table)}"
+    differences = _any(list(_differences(table, shape, knows_sign=True))) or "0"
+    return (
+        f"SELECT (SELECT COUNT(*) FROM {live} WHERE NOT {found})), "
+        f"(SELECT COUNT(*) FROM {live} WHERE {found} AND ({differences}))), (SELECT COUNT(*) FROM {live})"
+    )
+
+
 def put_in(table: BaselineTable) -> Statement:
     """Write the statement that inserts the rows of the copy which are missing."""
     numbers = _numbers(table)

@@ -102,7 +102,7 @@ Database {place}: 6 rows in 3 tables would go.
     1  delete    3  public.item
     2  delete    1  public.django_site  (sites.Site)
     3  delete    2  public.shelf
-  3 sequences would go back to the start: public.django_site_id_seq, public.item_id_seq, public.shelf_id_seq
+  3 sequences would be set back: public.django_site_id_seq, public.item_id_seq, public.shelf_id_seq
 {kept}
 Nothing was changed: this is a dry run.
 """
