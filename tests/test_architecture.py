@@ -188,7 +188,15 @@ print(json.dumps([name for name in sys.modules if name.startswith("django")]))
     assert run_python(code) == []
 
 
-@pytest.mark.parametrize("name", ["backends.postgresql.catalog", "backends.postgresql.operations", "backends.postgresql.restoring", "backends.postgresql.signals"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "backends.postgresql.catalog",
+        "backends.postgresql.operations",
+        "backends.postgresql.restoring",
+        "backends.postgresql.signals",
+    ],
+)
 def test_sql_is_written_without_a_connection(name: str) -> None:
     # Their package imports Django, for the modules beside them.
     assert {target.split(".")[0] for target in imported_by(name)}.isdisjoint({"django", "psycopg"})

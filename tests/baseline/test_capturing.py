@@ -107,6 +107,32 @@ def test_what_does_not_change_the_shape_is_no_reason_to_refuse(scratch):
     assert resetter.reset().rows == 1
 
 
+SETTINGS = (
+    "quote_all_identifiers TO on",
+    "search_path TO ''",
+    "DateStyle TO 'SQL, DMY'",
+    "extra_float_digits TO -15",
+    "bytea_output TO escape",
+)
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_the_settings_of_a_session_make_no_difference(scratch, captured, setting):
+    before = captured(
+        "CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE TABLE t (id integer PRIMARY KEY, \"order\" mood, f float8, b bytea, d date);"
+        "CREATE TABLE keyless (f float8, b bytea, d timestamptz); INSERT INTO keyless VALUES (0.1, '\\x00', '2020-01-02 03:04:05+00');"
+        "INSERT INTO t VALUES (1, 'sad', 0.1, '\\x00', '2020-01-02')"
+    )
+    resetter = scratch.resetter()
+    for _ in range(2):
+        with scratch.connection.cursor() as cursor:
+            cursor.execute(
+                f"SET {setting}; UPDATE public.t SET f = 0.1 + 1e-17; UPDATE public.keyless SET f = 0.1::float8 + 2e-17"
+            )
+        assert resetter.reset().target == "baseline"
+        assert content(scratch) == before
+
+
 def test_without_a_baseline_the_target_is_empty_and_asking_for_one_is_refused(scratch):
     scratch.execute(TABLES)
     with pytest.raises(BaselineError, match=r"no baseline to go back to\. Nothing was changed\. Capture one"):

@@ -22,13 +22,14 @@ def main() -> int:
         "--without", action="append", default=[], metavar="TEXT", help="leave out steps that contain TEXT"
     )
     parser.add_argument("--play", type=Path, metavar="FILE", help="play the scenario that FILE holds, and no other")
+    parser.add_argument("--pool", action="store_true", help="take the own connection from Django's pool")
     options = parser.parse_args()
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "testproject.settings")
     django.setup()
     from tests.differential.running import batches, make_test, theatre
     from tests.differential.scenario import Scenario
 
-    with theatre(tuple(options.without)) as stage:
+    with theatre(tuple(options.without), pooled=options.pool) as stage:
         if options.play:
             stage.try_out(Scenario.from_sql(options.play.read_text()))
         else:

@@ -40,7 +40,7 @@ def scenarios(draw: Draw, *, version: int) -> Scenario:
     if draw(st.booleans()):
         steps.append(Reset(resetter="warm" if captures else "empty", sight=draw(st.sampled_from(SIGHTS))).to_step())
     residents: set[str] = set()
-    rounds = draw(st.lists(_round(model, residents, captures=captures), min_size=1, max_size=6))
+    rounds = draw(st.lists(_round(model, residents, captures=captures), min_size=1, max_size=5))
     return Scenario(steps=_seen(draw, steps + [step for each in rounds for step in each]))
 
 
@@ -114,7 +114,7 @@ def _steps(draw: Draw, model: Model, mix: str, residents: frozenset[str]) -> lis
     kinds = [writes.any_write] * 6 + [writes.wrapped] * 3
     kinds += [writes.in_function, writes.committing, writes.prepared, writes.in_cte, writes.copy, upkeep.any_upkeep]
     if actor == "own":
-        kinds += [upkeep.any_upkeep, upkeep.on_session, _ending, _two_phases]
+        kinds += [upkeep.any_upkeep, upkeep.on_session, upkeep.statistics_reset, _ending, _two_phases]
     drawn = draw(st.sampled_from(kinds))(draw, model)
     if isinstance(drawn, list):
         return drawn

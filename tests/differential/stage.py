@@ -9,7 +9,7 @@ import psycopg
 from django.db import DatabaseError, InterfaceError
 
 from testproject.embedded import superuser_dsn
-from tests.differential.image import FUNCTION, INSTALL, RELATIONS, Image, content_query, parse
+from tests.differential.image import FUNCTION, INSTALL, Image, parse
 from tests.differential.scenario import Step
 from tests.differential.tally import Tally
 from tests.scratch import ScratchDatabase, connect_as_superuser, default_parameters
@@ -21,8 +21,9 @@ _MARKS = {"wait", "close", "cut", "copy", "again"}
 class Stage:
     """The sessions on one scratch database. Statements that fail are rolled back."""
 
-    def __init__(self, database: ScratchDatabase) -> None:
+    def __init__(self, database: ScratchDatabase, *, pooled: bool = False) -> None:
         self.database = database
+        self._pooled = pooled
         self._sessions: dict[str, psycopg.Connection[Any]] = {}
         self._own_is_cut = False
         # In another database, where it is not one of the sessions that a reset looks for.
@@ -36,14 +37,15 @@ class Stage:
             session.close()
         self._outside.close()
 
-    def play(self, step: Step, tally: Tally) -> None:
-        """Let the step's actor do it, and count it."""
+    def play(self, step: Step, tally: Tally) -> bool:
+        """Let the step's actor do it, count it, and return whether it succeeded."""
         kind = " ".join(word for word in step.what.split() if word not in _MARKS)
         group = "made" if "make" in step.words else f"{self._role(step.actor)}: steps"
         done = self._play(step)
         tally.count(group, kind.removeprefix("make ") or step.what)
         if not done:
             tally.count("failed", kind.removeprefix("make "))
+        return done
 
     def _role(self, actor: str) -> str:
         return actor if actor in {"own", "visitor", "superuser", "setup"} else "resident"
@@ -74,7 +76,8 @@ class Stage:
                 self._own_is_cut = True
             else:
                 connection.close()
-            self._gone(pid, "wait" in step.words)
+            # A pool keeps the session.
+            self._gone(pid, "wait" in step.words and not self._pooled)
             return True
         is_alone = not self._sessions
         self._own_is_cut = False
@@ -144,6 +147,8 @@ class Stage:
     def clean(self) -> None:
         """Drop everything of a scenario, and begin with a new own connection."""
         self.database.connection.close()
+        if self._pooled:
+            self.database.connection.close_pool()
         for session in self._sessions.values():
             session.close()
         self._sessions.clear()
@@ -159,6 +164,7 @@ class Stage:
 _CLEAN = """
 SET lock_timeout = '10s';
 DO $$DECLARE s name; BEGIN
+    EXECUTE format('ALTER DATABASE %I RESET ALL', current_database());
     FOR s IN SELECT nspname FROM pg_namespace
               WHERE nspname !~ '^pg_' AND nspname NOT IN ('information_schema', 'differential_looks') LOOP
         EXECUTE format('DROP SCHEMA %I CASCADE', s);
@@ -190,10 +196,5 @@ def _send(cursor: Any, step: Step) -> None:
 
 
 def _look(cursor: Any, *, sequences: bool) -> Image:
-    rows = cursor.execute(f"SELECT * FROM {FUNCTION}(%s)", [_as_array(RELATIONS)], prepare=False).fetchall()
-    query = content_query(sorted(tuple(row[0]) for row in rows), sequences=sequences)
-    return parse(row[0] for row in cursor.execute(f"SELECT * FROM {FUNCTION}(%s)", [query], prepare=False).fetchall())
-
-
-def _as_array(query: str) -> str:
-    return f"SELECT ARRAY[kind, schema, name, node, security] FROM ({query}) r (kind, schema, name, node, security)"
+    rows = cursor.execute(f"SELECT l FROM {FUNCTION}({sequences}) l", prepare=False).fetchall()
+    return parse(row[0] for row in rows)

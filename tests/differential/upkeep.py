@@ -153,16 +153,25 @@ def on_session(draw: Draw, model: Model) -> Written:
     return draw(st.sampled_from(_SESSION + paths))  # type: ignore[no-any-return]
 
 
+def statistics_reset(draw: Draw, model: Model) -> Written:
+    """Draw a reset of the statistics: of all, or of one table."""
+    if draw(st.booleans()):
+        return "stat reset", "SELECT pg_stat_reset()"
+    relation = draw(st.sampled_from([table.literal for table in model.storing] + ["'pg_catalog.pg_class'"]))
+    return "stat reset single", f"SELECT pg_stat_reset_single_table_counters({relation}::regclass)"
+
+
 def by_superuser(draw: Draw, model: Model) -> Written:
-    """Draw what takes the statistics away: all of them, one table's, or those of the following write."""
-    kind = draw(st.sampled_from(("stat reset", "stat reset single", "unseen", "shared", "unchecked", "write")))
-    if kind == "stat reset":
-        return kind, "SELECT pg_stat_reset()"
-    if kind == "stat reset single":
-        relation = draw(st.sampled_from([table.literal for table in model.storing] + ["'pg_catalog.pg_class'"]))
-        return kind, f"SELECT pg_stat_reset_single_table_counters({relation}::regclass)"
+    """Draw what takes the statistics away: those there are, those of the following write, or of all new sessions."""
+    kind = draw(st.sampled_from(("reset", "reset", "unseen", "shared", "blind", "seeing", "unchecked", "write")))
+    if kind == "reset":
+        return statistics_reset(draw, model)
     if kind == "shared":
         return "stat reset shared", "SELECT pg_stat_reset_shared('bgwriter')"
+    if kind in {"blind", "seeing"}:
+        how = "SET track_counts = off" if kind == "blind" else "RESET track_counts"
+        alter = f"EXECUTE format('ALTER DATABASE %I {how}', current_database())"
+        return f"{kind} database", f"DO $do$BEGIN {alter}; END$do$"
     write = any_write(draw, model)[1]
     if kind == "unseen":
         return "write without statistics", f"SET track_counts = off; {write}"

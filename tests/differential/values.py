@@ -95,6 +95,7 @@ KEY_TYPES = (
     INTEGER,
     Type("text", ("'a'", "'A'", "'b'", "'it''s'", "''")),
     Type("numeric", ("1.0", "1.00", "2", "2.0", "3")),
+    Type("numeric", ("1.0", "1.00")),
     Type("double precision", ("0", "'-0'", "1", "'NaN'")),
     Type("{s}.price", ("1.0", "1.00", "2", "2.0")),
     Type("{s}.mood", ("'sad'", "'it''s'", "'ok'")),

@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
 
+_READING_TIMEOUT = 60.0
+"""Seconds to wait for a lock on a catalog, or on the list of migrations: only a change of the schema holds them."""
+
+
 class PostgreSQLBackend:
     """The backend for PostgreSQL. It keeps every promise, so it has no warning."""
 
@@ -165,9 +169,8 @@ class PostgreSQLBackend:
         """Compare tables with their copies. One round trip."""
         names = [name for name in tables if name in baseline.tables]
         queries = [restoring.count_changes(baseline.tables[name]) for name in names]
-        # Several statements in one message are one transaction, in which a local setting holds.
-        results = run_sql(connection, ";\n".join([restoring.NEEDS_EXACT_TEXT, *queries]))[1:]
-        counts = (rows_of(result)[0] for result in results)
+        results = read_rows(connection, [restoring.NEEDS_EXACT_TEXT, *queries], lock_timeout=_READING_TIMEOUT)[1:]
+        counts = (rows[0] for rows in results)
         return {
             name: RowChanges(removed=removed, updated=updated, inserted=inserted)
             for name, (removed, updated, inserted) in zip(names, counts, strict=True)
@@ -182,7 +185,8 @@ class PostgreSQLBackend:
     ) -> dict[str, str]:
         """Describe the tables, and the columns and keys of those with copies. One round trip."""
         queries = shape_queries(tables, migration_tables(schema))
-        rows = [rows_of(result) for result in run_sql(connection, ";\n".join(queries))] if queries else []
+        # It leaves no setting behind, also in the caller's transaction.
+        rows = read_rows(connection, queries, lock_timeout=_READING_TIMEOUT) if queries else []
         return describe_tables(schema) | parse_shape(rows)
 
     def write_baseline(

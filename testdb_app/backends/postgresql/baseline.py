@@ -118,7 +118,7 @@ def _capture(
     migrations = migration_tables(schema)
     queries = shape_queries(names, migrations)
     results = [rows_of(result) for result in run_sql(connection, ";\n".join(queries))] if queries else []
-    columns = {QualifiedName(row[0], row[1]): parse_columns(row) for row in results[0]} if names else {}
+    columns = {QualifiedName(row[0], row[1]): parse_columns(row) for row in results[1]} if names else {}
     ((now,),) = rows_of(run_sql(connection, "SELECT pg_catalog.to_char(now(), 'YYYY-MM-DD\"T\"HH24:MI:SSTZH:TZM')")[0])
     starts = {
         name: SequenceState(last_value=schema.sequences_by_name[name].start, is_called=False) for name in sequences

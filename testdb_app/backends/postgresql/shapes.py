@@ -11,6 +11,11 @@ from testdb_app.backends.postgresql.quoting import quote, quote_literal
 from testdb_app.schema import QualifiedName
 from testdb_app.states import BaselineColumn
 
+# Names and types are to be spelled alike in every session, whatever its search path; for this transaction.
+PLAIN_SPELLING = """
+SELECT pg_catalog.set_config('quote_all_identifiers', 'off', true), pg_catalog.set_config('search_path', '', true)
+"""
+
 # schema, name, columns as lines of a description, column names, generated ones, ones that no UPDATE can set, key
 # The key is the primary key, or else the narrowest unique index over plain columns that are never null.
 TABLE_SHAPES = """
@@ -67,14 +72,20 @@ def shape_queries(tables: Iterable[QualifiedName], migrations: Iterable[Qualifie
         for name in migrations
     ]
     names = ", ".join(f"({quote_literal(name.schema)}, {quote_literal(name.name)})" for name in sorted(tables))
-    return [TABLE_SHAPES.format(names=names), *queries] if names else queries
+    if names:
+        queries.insert(0, TABLE_SHAPES.format(names=names))
+    return [PLAIN_SPELLING, *queries] if queries else []
 
 
 def parse_shape(results: Iterable[Iterable[Many[Any]]]) -> dict[str, str]:
     """Make of the rows of :func:`shape_queries` what a baseline depends on."""
     shape: dict[str, str] = {}
     for rows in results:
-        for schema, name, text, *rest in rows:
+        for schema, name, *others in rows:
+            # The settings of the spelling are no part of it.
+            if not others:
+                continue
+            text, *rest = others
             if rest:
                 key = f"\nkey ({', '.join(rest[-1])})" if rest[-1] else ""
                 shape[f"table {QualifiedName(schema, name)}"] = f"{text or ''}{key}"

@@ -1,0 +1,97 @@
+"""Scenarios that random examples found, as small as they became. See :mod:`tests.differential.scenario` for the headers."""
+
+from __future__ import annotations
+
+import pytest
+
+pytestmark = pytest.mark.postgresql
+
+AUDIT = """
+CREATE TABLE log (what text);
+CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN INSERT INTO log VALUES (TG_OP); RETURN NULL; END$$;
+"""
+
+
+@pytest.mark.parametrize("action", ["CASCADE", "SET NULL", "SET DEFAULT"])
+def test_a_key_that_is_put_back_to_an_equal_one_does_not_change_the_rows_that_refer_to_it(play_sql, action):
+    """1.0 and 1.00 are equal, and yet another key for ON UPDATE."""
+    play_sql(f"""
+--: setup
+CREATE TABLE referenced (id numeric PRIMARY KEY);
+CREATE TABLE referencing (id integer PRIMARY KEY, ref numeric REFERENCES referenced ON UPDATE {action});
+INSERT INTO referenced VALUES (1.0);
+INSERT INTO referencing VALUES (1, 1.00);
+--: capture
+--: own update
+UPDATE referenced SET id = 1.000;
+--: reset
+""")
+
+
+@pytest.mark.parametrize("action", ["CASCADE", "SET NULL", "SET DEFAULT"])
+def test_the_action_of_a_key_fires_no_trigger_of_a_table_that_was_not_written(play_sql, action):
+    """The action is a statement of its own, also where no row refers to the one that goes."""
+    play_sql(f"""
+--: setup
+CREATE TABLE referenced (id integer PRIMARY KEY);
+CREATE TABLE referencing (ref integer REFERENCES referenced ON DELETE {action});
+{AUDIT}
+CREATE TRIGGER t AFTER DELETE OR UPDATE ON referencing FOR EACH STATEMENT EXECUTE FUNCTION audit();
+--: capture
+--: own insert
+INSERT INTO referenced VALUES (1);
+--: reset
+""")
+
+
+@pytest.mark.parametrize("action", ["CASCADE", "SET NULL", "SET DEFAULT"])
+def test_the_action_of_a_key_meets_no_rule_of_a_table_that_was_not_written(play_sql, action):
+    """PostgreSQL refuses an action that a rule turned into something else."""
+    play_sql(f"""
+--: setup
+CREATE TABLE referenced (id integer PRIMARY KEY);
+CREATE TABLE referencing (ref integer REFERENCES referenced ON DELETE {action});
+CREATE RULE keeps AS ON DELETE TO referencing DO INSTEAD NOTHING;
+CREATE RULE stays AS ON UPDATE TO referencing DO INSTEAD NOTHING;
+--: capture
+--: own insert
+INSERT INTO referenced VALUES (1);
+--: reset
+""")
+
+
+def test_the_action_of_a_key_to_the_table_itself_meets_no_rule_and_fires_no_trigger(play_sql):
+    """To delete a row is then to update the rows that refer to it, in the same table."""
+    play_sql(f"""
+--: setup
+CREATE TABLE ruled (id integer PRIMARY KEY, ref integer REFERENCES ruled ON DELETE SET NULL);
+CREATE RULE stays AS ON UPDATE TO ruled DO INSTEAD NOTHING;
+CREATE TABLE audited (id integer PRIMARY KEY, ref integer REFERENCES audited ON DELETE SET NULL);
+{AUDIT}
+CREATE TRIGGER t AFTER UPDATE ON audited FOR EACH STATEMENT EXECUTE FUNCTION audit();
+--: capture
+--: own insert
+INSERT INTO ruled VALUES (1);
+INSERT INTO audited VALUES (1);
+--: reset
+""")
+
+
+@pytest.mark.parametrize("setting", ["quote_all_identifiers = on", "search_path = other"])
+def test_a_setting_of_the_session_does_not_make_the_baseline_one_of_another_schema(play_sql, setting):
+    play_sql(f"""
+--: setup
+CREATE SCHEMA other;
+CREATE TYPE other.mood AS ENUM ('sad');
+CREATE TABLE felt (how other.mood);
+INSERT INTO felt VALUES ('sad');
+--: capture
+--: own setting
+SET {setting};
+--: own delete
+DELETE FROM public.felt;
+--: reset
+--: own delete
+DELETE FROM public.felt;
+--: reset
+""")
