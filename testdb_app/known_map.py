@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from testdb_app.backends import get_backend
 from testdb_app.backends.base import Observation
@@ -11,6 +11,7 @@ from testdb_app.exceptions import BaselineError
 from testdb_app.graph import DependencyGraph
 from testdb_app.labels import index_models
 from testdb_app.options import ResetOptions
+from testdb_app.plan import ResetPlan, plan_reset
 from testdb_app.schema import QualifiedName, Schema
 from testdb_app.scope import Scope, make_scope
 from testdb_app.selection import select_tables
@@ -35,6 +36,19 @@ class KnownMap:
             return False
         shape = self.baseline.shape if self.baseline is not None else {}
         return all(shape.get(what) == text for what, text in observation.shape.items())
+
+    def plan(self, observation: Observation, *, strategy: str, truncate_above: int, **options: Any) -> ResetPlan:
+        """Plan the way from what *observation* saw to the target; see :func:`testdb_app.plan.plan_reset`."""
+        return plan_reset(
+            self.schema,
+            self.graph,
+            self.scope,
+            observation,
+            strategy=strategy,
+            truncate_above=truncate_above,
+            baseline=self.baseline,
+            **options,
+        )
 
 
 def read_map(connection: BaseDatabaseWrapper, options: ResetOptions) -> KnownMap:

@@ -23,7 +23,7 @@ from testdb_app.known_map import KnownMap, read_map
 from testdb_app.labels import index_models
 from testdb_app.looking import observe
 from testdb_app.options import check_options
-from testdb_app.plan import ResetPlan, plan_reset
+from testdb_app.plan import ResetPlan
 from testdb_app.references import check_references
 from testdb_app.report import ResetPreview, ResetReport, make_report
 from testdb_app.retrying import RETRIES, run_with_retries
@@ -195,7 +195,8 @@ class Resetter:
         if baseline is not None and not observation.sizes.keys().isdisjoint(baseline.migrations):
             # The baseline may be out of date.
             return None
-        plan = self._plan_of(observation, self._map, self.options.strategy)
+        options = self.options
+        plan = self._map.plan(observation, strategy=options.strategy, truncate_above=options.truncate_above)
         if plan.checks or plan.verify:
             return None
         return replace(self._script(self._map, plan, self.options.lock_timeout, for_watch=True), origin=plan)
@@ -238,23 +239,11 @@ class Resetter:
         return {name: changes for name, changes in counted.items() if changes}
 
     def _plan(self, observation: Observation, known: KnownMap, strategy: str, **options: Any) -> ResetPlan:
-        plan = self._plan_of(observation, known, strategy, **options)
+        plan = known.plan(observation, strategy=strategy, truncate_above=self.options.truncate_above, **options)
         if plan.checks:
             counts = self.backend.count_references(self.connection, plan.checks, known.baseline)
             check_references(known.schema, known.scope, plan.checks, counts)
         return plan
-
-    def _plan_of(self, observation: Observation, known: KnownMap, strategy: str, **options: Any) -> ResetPlan:
-        return plan_reset(
-            known.schema,
-            known.graph,
-            known.scope,
-            observation,
-            strategy=strategy,
-            truncate_above=self.options.truncate_above,
-            baseline=known.baseline,
-            **options,
-        )
 
     def _script(self, known: KnownMap, plan: ResetPlan, lock_timeout: float, *, for_watch: bool = False) -> Script:
         return self.backend.script(
