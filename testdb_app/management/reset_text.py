@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from testdb_app.backends.base import Action, DatabaseIdentity
 from testdb_app.report import ResetPreview, ResetReport
@@ -20,12 +21,27 @@ def plural(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
-def describe_baseline(baseline: Baseline) -> str:
-    """Say what a baseline holds, and since when."""
+def describe_baseline(baseline: Baseline | None) -> str:
+    """Say what a baseline holds, and since when; None is one that was dropped."""
+    if baseline is None:
+        return "There is no baseline now"
     return (
         f"The baseline, captured {baseline.captured_at}, keeps {plural(baseline.rows, 'row')} of "
         f"{plural(len(baseline.tables), 'table')} and {plural(len(baseline.sequences), 'sequence')}"
     )
+
+
+def baseline_as_dict(identity: DatabaseIdentity, baseline: Baseline | None) -> dict[str, Any]:
+    """Return as JSON's types what a baseline holds; None is one that was dropped."""
+    tables = baseline.tables.values() if baseline is not None else ()
+    return {
+        "alias": identity.alias,
+        "database": identity.name,
+        "server": identity.server,
+        "captured_at": baseline.captured_at if baseline is not None else None,
+        "tables": [{"name": str(table.name), "rows": table.rows} for table in tables],
+        "sequences": [str(name) for name in baseline.sequences] if baseline is not None else [],
+    }
 
 
 def describe_preview(preview: ResetPreview) -> Iterator[str]:

@@ -19,6 +19,7 @@ from testdb_app.guard import check_may_mark_as_test
 from testdb_app.management.progress import elapsed_time
 from testdb_app.management.reset_arguments import add_arguments
 from testdb_app.management.reset_text import (
+    baseline_as_dict,
     describe_baseline,
     describe_database,
     describe_preview,
@@ -148,9 +149,9 @@ class Command(BaseCommand):
 
     def _keep_baseline(self, resetter: Resetter, **options: Any) -> None:
         database, allow = options["database"], options["allow_database"]
+        baseline = None
         if options["drop_baseline"]:
             drop_baseline(database, allow_database=allow)
-            text = "There is no baseline now"
         else:
             with self._elapsed("Capturing", **options):
                 baseline = capture_baseline(
@@ -160,9 +161,11 @@ class Command(BaseCommand):
                     allow_database=allow,
                     lock_timeout=options["lock_timeout"],
                 )
-            text = describe_baseline(baseline)
-        if options["verbosity"] > 0:
-            self.stdout.write(f"{text} in {describe_database(resetter.identify())}.")
+        identity = resetter.identify()
+        if options["format"] == "json":
+            self.stdout.write(json.dumps(baseline_as_dict(identity, baseline), indent=2))
+        elif options["verbosity"] > 0:
+            self.stdout.write(f"{describe_baseline(baseline)} in {describe_database(identity)}.")
 
     def _confirm(self, what: str, name: str) -> bool:
         """Ask on standard error, so that standard output stays the report's alone."""
