@@ -15,7 +15,7 @@ from testdb_app.graph import DependencyGraph
 from testdb_app.schema import ForeignKey, LeftOut, QualifiedName, Schema
 from testdb_app.scope import Scope
 from testdb_app.states import Baseline
-from testdb_app.ties import tied_groups
+from testdb_app.ties import events_of_action, tied_groups
 from testdb_app.truncation import choose_truncations
 
 
@@ -239,9 +239,13 @@ def _truncation(
 def _may_refill(schema: Schema, deletes: Iterable[Step]) -> bool:
     """Whether something that cannot be switched off may write rows, or keep them, while the tables are emptied."""
     for step in deletes:
-        for table in (schema.by_name[name] for name in step.names):
-            fires = any(trigger.fires_on("DELETE") for trigger in table.triggers)
-            rewrites = any(rule.event == "DELETE" for rule in table.rules)
-            if (fires or rewrites) and (not table.owned or schema.has_ddl_event_triggers):
-                return True
+        for name in step.names:
+            events = {name: {"DELETE"}}
+            for key in schema.referencing.get(name, ()):
+                events.setdefault(key.table, set()).update(events_of_action(key, step.action))
+            for table in (schema.by_name[other] for other in events):
+                fires = any(trigger.fires_on(event) for trigger in table.triggers for event in events[table.name])
+                rewrites = any(rule.event in events[table.name] for rule in table.rules)
+                if (fires or rewrites) and (not table.owned or schema.has_ddl_event_triggers):
+                    return True
     return False

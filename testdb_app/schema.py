@@ -38,7 +38,7 @@ class TableKind(StrEnum):
 
 
 class OnDelete(StrEnum):
-    """The action of a foreign key when a referenced row is deleted."""
+    """The action of a foreign key when a referenced row is deleted, or its key updated."""
 
     NO_ACTION = "NO ACTION"
     RESTRICT = "RESTRICT"
@@ -116,6 +116,7 @@ class ForeignKey:
     referenced: QualifiedName
     referenced_columns: tuple[str, ...]
     on_delete: OnDelete = OnDelete.NO_ACTION
+    on_update: OnDelete = OnDelete.NO_ACTION
     deferrable: bool = False
     initially_deferred: bool = False
     match_full: bool = False

@@ -1,15 +1,29 @@
-"""Which tables foreign keys tie together at once, so that only one statement can put rows back in all of them. Pure."""
+"""What foreign keys do by themselves, and which tables they tie together, so that one statement must restore them. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from testdb_app.backends.base import Action
 from testdb_app.schema import ForeignKey, OnDelete, QualifiedName, Schema
 
 
 def is_immediate(key: ForeignKey) -> bool:
     """Whether the key is checked at the end of each statement: RESTRICT is, also where the key is deferrable."""
     return not key.deferrable or key.on_delete is OnDelete.RESTRICT
+
+
+def events_of_action(key: ForeignKey, action: Action) -> frozenset[str]:
+    """Return what the key's own actions do to its table when rows of the referenced one are deleted or restored.
+
+    They are statements of their own, which fire triggers for each statement also where they find no row.
+    """
+    events = set()
+    if key.on_delete.changes_rows:
+        events.add("DELETE" if key.on_delete is OnDelete.CASCADE else "UPDATE")
+    if action is Action.RESTORE and key.on_update.changes_rows:
+        events.add("UPDATE")
+    return frozenset(events)
 
 
 def tied_groups(schema: Schema, names: Iterable[QualifiedName]) -> list[frozenset[QualifiedName]]:

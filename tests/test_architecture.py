@@ -21,8 +21,8 @@ LAYERS = (
     ("exceptions", "naming"),
     ("schema",),
     ("states",),
-    ("graph", "conf", "truncation", "scope", "ties", "baseline_document", "backends.base"),
-    ("backends.protocols",),
+    ("graph", "conf", "truncation", "scope", "baseline_document", "backends.base"),
+    ("backends.protocols", "ties"),
     ("guard", "options", "transaction_state", "plan", "selection", "labels", "rendering"),
     ("backends.postgresql", "backends.sqlite", "backends.generic"),
     ("backends",),  # finds the folder of a vendor

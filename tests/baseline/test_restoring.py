@@ -129,3 +129,21 @@ def test_a_role_that_cannot_switch_a_trigger_off_is_refused_before_it_fires(scra
             scratch.reset()
     assert scratch.query("SELECT v FROM t") == [("x",)]
     assert scratch.count("log") == 0
+
+
+@pytest.mark.parametrize("action", ["CASCADE", "SET NULL", "SET DEFAULT"])
+@pytest.mark.parametrize("own", [True, False])
+def test_putting_a_key_back_does_not_change_what_refers_to_it(scratch, captured, action, own):
+    """1.0 and 1.00 are one key, and not the same bytes: the key's action on update takes them for a change."""
+    table = "a" if own else "b"
+    before = captured(
+        "CREATE TABLE a (id numeric PRIMARY KEY, v text); CREATE TABLE b (id integer);"
+        f"ALTER TABLE {table} ADD a_id numeric REFERENCES a (id) ON UPDATE {action} DEFERRABLE INITIALLY DEFERRED;"
+        f"INSERT INTO a (id, v) VALUES (1.00, 'x'); INSERT INTO {table} (id, a_id) VALUES (2, 1.0)"
+    )
+    resetter = scratch.resetter()
+    for _ in range(3):
+        with scratch.connection.cursor() as cursor:
+            cursor.execute("UPDATE a SET id = 1.0, v = 'y' WHERE id = 1")
+        resetter.reset()
+        assert content(scratch) == before

@@ -157,3 +157,23 @@ def test_more_written_tables_than_the_lock_table_holds_are_refused_whole(scratch
     assert scratch.count("t0") == 1
     scratch.reset(include=["public.t1?"])
     assert scratch.count("t10") == 0
+
+
+@pytest.mark.parametrize(
+    ("action", "event"), [("CASCADE", "DELETE"), ("SET NULL", "UPDATE"), ("SET DEFAULT", "UPDATE")]
+)
+def test_a_statement_trigger_does_not_fire_where_a_foreign_keys_own_action_finds_no_row(scratch, action, event):
+    """The action of the key is a statement of its own, on a table that the reset has no reason to touch."""
+    scratch.execute(
+        "CREATE TABLE log (what text); CREATE TABLE a (id integer PRIMARY KEY);"
+        f"CREATE TABLE b (id integer PRIMARY KEY, a_id integer REFERENCES a (id) ON DELETE {action});"
+        "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN INSERT INTO log VALUES (TG_OP); RETURN NULL; END$$;"
+        f"CREATE TRIGGER note AFTER {event} ON b FOR EACH STATEMENT EXECUTE FUNCTION note();"
+        "CREATE TRIGGER other AFTER INSERT ON b FOR EACH STATEMENT EXECUTE FUNCTION note();"
+    )
+    resetter = scratch.resetter()
+    for _ in range(3):
+        scratch.execute("INSERT INTO a VALUES (1)")
+        assert resetter.reset().rows == 1
+        assert scratch.count("log") == 0
+    assert scratch.query("SELECT DISTINCT tgenabled::text FROM pg_trigger WHERE NOT tgisinternal") == [("O",)]

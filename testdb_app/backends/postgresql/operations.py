@@ -53,7 +53,7 @@ def write_script(
     body = [
         *(Statement(sql=sql) for sql in off),
         *_truncations(schema, steps),
-        *_writes(steps, baseline),
+        *_writes(schema, steps, baseline),
     ]
     if on:
         # A table with pending events of deferred keys cannot be altered.
@@ -165,7 +165,7 @@ def _delete(step: Step) -> Statement:
     return Statement(sql=f"WITH {deletes}\nSELECT {counts}", counts=step.names)
 
 
-def _writes(steps: Many[Step], baseline: Baseline | None) -> Iterator[Statement]:
+def _writes(schema: Schema, steps: Many[Step], baseline: Baseline | None) -> Iterator[Statement]:
     if any(step.action is Action.RESTORE for step in steps):
         assert baseline is not None
         # Checks that can wait see the end of it all, in whatever order the rows come.
@@ -176,10 +176,14 @@ def _writes(steps: Many[Step], baseline: Baseline | None) -> Iterator[Statement]
         if step.action is Action.DELETE:
             yield _delete(step)
         elif step.action is Action.RESTORE and baseline is not None:
-            if step.rewrites:
-                yield from rewrite(step.names, baseline)
-            else:
-                yield restore(step.names, baseline)
+            yield from rewrite(step.names, baseline) if step.rewrites else (restore(step.names, baseline),)
+    # A key that was put back may have changed rows that refer to it, also restored ones: these are put back once more.
+    restored = [step.names for step in steps if step.action is Action.RESTORE and not step.rewrites]
+    if baseline is not None and any(
+        key.on_update.changes_rows for names in restored for name in names for key in schema.referencing.get(name, ())
+    ):
+        for names in restored:
+            yield restore(names, baseline)
 
 
 def _target(schema: Schema, name: QualifiedName, baseline: Baseline | None) -> SequenceState:

@@ -24,8 +24,10 @@ next, before the first write and in its transaction; if it does not fit, that tr
 **The condition** for all of it is that nobody else may have written unseen since the last reset. Either no other session
 is connected to this database, and none has been (``pg_stat_get_db_sessions`` as it was, so that not even one with
 ``track_counts`` off has come and gone), or those that are connected are idle, visibly, since before that reset: their
-``state_change`` has not moved. Prepared transactions are none, the counters were not reset, the server not restarted,
-``track_counts`` is on. Whatever does not hold sends the resetter to the look that needs no condition.
+``state_change`` has not moved. Prepared transactions are as many as they were, the counters were not reset,
+``track_counts`` is on, and the server has not restarted, nor recovered from a crash, which empties unlogged tables and
+discards all counters (pgstat_reset_after_failure() dates those of the background writer). Whatever does not hold sends
+the resetter to the look that needs no condition.
 
 One thing no counter shows: a superuser who, in this very session, switches ``track_counts`` off, writes, and switches it on
 again.
@@ -99,6 +101,7 @@ def _conditions(database: str, *, prepared: bool) -> str:
            CASE WHEN pg_catalog.current_setting('track_counts') = 'on' THEN '{COUNTING}' ELSE 'blind' END,
            EXTRACT(EPOCH FROM pg_catalog.pg_stat_get_db_stat_reset_time({database})),
            EXTRACT(EPOCH FROM pg_catalog.pg_postmaster_start_time()),
+           EXTRACT(EPOCH FROM pg_catalog.pg_stat_get_bgwriter_stat_reset_time()),
            pg_catalog.current_setting('default_transaction_read_only'), pg_catalog.current_setting('transaction_isolation'),
            current_user, pg_catalog.current_schemas(false){", " + _PREPARED if prepared else ""}),
        pg_catalog.pg_stat_get_db_sessions({database}),

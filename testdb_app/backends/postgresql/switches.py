@@ -11,6 +11,7 @@ from collections.abc import Sequence as Many
 from testdb_app.backends.base import Action, Step
 from testdb_app.backends.postgresql.quoting import quote
 from testdb_app.schema import QualifiedName, Schema, Table
+from testdb_app.ties import events_of_action
 
 BY_ROW = frozenset({Action.DELETE, Action.RESTORE})
 """The actions that go row by row, and fire and obey what is tied to rows."""
@@ -38,32 +39,43 @@ def _fires(enabled: str) -> bool:
 
 def switches(schema: Schema, steps: Many[Step]) -> tuple[list[str], list[str]]:
     """Return what to switch off before the rows go, and what puts it back exactly as it was."""
-    found: dict[QualifiedName, dict[str, str]] = {}
+    off: list[str] = []
+    on: list[str] = []
+    by_row = {name for step in steps if step.action in BY_ROW for name in step.names}
+    for name, events in _events_by_table(schema, steps).items():
+        table = schema.by_name[name]
+        pairs = dict(_switches_of(table, events)) if table.owned else {}
+        if table.owned and name in by_row and table.hides_rows and table.row_security_forced:
+            pairs["NO FORCE ROW LEVEL SECURITY"] = "FORCE ROW LEVEL SECURITY"
+        if pairs:
+            off.append(f"ALTER TABLE ONLY {quote(name)} {', '.join(pairs)}")
+            on.append(f"ALTER TABLE ONLY {quote(name)} {', '.join(pairs.values())}")
+    return off, on
+
+
+def _events_by_table(schema: Schema, steps: Many[Step]) -> dict[QualifiedName, set[str]]:
+    found: dict[QualifiedName, set[str]] = {}
     for step in steps:
         if step.action is Action.RESTART:
             continue
         # The queries of foreign keys go to the partitioned table, and obey its rules.
         for name in (*step.names, *_partitioned_above(schema, step.names)):
-            table = schema.by_name[name]
-            if table.owned:
-                found.setdefault(name, {}).update(_switches_of(table, step))
-    off = [f"ALTER TABLE ONLY {quote(name)} {', '.join(pairs)}" for name, pairs in found.items() if pairs]
-    on = [f"ALTER TABLE ONLY {quote(name)} {', '.join(pairs.values())}" for name, pairs in found.items() if pairs]
-    return off, on
+            found.setdefault(name, set()).update(events_of(step))
+        if step.action in BY_ROW:
+            for name in step.names:
+                for key in schema.referencing.get(name, ()):
+                    if events := events_of_action(key, step.action):
+                        found.setdefault(key.table, set()).update(events)
+    return found
 
 
-def _switches_of(table: Table, step: Step) -> Iterator[tuple[str, str]]:
-    events = events_of(step)
+def _switches_of(table: Table, events: set[str]) -> Iterator[tuple[str, str]]:
     for trigger in table.triggers:
         if any(trigger.fires_on(event) for event in events):
             yield f"DISABLE TRIGGER {quote(trigger.name)}", f"{_ENABLE[trigger.enabled]} TRIGGER {quote(trigger.name)}"
-    if step.action not in BY_ROW:
-        return
     for rule in table.rules:
         if rule.event in events and _fires(rule.enabled):
             yield f"DISABLE RULE {quote(rule.name)}", f"{_ENABLE[rule.enabled]} RULE {quote(rule.name)}"
-    if table.hides_rows and table.row_security_forced:
-        yield "NO FORCE ROW LEVEL SECURITY", "FORCE ROW LEVEL SECURITY"
 
 
 def _partitioned_above(schema: Schema, names: Many[QualifiedName]) -> list[QualifiedName]:
