@@ -17,7 +17,8 @@ SELECT pg_catalog.set_config('quote_all_identifiers', 'off', true), pg_catalog.s
 """
 
 # schema, name, columns as lines of a description, column names, generated ones, ones that no UPDATE can set, key
-# The key is the primary key, or else the narrowest unique index over plain columns that are never null.
+# The key is the primary key, or else the narrowest unique index over plain columns that are never null. A deferrable one can
+# have been broken by session_replication_role.
 TABLE_SHAPES = """
 SELECT n.nspname::text, c.relname::text,
        pg_catalog.string_agg(pg_catalog.concat_ws(' ', pg_catalog.quote_ident(a.attname),
@@ -36,7 +37,7 @@ SELECT n.nspname::text, c.relname::text,
                       WHERE u.place <= i.indnkeyatts
                       ORDER BY u.place)
           FROM pg_catalog.pg_index i
-         WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
+         WHERE i.indrelid = c.oid AND i.indisunique AND i.indimmediate AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
            AND NOT EXISTS (SELECT FROM pg_catalog.unnest(i.indkey::int2[]) WITH ORDINALITY u(number, place)
                              LEFT JOIN pg_catalog.pg_attribute k ON k.attrelid = c.oid AND k.attnum = u.number
                             WHERE u.place <= i.indnkeyatts AND k.attnotnull IS NOT TRUE)
