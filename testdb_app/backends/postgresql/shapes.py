@@ -37,7 +37,8 @@ SELECT n.nspname::text, c.relname::text,
                       WHERE u.place <= i.indnkeyatts
                       ORDER BY u.place)
           FROM pg_catalog.pg_index i
-         WHERE i.indrelid = c.oid AND i.indisunique AND i.indimmediate AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
+         WHERE i.indrelid = c.oid AND i.indisunique AND i.indimmediate AND i.indisvalid
+           AND i.indpred IS NULL AND i.indexprs IS NULL
            AND NOT EXISTS (SELECT FROM pg_catalog.unnest(i.indkey::int2[]) WITH ORDINALITY u(number, place)
                              LEFT JOIN pg_catalog.pg_attribute k ON k.attrelid = c.oid AND k.attnum = u.number
                             WHERE u.place <= i.indnkeyatts AND k.attnotnull IS NOT TRUE)
