@@ -124,7 +124,8 @@ def translate(
         )
     if restores and state in _CONFLICTS:
         return RestoreConflictError(
-            f"Rows of the baseline could not be put back one by one in {where}: {why}. Nothing was changed. Reset again."
+            f"Rows of the baseline could not be put back in {where}: {why}. Nothing was changed. If it is the "
+            "same again, the baseline itself breaks that constraint: correct its rows, and capture it again."
         )
     if state in _TRANSIENT:
         return ConcurrencyError(
