@@ -61,7 +61,7 @@ def reset(name: str, exclude: list[str], message: int | None, moment: str | int 
     connections.settings["default"]["NAME"] = name
     death = Death(message, moment)
     death.install()
-    Resetter("default", exclude=exclude, allow_database=name).reset()
+    Resetter("default", exclude=exclude, allow_database=name, once=True).reset()
     return death.statements
 
 
