@@ -9,6 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from testdb_app.backends.postgresql import watch
 from testdb_app.resetter import Resetter
 from tests.baseline.conftest import content
 
@@ -310,4 +311,30 @@ def test_two_resetters_over_one_connection_do_not_get_in_each_others_way(scratch
         resetter.reset()
         second.reset()
     assert len(sent) <= 5
+    assert content(scratch) == before
+
+
+def test_rows_that_a_policy_hides_are_an_error_and_no_success(scratch):
+    with scratch.superuser() as session:
+        session.execute(
+            "CREATE TABLE t (id integer PRIMARY KEY); ALTER TABLE t ENABLE ROW LEVEL SECURITY;"
+            "CREATE POLICY p ON t USING (id < 10) WITH CHECK (true); GRANT ALL ON t TO PUBLIC"
+        )
+    resetter = scratch.resetter()
+    resetter.reset()
+    run(scratch, "INSERT INTO t VALUES (20)")
+    with pytest.raises(Exception, match="row-level security"):
+        resetter.reset()
+    with scratch.superuser() as session:
+        assert session.execute("SELECT id FROM t").fetchall() == [(20,)]
+
+
+def test_counters_that_cannot_be_read_after_a_reset_do_not_undo_its_success(scratch, before, monkeypatch):
+    resetter = scratch.resetter()
+    resetter.reset()
+    run(scratch, "INSERT INTO a (v) VALUES ('x')")
+    monkeypatch.setattr(watch.signals, "FORCE_FLUSH", "SELECT no_such_function()")
+    fresh = scratch.resetter()
+    assert fresh.reset().rows == 1
+    assert fresh.reset().tables == ()
     assert content(scratch) == before

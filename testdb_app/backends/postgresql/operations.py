@@ -26,6 +26,9 @@ from testdb_app.states import Baseline, SequenceState
 SHARED = "SHARE ROW EXCLUSIVE"
 EXCLUSIVE = "ACCESS EXCLUSIVE"
 
+# A policy that would hide rows from us becomes an error.
+_REFUSE_TO_HIDE = "SET LOCAL row_security = off"
+
 DROP_SCHEMA = (
     "DO $$BEGIN DROP SCHEMA IF EXISTS testdb RESTRICT; "
     "EXCEPTION WHEN dependent_objects_still_exist OR insufficient_privilege THEN END$$"
@@ -49,7 +52,10 @@ def write_script(
     deleted = [name for step in steps if step.action in BY_ROW for name in step.names if name not in truncated]
     restarted = [name for step in steps if step.action is Action.RESTART for name in step.names]
     off, on = switches(schema, steps)
-    begin = () if for_watch else _begin(lock_timeout, within_transaction)
+    begin = _begin(lock_timeout, within_transaction)
+    if for_watch:
+        hides = any(schema.by_name[name].hides_rows for name in (*deleted, *truncated))
+        begin = iter([_REFUSE_TO_HIDE] if hides else [])
     body = [
         *(Statement(sql=sql) for sql in off),
         *_truncations(schema, steps),
@@ -103,8 +109,7 @@ def _begin(lock_timeout: float, within_transaction: bool) -> Iterator[str]:
         # A crash of the server within the next second may undo the whole reset, never half of it.
         yield "SET LOCAL synchronous_commit = off"
     yield f"SET LOCAL lock_timeout = '{milliseconds(lock_timeout)}ms'"
-    # A policy that would hide rows from us becomes an error.
-    yield "SET LOCAL row_security = off"
+    yield _REFUSE_TO_HIDE
 
 
 def _end(within_transaction: bool) -> Iterator[str]:

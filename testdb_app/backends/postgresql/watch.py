@@ -77,14 +77,17 @@ class PostgreSQLWatch:
             return
         self._skipped, self._to_skip = 0, min(2 * self._to_skip + 1, _MOST_SKIPPED)
         self._identity = observation.identity
+        self._renew(connection, conditions)
+
+    def _renew(self, connection: BaseDatabaseWrapper, conditions: Conditions) -> None:
         try:
-            self._renew(connection, conditions)
+            self._take(connection, conditions)
         except (DatabaseError, InterfaceError) as error:
             # The reset itself is done; the next one looks by itself.
             self._is_trusted = False
             logger.info("Connection %s: the counters could not be read: %s", connection.alias, error)
 
-    def _renew(self, connection: BaseDatabaseWrapper, conditions: Conditions) -> None:
+    def _take(self, connection: BaseDatabaseWrapper, conditions: Conditions) -> None:
         # What this session has not reported yet is missing in the sums.
         run_sql(connection, signals.FORCE_FLUSH)
         if self._asker is None:
@@ -135,13 +138,14 @@ class PostgreSQLWatch:
 
     def _look_again(self, connection: BaseDatabaseWrapper, memory: Memory, asker: Asker) -> Look | None:
         """Look, over the connection as it was or over a new one; None where the counters cannot be trusted."""
-        if self._identity is None or self._identity.configured != str(connection.settings_dict["NAME"]):
+        identity = self._identity
+        if identity is None or identity.configured != str(connection.settings_dict["NAME"] or identity.name):
             return None
         try:
             if not asker.is_ready(connection):
                 # A new one of this process, which may lead elsewhere, and which is one session more.
-                (identity,) = run_sql(connection, catalog.IDENTITY)
-                self._identity = parse_identity(connection, rows_of(identity)[0])
+                (row,) = rows_of(run_sql(connection, catalog.IDENTITY)[0])
+                self._identity = parse_identity(connection, row)
                 asker.prepare(connection)
                 memory.join()
             elif not is_idle(connection):
