@@ -18,7 +18,7 @@ from testdb_app.backends.base import (
 from testdb_app.backends.postgresql import baseline as baseline_tables
 from testdb_app.backends.postgresql import catalog, operations, restoring, signals
 from testdb_app.backends.postgresql.connection import rolled_back_on_error, run_sql
-from testdb_app.backends.postgresql.errors import is_connection_lost, translate
+from testdb_app.backends.postgresql.errors import explain
 from testdb_app.backends.postgresql.introspection import parse_identity, read_schema
 from testdb_app.backends.postgresql.looks import parse_conditions
 from testdb_app.backends.postgresql.queries import count_referring, execute, read_rows, rows_of, scalars
@@ -138,11 +138,7 @@ class PostgreSQLBackend:
                 execute(connection, script.closing)
                 return removed
         except (DatabaseError, InterfaceError) as error:
-            restores = any(statement.changes for statement in script.body)
-            failure = translate(connection, error, script.locks, restores=restores)
-            if connection.connection is not None and is_connection_lost(connection, error):
-                connection.close()
-            raise failure from error
+            raise explain(connection, error, script) from error
 
     def _verify(self, connection: BaseDatabaseWrapper, script: Script) -> None:
         found = scalars(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from django.db import DatabaseError, InterfaceError, OperationalError
 
+from testdb_app.backends.base import Script
 from testdb_app.backends.postgresql.connection import run_sql
 from testdb_app.backends.postgresql.operations import EXCLUSIVE
 from testdb_app.exceptions import (
@@ -137,6 +138,15 @@ def translate(
     if state == "42501" and doing != RESET:
         remedy = "Grant CREATE on the database, or connect as its owner"
     return kind(f"{doing} {where} failed: {why}. Nothing was changed. {remedy}.")
+
+
+def explain(connection: BaseDatabaseWrapper, error: DatabaseError | InterfaceError, script: Script) -> ResetError:
+    """Return the package's error for *error*, which ended *script*; a connection that is lost is closed."""
+    restores = any(statement.changes for statement in script.body)
+    failure = translate(connection, error, script.locks, restores=restores)
+    if connection.connection is not None and is_connection_lost(connection, error):
+        connection.close()
+    return failure
 
 
 def _first_line(error: BaseException) -> str:

@@ -22,7 +22,7 @@ from testdb_app.backends.base import DatabaseIdentity, Observation, Replay, Scri
 from testdb_app.backends.postgresql import catalog, signals
 from testdb_app.backends.postgresql.asking import NOT_PREPARED, Asker
 from testdb_app.backends.postgresql.connection import is_idle, rolled_back_on_error, run_sql, send
-from testdb_app.backends.postgresql.errors import is_connection_lost, sqlstate, translate
+from testdb_app.backends.postgresql.errors import explain, sqlstate
 from testdb_app.backends.postgresql.introspection import parse_identity
 from testdb_app.backends.postgresql.looks import Conditions, Look, Relations, are_trusted
 from testdb_app.backends.postgresql.memory import Memory, Written
@@ -241,11 +241,7 @@ def _run(
     except (DatabaseError, InterfaceError) as error:
         if sqlstate(error) in {_UNFIT, NOT_PREPARED}:
             raise _UnfitError from error
-        restores = any(statement.changes for statement in script.body)
-        failure = translate(connection, error, script.locks, restores=restores)
-        if connection.connection is not None and is_connection_lost(connection, error):
-            connection.close()
-        raise failure from error
+        raise explain(connection, error, script) from error
     _, _, found_rows, found_blocks, _ = rows_of(results[1])[0]
     ((*_, xmax),) = rows_of(results[-1])
     return (found_rows, found_blocks), xmax, sum_changes(script.statements, results[2:])
