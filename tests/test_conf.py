@@ -130,7 +130,7 @@ def test_wrong_settings_are_found_when_a_resetter_is_made(settings: Any) -> None
     ("options", "message"),
     [
         ({"using": "elsewhere"}, "There is no database alias 'elsewhere'. settings.DATABASES has 'default'"),
-        ({"to": "baseline2"}, "to must be one of empty, not 'baseline2'."),
+        ({"to": "baseline2"}, "to must be one of baseline, empty, or None, not 'baseline2'."),
         ({"strategy": "fast"}, "strategy must be one of auto, delete, truncate, not 'fast'."),
         ({"lock_timeout": -1}, "lock_timeout must be a number of seconds above 0"),
         ({"include": ["auth", ""]}, "include must hold names or patterns, not ''."),
