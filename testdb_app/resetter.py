@@ -26,7 +26,7 @@ from testdb_app.options import check_options
 from testdb_app.plan import ResetPlan
 from testdb_app.references import check_references
 from testdb_app.report import ResetPreview, ResetReport, make_report
-from testdb_app.retrying import RETRIES, run_with_retries
+from testdb_app.retrying import MOST_ATTEMPTS, WAITS, run_with_retries
 from testdb_app.schema import QualifiedName
 from testdb_app.signals import database_reset
 from testdb_app.states import RowChanges
@@ -135,8 +135,8 @@ class Resetter:
         """Reset the database and return what was done.
 
         Before the first write the guard asks the live connection. All or nothing, in one transaction. After a
-        deadlock, a serialization failure or a lock time-out it is tried again, three times at most, within the lock
-        time-out. Raises errors of :mod:`testdb_app.exceptions`; with any of them nothing was changed.
+        deadlock, a serialization failure or a lock time-out it is tried again, ten times at most in all, within the
+        lock time-out. Raises errors of :mod:`testdb_app.exceptions`; with any of them nothing was changed.
         """
         started = time.perf_counter()
         check_transaction_state(self.connection, within_transaction=self.within_transaction)
@@ -161,7 +161,7 @@ class Resetter:
 
     def _attempt(self, strategy: str, rewrites: bool) -> ResetReport:
         # Several attempts share the time-out: an attempt that gives its locks back lets others go on.
-        timeout = self.options.lock_timeout / RETRIES
+        timeout = self.options.lock_timeout / WAITS
         if self._watch is not None and not (self.within_transaction or rewrites) and strategy == self.options.strategy:
             replay = self._watch.replay(
                 self.connection, permit=self._permit, write=self._write_replay, lock_timeout=timeout
@@ -216,9 +216,9 @@ class Resetter:
 
     def _look(self) -> tuple[Observation, KnownMap]:
         """Observe, and read the map where it is missing or older than the schema."""
-        for _ in range(RETRIES + 1):
+        for _ in range(MOST_ATTEMPTS):
             baseline = self._map.baseline if self._map is not None else None
-            timeout = self.options.lock_timeout / RETRIES
+            timeout = self.options.lock_timeout / WAITS
             observation = observe(self.connection, lock_timeout=timeout, baseline=baseline)
             if self._map is not None and self._map.is_still_true(observation):
                 return observation, self._map
@@ -227,7 +227,7 @@ class Resetter:
         raise ConcurrencyError(
             f'The schema of database "{observation.identity.name}" changes faster than it can be read. Nothing was changed. '
             "Wait until the migrations that run on it have ended.",
-            attempts=RETRIES + 1,
+            attempts=MOST_ATTEMPTS,
         )
 
     def _count_changes(self, known: KnownMap) -> dict[QualifiedName, RowChanges]:

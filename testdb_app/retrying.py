@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -13,8 +14,10 @@ logger = logging.getLogger("testdb_app")
 
 _T = TypeVar("_T")
 
-RETRIES = 3
-"""How often a reset is tried again."""
+WAITS = 3
+"""Into how many waits for locks the lock time-out is divided."""
+MOST_ATTEMPTS = 10
+_LONGEST_PAUSE = 0.2
 
 
 def run_with_retries(
@@ -23,15 +26,16 @@ def run_with_retries(
     """Call *run* with a strategy and whether to put all rows in anew; return its result and the number of attempts.
 
     Parameters: *name*, for the log; *strategy* to begin with; *lock_timeout*, seconds in which a next attempt may begin;
-    *may_retry*, off inside the caller's transaction, which may have to end first. Raises what the last attempt raises.
+    *may_retry*, off inside the caller's transaction, which may have to end first. There are at most ``MOST_ATTEMPTS``;
+    before another a deadlock's is given a random moment, so that the two do not meet again. Raises what the last one raises.
     """
     deadline = time.perf_counter() + lock_timeout
     rewrites = False
-    for attempt in range(1, RETRIES + 2):
+    for attempt in range(1, MOST_ATTEMPTS + 1):
         try:
             return run(strategy, rewrites), attempt
         except RestoreConflictError as error:
-            if rewrites or attempt > RETRIES:
+            if rewrites or attempt == MOST_ATTEMPTS:
                 raise
             rewrites = True
             logger.info("Reset of %s, attempt %d: %s", name, attempt, error)
@@ -41,8 +45,10 @@ def run_with_retries(
             can_wait = time.perf_counter() < deadline
             # A truncation that did not get its lock at once is not waited for: DELETE does not need that lock.
             impatient = strategy == "auto" and isinstance(error, LockTimeoutError)
-            if attempt > RETRIES or not may_retry or not (can_wait or impatient):
+            if attempt == MOST_ATTEMPTS or not may_retry or not (can_wait or impatient):
                 raise
             strategy = "delete" if impatient else strategy
             logger.info("Reset of %s, attempt %d: %s", name, attempt, error)
+            if isinstance(error, ConcurrencyError):
+                time.sleep(random.uniform(0, _LONGEST_PAUSE))  # noqa: S311 - nothing secret
     raise AssertionError("the last attempt returns or raises")

@@ -104,9 +104,9 @@ def test_a_deadlock_is_retried_and_the_reset_succeeds(scratch):
     )
     with scratch.superuser() as other:
         # The other session waits longer before it looks for deadlocks, so that the reset is the victim.
-        other.execute("SET deadlock_timeout = '60s'; BEGIN; UPDATE b SET id = 2")
+        other.execute("SET deadlock_timeout = '60s'; BEGIN; UPDATE a SET id = 2")
         waiting = threading.Thread(
-            target=lambda: (time.sleep(0.3), other.execute("UPDATE a SET id = 2"), other.execute("COMMIT"))
+            target=lambda: (time.sleep(0.3), other.execute("UPDATE b SET id = 2"), other.execute("COMMIT"))
         )
         waiting.start()
         resetter = scratch.resetter(lock_timeout=30)
@@ -443,11 +443,41 @@ def test_two_resets_of_one_database_at_once_both_succeed(scratch):
     for _ in range(100):
         # This writer takes the tables in the other order: it may be the victim of a deadlock. The resets must not fail.
         with contextlib.suppress(DeadlockDetected):
-            scratch.execute("INSERT INTO a DEFAULT VALUES; INSERT INTO b (a_id) SELECT max(id) FROM a")
+            scratch.execute("UPDATE b SET a_id = a_id; INSERT INTO a DEFAULT VALUES")
     for thread in threads:
         thread.join()
     assert not failures
     scratch.reset()
+    assert (scratch.count("a"), scratch.count("b")) == (0, 0)
+
+
+def _wait_until_blocked(session):
+    """Wait until another session waits for a lock of *session*."""
+    deadline = time.monotonic() + 30
+    query = "SELECT count(*) FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid))"
+    while not session.execute(query).fetchone()[0]:
+        assert time.monotonic() < deadline, "nobody waits for a lock"
+        time.sleep(0.01)
+
+
+def test_a_writer_that_inserts_in_the_order_of_the_keys_ends_in_no_deadlock(scratch):
+    scratch.execute("CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int REFERENCES a)")
+    scratch.execute("INSERT INTO a VALUES (1); INSERT INTO b VALUES (1)")
+    reports = []
+
+    def reset():
+        reports.append(scratch.resetter(lock_timeout=30).reset())
+        scratch.connection.close()
+
+    with scratch.connect() as writer:
+        writer.execute("BEGIN; INSERT INTO a VALUES (2)")
+        thread = threading.Thread(target=reset)
+        thread.start()
+        _wait_until_blocked(writer)
+        writer.execute("INSERT INTO b VALUES (2)")
+        writer.execute("COMMIT")
+        thread.join()
+    assert [report.attempts for report in reports] == [1]
     assert (scratch.count("a"), scratch.count("b")) == (0, 0)
 
 

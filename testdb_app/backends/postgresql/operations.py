@@ -1,7 +1,8 @@
 """Writing a plan as PostgreSQL's SQL. Pure: nothing is sent from here.
 
 - Tables are locked in SHARE ROW EXCLUSIVE mode first: writers of other sessions, finished or not, conflict with it and
-  are waited for; readers do not. READ COMMITTED, so that every statement sees what those writers committed.
+  are waited for; readers do not. READ COMMITTED, so that every statement sees what those writers committed. Referenced
+  tables are locked before referencing ones, the order in which applications insert: no deadlock with those.
 - Truncations come before deletions, which may leave trigger events pending that TRUNCATE refuses.
 - A cycle is one statement with a DELETE per common table expression: NO ACTION and RESTRICT alike are checked at the
   end of the whole statement.
@@ -141,8 +142,8 @@ def _lock_statements(
         yield f"LOCK TABLE {_only(schema, impatient)} IN {EXCLUSIVE} MODE NOWAIT"
     stay = [name for name in dict.fromkeys(key.table for key in checks) if schema.by_name[name].stores_rows]
     events = {name: events_of(step) for step in steps if step.action in BY_ROW for name in step.names}
-    exclusive = [name for name in deleted if needs_exclusive(schema.by_name[name], events[name])]
-    shared = [name for name in (*deleted, *stay) if name not in set(exclusive)]
+    exclusive = [name for name in reversed(deleted) if needs_exclusive(schema.by_name[name], events[name])]
+    shared = [name for name in (*reversed(deleted), *stay) if name not in set(exclusive)]
     if exclusive:
         yield f"LOCK TABLE {_only(schema, exclusive)} IN {EXCLUSIVE} MODE"
     if shared:
