@@ -118,11 +118,13 @@ class Statement:
 
     ``counts`` names the tables whose removed rows its result tells, in order of the columns, or, for a single table, by
     its row count. ``changes`` names those whose removed, updated and inserted rows it tells, in three columns each.
+    ``is_lock`` tells that it does nothing but take locks before others need them.
     """
 
     sql: str
     counts: tuple[QualifiedName, ...] = ()
     changes: tuple[QualifiedName, ...] = ()
+    is_lock: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+import time
+
 import pytest
 from django.db import connections
 
 from testdb_app.backends.postgresql import watch
+from testdb_app.backends.postgresql.pipeline import Command, Pipeline
 from testdb_app.exceptions import ConnectionLostError, LockTimeoutError
 from tests.baseline.conftest import content
 
@@ -36,26 +42,37 @@ def rows(found):
     return {name: lines for name, lines in found.items() if "_seq" not in name}
 
 
+def forget_what_is_expected(resetter):
+    """Have the next reset look first."""
+    resetter._watch._expected = None
+
+
+@pytest.mark.parametrize("expects", [False, True], ids=["looking", "expecting"])
 @pytest.mark.parametrize("place", range(8))
-def test_a_session_that_is_ended_after_any_statement_leaves_all_or_nothing(scratch, warm, monkeypatch, place):
+def test_a_session_that_is_ended_after_any_statement_leaves_all_or_nothing(scratch, warm, monkeypatch, place, expects):
     resetter, before = warm
+    if not expects:
+        forget_what_is_expected(resetter)
     dirty = rows(content_over_its_own_connection(scratch))
-    send, reached = watch.send, []
+    run, reached = Pipeline.run, []
 
-    def send_and_die(connection, sql):
-        parts = sql.split(";\n")
-        if parts[0].startswith("BEGIN") and place < len(parts):
-            reached.append(len(parts))
-            parts.insert(place + 1, KILL)
-        return send(connection, ";\n".join(parts))
+    def run_and_die(self, connection, *batches):
+        *others, batch = batches
+        if batch[0].sql.startswith("BEGIN") and place < len(batch) and not reached:
+            reached.append(len(batch))
+            batch = [*batch[: place + 1], Command(KILL), *batch[place + 1 :]]
+        return run(self, connection, *others, batch)
 
-    monkeypatch.setattr(watch, "send", send_and_die)
+    monkeypatch.setattr(Pipeline, "run", run_and_die)
     try:
         resetter.reset()
     except ConnectionLostError:
         assert reached
+        assert not expects
     else:
-        assert place >= 7, "every statement is to be reached"
+        # Without a look first, nothing was lost but time.
+        assert expects or place >= 7, "every statement is to be reached"
+        assert not expects or content(scratch) == before
     monkeypatch.undo()
     after = content(scratch)
     assert rows(after) in (dirty, rows(before))
@@ -87,14 +104,15 @@ def test_a_connection_that_is_cut_is_made_anew_or_reported(scratch, warm, monkey
             session.execute(cut)
         resetter.reset()
     else:
-        run = watch._run
+        forget_what_is_expected(resetter)
+        run = watch.run_script
 
         def cut_and_run(*arguments):
             with scratch.superuser() as session:
                 session.execute(cut)
             return run(*arguments)
 
-        monkeypatch.setattr(watch, "_run", cut_and_run)
+        monkeypatch.setattr(watch, "run_script", cut_and_run)
         with pytest.raises(ConnectionLostError):
             resetter.reset()
         monkeypatch.undo()
@@ -105,14 +123,16 @@ def test_a_connection_that_is_cut_is_made_anew_or_reported(scratch, warm, monkey
 
 def test_an_interrupt_leaves_nothing_half_done(scratch, warm, monkeypatch):
     resetter, before = warm
-    send, calls = watch.send, []
+    run, calls = Pipeline.run, []
 
-    def interrupted(connection, sql):
-        calls.append(sql)
-        results = send(connection, sql.replace(";\nCOMMIT", ";\nSELECT 1"))
-        raise KeyboardInterrupt(results)
+    def interrupted(self, connection, *batches):
+        calls.append(batches)
+        uncommitted = [
+            [Command("SELECT 1") if command.sql == "COMMIT" else command for command in batch] for batch in batches
+        ]
+        raise KeyboardInterrupt(run(self, connection, *uncommitted))
 
-    monkeypatch.setattr(watch, "send", interrupted)
+    monkeypatch.setattr(Pipeline, "run", interrupted)
     with pytest.raises(KeyboardInterrupt):
         resetter.reset()
     monkeypatch.undo()
@@ -125,7 +145,7 @@ def test_an_interrupt_leaves_nothing_half_done(scratch, warm, monkeypatch):
 
 def test_a_writer_that_appears_between_look_and_lock_is_waited_for_and_named(scratch, warm, monkeypatch):
     resetter, before = warm
-    run = watch._run
+    run = watch.run_script
     with scratch.connect(application_name="late") as session:
         session.execute("SELECT 1")
         resetter.reset()
@@ -138,7 +158,7 @@ def test_a_writer_that_appears_between_look_and_lock_is_waited_for_and_named(scr
             session.execute("BEGIN; UPDATE a SET v = 'late' WHERE id = 2")
             return run(*arguments)
 
-        monkeypatch.setattr(watch, "_run", lock_and_run)
+        monkeypatch.setattr(watch, "run_script", lock_and_run)
         with pytest.raises(LockTimeoutError, match=r"\(late\) holds RowExclusiveLock on public\.a"):
             resetter.reset()
         monkeypatch.undo()
@@ -158,4 +178,31 @@ def test_a_value_that_cannot_be_divided_is_no_sign_of_other_writes(scratch, capt
         with scratch.connection.cursor() as cursor:
             cursor.execute("UPDATE t SET v = 5")
         resetter.reset()
+    assert content(scratch) == before
+
+
+@pytest.mark.parametrize("expects", [False, True], ids=["looking", "expecting"])
+def test_ctrl_c_while_the_server_works_ends_the_reset_and_the_connection_goes_on(scratch, warm, monkeypatch, expects):
+    resetter, before = warm
+    if not expects:
+        forget_what_is_expected(resetter)
+    run = Pipeline.run
+
+    def run_slowly(self, connection, *batches):
+        *others, batch = batches
+        slow = [*batch[:-2], Command("SELECT pg_sleep(30)"), *batch[-2:]] if len(batch) > 2 else batch
+        return run(self, connection, *others, slow)
+
+    monkeypatch.setattr(Pipeline, "run", run_slowly)
+    timer = threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT))
+    timer.start()
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        resetter.reset()
+    timer.join()
+    assert time.monotonic() - started < 10
+    monkeypatch.undo()
+    assert scratch.connection.connection.info.transaction_status == 0
+    assert rows(content_over_its_own_connection(scratch))['"public"."b"'] != []
+    resetter.reset()
     assert content(scratch) == before

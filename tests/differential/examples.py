@@ -40,7 +40,9 @@ def scenarios(draw: Draw, *, version: int) -> Scenario:
     if draw(st.booleans()):
         steps.append(Reset(resetter="warm" if captures else "empty", sight=draw(st.sampled_from(SIGHTS))).to_step())
     residents: set[str] = set()
-    if captures and draw(st.integers(0, 2)):
+    if captures and not draw(st.integers(0, 3)):
+        rounds = draw(st.lists(_familiar_rounds(model), min_size=1, max_size=2))
+    elif captures and draw(st.integers(0, 2)):
         rounds = draw(st.lists(_calm_round(model, residents), min_size=2, max_size=8))
     else:
         rounds = draw(st.lists(_round(model, residents, captures=captures), min_size=1, max_size=5))
@@ -108,6 +110,20 @@ def _calm_round(draw: Draw, model: Model, residents: set[str]) -> list[Step]:
         again=not draw(st.integers(0, 7)),
     )
     return [*steps, reset.to_step()]
+
+
+@st.composite
+def _familiar_rounds(draw: Draw, model: Model) -> list[Step]:
+    """Draw rounds that write the same, which the resetter comes to expect, and one or two that do something else, too."""
+    kinds = [writes.any_write] * 6 + [writes.wrapped, writes.in_cte, writes.sequence_move]
+    familiar = [step for each in draw(st.lists(_own_steps(model, kinds), min_size=1, max_size=3)) for step in each]
+    unseen, seen = (Reset(sight=sight).to_step() for sight in ("unseen", draw(st.sampled_from(SIGHTS))))
+    steps = [*familiar, unseen] * draw(st.integers(2, 4))
+    for last in (unseen, seen)[-draw(st.integers(1, 2)) :]:
+        begins = familiar[: draw(st.integers(0, len(familiar)))]
+        other = draw(st.lists(_own_steps(model, [*kinds, writes.copy, writes.in_function, _any_own]), max_size=2))
+        steps += [*begins, *(step for each in other for step in each), *familiar[len(begins) :], last]
+    return steps
 
 
 @st.composite

@@ -23,5 +23,17 @@ def overheard(tell: Callable[[str], None]) -> Iterator[None]:
             tell("watch: nothing was written" if done.script is None else "watch: the counters told")
         return done
 
-    with mock.patch.object(PostgreSQLWatch, "replay", replay):
+    original_again = PostgreSQLWatch._reset_the_same_again
+
+    def reset_the_same_again(watch: PostgreSQLWatch, *arguments: Any, **options: Any) -> Any:
+        expects = watch._expected is not None
+        done = original_again(watch, *arguments, **options)
+        if expects:
+            tell("watch: as expected, without a look" if done is not None else "watch: not as expected")
+        return done
+
+    with (
+        mock.patch.object(PostgreSQLWatch, "replay", replay),
+        mock.patch.object(PostgreSQLWatch, "_reset_the_same_again", reset_the_same_again),
+    ):
         yield

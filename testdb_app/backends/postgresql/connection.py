@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
 
-# libpq's PGRES_TUPLES_OK and PQTRANS_IDLE; psycopg is imported late, because it is optional.
-_TUPLES_OK = 2
+# libpq's PQTRANS_IDLE; psycopg is imported late, because it is optional.
 _IDLE = 0
 
 
@@ -64,19 +63,6 @@ def run_sql(connection: BaseDatabaseWrapper, sql: str) -> list[Result]:
         cursor.execute(sql, prepare=False)
         while True:
             results.append(Result(cursor.fetchall() if cursor.description else None, cursor.rowcount))
-            if not cursor.nextset():
-                return results
-
-
-def send(connection: BaseDatabaseWrapper, sql: str) -> list[Result]:
-    """Do as :func:`run_sql` over a connection that is open, at half the cost: without Django's cursor and descriptions."""
-    connection.validate_thread_sharing()
-    results: list[Result] = []
-    with connection.wrap_database_errors, connection.connection.cursor() as cursor:
-        cursor.execute(sql, prepare=False)
-        while True:
-            has_rows = cursor.pgresult.status == _TUPLES_OK
-            results.append(Result(cursor.fetchall() if has_rows else None, cursor.rowcount))
             if not cursor.nextset():
                 return results
 

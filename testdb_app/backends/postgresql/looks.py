@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +11,6 @@ from testdb_app.schema import QualifiedName, Schema
 
 Conditions = tuple[str, int | None, tuple[str, ...]]
 """What must be the same at two looks for the counters between them to be trusted: what holds, sessions ever, others now."""
-
-PREFIX = "testdb_"
-"""How the names of all prepared statements of this package begin."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,35 +56,6 @@ class Relations:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Statements:
-    """The names of the prepared statements of one watch, and the SQL that prepares them."""
-
-    look: str
-    look_at_all: str
-    insist: str
-    prepare: str
-
-    @classmethod
-    def of(cls, relations: Relations, database: int, prepared: bool) -> Statements:
-        """Write them for the database with that OID; *prepared* tells whether it can have prepared transactions."""
-        # A name of its own: another program behind the same pooler may prepare statements too.
-        look, look_at_all, insist = (f"{PREFIX}{uuid.uuid4().hex[:12]}_{name}" for name in ("look", "all", "insist"))
-        everything = signals.look_at_all(database, relations.counted, relations.sequences, prepared=prepared)
-        return cls(
-            look=look,
-            look_at_all=look_at_all,
-            insist=insist,
-            prepare=";\n".join(
-                (
-                    f"PREPARE {look} (oid[], oid[]) AS {signals.look(database, prepared=prepared)}",
-                    f"PREPARE {look_at_all} AS {everything}",
-                    f"PREPARE {insist} (text, bigint, bigint) AS {signals.insist(database, relations.sequences)}",
-                )
-            ),
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
     """One look: process id, conditions, next transaction id, and counts of writes and of calls, in the order asked for.
 
@@ -105,21 +72,22 @@ class Look:
     sums: tuple[int, int] = (0, 0)
 
 
-def parse_look(row: Sequence[Any], others: tuple[str, ...] = ()) -> Look:
+def parse_look(row: Sequence[str | None], others: tuple[str, ...] = ()) -> Look:
     """Make a look of the row of :func:`signals.look` or :func:`signals.look_at_all`, and the *others* connected."""
     _, pid, epoch, sessions, _, xmax, writes, calls, *rest = row
     return Look(
-        pid=pid,
-        conditions=(epoch, sessions, others),
-        xmax=xmax,
-        writes=_numbers(writes),
-        calls=_numbers(calls),
-        catalogs=rest[0] if len(rest) > 1 else "",
-        sums=(rest[1], rest[2]) if len(rest) > 1 else (0, 0),
+        pid=int(pid or 0),
+        conditions=(epoch or "", None if sessions is None else int(sessions), others),
+        xmax=xmax or "",
+        writes=parse_numbers(writes or ""),
+        calls=parse_numbers(calls or ""),
+        catalogs=rest[0] or "" if len(rest) > 1 else "",
+        sums=(int(rest[1] or 0), int(rest[2] or 0)) if len(rest) > 1 else (0, 0),
     )
 
 
-def _numbers(array: str) -> list[int]:
+def parse_numbers(array: str) -> list[int]:
+    """Read an array of numbers; NULL is -1."""
     return [int(number) if number != "NULL" else -1 for number in array[1:-1].split(",")] if array != "{}" else []
 
 

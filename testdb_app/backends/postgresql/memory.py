@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from testdb_app.backends.postgresql.looks import Conditions, Look, Relations
@@ -23,6 +23,16 @@ class Written:
 
     def __bool__(self) -> bool:
         return bool(self.tables or self.sequences)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """A reset: what was ``written`` before it, what it did, and the ``sums`` and the transaction id between the two."""
+
+    written: Written
+    sums: tuple[int, int]
+    xmax: str
+    changes: Mapping[QualifiedName, RowChanges]
 
 
 class Memory:
@@ -80,20 +90,24 @@ class Memory:
             sums = (self._sums[0] + sum(tables.values()), self._sums[1] + sum(sequences.values()))
         return Written(tables=tables, sequences=sequences, sums=sums)
 
-    def follow(
-        self,
-        written: Written,
-        sums: tuple[int, int],
-        xmax: str,
-        changes: Mapping[QualifiedName, RowChanges],
-        restarted: Sequence[QualifiedName],
-    ) -> None:
-        """Remember what *written* showed, and what the reset itself then did: *changes* and *restarted* sequences.
+    def remembered(self, tables: Iterable[int], sequences: Iterable[int]) -> tuple[list[int], list[int]]:
+        """Return the counts of tables and sequences as they were."""
+        return [self._writes[oid] for oid in tables], [self._calls[oid] for oid in sequences]
 
-        *sums* are those of the database between the two. What a reset does is counted at its least (a row once, a call of
+    def expect(self, tables: Iterable[int], sequences: Iterable[int]) -> Written | None:
+        """Return that these, and nothing else, were written, once each at least; None where that could not be told."""
+        if self.wants_everything or self._sums is None:
+            return None
+        return Written(tables=dict.fromkeys(tables, 0), sequences=dict.fromkeys(sequences, 0), sums=self._sums)
+
+    def follow(self, outcome: Outcome, restarted: Sequence[QualifiedName]) -> None:
+        """Remember what was written, and what the reset itself then did: its changes and the *restarted* sequences.
+
+        What a reset does is counted at its least (a row once, a call of
         a sequence as one block): were it more, the next look would see too much, and never too little.
         """
-        self.xmax = xmax
+        written, sums, changes = outcome.written, outcome.sums, outcome.changes
+        self.xmax = outcome.xmax
         own_rows = own_calls = 0
         for oid, count in written.tables.items():
             done = changes.get(self.relations.tables[oid]) if oid in self.relations.tables else None

@@ -71,7 +71,10 @@ def write_script(
         body.extend(Statement(sql=sql) for name in restarted for sql in _restart(schema, name, states[name]))
     end = ("COMMIT", set_sequences(states)) if for_watch else _end(within_transaction)
     return Script(
-        opening=tuple(Statement(sql=sql) for sql in (*begin, *_lock_statements(schema, steps, deleted, checks))),
+        opening=(
+            *(Statement(sql=sql) for sql in begin),
+            *(Statement(sql=sql, is_lock=True) for sql in _lock_statements(schema, steps, deleted, checks)),
+        ),
         body=tuple(body),
         closing=tuple(Statement(sql=sql) for sql in end),
         checks=tuple(checks),

@@ -73,10 +73,10 @@ def sum_changes(statements: Sequence[Statement], results: Sequence[Result]) -> d
         if len(statement.counts) == 1:
             found[statement.counts[0]] = RowChanges(removed=result.row_count)
         elif statement.counts:
-            removed = zip(statement.counts, rows_of(result)[0], strict=True)
+            removed = zip(statement.counts, map(int, rows_of(result)[0]), strict=True)
             found |= {name: RowChanges(removed=rows) for name, rows in removed}
         elif statement.changes:
-            numbers = iter(rows_of(result)[0])
+            numbers = map(int, rows_of(result)[0])
             for name, changes in zip(statement.changes, zip(numbers, numbers, numbers, strict=True), strict=True):
                 before = found.get(name, RowChanges())
                 found[name] = RowChanges(

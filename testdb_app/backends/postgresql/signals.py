@@ -18,8 +18,10 @@ before_shmem_exit callback, and the entry in pg_stat_activity is cleared later, 
 pgstat_relation_flush_cb() adds each table's counts to both. None of them ever goes down but by a reset, which the
 database's ``stat_reset_time`` shows. So if the database's sum has moved by as much as those of some tables together,
 nothing else has moved. The same holds for the blocks fetched of all sequences: each call fetches the sequence's page.
-For the sum to be complete this session has to report first: ``pg_stat_force_next_flush()`` in one message, the sum in the
-next, before the first write and in its transaction; if it does not fit, that transaction ends there.
+For the sum to be complete this session has to report first: ``pg_stat_force_next_flush()`` before a sync of the protocol
+(PostgresMain() calls pgstat_report_stat() where it is ready for the next query), the sum after it, before the first write
+and in its transaction; if it does not fit, that transaction ends there. So the same proof serves where nobody has looked
+before, and the tables are those that the last two resets found written.
 
 **The condition** for all of it is that nobody else may have written unseen since the last reset. Either no other session
 is connected to this database, and none has been (``pg_stat_get_db_sessions`` as it was, so that not even one with
@@ -92,18 +94,25 @@ _WRITES = "".join(
     for verb in ("inserted", "updated", "deleted")
 ).removeprefix("+ ")
 _CALLS = "pg_catalog.pg_stat_get_blocks_fetched(o) + pg_catalog.pg_stat_get_xact_blocks_fetched(o)"
+# That of the transaction that writes is not the one of the looks.
+_ISOLATION = "default_transaction_isolation"
 _WITHOUT_COPIES = "pg_catalog.set_config('stats_fetch_consistency', 'none', true)"
 
 
-def _conditions(database: str, *, prepared: bool) -> str:
-    """Columns: what must not change, sessions ever, sessions now, the next transaction id."""
+def _epoch(database: str, *, prepared: bool) -> str:
+    """A text that must not change."""
     return f"""pg_catalog.concat_ws(' ',
            CASE WHEN pg_catalog.current_setting('track_counts') = 'on' THEN '{COUNTING}' ELSE 'blind' END,
            EXTRACT(EPOCH FROM pg_catalog.pg_stat_get_db_stat_reset_time({database})),
            EXTRACT(EPOCH FROM pg_catalog.pg_postmaster_start_time()),
            EXTRACT(EPOCH FROM pg_catalog.pg_stat_get_bgwriter_stat_reset_time()),
-           pg_catalog.current_setting('default_transaction_read_only'), pg_catalog.current_setting('transaction_isolation'),
-           current_user, pg_catalog.current_schemas(false){", " + _PREPARED if prepared else ""}),
+           pg_catalog.current_setting('default_transaction_read_only'), pg_catalog.current_setting('{_ISOLATION}'),
+           current_user, pg_catalog.current_schemas(false){", " + _PREPARED if prepared else ""})"""
+
+
+def _conditions(database: str, *, prepared: bool) -> str:
+    """Columns: what must not change, sessions ever, sessions now, the next transaction id."""
+    return f"""{_epoch(database, prepared=prepared)},
        pg_catalog.pg_stat_get_db_sessions({database}),
        pg_catalog.pg_stat_get_db_numbackends({database}),
        pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text"""
@@ -131,8 +140,8 @@ def look(database: int, *, prepared: bool) -> str:
     """
     return (
         f"SELECT {_WITHOUT_COPIES}, pg_catalog.pg_backend_pid(), {_conditions(str(database), prepared=prepared)}, "
-        f"ARRAY(SELECT {_WRITES} FROM pg_catalog.unnest($1) o)::text, "
-        f"ARRAY(SELECT {_CALLS} FROM pg_catalog.unnest($2) o)::text, pg_catalog.pg_stat_force_next_flush()"
+        f"ARRAY(SELECT {_WRITES} FROM pg_catalog.unnest($1::oid[]) o)::text, "
+        f"ARRAY(SELECT {_CALLS} FROM pg_catalog.unnest($2::oid[]) o)::text, pg_catalog.pg_stat_force_next_flush()"
     )
 
 
@@ -166,17 +175,39 @@ def _blocks(sequences: Iterable[int]) -> str:
     return f"coalesce((SELECT {fetched}), 0)"
 
 
-def insist(database: int, sequences: Iterable[int]) -> str:
-    """Write the first query of the transaction that writes: settings, and the sums, which must be as expected.
+def insist(database: int, sequences: Iterable[int], *, prepared: bool) -> str:
+    """Write the first query of the transaction that writes: settings, and what must hold. Where it does not, a division
+    by zero ends that transaction.
 
-    Three parameters: the lock time-out, the expected sums or NULL. A division by zero ends the transaction where they
-    differ.
+    Parameters: (1) the lock time-out; (2) the process id; (3) the text of the conditions, (4) sessions ever, (5) sessions
+    now or NULL; (6, 7) the OIDs of the tables that were written, and their counts as remembered; (8, 9) the same of
+    sequences; (10, 11) the sums as remembered, or NULL; (12) the most that may have been written to one table. The session
+    must have reported. Columns: (settings), the counts of tables and of sequences as texts, the two sums.
     """
-    return (
-        "SELECT pg_catalog.set_config('synchronous_commit', 'off', true), pg_catalog.set_config('lock_timeout', $1, true), "
-        "s.rows, s.blocks, 1 / ($2 IS NULL OR (s.rows = $2 AND s.blocks = $3))::integer "
-        f"FROM (SELECT {_WITHOUT_COPIES} AS mode, {_rows(database)} AS rows, {_blocks(sequences)} AS blocks OFFSET 0) s"
+    now, calls = (
+        " + ".join(f"pg_catalog.pg_stat_get_{kind}(o)" for kind in kinds)
+        for kinds in (("tuples_inserted", "tuples_updated", "tuples_deleted"), ("blocks_fetched",))
     )
+    return f"""SELECT pg_catalog.set_config('synchronous_commit', 'off', true), pg_catalog.set_config('lock_timeout', $1, true),
+       t.counts, s.counts, d.rows, d.blocks,
+       1 / (pg_catalog.pg_backend_pid() = $2::integer AND {_epoch(str(database), prepared=prepared)} = $3
+            AND pg_catalog.pg_stat_get_db_sessions({database}) = $4::bigint
+            AND ($5::integer IS NULL OR pg_catalog.pg_stat_get_db_numbackends({database}) = $5::integer)
+            AND t.least > 0 AND t.most <= $12::bigint AND s.least > 0
+            AND ($10::bigint IS NULL OR (d.rows - $10::bigint = t.total AND d.blocks - $11::bigint = s.total)))::integer
+  FROM (SELECT {_WITHOUT_COPIES} AS mode, {_rows(database)} AS rows, {_blocks(sequences)} AS blocks OFFSET 0) d,
+       LATERAL ({_moved(now, "$6", "$7")}) t,
+       LATERAL ({_moved(calls, "$8", "$9")}) s"""
+
+
+def _moved(count: str, oids: str, remembered: str) -> str:
+    """Compare counts with those that are remembered, after d.mode is set. No OID at all is as good as all that have moved."""
+    return f"""SELECT pg_catalog.array_agg(now)::text AS counts, coalesce(pg_catalog.sum(now - was), 0) AS total,
+               coalesce(pg_catalog.min(now - was), 1) AS least, coalesce(pg_catalog.max(now - was), 0) AS most
+          FROM (SELECT {count} AS now, was
+                  FROM ROWS FROM (pg_catalog.unnest(CASE d.mode WHEN 'none' THEN {oids}::oid[] END),
+                                  pg_catalog.unnest({remembered}::bigint[])) u(o, was)
+                OFFSET 0) c"""
 
 
 def _oids(oids: Iterable[int]) -> str:

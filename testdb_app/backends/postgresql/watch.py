@@ -1,9 +1,10 @@
 """Finding what was written since the last reset, and resetting that; see :mod:`testdb_app.backends.postgresql.signals`.
 
-A reset is one message that looks, and one that runs; where nothing was written, the first alone. The look reads the
+A reset is one round trip that looks, and one that runs; where nothing was written, the first alone. The look reads the
 counters of the suspects (:mod:`testdb_app.backends.postgresql.memory`); the transaction that writes first checks, by the
 sums of the database, that nothing else was written. If something was, that transaction ends before it writes, every counter
-is read, and what is found joins the suspects.
+is read, and what is found joins the suspects. After two resets of the same tables and sequences the next one runs without
+a look: if just these were written again, the check says so, and all of it was one round trip.
 
 Sequences are set after the commit, by setval(), which costs a tenth of ALTER SEQUENCE and leaves the catalog alone, but is
 not undone with a transaction. A sequence that is behind its table would make the next insert collide; one that is ahead
@@ -13,44 +14,37 @@ does not, and a reset whose server dies in between is followed by one that remem
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from django.db import DatabaseError, InterfaceError
 
 from testdb_app.backends.base import DatabaseIdentity, Observation, Replay, Script
 from testdb_app.backends.postgresql import catalog, signals
-from testdb_app.backends.postgresql.asking import NOT_PREPARED, Asker
-from testdb_app.backends.postgresql.connection import is_idle, rolled_back_on_error, run_sql, send
-from testdb_app.backends.postgresql.errors import explain, sqlstate
+from testdb_app.backends.postgresql.asking import Asker
+from testdb_app.backends.postgresql.connection import is_idle, run_sql
 from testdb_app.backends.postgresql.introspection import parse_identity
 from testdb_app.backends.postgresql.looks import Conditions, Look, Relations, are_trusted
 from testdb_app.backends.postgresql.memory import Memory, Written
-from testdb_app.backends.postgresql.queries import rows_of, sum_changes
-from testdb_app.backends.postgresql.quoting import milliseconds
-from testdb_app.schema import QualifiedName, Schema
-from testdb_app.states import RowChanges
+from testdb_app.backends.postgresql.queries import rows_of
+from testdb_app.backends.postgresql.replaying import Changes, UnfitError, run_script
+from testdb_app.exceptions import ConnectionLostError
+from testdb_app.schema import Schema
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
 logger = logging.getLogger("testdb_app")
 
-Changes = Mapping[QualifiedName, RowChanges]
-
-_UNFIT = "22012"
-"""The SQLSTATE of the division by zero in :func:`signals.insist`."""
 _BYTES_A_ROW = 80
 # Where more rows were written, or fewer that are slow to delete, the sizes of the tables decide what to do.
 _MOST_ROWS = 5_000
 _MOST_ROWS_UNINDEXED = 100
 _MOST_SKIPPED = 3
 _MOST_SCRIPTS = 128
-_BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 
-
-class _UnfitError(Exception):
-    """The sums of the database are not what the suspects make them."""
+_What = tuple[tuple[int, ...], tuple[int, ...]]
+"""The OIDs of the tables and of the sequences that were written."""
 
 
 class PostgreSQLWatch:
@@ -59,11 +53,13 @@ class PostgreSQLWatch:
     def __init__(self, schema: Schema) -> None:
         self._schema = schema
         self._asker: Asker | None = None
-        self._identity: DatabaseIdentity | None = None
+        self._identity: DatabaseIdentity
         self._memory: Memory | None = None
         self._is_trusted = False
         self._skipped, self._to_skip = 0, 0
-        self._scripts: dict[tuple[int, ...], Script] = {}
+        self._scripts: dict[_What, Script] = {}
+        self._last: _What | None = None
+        self._expected: _What | None = None
 
     def renew(self, connection: BaseDatabaseWrapper, observation: Observation) -> None:
         """Remember the present state, unless somebody else may have written since *observation* began."""
@@ -93,7 +89,7 @@ class PostgreSQLWatch:
         if self._asker is None:
             self._asker = Asker(connection, self._schema)
         if not self._asker.is_ready(connection):
-            self._asker.prepare(connection)
+            self._asker.turn_to(connection)
         seen = self._asker.see(connection, None, conditions)
         # A pooler between gives out a number of its own, and may change the server's session at any time.
         self._is_trusted = seen.pid == self._asker.pid and seen.conditions == conditions
@@ -112,41 +108,43 @@ class PostgreSQLWatch:
     ) -> Replay | None:
         """Look, and run what *write* makes of what was written; None where another look has to tell.
 
-        Two round trips, or one where nothing was written. Where a table is written for the first time, some more.
+        One round trip where nothing was written, or the same tables as the last two times; else two. Where a table is
+        written for the first time, some more.
         """
         memory, asker = self._memory, self._asker
         if memory is None or asker is None or not self._is_trusted:
             return None
+        identity = self._identity
         # Not until this reset has gone well.
         self._is_trusted = False
-        seen = self._look_again(connection, memory, asker)
-        if seen is None or self._identity is None:
+        if identity.configured != str(connection.settings_dict["NAME"] or identity.name):
             return None
-        rule = permit(self._identity)
-        if memory.is_quiet(seen):
-            self._is_trusted = True
-            return Replay(identity=self._identity, permitted_by=rule)
-        try:
-            run = self._reset(connection, memory, asker, memory.compare(seen), write, lock_timeout)
-        except _UnfitError:
-            memory.miss()
-            run = self._reset_after_a_look_at_all(connection, memory, asker, write, lock_timeout)
+        rule = permit(identity)
+        run = self._reset_the_same_again(connection, memory, asker, lock_timeout)
+        if run is None:
+            seen = self._look_again(connection, memory, asker)
+            if seen is None:
+                return None
+            # A new connection was asked where it leads.
+            identity = self._identity
+            rule = permit(identity)
+            if memory.is_quiet(seen):
+                self._is_trusted = True
+                return Replay(identity=identity, permitted_by=rule)
+            run = self._reset_what_was_seen(connection, memory, asker, seen, write, lock_timeout)
         if run is None:
             return None
         self._to_skip = 0
-        return Replay(identity=self._identity, permitted_by=rule, script=run[0], changes=run[1])
+        return Replay(identity=identity, permitted_by=rule, script=run[0], changes=run[1])
 
     def _look_again(self, connection: BaseDatabaseWrapper, memory: Memory, asker: Asker) -> Look | None:
         """Look, over the connection as it was or over a new one; None where the counters cannot be trusted."""
-        identity = self._identity
-        if identity is None or identity.configured != str(connection.settings_dict["NAME"] or identity.name):
-            return None
         try:
             if not asker.is_ready(connection):
                 # A new one of this process, which may lead elsewhere, and which is one session more.
                 (row,) = rows_of(run_sql(connection, catalog.IDENTITY)[0])
                 self._identity = parse_identity(connection, row)
-                asker.prepare(connection)
+                asker.turn_to(connection)
                 memory.join()
             elif not is_idle(connection):
                 return None
@@ -158,7 +156,6 @@ class PostgreSQLWatch:
         return seen if is_same and seen.catalogs in {"", memory.catalogs} else None
 
     def _observe(self, relations: Relations, written: Written) -> Observation:
-        assert self._identity is not None
         return Observation(
             identity=self._identity,
             token=self._schema.token,
@@ -180,7 +177,7 @@ class PostgreSQLWatch:
             count > _MOST_ROWS_UNINDEXED for oid, count in written.tables.items() if oid in relations.unindexed
         ):
             return None
-        what = (*written.tables, 0, *written.sequences)
+        what = _what(written)
         if rows <= _MOST_ROWS_UNINDEXED and what in self._scripts:
             return self._scripts[what]
         script = write(self._observe(relations, written))
@@ -190,21 +187,26 @@ class PostgreSQLWatch:
             self._scripts[what] = script
         return script
 
-    def _reset_after_a_look_at_all(
+    def _reset_what_was_seen(
         self,
         connection: BaseDatabaseWrapper,
         memory: Memory,
         asker: Asker,
+        seen: Look,
         write: Callable[[Observation], Script | None],
         lock_timeout: float,
     ) -> tuple[Script, Changes] | None:
-        """Reset what the counters of everything show: this session has reported all, and they are of one moment."""
+        try:
+            return self._reset(connection, memory, asker, memory.compare(seen), write, lock_timeout)
+        except UnfitError:
+            memory.miss()
+        # Everything: this session has reported all, and the counters are of one moment.
         seen = asker.see(connection, None, memory.conditions)
         if seen.conditions != memory.conditions or seen.catalogs != memory.catalogs:
             return None
         try:
             return self._reset(connection, memory, asker, memory.compare(seen, seen.sums), write, lock_timeout)
-        except _UnfitError:
+        except UnfitError:
             return None
 
     def _reset(
@@ -219,29 +221,40 @@ class PostgreSQLWatch:
         script = self._write(memory.relations, written, write)
         if script is None:
             return None
-        sums, xmax, changes = _run(connection, asker.statements.insist, script, written, lock_timeout)
+        outcome = run_script(connection, asker, memory, script, written, lock_timeout)
+        what = _what(written)
+        self._expected = what if what == self._last and what in self._scripts and script.is_plain else None
+        self._last = what
         if script.is_plain:
             self._is_trusted = True
-            memory.follow(written, sums, xmax, changes, script.restarted)
+            memory.follow(outcome, script.restarted)
         else:
             # The statements that switch triggers write to the catalogs, and so does TRUNCATE.
             self._renew(connection, memory.conditions)
-        return script, changes
+        return script, outcome.changes
+
+    def _reset_the_same_again(
+        self, connection: BaseDatabaseWrapper, memory: Memory, asker: Asker, lock_timeout: float
+    ) -> tuple[Script, Changes] | None:
+        """Reset what the last two resets did, without a look, if just that was written again; None if not."""
+        expected, self._expected = self._expected, None
+        if expected is None or memory.conditions[2] or not (asker.is_ready(connection) and is_idle(connection)):
+            return None
+        written = memory.expect(*expected)
+        if written is None:
+            return None
+        script = self._scripts[expected]
+        try:
+            outcome = run_script(
+                connection, asker, memory, script, written, lock_timeout, unseen_below=_MOST_ROWS_UNINDEXED
+            )
+        except (UnfitError, ConnectionLostError):
+            return None
+        self._is_trusted = True
+        self._expected = expected
+        memory.follow(outcome, script.restarted)
+        return script, outcome.changes
 
 
-def _run(
-    connection: BaseDatabaseWrapper, insist: str, script: Script, written: Written, lock_timeout: float
-) -> tuple[tuple[int, int], str, Changes]:
-    rows, blocks = written.sums if written.sums is not None else ("NULL", "NULL")
-    check = f"EXECUTE {insist} ('{milliseconds(lock_timeout)}ms', {rows}, {blocks})"
-    parts = (_BEGIN, check, *(statement.sql for statement in script.statements))
-    try:
-        with rolled_back_on_error(connection):
-            results = send(connection, ";\n".join(parts))
-    except (DatabaseError, InterfaceError) as error:
-        if sqlstate(error) in {_UNFIT, NOT_PREPARED}:
-            raise _UnfitError from error
-        raise explain(connection, error, script) from error
-    _, _, found_rows, found_blocks, _ = rows_of(results[1])[0]
-    ((*_, xmax),) = rows_of(results[-1])
-    return (found_rows, found_blocks), xmax, sum_changes(script.statements, results[2:])
+def _what(written: Written) -> _What:
+    return tuple(sorted(written.tables)), tuple(sorted(written.sequences))
