@@ -28,7 +28,9 @@ LAYERS = (
     ("backends",),  # finds the folder of a vendor
     ("references", "report", "looking", "known_map", "caches", "signals", "retrying"),
     ("baseline", "resetter"),
-    ("checks",),
+    ("checks", "preparing"),
+    ("testcases",),
+    ("runner",),
     ("management",),
     ("apps",),
 )

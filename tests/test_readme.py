@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import inspect
 import re
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 from django.core.management import load_command_class
 
-from testdb_app import baseline, checks, guard
+from testdb_app import baseline, checks, guard, runner
 from testdb_app.backends.base import Action
 from testdb_app.conf import Settings
 from testdb_app.options import TARGETS
@@ -108,4 +109,21 @@ def test_the_page_on_baselines_tells_every_function_parameter_and_target() -> No
         defaults = [ast.literal_eval(default) for default in [*told.defaults, *told.kw_defaults]]
         assert defaults == [parameter.default for parameter in parameters.values()]
     assert {function.__name__ for function in functions} == {"capture_baseline", "drop_baseline"}
+    assert {target for target in TARGETS if f'`"{target}"`' not in text} == set()
+
+
+def test_the_page_on_test_cases_tells_every_class_option_and_target() -> None:
+    text = (ROOT / "docs/test-cases.md").read_text()
+    parser = argparse.ArgumentParser()
+    runner.ResetDiscoverRunner.add_arguments(parser)
+    own = {option for action in parser._actions for option in action.option_strings if "reset" in option}
+    assert own == {"--reset-transaction-tests"}
+    classes = {
+        "ResetMixin",
+        "ResetTransactionTestCase",
+        "ResetLiveServerTestCase",
+        "ResetDiscoverRunner",
+        "ResetRunnerMixin",
+    }
+    assert {word for word in {*own, *classes} if word not in text} == set()
     assert {target for target in TARGETS if f'`"{target}"`' not in text} == set()

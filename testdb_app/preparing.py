@@ -1,0 +1,140 @@
+"""Test databases made ready for resets: each captures its baseline, or goes back to the one it has kept. Once a process."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from django.core.management.color import no_style
+from django.db import DatabaseError, connections, transaction
+
+from testdb_app.backends import get_backend
+from testdb_app.baseline import capture_baseline, drop_baseline
+from testdb_app.exceptions import BaselineError, ResetError, UnsupportedError
+from testdb_app.resetter import Resetter
+
+if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
+logger = logging.getLogger("testdb_app")
+
+# By alias and the name that the settings give now: a worker of --parallel has databases of its own.
+_prepared: set[tuple[str, str]] = set()
+_resetters: dict[tuple[str, str, str], Resetter] = {}
+_restarts: dict[tuple[str, str], tuple[str, ...]] = {}
+
+
+def prepare_test_database(using: str) -> None:
+    """Capture the baseline of the test database behind the alias *using*, unless this process has done so.
+
+    A database that was kept from an earlier run goes back to its baseline first, so that rows of a killed run are
+    gone. Where it has migrated since, the baseline is captured anew, as it is.
+
+    Raises the guard's :class:`UnsafeDatabaseError` for what is no test database, and what
+    :func:`~testdb_app.baseline.capture_baseline` raises. Vendors without a baseline are left alone.
+    """
+    key = (using, _name(using))
+    if key in _prepared:
+        return
+    try:
+        capture_baseline(using)
+        get_resetter(using, "baseline").reset()
+    except BaselineError as error:
+        logger.info("%s: the kept baseline is out of date: %s", using, error)
+        capture_baseline(using, replace=True)
+    except UnsupportedError as error:
+        logger.info("%s: %s", using, error)
+    _prepared.add(key)
+
+
+def get_resetter(using: str, to: str) -> Resetter:
+    """Return this process's resetter of that test database to that state, which remembers from one reset to the next."""
+    key = (using, to, _name(using))
+    if key not in _resetters:
+        _resetters[key] = Resetter(using, to=to)
+    return _resetters[key]
+
+
+def restart_sequences(using: str) -> None:
+    """Set the sequences of tables without rows to 1, where the baseline has them elsewhere: migrations may have used them.
+
+    Those of tables with rows stay, as the next row would collide with one of these. Mostly there is nothing to do,
+    which is found out once.
+    """
+    key = (using, _name(using))
+    connection = connections[using]
+    if key not in _restarts:
+        _restarts[key] = _write_restarts(connection)
+    if _restarts[key]:
+        with transaction.atomic(using=using), connection.cursor() as cursor:
+            for statement in _restarts[key]:
+                cursor.execute(statement)
+
+
+def _write_restarts(connection: BaseDatabaseWrapper) -> tuple[str, ...]:
+    baseline = get_backend(connection).read_baseline(connection)
+    if baseline is None or not connection.features.supports_sequence_reset:
+        return ()
+    filled = {table.name for table in baseline.tables}
+    moved = {name.name for name, state in baseline.sequences.items() if state.is_called or state.last_value != 1}
+    listed = [
+        sequence
+        for sequence in connection.introspection.sequence_list()
+        if sequence["table"] not in filled and (sequence["name"] if "name" in sequence else sequence["table"]) in moved
+    ]
+    return tuple(connection.ops.sequence_reset_by_name_sql(no_style(), listed)) if listed else ()
+
+
+def restore_kept_databases(aliases: Iterable[str]) -> None:
+    """Take test databases that were kept back to their baselines, and drop these, before migrations run on them.
+
+    For the time before the test runner has changed the settings: so rows of a killed run do not get into the baseline
+    that is captured after the migrations. A database that does not exist, or has no baseline, is left alone.
+    """
+    for alias in aliases:
+        connection = connections[alias]
+        creation: Any = connection.creation
+        name = str(creation._get_test_db_name())
+        # Memory keeps nothing, and a real database is not gone back to because somebody calls it the test one.
+        if name in {str(connection.settings_dict["NAME"]), ":memory:"} or "mode=memory" in name:
+            continue
+        with _renamed(connection, name):
+            try:
+                Resetter(alias, to="baseline", allow_database=name, once=True).reset()
+                drop_baseline(alias, allow_database=name)
+            except (ResetError, UnsupportedError, DatabaseError) as error:
+                logger.info("%s: nothing to restore in %s: %s", alias, name, error)
+
+
+@contextmanager
+def _renamed(connection: BaseDatabaseWrapper, name: str) -> Iterator[None]:
+    """Have the connection lead to the database *name*."""
+    configured = connection.settings_dict["NAME"]
+    close(connection)
+    connection.settings_dict["NAME"] = name
+    try:
+        yield
+    finally:
+        close(connection)
+        connection.settings_dict["NAME"] = configured
+
+
+def close(connection: BaseDatabaseWrapper) -> None:
+    """Close a connection and its pool, which goes on leading to the database that it was opened for."""
+    connection.close()
+    close_pool = getattr(connection, "close_pool", None)
+    if close_pool is not None:
+        close_pool()
+
+
+def forget_test_databases() -> None:
+    """Forget which databases were prepared, as they are about to be made anew."""
+    _prepared.clear()
+    _resetters.clear()
+    _restarts.clear()
+
+
+def _name(using: str) -> str:
+    return str(connections[using].settings_dict["NAME"])

@@ -1,0 +1,123 @@
+"""Test cases with real commits whose teardown resets: change the base class of a ``TransactionTestCase``, and nothing else.
+
+What they share is :class:`ResetMixin`, for bases of one's own::
+
+    class BrowserTest(ResetMixin, StaticLiveServerTestCase): ...
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from django.core.management.sql import emit_post_migrate_signal
+from django.db import connections
+from django.test import LiveServerTestCase, TransactionTestCase
+
+from testdb_app.exceptions import ConfigurationError
+from testdb_app.options import TARGETS
+from testdb_app.preparing import get_resetter, prepare_test_database, restart_sequences
+
+if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
+    class _Base(TransactionTestCase):
+        """With the hooks that the type stubs leave out."""
+
+        @classmethod
+        def _pre_setup(cls) -> None: ...
+        @classmethod
+        def _fixture_setup(cls) -> None: ...
+        @classmethod
+        def _reset_sequences(cls, db_name: str) -> None: ...
+        @classmethod
+        def _databases_names(cls, include_mirrors: bool = True) -> list[str]: ...
+else:
+    _Base = object
+
+
+class ResetMixin(_Base):
+    """Resets at the end of each test what it wrote, in place of Django's flush. To be named before the base class.
+
+    ``reset_to`` is the state that a test leaves behind:
+
+    - "baseline", the default: the rows that the migrations made, and no others. It is captured once, before the first
+      of these tests, or by the runner in :mod:`testdb_app.runner` as soon as the databases are there;
+    - "empty": what Django's flush leaves, no rows but those that handlers of ``post_migrate`` make.
+
+    Sequences go back, too, so the first row that a test makes has the same key each time. All else is as Django
+    documents it for ``TransactionTestCase``; ``serialized_rollback`` has nothing left to do.
+    """
+
+    reset_to: ClassVar[str] = "baseline"
+
+    @classmethod
+    def _pre_setup(cls) -> None:
+        check_target(cls)
+        for alias in cls._databases_names(include_mirrors=False):
+            prepare_test_database(alias)
+        super()._pre_setup()
+
+    @classmethod
+    def _fixture_setup(cls) -> None:
+        if not (cls.serialized_rollback and cls.reset_to == "baseline"):
+            super()._fixture_setup()
+            return
+        # The rows are there. To load them once more would cost a query each.
+        cls.serialized_rollback = False
+        try:
+            super()._fixture_setup()
+        finally:
+            cls.serialized_rollback = True
+
+    @classmethod
+    def _reset_sequences(cls, db_name: str) -> None:
+        if cls.reset_to == "baseline":
+            restart_sequences(db_name)
+        else:
+            super()._reset_sequences(db_name)
+
+    def _fixture_teardown(self) -> None:
+        reset_after(self)
+
+
+class ResetTransactionTestCase(ResetMixin, TransactionTestCase):
+    """Django's ``TransactionTestCase`` with a reset in place of the flush; see :class:`ResetMixin`."""
+
+
+class ResetLiveServerTestCase(ResetMixin, LiveServerTestCase):
+    """Django's ``LiveServerTestCase`` with a reset in place of the flush; see :class:`ResetMixin`."""
+
+
+def check_target(case: type[Any]) -> None:
+    """Raise :class:`ConfigurationError` for a ``reset_to`` that names no state."""
+    if case.reset_to not in TARGETS:
+        raise ConfigurationError(
+            f"{case.__module__}.{case.__qualname__}.reset_to must be one of {', '.join(TARGETS)}, not {case.reset_to!r}."
+        )
+
+
+def reset_after(case: Any) -> None:
+    """Do what the teardown of *case* has to do in the databases that it names; see :class:`ResetMixin`."""
+    to = getattr(case, "reset_to", "baseline")
+    for alias in case._databases_names(include_mirrors=False):
+        connection = connections[alias]
+        end_transaction(connection)
+        get_resetter(alias, to).reset()
+        if to == "empty" and not _inhibits_post_migrate(case, connection):
+            emit_post_migrate_signal(verbosity=0, interactive=False, db=alias)
+
+
+def end_transaction(connection: BaseDatabaseWrapper) -> None:
+    """Undo what a test has left uncommitted outside of ``atomic()``, as Django does by closing the connection."""
+    if connection.connection is not None and not connection.in_atomic_block:
+        # The driver knows where there is nothing to undo.
+        connection.rollback()
+        if not connection.get_autocommit():
+            connection.set_autocommit(True)
+
+
+def _inhibits_post_migrate(case: Any, connection: BaseDatabaseWrapper) -> bool:
+    # As TransactionTestCase._fixture_teardown() decides it.
+    return case.available_apps is not None or (
+        case.serialized_rollback and hasattr(connection, "_test_serialized_contents")
+    )

@@ -1,0 +1,34 @@
+"""A throw-away project with migrations and the suite, on the database of this run."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from django.db import connections
+
+from tests.guard.conftest import drop_test_databases
+from tests.guard.projects import Project, database_settings, make_project
+from tests.testcases import suite
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[Project]:
+    """A project with data in a migration, two databases and a mirror. What its runners make is dropped afterwards."""
+    name = f"suite_{uuid.uuid4().hex[:10]}"
+    is_postgresql = connections["default"].vendor == "postgresql"
+    made = make_project(
+        tmp_path, {"default": database_settings("default", NAME=name if is_postgresql else str(tmp_path / name))}
+    )
+    made.add_settings(suite.SETTINGS)
+    made.write("shop/models.py", suite.MODELS)
+    made.write("shop/urls.py", suite.URLS)
+    made.write("shop/migrations/__init__.py", "")
+    made.write("shop/migrations/0001_initial.py", suite.MIGRATION)
+    made.write("shop/fixtures/shelves.json", suite.FIXTURE)
+    made.write("shop/tests.py", suite.TESTS)
+    yield made
+    if is_postgresql:
+        drop_test_databases(name)

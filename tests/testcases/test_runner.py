@@ -1,0 +1,190 @@
+"""The runner: baselines before the first test, in every process and in databases that are kept; and every class, if asked for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.db import connections
+
+from tests.guard.projects import Project
+from tests.scratch import connect
+
+RUNNER = 'TEST_RUNNER = "testdb_app.runner.ResetDiscoverRunner"\n'
+
+# Named so that Django's own class comes first and flushes.
+MIXED = """
+import json, os
+from django.conf import settings
+from django.contrib.contenttypes.models import ContentType
+from django.db import connections
+from django.test import TestCase, TransactionTestCase
+from shop.models import Item, Shelf
+from testdb_app.testcases import ResetTransactionTestCase
+
+def record(test):
+    rows = sorted(Shelf.objects.values_list("name", flat=True))
+    found = {"test": test._testMethodName, "rows": rows, "items": Item.objects.count(), "types": ContentType.objects.count()}
+    with (settings.HERE / f"found-{os.getpid()}.jsonl").open("a") as file:
+        file.write(json.dumps(found) + "\\n")
+
+class A(TransactionTestCase):
+    def test_1_stock(self):
+        record(self)
+        Shelf.objects.create(name="of stock")
+
+    def test_2_stock(self):
+        record(self)
+
+class B(ResetTransactionTestCase):
+    def test_3_ours(self):
+        record(self)
+        Item.objects.create(shelf=Shelf.objects.get_or_create(name="from a migration")[0])
+
+    def test_4_ours(self):
+        record(self)
+
+class C(TestCase):
+    def test_5_rollback(self):
+        record(self)
+"""
+CLEAN = ["from a migration"]
+
+
+def run(project: Project, *options: str) -> dict[str, Any]:
+    done = project.manage("test", "--noinput", *options).must_pass()
+    assert len(done.found) == 5, done.stdout + done.stderr
+    return {found.pop("test"): found for found in done.found}
+
+
+@pytest.fixture
+def mixed(project: Project) -> Project:
+    project.add_settings(RUNNER)
+    project.write("shop/tests.py", MIXED)
+    return project
+
+
+@pytest.mark.parametrize("options", [(), ("--keepdb",)], ids=["plain", "keepdb"])
+def test_a_flush_by_a_class_of_django_does_not_get_into_the_baseline(mixed: Project, options: tuple[str, ...]) -> None:
+    for _ in range(2 if options else 1):
+        found = run(mixed, *options)
+        assert found["test_1_stock"]["rows"] == CLEAN
+        assert found["test_2_stock"]["rows"] == [], "a flush takes them"
+        # What a flush has taken comes back with the first reset, after the first test.
+        assert [found[name]["rows"] for name in ("test_4_ours", "test_5_rollback")] == [CLEAN, CLEAN]
+        assert found["test_4_ours"]["types"] == found["test_1_stock"]["types"]
+
+
+@pytest.mark.parametrize("options", [(), ("--parallel", "2"), ("--keepdb",)], ids=["plain", "parallel", "keepdb"])
+@pytest.mark.parametrize("asked", ["option", "attribute"])
+def test_every_class_resets_if_asked_for(mixed: Project, options: tuple[str, ...], asked: str) -> None:
+    if asked == "option":
+        options = (*options, "--reset-transaction-tests")
+    else:
+        mixed.write(
+            "shop/runner.py",
+            "from testdb_app.runner import ResetDiscoverRunner\n"
+            "class Runner(ResetDiscoverRunner):\n    reset_transaction_tests = True\n",
+        )
+        mixed.add_settings('TEST_RUNNER = "shop.runner.Runner"\n')
+    found = run(mixed, *options)
+    assert [each["rows"] for each in found.values()] == [CLEAN] * 5
+    assert {each["items"] for each in found.values()} == {0}
+    assert len({each["types"] for each in found.values()}) == 1
+
+
+@pytest.mark.parametrize("option", [(), ("--reset-transaction-tests",)], ids=["some", "all"])
+def test_processes_that_are_spawned_prepare_their_databases_too(mixed: Project, option: tuple[str, ...]) -> None:
+    if connections["default"].vendor == "sqlite":
+        pytest.skip("Django's workers that are spawned have in-memory databases of their own")
+    manage = (mixed.directory / "manage.py").read_text()
+    spawning = "import multiprocessing\n    multiprocessing.set_start_method('spawn')\n    execute_from"
+    mixed.write("manage.py", manage.replace("execute_from_command_line(sys", f"{spawning}_command_line(sys"))
+    found = run(mixed, "--parallel", "2", *option)
+    assert found["test_4_ours"]["rows"] == CLEAN
+    assert (found["test_2_stock"]["rows"] == CLEAN) is bool(option)
+
+
+KILLED = """
+import os
+from shop.models import Shelf
+from testdb_app.testcases import ResetTransactionTestCase
+
+class Killed(ResetTransactionTestCase):
+    def test(self):
+        Shelf.objects.create(name="of a killed run")
+        Shelf.objects.filter(name="from a migration").delete()
+        os._exit(9)
+"""
+
+SECOND_MIGRATION = """
+from django.db import migrations, models
+
+def fill(apps, editor):
+    apps.get_model("shop", "Shelf").objects.using(editor.connection.alias).create(name="from the second")
+
+class Migration(migrations.Migration):
+    dependencies = [("shop", "0001_initial")]
+    operations = [migrations.RunPython(fill, migrations.RunPython.noop)]
+"""
+
+
+@pytest.mark.parametrize("migrates", [False, True], ids=["as it was", "migrated since"])
+def test_a_kept_database_that_a_killed_run_left_dirty_starts_clean(
+    mixed: Project, tmp_path: Path, migrates: bool
+) -> None:
+    if connections["default"].vendor == "sqlite":
+        # In memory nothing is kept.
+        mixed.add_settings(
+            "for name in ('default', 'other'):\n    DATABASES[name]['TEST'] = "
+            "{'NAME': str(HERE / f'test_{name}.sqlite3'), 'DEPENDENCIES': []}\n"
+        )
+    run(mixed, "--keepdb")
+    mixed.write("shop/tests.py", KILLED)
+    assert mixed.manage("test", "--noinput", "--keepdb").returncode == 9
+    mixed.write("shop/tests.py", MIXED)
+    if migrates:
+        mixed.write("shop/migrations/0002_second.py", SECOND_MIGRATION)
+    rows = [*CLEAN, "from the second"] if migrates else CLEAN
+    found = run(mixed, "--keepdb", "--reset-transaction-tests")
+    assert [each["rows"] for each in found.values()] == [rows] * 5
+
+
+def test_databases_are_destroyed_where_no_baseline_can_be_captured(mixed: Project) -> None:
+    mixed.add_settings("TESTDB = {'EXCLUDE': ['no_such_app']}\n")
+    done = mixed.manage("test", "--noinput")
+    assert done.returncode != 0
+    assert "no_such_app" in done.stderr
+    assert "Destroying test database for alias 'default'" in done.stderr
+
+
+POOLED = """
+from django.apps import AppConfig
+from django.db import connection
+
+class Shop(AppConfig):
+    name = "shop"
+
+    def ready(self):
+        connection.ensure_connection()
+"""
+
+
+@pytest.mark.postgresql
+def test_a_pool_that_was_opened_before_the_runner_leads_to_the_test_database(mixed: Project, scratch: Any) -> None:
+    """Trap 27: without the runner the tests would go on in the real database."""
+    databases = json.loads((mixed.directory / "databases.json").read_text())
+    databases["default"] |= {"NAME": scratch.name, "OPTIONS": {"pool": True}}
+    mixed.write("databases.json", json.dumps(databases))
+    mixed.write("shop/apps.py", POOLED)
+    scratch.execute("CREATE TABLE shop_shelf (id serial, name text); INSERT INTO shop_shelf (name) VALUES ('precious')")
+    try:
+        found = run(mixed, "--reset-transaction-tests")
+        assert [each["rows"] for each in found.values()] == [CLEAN] * 5
+        assert scratch.query("SELECT name FROM shop_shelf") == [("precious",)]
+    finally:
+        with connect("postgres") as session:
+            for name in (f"test_{scratch.name}", f"test_{scratch.name}_other"):
+                session.execute(f"DROP DATABASE IF EXISTS {name}")
