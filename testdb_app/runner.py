@@ -17,7 +17,7 @@ from django.test.runner import DiscoverRunner, ParallelTestSuite
 from django.test.utils import get_unique_databases_and_mirrors
 
 from testdb_app.preparing import close, forget_test_databases, prepare_test_database, restore_kept_databases
-from testdb_app.testcases import reset_after
+from testdb_app.testcases import close_others, reset_after
 
 if TYPE_CHECKING:
     _Base = DiscoverRunner
@@ -41,7 +41,7 @@ def init_worker(*arguments: Any, **options: Any) -> None:
 def init_resetting_worker(*arguments: Any, **options: Any) -> None:
     """Do that, and have every ``TransactionTestCase`` reset: a worker that is spawned knows nothing of it yet."""
     init_worker(*arguments, **options)
-    _STOCK._fixture_teardown = reset_after
+    _reset_all()
 
 
 class PreparingTestSuite(ParallelTestSuite):
@@ -114,9 +114,13 @@ class ResetDiscoverRunner(ResetRunnerMixin, DiscoverRunner):
 
 @contextmanager
 def _resetting_all() -> Iterator[None]:
-    flush = _STOCK._fixture_teardown
-    _STOCK._fixture_teardown = reset_after
+    before = _STOCK._fixture_teardown, _STOCK._should_reload_connections
+    _reset_all()
     try:
         yield
     finally:
-        _STOCK._fixture_teardown = flush
+        _STOCK._fixture_teardown, _STOCK._should_reload_connections = before
+
+
+def _reset_all() -> None:
+    _STOCK._fixture_teardown, _STOCK._should_reload_connections = reset_after, close_others

@@ -13,6 +13,7 @@ from django.core.management.sql import emit_post_migrate_signal
 from django.db import connections
 from django.test import LiveServerTestCase, TransactionTestCase
 
+from testdb_app.backends import get_backend
 from testdb_app.exceptions import ConfigurationError
 from testdb_app.options import TARGETS
 from testdb_app.preparing import get_resetter, prepare_test_database, restart_sequences
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
         def _reset_sequences(cls, db_name: str) -> None: ...
         @classmethod
         def _databases_names(cls, include_mirrors: bool = True) -> list[str]: ...
+        def _should_reload_connections(self) -> bool: ...
 else:
     _Base = object
 
@@ -79,6 +81,9 @@ class ResetMixin(_Base):
     def _fixture_teardown(self) -> None:
         reset_after(self)
 
+    def _should_reload_connections(self) -> bool:
+        return close_others(self)
+
 
 class ResetTransactionTestCase(ResetMixin, TransactionTestCase):
     """Django's ``TransactionTestCase`` with a reset in place of the flush; see :class:`ResetMixin`."""
@@ -102,9 +107,19 @@ def reset_after(case: Any) -> None:
     for alias in case._databases_names(include_mirrors=False):
         connection = connections[alias]
         end_transaction(connection)
+        get_backend(connection).renew_session(connection)
         get_resetter(alias, to).reset()
         if to == "empty" and not _inhibits_post_migrate(case, connection):
             emit_post_migrate_signal(verbosity=0, interactive=False, db=alias)
+
+
+def close_others(case: Any) -> bool:
+    """Close the connections that :func:`reset_after` has not made as good as new; return that no other has to be closed."""
+    renewed = set(case._databases_names(include_mirrors=False))
+    for connection in connections.all(initialized_only=True):
+        if connection.alias not in renewed:
+            connection.close()
+    return False
 
 
 def end_transaction(connection: BaseDatabaseWrapper) -> None:

@@ -176,5 +176,10 @@ class Replay:
     changes: Mapping[QualifiedName, RowChanges] = field(default_factory=dict)
 
 
+def close_session(connection: BaseDatabaseWrapper) -> None:
+    """Close *connection*: the ``renew_session()`` of a vendor where a new one costs little, or nothing else is sure."""
+    connection.close()
+
+
 def without_watch(schema: Schema) -> None:
     """Return None: the ``watch()`` of a vendor whose databases do not tell what was written."""

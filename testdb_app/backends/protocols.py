@@ -114,6 +114,10 @@ class Backend(Protocol):
         """Return a watch over a database with that schema, which remembers nothing yet; None where there is no such thing."""
         ...
 
+    def renew_session(self, connection: BaseDatabaseWrapper) -> None:
+        """Leave *connection* with a session that is as good as a new one, or closed. No transaction may be open."""
+        ...
+
     def set_mark(self, connection: BaseDatabaseWrapper, mark: Mark, *, present: bool) -> None:
         """Put a mark inside the database, or take it away. Twice is once."""
         ...

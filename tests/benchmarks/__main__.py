@@ -25,7 +25,14 @@ if TYPE_CHECKING:
 
 def groups() -> dict[str, Callable[[Bench], Iterator[Case]]]:
     """Return what can be chosen; each measures one case or several."""
-    from tests.benchmarks import cases_baseline, cases_elsewhere, cases_long, cases_network, cases_tables
+    from tests.benchmarks import (
+        cases_baseline,
+        cases_elsewhere,
+        cases_long,
+        cases_network,
+        cases_tables,
+        cases_testcases,
+    )
 
     sizes = {f"tables-{n}": partial(cases_tables.run_tables, tables=n) for n in (100, 300, 1_000, 10_000)}
     return {
@@ -39,6 +46,7 @@ def groups() -> dict[str, Callable[[Bench], Iterator[Case]]]:
         "network": cases_network.run_network,
         "sqlite": cases_elsewhere.run_sqlite,
         "disk": cases_elsewhere.run_disk,
+        "testcases": cases_testcases.run_testcases,
     }
 
 

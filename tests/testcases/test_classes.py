@@ -94,3 +94,92 @@ def test_they_work_under_pytest_django(project: Project, options: tuple[str, ...
     project.write("shop/tests.py", TESTS)
     done = project.pytest("-q", *options)
     assert "12 passed" in done.stdout, done.stdout + done.stderr
+
+
+SESSIONS = """
+import json, os
+from django.conf import settings
+from django.db import connection
+from psycopg import IsolationLevel
+from testdb_app.testcases import ResetTransactionTestCase
+
+STATE = '''
+    SELECT current_setting('TimeZone'), current_setting('role'), session_user::text, current_setting('search_path'),
+           current_setting('default_transaction_isolation'), current_setting('statement_timeout'),
+           pg_my_temp_schema() <> 0 AND EXISTS (SELECT FROM pg_class WHERE relnamespace = pg_my_temp_schema()),
+           (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()),
+           (SELECT count(*) FROM pg_listening_channels()), (SELECT count(*) FROM pg_cursors),
+           (SELECT count(*) FROM pg_prepared_statements WHERE from_sql)
+'''
+
+class Sessions(ResetTransactionTestCase):
+    def look(self):
+        with connection.cursor() as cursor:
+            cursor.execute(STATE)
+            state = cursor.fetchone()
+        return {"state": state, "pid": connection.connection.info.backend_pid, "level": connection.connection.isolation_level}
+
+def make(name, change):
+    def test(self):
+        before = self.look()
+        change()
+        with (settings.HERE / f"found-{os.getpid()}.jsonl").open("a") as file:
+            file.write(json.dumps({"test": name, **before}) + "\\n")
+    setattr(Sessions, f"test_{name}", test)
+
+def run(sql):
+    def change():
+        with connection.cursor() as cursor:
+            cursor.execute(sql)
+    return change
+
+def level():
+    connection.connection.isolation_level = IsolationLevel.SERIALIZABLE
+
+CHANGES = {
+    "a_nothing": lambda: None,
+    "b_settings": run("SET TIME ZONE 'Asia/Tokyo'; SET search_path TO pg_catalog; SET statement_timeout = '9s'"),
+    "c_role": run(f"SET ROLE {connection.settings_dict['USER']}"),
+    "d_isolation": run("SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL SERIALIZABLE"),
+    "e_temporary": run("CREATE TEMPORARY TABLE kept (id int); INSERT INTO kept VALUES (1)"),
+    "f_locks": run("SELECT pg_advisory_lock(42), pg_advisory_lock(42), pg_advisory_lock_shared(7)"),
+    "g_listens": run("LISTEN something"),
+    "h_cursor": run("DECLARE held CURSOR WITH HOLD FOR SELECT 1"),
+    "i_prepares": run("PREPARE by_hand AS SELECT 1"),
+    "j_driver": level,
+    "k_closes": connection.close,
+    "l_aborts": run("BEGIN"),
+    "m_nothing": lambda: None,
+    "n_nothing": lambda: None,
+}
+for name, change in CHANGES.items():
+    make(name, change)
+"""
+CLOSED = {"i_prepares", "j_driver", "k_closes"}
+
+
+@pytest.mark.postgresql
+def test_a_session_stays_open_and_is_as_good_as_new_or_is_closed(project: Project) -> None:
+    project.write("shop/tests.py", SESSIONS)
+    found = project.manage("test", "--noinput").must_pass().found
+    assert len(found) == 14
+    assert {str(each["state"]) for each in found[1:]} == {str(found[0]["state"])}
+    assert {each["level"] for each in found} == {None}
+    pids = [each["pid"] for each in found]
+    kept = {before["test"]: first == second for before, first, second in zip(found, pids, pids[1:], strict=False)}
+    # What a new session has is read once, from one that is opened for it.
+    first_seen = {"a_nothing", "l_aborts"}
+    assert {name for name, is_kept in kept.items() if not is_kept} == {*first_seen, *CLOSED}
+
+
+@pytest.mark.postgresql
+def test_sessions_are_closed_where_a_handler_of_connection_created_may_have_done_anything(project: Project) -> None:
+    project.write("shop/tests.py", SESSIONS)
+    project.write(
+        "shop/apps.py",
+        "from django.apps import AppConfig\nfrom django.db.backends.signals import connection_created\n"
+        "def configure(connection, **_):\n    connection.cursor().execute(\"SET app.tenant = '1'\")\n"
+        "class Shop(AppConfig):\n    name = 'shop'\n    def ready(self): connection_created.connect(configure)\n",
+    )
+    found = project.manage("test", "--noinput").must_pass().found
+    assert len({each["pid"] for each in found}) == len(found)

@@ -5,7 +5,7 @@ It keeps fewer promises, and its warning says which. A vendor that is to keep th
 
 from __future__ import annotations
 
-from testdb_app.backends.base import without_watch
+from testdb_app.backends.base import close_session, without_watch
 from testdb_app.backends.generic import introspection, operations
 from testdb_app.backends.protocols import Backend
 
@@ -38,6 +38,7 @@ class GenericBackend:
     read_shape = staticmethod(operations.read_shape)
     write_baseline = staticmethod(operations.write_baseline)
     watch = staticmethod(without_watch)
+    renew_session = staticmethod(close_session)
     drop_baseline = staticmethod(operations.drop_baseline)
 
 

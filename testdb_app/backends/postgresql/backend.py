@@ -16,7 +16,7 @@ from testdb_app.backends.base import (
     Step,
 )
 from testdb_app.backends.postgresql import baseline as baseline_tables
-from testdb_app.backends.postgresql import catalog, operations, restoring, signals
+from testdb_app.backends.postgresql import catalog, operations, restoring, session, signals
 from testdb_app.backends.postgresql.connection import rolled_back_on_error, run_sql
 from testdb_app.backends.postgresql.errors import explain
 from testdb_app.backends.postgresql.introspection import parse_identity, read_schema
@@ -118,6 +118,8 @@ class PostgreSQLBackend:
             within_transaction=within_transaction,
             for_watch=for_watch,
         )
+
+    renew_session = staticmethod(session.renew_session)
 
     def watch(self, schema: Schema) -> PostgreSQLWatch:
         """Return a watch by PostgreSQL's own counters; see :mod:`testdb_app.backends.postgresql.signals`."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from testdb_app.backends.base import without_watch
+from testdb_app.backends.base import close_session, without_watch
 from testdb_app.backends.sqlite import baseline, execution, identity, introspection, operations
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class SQLiteBackend:
     read_shape = staticmethod(baseline.read_shape)
     write_baseline = staticmethod(baseline.write_baseline)
     watch = staticmethod(without_watch)
+    renew_session = staticmethod(close_session)
     drop_baseline = staticmethod(baseline.drop_baseline)
 
 
