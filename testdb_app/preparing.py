@@ -7,12 +7,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from django.apps import apps
 from django.core.management.color import no_style
 from django.db import DatabaseError, connections, transaction
 
 from testdb_app.backends import get_backend
 from testdb_app.baseline import capture_baseline, drop_baseline
-from testdb_app.exceptions import BaselineError, ResetError, UnsupportedError
+from testdb_app.exceptions import BaselineError, ConfigurationError, ResetError, UnsupportedError
 from testdb_app.resetter import Resetter
 
 if TYPE_CHECKING:
@@ -32,12 +33,16 @@ def prepare_test_database(using: str) -> None:
     A database that was kept from an earlier run goes back to its baseline first, so that rows of a killed run are
     gone. Where it has migrated since, the baseline is captured anew, as it is.
 
-    Raises the guard's :class:`UnsafeDatabaseError` for what is no test database, and what
-    :func:`~testdb_app.baseline.capture_baseline` raises. Vendors without a baseline are left alone.
+    Raises :class:`ConfigurationError` if the app is not installed, the guard's :class:`UnsafeDatabaseError` for what is no
+    test database, and what :func:`~testdb_app.baseline.capture_baseline` raises. Vendors without a baseline are left alone.
     """
     key = (using, _name(using))
     if key in _prepared:
         return
+    if not apps.is_installed("testdb_app"):
+        raise ConfigurationError(
+            'Add "testdb_app" to INSTALLED_APPS of the test settings: only then is the guard told which databases are real.'
+        )
     try:
         capture_baseline(using)
         get_resetter(using, "baseline").reset()

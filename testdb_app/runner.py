@@ -6,18 +6,16 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from django.db import connections
-from django.test import TransactionTestCase
 from django.test import runner as django_runner
 from django.test.runner import DiscoverRunner, ParallelTestSuite
 from django.test.utils import get_unique_databases_and_mirrors
 
 from testdb_app.preparing import close, forget_test_databases, prepare_test_database, restore_kept_databases
-from testdb_app.testcases import close_others, reset_after
+from testdb_app.testcases import reset_all, resetting_all
 
 if TYPE_CHECKING:
     _Base = DiscoverRunner
@@ -25,7 +23,6 @@ else:
     _Base = object
 
 # The type stubs leave out what is hooked into.
-_STOCK: Any = TransactionTestCase
 _DJANGO: Any = django_runner
 
 
@@ -41,7 +38,7 @@ def init_worker(*arguments: Any, **options: Any) -> None:
 def init_resetting_worker(*arguments: Any, **options: Any) -> None:
     """Do that, and have every ``TransactionTestCase`` reset: a worker that is spawned knows nothing of it yet."""
     init_worker(*arguments, **options)
-    _reset_all()
+    reset_all()
 
 
 class PreparingTestSuite(ParallelTestSuite):
@@ -104,23 +101,9 @@ class ResetRunnerMixin(_Base):
 
     def run_suite(self, suite: Any, **kwargs: Any) -> Any:
         """Run the tests."""
-        with _resetting_all() if self.resets_all else nullcontext():
+        with resetting_all() if self.resets_all else nullcontext():
             return super().run_suite(suite, **kwargs)
 
 
 class ResetDiscoverRunner(ResetRunnerMixin, DiscoverRunner):
     """Django's own runner, with the databases prepared for resets; see :class:`ResetRunnerMixin`."""
-
-
-@contextmanager
-def _resetting_all() -> Iterator[None]:
-    before = _STOCK._fixture_teardown, _STOCK._should_reload_connections
-    _reset_all()
-    try:
-        yield
-    finally:
-        _STOCK._fixture_teardown, _STOCK._should_reload_connections = before
-
-
-def _reset_all() -> None:
-    _STOCK._fixture_teardown, _STOCK._should_reload_connections = reset_after, close_others

@@ -7,6 +7,8 @@ What they share is :class:`ResetMixin`, for bases of one's own::
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from django.core.management.sql import emit_post_migrate_signal
@@ -35,6 +37,9 @@ if TYPE_CHECKING:
         def _should_reload_connections(self) -> bool: ...
 else:
     _Base = object
+
+# The hooks have no names in the type stubs.
+_STOCK: Any = TransactionTestCase
 
 
 class ResetMixin(_Base):
@@ -129,6 +134,22 @@ def end_transaction(connection: BaseDatabaseWrapper) -> None:
         connection.rollback()
         if not connection.get_autocommit():
             connection.set_autocommit(True)
+
+
+@contextmanager
+def resetting_all() -> Iterator[None]:
+    """Have every ``TransactionTestCase`` end by a reset while the block runs, Django's own classes included."""
+    before = _STOCK._fixture_teardown, _STOCK._should_reload_connections
+    reset_all()
+    try:
+        yield
+    finally:
+        _STOCK._fixture_teardown, _STOCK._should_reload_connections = before
+
+
+def reset_all() -> None:
+    """Have every ``TransactionTestCase`` of this process end by a reset from now on."""
+    _STOCK._fixture_teardown, _STOCK._should_reload_connections = reset_after, close_others
 
 
 def _inhibits_post_migrate(case: Any, connection: BaseDatabaseWrapper) -> bool:

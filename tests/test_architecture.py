@@ -30,7 +30,7 @@ LAYERS = (
     ("baseline", "resetter"),
     ("checks", "preparing"),
     ("testcases",),
-    ("runner",),
+    ("runner", "pytest_plugin"),
     ("management",),
     ("apps",),
 )

@@ -60,6 +60,25 @@ INSERT INTO referenced VALUES (1);
 """)
 
 
+@pytest.mark.parametrize("action", ["CASCADE", "SET NULL", "SET DEFAULT"])
+def test_a_plan_of_a_key_that_a_rule_has_emptied_does_not_outlive_the_session(play_sql, action):
+    """The session that has failed to delete keeps the plan in which there is nothing left to do, and to invalidate."""
+    play_sql(f"""
+--: own make tables
+CREATE TABLE referenced (id integer PRIMARY KEY, v text);
+CREATE TABLE referencing (ref integer REFERENCES referenced ON DELETE {action});
+CREATE RULE keeps AS ON DELETE TO referencing DO INSTEAD NOTHING;
+CREATE RULE stays AS ON UPDATE TO referencing DO INSTEAD NOTHING;
+INSERT INTO referenced VALUES (1, 'one');
+--: capture
+--: own delete
+DELETE FROM referenced;
+--: own insert
+INSERT INTO referenced VALUES (2, 'two');
+--: reset
+""")
+
+
 def test_the_action_of_a_key_to_the_table_itself_meets_no_rule_and_fires_no_trigger(play_sql):
     """To delete a row is then to update the rows that refer to it, in the same table."""
     play_sql(f"""
@@ -73,6 +92,26 @@ CREATE TRIGGER t AFTER UPDATE ON audited FOR EACH STATEMENT EXECUTE FUNCTION aud
 --: own insert
 INSERT INTO ruled VALUES (1);
 INSERT INTO audited VALUES (1);
+--: reset
+""")
+
+
+def test_a_sequence_that_came_back_by_itself_may_move_again_without_an_id_and_is_found(play_sql):
+    """A reset has nothing to set, and so the next call is not logged: it takes no transaction id."""
+    play_sql("""
+--: setup
+CREATE TABLE t (id serial);
+INSERT INTO t DEFAULT VALUES;
+--: capture
+--: own restarted and called
+ALTER SEQUENCE t_id_seq RESTART;
+SELECT nextval('t_id_seq');
+--: reset unseen
+--: own nextval
+SELECT nextval('t_id_seq');
+--: reset unseen
+--: own nextval
+SELECT nextval('t_id_seq');
 --: reset
 """)
 

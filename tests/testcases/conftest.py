@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.db import connections
@@ -15,8 +16,11 @@ from tests.testcases import suite
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Iterator[Project]:
+def project(tmp_path: Path, django_db_blocker: Any) -> Iterator[Project]:
     """A project with data in a migration, two databases and a mirror. What its runners make is dropped afterwards."""
+    with django_db_blocker.unblock():
+        # A server of this run's own runs as long as somebody is connected.
+        connections["default"].ensure_connection()
     name = f"suite_{uuid.uuid4().hex[:10]}"
     is_postgresql = connections["default"].vendor == "postgresql"
     made = make_project(
@@ -32,3 +36,4 @@ def project(tmp_path: Path) -> Iterator[Project]:
     yield made
     if is_postgresql:
         drop_test_databases(name)
+    connections["default"].close()

@@ -14,7 +14,8 @@ from testdb_app.backends.postgresql.errors import sqlstate
 from testdb_app.backends.postgresql.looks import Conditions, Look, Relations, parse_look
 from testdb_app.backends.postgresql.memory import Memory
 from testdb_app.backends.postgresql.pipeline import Command, Pipeline
-from testdb_app.backends.postgresql.queries import rows_of
+from testdb_app.backends.postgresql.queries import chunks, rows_of, scalars
+from testdb_app.backends.postgresql.quoting import quote
 from testdb_app.schema import Schema
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ _OTHERS = Command(signals.OTHERS, often=True)
 _PIPELINES: weakref.WeakKeyDictionary[Any, Pipeline] = weakref.WeakKeyDictionary()
 # Of the columns of a look, the number of sessions that are connected, this one among them.
 _SESSIONS_NOW = 4
+_SEQUENCES_A_MESSAGE = 2_000
 
 
 class Asker:
@@ -62,6 +64,28 @@ class Asker:
     def run(self, connection: BaseDatabaseWrapper, *batches: Sequence[Command]) -> list[Result]:
         """Run batches of commands; see :meth:`Pipeline.run`."""
         return self._pipeline.run(connection, *batches)
+
+    def see_all(self, connection: BaseDatabaseWrapper, memory: Memory, expected: Conditions) -> tuple[Look, list[int]]:
+        """Look at everything, to be remembered, and find the sequences whose next call may take no transaction id."""
+        seen = self.see(connection, None, expected)
+        unproven = memory.unproven(seen)
+        if not unproven:
+            return seen, []
+        unlogged = self._find_unlogged(connection, unproven)
+        return self.see(connection, None, expected), unlogged
+
+    def _find_unlogged(self, connection: BaseDatabaseWrapper, sequences: Sequence[int]) -> list[int]:
+        """Return those of *sequences* whose next call may not be logged; then have the session report, as reading counts.
+
+        A round trip for every 2,000: each of them is locked to the end of its message.
+        """
+        found: list[int] = []
+        for part in chunks(sequences, _SEQUENCES_A_MESSAGE):
+            queries = [f"SELECT log_cnt FROM {quote(self.relations.sequences[oid])}" for oid in part]
+            counts = scalars(connection, queries)
+            found += [oid for oid, count in zip(part, counts, strict=True) if count]
+        run_sql(connection, signals.FORCE_FLUSH)
+        return found
 
     def see(self, connection: BaseDatabaseWrapper, suspects: Memory | None, expected: Conditions) -> Look:
         """Look at the *suspects*, or at everything, and ask who else is connected where somebody is."""

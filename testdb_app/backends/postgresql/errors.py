@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from django.db import DatabaseError, InterfaceError, OperationalError
 
-from testdb_app.backends.base import Script
+from testdb_app.backends.base import Script, has_autocommit
 from testdb_app.backends.postgresql.connection import run_sql
 from testdb_app.backends.postgresql.operations import EXCLUSIVE
 from testdb_app.exceptions import (
@@ -76,6 +76,8 @@ _OTHERS: Mapping[str, tuple[type[ResetError], str]] = {
 RESET = "The reset of"
 """How the messages about a reset begin."""
 
+_INTERNAL_ERROR = "XX000"
+
 LOCK_NOT_AVAILABLE = "55P03"
 """The SQLSTATE of a lock that was not granted in time."""
 
@@ -106,7 +108,7 @@ def translate(
 
     Everything is rolled back. *restores* tells that rows were being put back one by one, which may conflict.
     """
-    where = f'database "{connection.settings_dict["NAME"]}" (alias "{connection.alias}")'
+    where = _where(connection)
     why = _first_line(error)
     if is_connection_lost(connection, error):
         return ConnectionLostError(
@@ -141,12 +143,25 @@ def translate(
 
 
 def explain(connection: BaseDatabaseWrapper, error: DatabaseError | InterfaceError, script: Script) -> ResetError:
-    """Return the package's error for *error*, which ended *script*; a connection that is lost is closed."""
+    """Return the package's error for *error*, which ended *script*; a connection that is lost, or of no more use, is closed."""
+    if sqlstate(error) == _INTERNAL_ERROR and has_autocommit(connection):
+        # A foreign key's own query that a rule has rewritten to nothing depends on nothing, and the session that has run it
+        # keeps that plan when the rule is switched off. A new session has none.
+        connection.close()
+        return ConcurrencyError(
+            f"The reset of {_where(connection)} was ended by a plan that the session has kept: {_first_line(error)}. Nothing "
+            "was changed, and the connection was closed. Reset again.",
+            attempts=1,
+        )
     restores = any(statement.changes for statement in script.body)
     failure = translate(connection, error, script.locks, restores=restores)
     if connection.connection is not None and is_connection_lost(connection, error):
         connection.close()
     return failure
+
+
+def _where(connection: BaseDatabaseWrapper) -> str:
+    return f'database "{connection.settings_dict["NAME"]}" (alias "{connection.alias}")'
 
 
 def _first_line(error: BaseException) -> str:

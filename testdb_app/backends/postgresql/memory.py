@@ -43,20 +43,35 @@ class Memory:
     many each time that it happens in a row.
     """
 
-    def __init__(self, relations: Relations, look: Look) -> None:
+    def __init__(self, relations: Relations) -> None:
         self.relations = relations
         self.tables: dict[int, None] = {}
-        self.sequences: dict[int, None] = dict.fromkeys(relations.always)
+        self.sequences: dict[int, None] = {}
+        self._settled: dict[int, int] = {}
+        self.always: dict[int, None] = {}
         self._scans_left, self._scans = 0, 1
-        self.take(look)
 
-    def take(self, look: Look) -> None:
-        """Remember a look at all, before which this session had reported everything."""
+    def unproven(self, look: Look) -> list[int]:
+        """Return the sequences of which a look at all does not tell whether their next call takes a transaction id."""
+        return [
+            oid
+            for oid, count in zip(self.relations.sequences, look.calls, strict=True)
+            if self._settled.get(oid) != count
+        ]
+
+    def take(self, look: Look, unlogged: Iterable[int]) -> None:
+        """Remember a look at all, before which this session had reported everything.
+
+        *unlogged* are the sequences whose next call may take no transaction id.
+        """
+        self.always = dict.fromkeys((*self.relations.always, *unlogged))
+        self.sequences = {**self.always, **self.sequences}
         self.conditions: Conditions = look.conditions
         self.xmax = look.xmax
         self.catalogs = look.catalogs
         self._writes = dict(zip(self.relations.counted, look.writes, strict=True))
         self._calls = dict(zip(self.relations.sequences, look.calls, strict=True))
+        self._settled = {oid: count for oid, count in self._calls.items() if oid not in self.always}
         self._sums: tuple[int, int] | None = look.sums
 
     def join(self) -> None:
@@ -78,9 +93,8 @@ class Memory:
         """Whether no transaction has had an id since, and the sequences that can do without one have not moved."""
         if look.xmax != self.xmax:
             return False
-        always = set(self.relations.always)
         calls = zip(self._sequences_of(look), look.calls, strict=True)
-        return all(self._calls[oid] == count for oid, count in calls if oid in always)
+        return all(self._calls[oid] == count for oid, count in calls if oid in self.always)
 
     def compare(self, look: Look, sums: tuple[int, int] | None = None) -> Written:
         """Return what *look* shows to have been written; *sums*, those of the same moment where they are known."""
@@ -120,6 +134,10 @@ class Memory:
             own = int(self.relations.sequences[oid] in set_back)
             own_calls += own
             self._calls[oid] += count + own
+            if not own:
+                self.always[oid] = None
+            elif oid not in self.relations.always:
+                self.always.pop(oid, None)
             self.sequences.pop(oid, None)
             self.sequences[oid] = None
         self._sums = (sums[0] + own_rows, sums[1] + own_calls)
@@ -138,10 +156,9 @@ class Memory:
     def _forget_oldest(self) -> None:
         while len(self.tables) > _MOST_SUSPECTS:
             del self.tables[next(iter(self.tables))]
-        if len(self.sequences) > _MOST_SUSPECTS + len(self.relations.always):
-            always = set(self.relations.always)
-            kept = [oid for oid in self.sequences if oid not in always][-_MOST_SUSPECTS:]
-            self.sequences = dict.fromkeys([*self.relations.always, *kept])
+        if len(self.sequences) > _MOST_SUSPECTS + len(self.always):
+            kept = [oid for oid in self.sequences if oid not in self.always][-_MOST_SUSPECTS:]
+            self.sequences = dict.fromkeys([*self.always, *kept])
 
     def _tables_of(self, look: Look) -> Sequence[int]:
         return self.relations.counted if look.catalogs else list(self.tables)

@@ -4,9 +4,9 @@
 ``pg_snapshot_xmax(pg_current_snapshot())`` is one more than the latest completed id of the whole cluster. Whoever writes a
 row takes an id (heap_insert(), heap_update() and heap_delete() call GetCurrentTransactionId()). A sequence takes one when
 its page is logged (nextval_internal() and do_setval() in sequence.c), and nextval() logs if the sequence was not called
-yet or its ``log_cnt`` is used up. setval() sets ``log_cnt`` to 0, and every reset, like the capture of a baseline, ends by
-setval() of what moved: the next nextval() is therefore logged. Unlogged sequences never are, and one that may CYCLE can
-come back to where it was: those are always looked at themselves.
+yet or its ``log_cnt`` is used up. setval() sets ``log_cnt`` to 0, and a reset ends by setval() of what moved: the next
+nextval() is therefore logged. Sequences whose ``log_cnt`` was not 0 when the counts were remembered (one may have moved and
+come back by itself), unlogged ones, and those that may CYCLE are always looked at themselves.
 
 **Where something was written** the cumulative statistics tell. ``pg_stat_get_tuples_inserted/updated/deleted`` are what
 sessions have reported; ``pg_stat_get_xact_tuples_*`` what this one has not reported yet. Their sum moves with every row

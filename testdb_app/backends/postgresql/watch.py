@@ -90,13 +90,12 @@ class PostgreSQLWatch:
             self._asker = Asker(connection, self._schema)
         if not self._asker.is_ready(connection):
             self._asker.turn_to(connection)
-        seen = self._asker.see(connection, None, conditions)
+        memory = self._memory or Memory(self._asker.relations)
+        seen, unlogged = self._asker.see_all(connection, memory, conditions)
         # A pooler between gives out a number of its own, and may change the server's session at any time.
         self._is_trusted = seen.pid == self._asker.pid and seen.conditions == conditions
-        if self._memory is None:
-            self._memory = Memory(self._asker.relations, seen)
-        else:
-            self._memory.take(seen)
+        memory.take(seen, unlogged)
+        self._memory = memory
 
     def replay(
         self,

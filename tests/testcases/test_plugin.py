@@ -1,0 +1,155 @@
+"""The pytest plugin, in runs of pytest of their own: ``reset_db``, and the ini line that makes pytest-django's own doors reset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.db import connections
+
+from tests.guard.projects import Project
+
+TESTS = """
+import json, os, urllib.request
+import pytest
+from django.conf import settings
+from django.contrib.contenttypes.models import ContentType
+from django.test import TransactionTestCase
+from shop.models import Item, Shelf
+
+def record(request, **found):
+    rows = sorted(Shelf.objects.values_list("name", flat=True))
+    found |= {"test": request if isinstance(request, str) else request.node.name, "rows": rows,
+              "types": ContentType.objects.count(), "items": Item.objects.count()}
+    with (settings.HERE / f"found-{os.getpid()}.jsonl").open("a") as file:
+        file.write(json.dumps(found) + "\\n")
+
+def test_a_plain(db, request):
+    record(request)
+    Shelf.objects.create(name="rolled back")
+
+def test_b_transactional(transactional_db, request):
+    record(request)
+    Shelf.objects.create(name="committed")
+
+@pytest.mark.django_db(transaction=True)
+def test_c_marked(request):
+    record(request)
+    Item.objects.create(shelf=Shelf.objects.create(name="committed"))
+
+def test_d_server(live_server, request):
+    record(request)
+    assert urllib.request.urlopen(live_server.url, timeout=20).read() == b"1"
+
+class TestCase(TransactionTestCase):
+    def test_e_unittest(self):
+        record("test_e_unittest")
+        Shelf.objects.create(name="committed")
+
+def test_f_plain(db, request):
+    record(request)
+"""
+
+OWN = """
+from tests import record
+from shop.models import Item, Shelf
+import pytest
+
+def test_a(reset_db, request):
+    record(request)
+    Item.objects.create(shelf=Shelf.objects.create(name="committed"))
+
+def test_b(reset_db, request):
+    record(request)
+    Shelf.objects.all().delete()
+
+def test_c(db, request):
+    record(request)
+
+@pytest.mark.django_db(databases=["default", "other"])
+def test_d(reset_db, request):
+    record(request)
+    Shelf.objects.using("other").create(name="there")
+
+@pytest.mark.django_db(databases=["default", "other"])
+def test_e(reset_db, request):
+    assert list(Shelf.objects.using("other").values_list("name", flat=True)) == ["from a migration"]
+    record(request)
+"""
+CLEAN = ["from a migration"]
+
+
+@pytest.fixture
+def run(project: Project) -> Callable[..., dict[str, Any]]:
+    project.write("tests.py", TESTS)
+    project.write("test_own.py", OWN)
+    project.write("pytest.ini", "[pytest]\nDJANGO_SETTINGS_MODULE = settings\n")
+
+    def run_pytest(file: str, *options: str) -> dict[str, Any]:
+        done = project.pytest("-rA", *options, file).must_pass()
+        return {each.pop("test"): each for each in done.found} | {"output": done.stdout}
+
+    return run_pytest
+
+
+@pytest.mark.parametrize("options", [(), ("-n", "2"), ("--reuse-db",)], ids=["plain", "xdist", "reuse-db"])
+def test_one_option_has_all_doors_of_pytest_django_reset(run: Callable[..., Any], options: tuple[str, ...]) -> None:
+    for _ in range(2 if "--reuse-db" in options else 1):
+        found = run("tests.py", "--testdb-reset-transactional", *options)
+        found.pop("output")
+        assert len(found) == 6
+        assert {tuple(each["rows"]) for each in found.values()} == {tuple(CLEAN)}
+        assert len({each["types"] for each in found.values()}) == 1
+
+
+def test_the_ini_line_does_the_same_and_the_header_says_so(run: Callable[..., Any], project: Project) -> None:
+    project.write("pytest.ini", "[pytest]\nDJANGO_SETTINGS_MODULE = settings\ntestdb_reset_transactional = true\n")
+    found = run("tests.py", "-v")
+    assert "testdb_app: transactional tests reset to the baseline" in found.pop("output")
+    assert {tuple(each["rows"]) for each in found.values()} == {tuple(CLEAN)}
+
+
+def test_without_it_all_is_as_with_pytest_django_alone(run: Callable[..., Any]) -> None:
+    found, alone = run("tests.py"), run("tests.py", "-p", "no:testdb")
+    assert "testdb_app" not in found.pop("output") + alone.pop("output")
+    assert found == alone
+    assert found["test_c_marked"]["rows"] == [], "Django's flush takes the rows of migrations"
+
+
+@pytest.mark.parametrize("options", [(), ("-n", "2"), ("--reuse-db",)], ids=["plain", "xdist", "reuse-db"])
+def test_reset_db_leaves_what_it_found_in_every_database(run: Callable[..., Any], options: tuple[str, ...]) -> None:
+    for _ in range(2 if "--reuse-db" in options else 1):
+        found = run("test_own.py", *options)
+        found.pop("output")
+        assert sorted(found) == ["test_a", "test_b", "test_c", "test_d", "test_e"]
+        assert {tuple(each["rows"]) for each in found.values()} == {tuple(CLEAN)}
+        assert {each["items"] for each in found.values()} == {0}
+
+
+def test_a_run_that_is_killed_leaves_nothing_for_the_next(run: Callable[..., Any], project: Project) -> None:
+    if connections["default"].vendor == "sqlite":
+        pytest.skip("nothing is kept in memory")
+    project.write(
+        "test_killed.py",
+        "import os\nfrom shop.models import Shelf\ndef test(reset_db):\n    Shelf.objects.create(name='of a killed run')\n"
+        "    os._exit(9)\n",
+    )
+    assert project.pytest("-q", "--reuse-db", "test_killed.py").returncode == 9
+    found = run("test_own.py", "--reuse-db")
+    found.pop("output")
+    assert {tuple(each["rows"]) for each in found.values()} == {tuple(CLEAN)}
+
+
+def test_a_project_without_the_app_is_told_so(run: Callable[..., Any], project: Project) -> None:
+    project.add_settings("INSTALLED_APPS.remove('testdb_app')\n")
+    done = project.pytest("-q", "test_own.py")
+    assert done.returncode == 1
+    assert 'Add "testdb_app" to INSTALLED_APPS' in done.stdout
+
+
+def test_the_plugin_imports_no_django(project: Project) -> None:
+    code = (
+        "import sys, testdb_app.pytest_plugin; assert not [name for name in sys.modules if name.startswith('django')]"
+    )
+    project.run("-c", code).must_pass()
