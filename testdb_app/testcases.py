@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from django.core.management.sql import emit_post_migrate_signal
-from django.db import connections
+from django.db import DatabaseError, InterfaceError, connections
 from django.test import LiveServerTestCase, TransactionTestCase
 
 from testdb_app.backends import get_backend
-from testdb_app.exceptions import ConfigurationError
+from testdb_app.exceptions import ConfigurationError, TestDBError
 from testdb_app.options import TARGETS
 from testdb_app.preparing import get_resetter, prepare_test_database, restart_sequences
 
@@ -107,15 +107,29 @@ def check_target(case: type[Any]) -> None:
 
 
 def reset_after(case: Any) -> None:
-    """Do what the teardown of *case* has to do in the databases that it names; see :class:`ResetMixin`."""
-    to = getattr(case, "reset_to", "baseline")
+    """Do what the teardown of *case* has to do in the databases that it names; see :class:`ResetMixin`.
+
+    A database that cannot be reset does not keep the others from it. Raises the first error, with notes of the others.
+    """
+    errors: list[Exception] = []
     for alias in case._databases_names(include_mirrors=False):
-        connection = connections[alias]
-        end_transaction(connection)
-        get_backend(connection).renew_session(connection)
-        get_resetter(alias, to).reset()
-        if to == "empty" and not _inhibits_post_migrate(case, connection):
-            emit_post_migrate_signal(verbosity=0, interactive=False, db=alias)
+        try:
+            _reset_database(case, connections[alias])
+        except (TestDBError, DatabaseError, InterfaceError) as error:
+            errors.append(error)
+    if errors:
+        for other in errors[1:]:
+            errors[0].add_note(str(other))
+        raise errors[0]
+
+
+def _reset_database(case: Any, connection: BaseDatabaseWrapper) -> None:
+    to = getattr(case, "reset_to", "baseline")
+    end_transaction(connection)
+    get_backend(connection).renew_session(connection)
+    get_resetter(connection.alias, to).reset()
+    if to == "empty" and not _inhibits_post_migrate(case, connection):
+        emit_post_migrate_signal(verbosity=0, interactive=False, db=connection.alias)
 
 
 def close_others(case: Any) -> bool:
@@ -129,11 +143,16 @@ def close_others(case: Any) -> bool:
 
 def end_transaction(connection: BaseDatabaseWrapper) -> None:
     """Undo what a test has left uncommitted outside of ``atomic()``, as Django does by closing the connection."""
-    if connection.connection is not None and not connection.in_atomic_block:
+    if connection.connection is None or connection.in_atomic_block:
+        return
+    try:
         # The driver knows where there is nothing to undo.
         connection.rollback()
         if not connection.get_autocommit():
             connection.set_autocommit(True)
+    except (DatabaseError, InterfaceError):
+        # It is lost. The reset makes a new one.
+        connection.close()
 
 
 @contextmanager

@@ -11,9 +11,10 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from _pytest.fixtures import FixtureFunctionDefinition
 from django.core.management import load_command_class
 
-from testdb_app import baseline, checks, guard, runner
+from testdb_app import baseline, checks, guard, pytest_plugin, runner
 from testdb_app.backends.base import Action
 from testdb_app.conf import Settings
 from testdb_app.options import TARGETS
@@ -127,3 +128,14 @@ def test_the_page_on_test_cases_tells_every_class_option_and_target() -> None:
     }
     assert {word for word in {*own, *classes} if word not in text} == set()
     assert {target for target in TARGETS if f'`"{target}"`' not in text} == set()
+
+
+def test_the_page_on_pytest_tells_every_option_and_fixture(pytestconfig: pytest.Config) -> None:
+    text = (ROOT / "docs/pytest.md").read_text()
+    fixtures = {name for name, value in vars(pytest_plugin).items() if isinstance(value, FixtureFunctionDefinition)}
+    assert fixtures == {"reset_db"}
+    assert {name for name in fixtures if f"`{name}`" not in text} == set()
+    options = {name for name in pytestconfig.option.__dict__ if name.startswith("testdb_")}
+    assert options == {pytest_plugin.INI}
+    assert f"{pytest_plugin.INI} = true" in text
+    assert f"--{pytest_plugin.INI.replace('_', '-')}" in text

@@ -148,6 +148,7 @@ CHANGES = {
     "i_prepares": run("PREPARE by_hand AS SELECT 1"),
     "j_driver": level,
     "k_closes": connection.close,
+    "k_is_ended": lambda: connection.connection.close(),
     "l_aborts": run("BEGIN"),
     "m_nothing": lambda: None,
     "n_nothing": lambda: None,
@@ -155,21 +156,20 @@ CHANGES = {
 for name, change in CHANGES.items():
     make(name, change)
 """
-CLOSED = {"i_prepares", "j_driver", "k_closes"}
+CLOSED = {"i_prepares", "j_driver", "k_closes", "k_is_ended"}
 
 
 @pytest.mark.postgresql
 def test_a_session_stays_open_and_is_as_good_as_new_or_is_closed(project: Project) -> None:
     project.write("shop/tests.py", SESSIONS)
     found = project.manage("test", "--noinput").must_pass().found
-    assert len(found) == 14
+    assert len(found) == 15
     assert {str(each["state"]) for each in found[1:]} == {str(found[0]["state"])}
     assert {each["level"] for each in found} == {None}
     pids = [each["pid"] for each in found]
     kept = {before["test"]: first == second for before, first, second in zip(found, pids, pids[1:], strict=False)}
     # What a new session has is read once, from one that is opened for it.
-    first_seen = {"a_nothing", "l_aborts"}
-    assert {name for name, is_kept in kept.items() if not is_kept} == {*first_seen, *CLOSED}
+    assert {name for name, is_kept in kept.items() if not is_kept} == {"a_nothing", *CLOSED}
 
 
 @pytest.mark.postgresql
@@ -183,3 +183,32 @@ def test_sessions_are_closed_where_a_handler_of_connection_created_may_have_done
     )
     found = project.manage("test", "--noinput").must_pass().found
     assert len({each["pid"] for each in found}) == len(found)
+
+
+ONE_FAILS = """
+from django.db import connections
+from shop.models import Shelf
+from testdb_app.testcases import ResetTransactionTestCase
+
+class Two(ResetTransactionTestCase):
+    databases = {"default", "other"}
+
+    def test_1_a_table_is_made_and_stays(self):
+        for alias in ("default", "other"):
+            Shelf.objects.using(alias).create(name="written")
+        with connections["default"].cursor() as cursor:
+            cursor.execute("CREATE TABLE not_in_the_baseline (id int)")
+
+    def test_2_the_other_database_was_reset_all_the_same(self):
+        self.assertEqual([shelf.name for shelf in Shelf.objects.using("other").all()], ["from a migration"])
+        with connections["default"].cursor() as cursor:
+            cursor.execute("DROP TABLE not_in_the_baseline")
+"""
+
+
+def test_a_database_that_cannot_be_reset_does_not_keep_the_others_from_it(project: Project) -> None:
+    project.write("shop/tests.py", ONE_FAILS)
+    done = project.manage("test", "--noinput")
+    assert "BaselineError" in done.stderr
+    assert "not_in_the_baseline is new" in done.stderr
+    assert "FAILED (errors=1)" in done.stderr, done.stderr

@@ -59,11 +59,12 @@ class Memory:
             if self._settled.get(oid) != count
         ]
 
-    def take(self, look: Look, unlogged: Iterable[int]) -> None:
+    def take(self, look: Look, unlogged: Iterable[int], opened: int) -> None:
         """Remember a look at all, before which this session had reported everything.
 
-        *unlogged* are the sequences whose next call may take no transaction id.
+        *unlogged* are the sequences whose next call may take no transaction id; *opened* counts this process's sessions.
         """
+        self._opened = opened
         self.always = dict.fromkeys((*self.relations.always, *unlogged))
         self.sequences = {**self.always, **self.sequences}
         self.conditions: Conditions = look.conditions
@@ -74,11 +75,13 @@ class Memory:
         self._settled = {oid: count for oid, count in self._calls.items() if oid not in self.always}
         self._sums: tuple[int, int] | None = look.sums
 
-    def join(self) -> None:
-        """Expect this process's next session: one more than there were. What the last one did is in the counters."""
+    def join(self, opened: int) -> None:
+        """Expect as many sessions more as this process has *opened*, in all. What those that are gone did is in the counters."""
+        more, self._opened = opened - self._opened, opened
         epoch, sessions, others = self.conditions
-        self.conditions = (epoch, None if sessions is None else sessions + 1, others)
-        self._sums = None
+        self.conditions = (epoch, None if sessions is None else sessions + more, others)
+        if more:
+            self._sums = None
 
     @property
     def wants_everything(self) -> bool:

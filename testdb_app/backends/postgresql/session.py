@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Any
 from django.db import DatabaseError, InterfaceError
 from django.db.backends.signals import connection_created
 
+from testdb_app.backends.postgresql import opened
 from testdb_app.backends.postgresql.connection import is_idle, run_sql
+from testdb_app.backends.postgresql.opened import was_seen_new
 from testdb_app.backends.postgresql.queries import rows_of
 from testdb_app.backends.postgresql.quoting import quote_literal
 
@@ -64,8 +66,11 @@ _ATTRIBUTES = (
     "prepared_max",
 )
 
-# What makes each of the driver's connections as new: the message, and its attributes.
-_known: weakref.WeakKeyDictionary[Any, tuple[str, tuple[Any, ...]]] = weakref.WeakKeyDictionary()
+_AsNew = tuple[str, tuple[Any, ...]]
+"""What makes a session as new: a message, and the attributes that the driver's connection has to have."""
+_known: weakref.WeakKeyDictionary[Any, _AsNew] = weakref.WeakKeyDictionary()
+# The same for any that Django opens, by alias and the name of the database.
+_of_alias: dict[tuple[str, str], _AsNew] = {}
 # Aliases whose new connections have more than can be put back.
 _unknowable: weakref.WeakSet[BaseDatabaseWrapper] = weakref.WeakSet()
 
@@ -76,6 +81,9 @@ def renew_session(connection: BaseDatabaseWrapper) -> None:
     No transaction may be open. Costs one round trip, about 0.1 ms, and a new connection the first time.
     """
     raw = connection.connection
+    key = (connection.alias, str(connection.settings_dict["NAME"]))
+    if raw is not None and raw not in _known and key in _of_alias and was_seen_new(raw) and _may_be_kept(connection):
+        _known[raw] = _of_alias[key]
     if raw is not None and raw in _known and _put_back(connection):
         return
     connection.close()
@@ -87,7 +95,7 @@ def renew_session(connection: BaseDatabaseWrapper) -> None:
         _unknowable.add(connection)
         connection.close()
     else:
-        _known[connection.connection] = remembered
+        _known[connection.connection] = _of_alias[key] = remembered
 
 
 def _may_be_kept(connection: BaseDatabaseWrapper) -> bool:
@@ -95,7 +103,10 @@ def _may_be_kept(connection: BaseDatabaseWrapper) -> bool:
     receivers = (entry[1] for entry in connection_created.receivers)
     functions = (receiver() if isinstance(receiver, weakref.ref) else receiver for receiver in receivers)
     modules = {getattr(function, "__module__", "") for function in functions if function is not None}
-    return not connection.settings_dict["OPTIONS"].get("pool") and modules <= {"django.contrib.postgres.signals"}
+    return not connection.settings_dict["OPTIONS"].get("pool") and modules <= {
+        "django.contrib.postgres.signals",
+        opened.__name__,
+    }
 
 
 def _remember(connection: BaseDatabaseWrapper) -> tuple[str, tuple[Any, ...]] | None:

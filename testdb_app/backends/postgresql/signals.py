@@ -24,15 +24,16 @@ and in its transaction; if it does not fit, that transaction ends there. So the 
 before, and the tables are those that the last two resets found written.
 
 **The condition** for all of it is that nobody else may have written unseen since the last reset. Either no other session
-is connected to this database, and none has been (``pg_stat_get_db_sessions`` as it was, so that not even one with
-``track_counts`` off has come and gone), or those that are connected are idle, visibly, since before that reset: their
+is connected to this database, and none has been but those that this process opened through Django
+(``pg_stat_get_db_sessions`` as it was or as many more, so that not even one with ``track_counts`` off has come and gone), or
+those that are connected are idle, visibly, since before that reset: their
 ``state_change`` has not moved. Prepared transactions are as many as they were, the counters were not reset,
 ``track_counts`` is on, and the server has not restarted, nor recovered from a crash, which empties unlogged tables and
 discards all counters (pgstat_reset_after_failure() dates those of the background writer). Whatever does not hold sends
 the resetter to the look that needs no condition.
 
-One thing no counter shows: a superuser who, in this very session, switches ``track_counts`` off, writes, and switches it on
-again.
+One thing no counter shows: a superuser who, in a session of this process, switches ``track_counts`` off, writes, and
+switches it on again.
 
 Measured at 1,000 tables: about 0.1 microseconds a counter read after ``stats_fetch_consistency = none``, three times that
 with the default, which copies each entry first.

@@ -26,6 +26,7 @@ from testdb_app.backends.postgresql.connection import is_idle, run_sql
 from testdb_app.backends.postgresql.introspection import parse_identity
 from testdb_app.backends.postgresql.looks import Conditions, Look, Relations, are_trusted
 from testdb_app.backends.postgresql.memory import Memory, Written
+from testdb_app.backends.postgresql.opened import sessions_opened
 from testdb_app.backends.postgresql.queries import rows_of
 from testdb_app.backends.postgresql.replaying import Changes, UnfitError, run_script
 from testdb_app.exceptions import ConnectionLostError
@@ -92,9 +93,9 @@ class PostgreSQLWatch:
             self._asker.turn_to(connection)
         memory = self._memory or Memory(self._asker.relations)
         seen, unlogged = self._asker.see_all(connection, memory, conditions)
-        # A pooler between gives out a number of its own, and may change the server's session at any time.
+        # A pooler between gives out a number of its own, and changes the server's session at will.
         self._is_trusted = seen.pid == self._asker.pid and seen.conditions == conditions
-        memory.take(seen, unlogged)
+        memory.take(seen, unlogged, sessions_opened(connection))
         self._memory = memory
 
     def replay(
@@ -124,8 +125,7 @@ class PostgreSQLWatch:
             seen = self._look_again(connection, memory, asker)
             if seen is None:
                 return None
-            # A new connection was asked where it leads.
-            identity = self._identity
+            identity = self._identity  # a new connection was asked where it leads
             rule = permit(identity)
             if memory.is_quiet(seen):
                 self._is_trusted = True
@@ -144,9 +144,9 @@ class PostgreSQLWatch:
                 (row,) = rows_of(run_sql(connection, catalog.IDENTITY)[0])
                 self._identity = parse_identity(connection, row)
                 asker.turn_to(connection)
-                memory.join()
             elif not is_idle(connection):
                 return None
+            memory.join(sessions_opened(connection))
             seen = asker.see(connection, None if memory.wants_everything else memory, memory.conditions)
         except (DatabaseError, InterfaceError):
             # Whatever it is, the other look meets it too, and says so.
@@ -239,6 +239,7 @@ class PostgreSQLWatch:
         expected, self._expected = self._expected, None
         if expected is None or memory.conditions[2] or not (asker.is_ready(connection) and is_idle(connection)):
             return None
+        memory.join(sessions_opened(connection))
         written = memory.expect(*expected)
         if written is None:
             return None
