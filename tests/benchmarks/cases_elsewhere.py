@@ -15,7 +15,7 @@ from testdb_app.exceptions import UnsupportedError
 from testdb_app.resetter import Resetter
 from tests.benchmarks import candidates as who
 from tests.benchmarks.cases_tables import Bench, take_part
-from tests.benchmarks.disk import filesystem, is_in_memory, server_on_disk
+from tests.benchmarks.disk import filesystem, is_in_memory, own_server
 from tests.benchmarks.results import Case
 from tests.benchmarks.rounds import measure, same
 from tests.benchmarks.schemas import sqlite_statements
@@ -31,7 +31,7 @@ def run_disk(bench: Bench) -> Iterator[Case]:
     if bench.disk is None or is_in_memory(bench.disk):
         print(f"No disk: {bench.disk} is in memory. Choose a folder on a disk with --disk FOLDER.\n")
         return
-    with server_on_disk(bench.disk) as host:
+    with own_server(bench.disk) as host:
         for tables in (100, 300):
             with ExitStack() as stack:
                 classes = [who.Floor, who.Ours, who.DeleteAll, who.TruncateWritten, who.Flush]

@@ -45,8 +45,11 @@ def filesystem(folder: Path) -> str:
 
 
 @contextmanager
-def server_on_disk(folder: Path) -> Iterator[str]:
-    """Make a cluster in the folder, run it for the block, and remove it; yield the folder of its socket."""
+def own_server(folder: Path, **changes: str) -> Iterator[str]:
+    """Make a cluster in the folder, run it for the block, and remove it; yield the folder of its socket.
+
+    *changes* are settings of the server, besides its place.
+    """
     base = Path(tempfile.mkdtemp(prefix="tpb-", dir=folder))
     base.chmod(0o711)  # root's server runs under another account
     account = account_for_server()
@@ -58,7 +61,7 @@ def server_on_disk(folder: Path) -> Iterator[str]:
             data = cluster.prepare()
         with folders.log.open("wb") as log:
             # What the other server has, but for fsync and full_page_writes, which stay on.
-            settings = {"listen_addresses": "", "port": "5432", "max_wal_size": "256MB", "timezone": "UTC"}
+            settings = {"listen_addresses": "", "port": "5432", "max_wal_size": "256MB", "timezone": "UTC", **changes}
             settings["unix_socket_directories"] = str(folders.socket)
             process = subprocess.Popen(
                 [installation.program("postgres"), "-D", data]
