@@ -146,6 +146,7 @@ def test_thousands_of_tables_in_one_chain_need_no_more_locks_than_the_default(sc
     ]
 
 
+@pytest.mark.postgresql
 @pytest.mark.skipif("DATABASE_URL" in os.environ, reason="needs a server of its own, whose lock table is small")
 def test_more_written_tables_than_the_lock_table_holds_are_refused_whole(django_db_blocker, tmp_path_factory):
     """In a server that other tests use at the same time they would meet the full lock table, too."""
