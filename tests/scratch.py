@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import os
 import sqlite3
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,20 +34,8 @@ def default_parameters() -> dict[str, Any]:
 @contextmanager
 def connect(dbname: str, **parameters: Any) -> Iterator[psycopg.Connection[Any]]:
     """Connect as the ordinary role of the default alias, with autocommit."""
-    with _open(dbname=dbname, autocommit=True, **{**default_parameters(), **parameters}) as connection:
+    with psycopg.connect(dbname=dbname, autocommit=True, **{**default_parameters(), **parameters}) as connection:
         yield connection
-
-
-def _open(**parameters: Any) -> psycopg.Connection[Any]:
-    """Connect; wait a little while another test fills the lock table of the server, on purpose."""
-    for _ in range(20):
-        try:
-            return psycopg.connect(**parameters)
-        except psycopg.OperationalError as error:
-            if "out of shared memory" not in str(error):
-                raise
-            time.sleep(0.5)
-    return psycopg.connect(**parameters)
 
 
 @contextmanager

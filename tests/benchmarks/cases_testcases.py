@@ -6,6 +6,7 @@ import json
 import tempfile
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from tests.benchmarks.cases_tables import Bench
@@ -134,4 +135,4 @@ def run_testcases(bench: Bench) -> Iterator[Case]:
         ),
         Target(text="a row written to each of five tables", measured=writes.median, limit=4, unit="ms"),
     )
-    yield Case(key=case.key, title=case.title, series=series, base=case.base, targets=targets)
+    yield replace(case, targets=targets)
