@@ -5,17 +5,18 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import psycopg
 import pytest
+from django.db.backends.base.base import BaseDatabaseWrapper
 
 from testdb_app.backends.postgresql import pipeline, watch
 from testdb_app.backends.postgresql.pipeline import Pipeline
 from testdb_app.resetter import Resetter
 from tests.baseline.conftest import content
-from tests.scratch import connect_as_superuser
+from tests.scratch import connect, connect_as_superuser
 
 TABLES = """
 CREATE TABLE a (id serial PRIMARY KEY, v text);
@@ -97,6 +98,52 @@ def test_nothing_written_costs_one_round_trip(scratch, resetter, before):
     # Two where a test in another process has written to its database just then.
     assert min(lengths) == 1
     assert max(lengths) <= 2
+
+
+@contextmanager
+def leaving_after_the_first_look(visitor: BaseDatabaseWrapper) -> Iterator[None]:
+    """Have *visitor* end its session between the first message of a reset and the second."""
+    run_batches = Pipeline.run
+
+    def run_then_leave(self: Any, connection: Any, *batches: Any) -> Any:
+        results = run_batches(self, connection, *batches)
+        if visitor.connection is not None:
+            pid = visitor.connection.info.backend_pid
+            visitor.close()
+            with connect("postgres") as session:
+                while session.execute("SELECT FROM pg_stat_activity WHERE pid = %s", [pid]).fetchall():
+                    time.sleep(0.001)
+        return results
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(Pipeline, "run", run_then_leave)
+    try:
+        yield
+    finally:
+        patch.undo()
+
+
+@pytest.mark.parametrize("is_known", [False, True], ids=["nobody else was there", "another session idles"])
+@pytest.mark.parametrize("maker", ["resetter", "expecting"])
+def test_a_session_that_ends_between_two_messages_of_a_reset_does_not_hide_what_it_wrote(
+    request, scratch, before, maker, is_known
+):
+    """As the thread of a live server does, which closes its connection while the test that called it is torn down."""
+    with scratch.connect() if is_known else nullcontext() as idler:
+        if idler is not None:
+            idler.execute("SELECT 1")
+        resetter = request.getfixturevalue(maker)
+        visitor = scratch.connection.copy()
+        try:
+            with visitor.cursor() as cursor:
+                # It reports its session at once, and what it writes within the next second not before it ends.
+                cursor.execute("SELECT 1")
+                cursor.execute("INSERT INTO b (v) VALUES ('of a visitor')")
+            with leaving_after_the_first_look(visitor):
+                resetter.reset()
+        finally:
+            visitor.close()
+    assert content(scratch) == before
 
 
 def test_tables_that_were_written_before_cost_two_round_trips_and_from_the_third_time_one(scratch, resetter, before):

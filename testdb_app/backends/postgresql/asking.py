@@ -100,14 +100,13 @@ class Asker:
         look = self._look_at_all
         if suspects is not None:
             look = Command(self._look, (array(suspects.tables), array(suspects.sequences)), often=True)
-        if expected[2]:
-            # Others were connected at the last reset, and are likely to be now.
-            result, others = self.run(connection, [look, _OTHERS])
-            return parse_look(rows_of(result)[0], tuple(text for (text,) in rows_of(others)))
-        (row,) = rows_of(self.run(connection, [look])[0])
-        if row[_SESSIONS_NOW] == "1":
-            return parse_look(row)
-        return parse_look(row, tuple(text for (text,) in rows_of(self.run(connection, [_OTHERS])[0])))
+        if not expected[2]:
+            (row,) = rows_of(self.run(connection, [look])[0])
+            if row[_SESSIONS_NOW] == "1":
+                return parse_look(row)
+        # Who is connected is asked before the counters are read: a session that ends in between has reported by then.
+        others, result = self.run(connection, [_OTHERS, look])
+        return parse_look(rows_of(result)[0], tuple(text for (text,) in rows_of(others)))
 
 
 def array(numbers: Iterable[int]) -> str:

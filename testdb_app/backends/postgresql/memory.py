@@ -86,7 +86,8 @@ class Memory:
     @property
     def wants_everything(self) -> bool:
         """Whether the next look should be at all."""
-        return self._sums is None or self._scans_left > 0
+        # One that is connected may report between the reading of the sums and that of the tables.
+        return self._sums is None or self._scans_left > 0 or bool(self.conditions[2])
 
     def miss(self) -> None:
         """Take note that something else than the suspects was written."""

@@ -30,7 +30,9 @@ those that are connected are idle, visibly, since before that reset: their
 ``state_change`` has not moved. Prepared transactions are as many as they were, the counters were not reset,
 ``track_counts`` is on, and the server has not restarted, nor recovered from a crash, which empties unlogged tables and
 discards all counters (pgstat_reset_after_failure() dates those of the background writer). Whatever does not hold sends
-the resetter to the look that needs no condition.
+the resetter to the look that needs no condition. Who is connected is read before the counters are, in the same message: a
+session that ends in between has reported by then. As one that idles may report at any time, between two counters too, the sums
+prove something only where nobody is connected; otherwise every counter is read.
 
 One thing no counter shows: a superuser who, in a session of this process, switches ``track_counts`` off, writes, and
 switches it on again.
@@ -193,10 +195,11 @@ def insist(database: int, sequences: Iterable[int], *, prepared: bool) -> str:
        t.counts, s.counts, d.rows, d.blocks,
        1 / (pg_catalog.pg_backend_pid() = $2::integer AND {_epoch(str(database), prepared=prepared)} = $3
             AND pg_catalog.pg_stat_get_db_sessions({database}) = $4::bigint
-            AND ($5::integer IS NULL OR pg_catalog.pg_stat_get_db_numbackends({database}) = $5::integer)
+            AND ($5::integer IS NULL OR d.connected = $5::integer)
             AND t.least > 0 AND t.most <= $12::bigint AND s.least > 0
             AND ($10::bigint IS NULL OR (d.rows - $10::bigint = t.total AND d.blocks - $11::bigint = s.total)))::integer
-  FROM (SELECT {_WITHOUT_COPIES} AS mode, {_rows(database)} AS rows, {_blocks(sequences)} AS blocks OFFSET 0) d,
+  FROM (SELECT {_WITHOUT_COPIES} AS mode, pg_catalog.pg_stat_get_db_numbackends({database}) AS connected,
+               {_rows(database)} AS rows, {_blocks(sequences)} AS blocks OFFSET 0) d,
        LATERAL ({_moved(now, "$6", "$7")}) t,
        LATERAL ({_moved(calls, "$8", "$9")}) s"""
 
