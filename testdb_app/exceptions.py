@@ -7,18 +7,21 @@
     ├── UnknownNameError          a name or pattern matches no table
     ├── UnsafeDatabaseError       the guard does not know this database to be a test database
     ├── UnsupportedError          this database, server or schema cannot do what was asked
-    └── ResetError                the reset was refused or failed; nothing was changed
-        ├── ExclusionError        rows that stay refer to rows that would go
-        ├── TransactionStateError the connection is inside a transaction, or an aborted one
-        ├── ReadOnlyError         a standby server, or a session that is read-only
-        ├── MissingPrivilegeError the role lacks a privilege
-        ├── LockTimeoutError      another session holds a lock; it is named
-        ├── ConcurrencyError      deadlocks or serialization failures, more often than the retries allow
-        ├── TooManyLocksError     the server's lock table is too small for one transaction
-        ├── RowsRemainError       rows were there again after the reset
-        ├── BaselineError         there is no baseline, or it belongs to another schema
-        ├── RestoreConflictError  rows of the baseline could not be put back
-        └── ConnectionLostError   the server or the network went away
+    ├── ResetError                the reset was refused or failed; nothing was changed
+    │   ├── ExclusionError        rows that stay refer to rows that would go
+    │   ├── TransactionStateError the connection is inside a transaction, or an aborted one
+    │   ├── ReadOnlyError         a standby server, or a session that is read-only
+    │   ├── MissingPrivilegeError the role lacks a privilege
+    │   ├── LockTimeoutError      another session holds a lock; it is named
+    │   ├── ConcurrencyError      deadlocks or serialization failures, more often than the retries allow
+    │   ├── TooManyLocksError     the server's lock table is too small for one transaction
+    │   ├── RowsRemainError       rows were there again after the reset
+    │   ├── BaselineError         there is no baseline, or it belongs to another schema
+    │   ├── RestoreConflictError  rows of the baseline could not be put back
+    │   └── ConnectionLostError   the server or the network went away
+    └── TestSessionError          a test session, or a scope of a run of pytest, cannot go on
+        ├── SessionNestingError   it was to end before one that was opened inside it
+        └── SessionBrokenError    its transaction or its connection came to an end before it
 
 All of them can be pickled, because xdist and Django's parallel runner send them between processes.
 """
@@ -164,3 +167,22 @@ class RestoreConflictError(ResetError):
 
 class ConnectionLostError(ResetError):
     """The connection broke. The server has rolled back what was open, or had already committed all of it."""
+
+
+class TestSessionError(TestDBError):
+    """A test session, or a scope of a run of pytest, cannot be opened, used or ended as it should."""
+
+    __test__ = False
+
+
+class SessionNestingError(TestSessionError):
+    """One was to end before another that was opened inside it; ``ending`` and ``still_open`` name the two."""
+
+    ending: str
+    still_open: str
+
+
+class SessionBrokenError(TestSessionError):
+    """Its transaction, or its connection, came to an end before it did; ``owner`` names it."""
+
+    owner: str

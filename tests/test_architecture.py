@@ -23,11 +23,11 @@ LAYERS = (
     ("states",),
     ("graph", "conf", "truncation", "scope", "baseline_document", "backends.base"),
     ("backends.protocols", "ties"),
-    ("guard", "options", "transaction_state", "plan", "selection", "labels", "rendering"),
+    ("guard", "options", "connection_hooks", "transaction_state", "plan", "selection", "labels", "rendering"),
     ("backends.postgresql", "backends.sqlite", "backends.generic"),
     ("backends",),  # finds the folder of a vendor
     ("references", "report", "looking", "known_map", "caches", "signals", "retrying"),
-    ("baseline", "resetter"),
+    ("baseline", "resetter", "outer_transaction"),
     ("checks", "preparing"),
     ("testcases",),
     ("runner", "pytest_plugin"),

@@ -39,6 +39,9 @@ DETAILS: dict[str, Any] = {
     "attempts": 4,
     "tables": ["public.a"],
     "changes": ["table public.a is gone"],
+    "ending": 'session "outer"',
+    "still_open": 'session "inner"',
+    "owner": 'session "checkout"',
 }
 
 

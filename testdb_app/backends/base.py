@@ -25,6 +25,15 @@ def has_autocommit(connection: BaseDatabaseWrapper) -> bool:
     return bool(connection.autocommit if connection.connection is not None else connection.settings_dict["AUTOCOMMIT"])
 
 
+class TransactionStatus(StrEnum):
+    """What the driver knows of the transaction on its connection."""
+
+    NONE = "none"
+    OPEN = "open"
+    FAILED = "failed"
+    LOST = "lost"
+
+
 class Mark(StrEnum):
     """A mark inside a database. PROTECTED holds wherever a copy is restored; TEST only under the name it was given to."""
 
@@ -183,3 +192,13 @@ def close_session(connection: BaseDatabaseWrapper) -> None:
 
 def without_watch(schema: Schema) -> None:
     """Return None: the ``watch()`` of a vendor whose databases do not tell what was written."""
+
+
+def check_deferred(connection: BaseDatabaseWrapper) -> None:
+    """Check the constraints that wait for the commit, as Django does it for the vendor."""
+    connection.check_constraints()
+
+
+def status_as_django_knows(connection: BaseDatabaseWrapper) -> TransactionStatus:
+    """Return the ``transaction_status()`` of a vendor whose driver does not tell: what Django believes."""
+    return TransactionStatus.OPEN if connection.in_atomic_block else TransactionStatus.NONE

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from testdb_app.backends.base import DatabaseIdentity, Mark, Observation, Replay, Script, Step
+from testdb_app.backends.base import DatabaseIdentity, Mark, Observation, Replay, Script, Step, TransactionStatus
 from testdb_app.schema import ForeignKey, QualifiedName, Schema
 from testdb_app.states import Baseline, RowChanges
 
@@ -116,6 +116,17 @@ class Backend(Protocol):
 
     def renew_session(self, connection: BaseDatabaseWrapper) -> None:
         """Leave *connection* with a session that is as good as a new one, or closed. No transaction may be open."""
+        ...
+
+    def transaction_status(self, connection: BaseDatabaseWrapper) -> TransactionStatus:
+        """Return what the driver knows of the transaction on *connection*, which is open. Sends nothing."""
+        ...
+
+    def check_deferred(self, connection: BaseDatabaseWrapper) -> None:
+        """Check the constraints that wait for the commit; may leave them immediate. Inside a transaction.
+
+        Raises Django's :class:`IntegrityError`, which names table, key and value.
+        """
         ...
 
     def set_mark(self, connection: BaseDatabaseWrapper, mark: Mark, *, present: bool) -> None:

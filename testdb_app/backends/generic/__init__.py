@@ -5,7 +5,7 @@ It keeps fewer promises, and its warning says which. A vendor that is to keep th
 
 from __future__ import annotations
 
-from testdb_app.backends.base import close_session, without_watch
+from testdb_app.backends.base import check_deferred, close_session, status_as_django_knows, without_watch
 from testdb_app.backends.generic import introspection, operations
 from testdb_app.backends.protocols import Backend
 
@@ -39,6 +39,8 @@ class GenericBackend:
     write_baseline = staticmethod(operations.write_baseline)
     watch = staticmethod(without_watch)
     renew_session = staticmethod(close_session)
+    transaction_status = staticmethod(status_as_django_knows)
+    check_deferred = staticmethod(check_deferred)
     drop_baseline = staticmethod(operations.drop_baseline)
 
 

@@ -17,7 +17,7 @@ from testdb_app.backends.base import (
 )
 from testdb_app.backends.postgresql import baseline as baseline_tables
 from testdb_app.backends.postgresql import catalog, operations, restoring, session, signals
-from testdb_app.backends.postgresql.connection import rolled_back_on_error, run_sql
+from testdb_app.backends.postgresql.connection import rolled_back_on_error, run_sql, transaction_status
 from testdb_app.backends.postgresql.errors import explain
 from testdb_app.backends.postgresql.introspection import parse_identity, read_schema
 from testdb_app.backends.postgresql.looks import parse_conditions
@@ -120,6 +120,11 @@ class PostgreSQLBackend:
         )
 
     renew_session = staticmethod(session.renew_session)
+    transaction_status = staticmethod(transaction_status)
+
+    def check_deferred(self, connection: BaseDatabaseWrapper) -> None:
+        """Check what is deferred at once. One round trip."""
+        run_sql(connection, "SET CONSTRAINTS ALL IMMEDIATE")
 
     def watch(self, schema: Schema) -> PostgreSQLWatch:
         """Return a watch by PostgreSQL's own counters; see :mod:`testdb_app.backends.postgresql.signals`."""

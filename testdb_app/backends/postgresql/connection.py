@@ -9,15 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 from django.db import DatabaseError, InterfaceError
 
-from testdb_app.backends.base import has_autocommit
+from testdb_app.backends.base import TransactionStatus, has_autocommit
 from testdb_app.exceptions import UnsupportedError
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
 
-# libpq's PQTRANS_IDLE; psycopg is imported late, because it is optional.
+# libpq's PQTRANS_IDLE, PQTRANS_ACTIVE, PQTRANS_INTRANS and PQTRANS_INERROR; psycopg is imported late, because it is optional.
 _IDLE = 0
+_STATUS = {
+    _IDLE: TransactionStatus.NONE,
+    1: TransactionStatus.OPEN,
+    2: TransactionStatus.OPEN,
+    3: TransactionStatus.FAILED,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +76,11 @@ def run_sql(connection: BaseDatabaseWrapper, sql: str) -> list[Result]:
 def is_idle(connection: BaseDatabaseWrapper) -> bool:
     """Whether no transaction is open on the connection, as the driver knows; also one that was begun behind Django."""
     return bool(connection.connection.pgconn.transaction_status == _IDLE)
+
+
+def transaction_status(connection: BaseDatabaseWrapper) -> TransactionStatus:
+    """Return what the driver knows of the transaction; see :class:`testdb_app.backends.protocols.Backend`."""
+    return _STATUS.get(connection.connection.pgconn.transaction_status, TransactionStatus.LOST)
 
 
 @contextmanager

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from testdb_app.backends.base import close_session, without_watch
+from testdb_app.backends.base import TransactionStatus, check_deferred, close_session, without_watch
 from testdb_app.backends.sqlite import baseline, execution, identity, introspection, operations
 
 if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
     from testdb_app.backends.protocols import Backend
 
 
@@ -35,7 +37,12 @@ class SQLiteBackend:
     write_baseline = staticmethod(baseline.write_baseline)
     watch = staticmethod(without_watch)
     renew_session = staticmethod(close_session)
+    check_deferred = staticmethod(check_deferred)
     drop_baseline = staticmethod(baseline.drop_baseline)
+
+    def transaction_status(self, connection: BaseDatabaseWrapper) -> TransactionStatus:
+        """Return whether a transaction is open."""
+        return TransactionStatus.OPEN if connection.connection.in_transaction else TransactionStatus.NONE
 
 
 BACKEND: Backend = SQLiteBackend()

@@ -1,0 +1,233 @@
+"""The transaction around tests: everything in it is undone, and what happened to it is told, on every backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from django.db import DatabaseError, connections, transaction
+from django.db.transaction import TransactionManagementError
+
+from testdb_app.exceptions import SessionBrokenError, SessionNestingError, TransactionStateError, UnsafeDatabaseError
+from testdb_app.outer_transaction import (
+    OuterTransaction,
+    check_unharmed,
+    connections_kept_open,
+    open_transactions,
+)
+
+TABLES = """
+CREATE TABLE a (id integer PRIMARY KEY);
+CREATE TABLE b (id integer PRIMARY KEY, a_id integer REFERENCES a (id) DEFERRABLE INITIALLY DEFERRED);
+"""
+Opener = Callable[..., OuterTransaction]
+
+
+@pytest.fixture
+def opener(database: Any) -> Iterator[Opener]:
+    database.execute(TABLES)
+
+    def make(owner: str = 'the session "test"') -> OuterTransaction:
+        made = OuterTransaction(database.connection, owner, allow=(database.name,))
+        made.open()
+        return made
+
+    yield make
+    database.connection.close()
+
+
+def insert(database: Any, *numbers: int, table: str = "a") -> None:
+    with database.connection.cursor() as cursor:
+        for number in numbers:
+            cursor.execute(f"INSERT INTO {table} (id) VALUES ({number})")
+
+
+def test_everything_that_was_written_in_it_is_undone(database, opener):
+    outer = opener()
+    insert(database, 1)
+    with transaction.atomic(using=database.alias):
+        insert(database, 2)
+    with transaction.atomic(using=database.alias, durable=True):
+        insert(database, 3)
+    assert outer.find_damage() is None
+    assert outer.roll_back() is None
+    assert (outer.is_open, outer.roll_back()) == (False, None)
+    assert database.count("a") == 0
+    assert database.connection.get_autocommit()
+    insert(database, 4)
+    assert database.count("a") == 1
+
+
+def test_one_inside_another_is_undone_alone(database, opener):
+    outer = opener("outer")
+    insert(database, 1)
+    inner = opener("inner")
+    insert(database, 2)
+    assert open_transactions(database.connection) == (outer, inner)
+    assert inner.roll_back() is None
+    with database.connection.cursor() as cursor:
+        cursor.execute("SELECT id FROM a")
+        assert cursor.fetchall() == [(1,)]
+    assert outer.roll_back() is None
+    assert database.count("a") == 0
+
+
+def test_they_end_last_in_first_out_or_nothing_happens(database, opener):
+    outer, inner = opener("scope one"), opener("scope two")
+    with pytest.raises(SessionNestingError, match=r"scope one cannot end while scope two.* is open") as caught:
+        outer.roll_back()
+    assert (caught.value.ending, caught.value.still_open) == ("scope one", "scope two")
+    assert inner.find_damage() is None
+    assert inner.roll_back() is outer.roll_back() is None
+
+
+def test_callbacks_on_commit_are_collected_and_go_with_it(database, opener):
+    outer = opener()
+    called: list[int] = []
+    transaction.on_commit(lambda: called.append(1), using=database.alias)
+    assert len(database.connection.run_on_commit) == 1
+    outer.roll_back()
+    assert (called, database.connection.run_on_commit) == ([], [])
+
+
+def test_who_commits_is_told_whose_transaction_it_is(database, opener):
+    outer = opener('the session "checkout"')
+    for act in (transaction.commit, transaction.rollback):
+        with pytest.raises(TransactionManagementError, match='belongs to the session "checkout"'):
+            act(using=database.alias)
+    with pytest.raises(TransactionManagementError, match='belongs to the session "checkout"'):
+        transaction.set_autocommit(True, using=database.alias)
+    outer.roll_back()
+    assert not {"close", "validate_no_atomic_block"} & vars(database.connection).keys()
+    assert database.connection.execute_wrappers == []
+
+
+def test_a_commit_by_sql_is_found_out(database, opener):
+    outer = opener()
+    insert(database, 1)
+    with database.connection.cursor() as cursor:
+        cursor.execute("COMMIT")
+    damage = outer.roll_back()
+    assert damage is not None
+    assert damage.committed
+    assert database.count("a") == 1
+    insert(database, 2)
+
+
+def test_a_commit_by_sql_is_found_out_also_where_another_transaction_has_begun(database, opener):
+    outer = opener()
+    with database.connection.cursor() as cursor:
+        cursor.execute("COMMIT")
+        if database.connection.vendor == "sqlite":
+            cursor.execute("BEGIN")
+    insert(database, 1)
+    damage = outer.roll_back()
+    assert damage is not None
+    assert damage.committed
+    assert database.count("a") == 0, "what came after the commit is undone"
+
+
+def test_a_closed_connection_is_told_with_the_place_and_the_next_one_works(database, opener):
+    if database.connection.vendor == "sqlite" and database.connection.is_in_memory_db():
+        pytest.skip("Django does not close it")
+    outer, inner = opener("outer"), opener("inner")
+    database.connection.close()
+    with pytest.raises(SessionBrokenError, match=r"outer cannot go on: the connection was closed .*test_outer"):
+        check_unharmed(database.connection)
+    for each in (inner, outer):
+        damage = each.roll_back()
+        assert damage is not None
+        assert "the connection was closed (" in str(damage)
+        assert f"{__file__}:" in str(damage)
+    insert(database, 1)
+    assert database.count("a") == 1
+
+
+def test_the_connection_can_be_kept_open_for_who_closes_all(database, opener):
+    outer = opener()
+    insert(database, 1)
+    with connections_kept_open():
+        for connection in connections.all(initialized_only=True):
+            if connection.alias == database.alias:
+                connection.close()
+    assert outer.find_damage() is None
+    assert outer.roll_back() is None
+
+
+def test_a_failed_statement_is_told_and_the_rest_can_be_undone(database, opener):
+    outer = opener()
+    inner = opener()
+    with pytest.raises(DatabaseError):
+        with database.connection.cursor() as cursor:
+            cursor.execute("INSERT INTO nothing_of_the_kind VALUES (1)")
+    damage = inner.find_damage()
+    if database.connection.vendor == "postgresql":
+        assert damage is not None
+        assert "INSERT INTO nothing_of_the_kind" in str(damage)
+        assert not damage.is_fatal
+    else:
+        assert damage is None, "SQLite goes on after a statement that failed"
+    inner.roll_back()
+    assert outer.find_damage() is None
+    insert(database, 1)
+    assert outer.roll_back() is None
+
+
+def test_a_block_that_was_entered_by_hand_and_not_left_is_told(database, opener):
+    outer = opener()
+    atomic = transaction.atomic(using=database.alias)
+    atomic.__enter__()
+    insert(database, 1)
+    assert "was entered in it, and not left" in str(outer.roll_back())
+    assert database.count("a") == 0
+    assert not database.connection.in_atomic_block
+
+
+def test_a_dangling_reference_is_told_and_changes_nothing(database, opener):
+    outer = opener()
+    assert outer.find_dangling() is None
+    with database.connection.cursor() as cursor:
+        cursor.execute("INSERT INTO b VALUES (1, 77)")
+    damage = outer.find_dangling()
+    assert damage is not None
+    assert "deferred constraint" in str(damage)
+    assert outer.find_damage() is None
+    insert(database, 77)
+    assert outer.find_dangling() is None
+    assert outer.roll_back() is None
+
+
+def test_a_database_that_is_no_test_database_is_refused(database):
+    database.execute(TABLES)
+    outer = OuterTransaction(database.connection, "the session", allow=())
+    with pytest.raises(UnsafeDatabaseError):
+        outer.open()
+    assert not outer.is_open
+    assert not database.connection.in_atomic_block
+
+
+def test_a_connection_with_autocommit_off_is_refused(database):
+    database.connection.set_autocommit(False)
+    with pytest.raises(TransactionStateError, match="Refusing to open the session"):
+        OuterTransaction(database.connection, "the session", allow=(database.name,)).open()
+    database.connection.rollback()
+    database.connection.set_autocommit(True)
+
+
+@pytest.mark.postgresql
+def test_a_session_that_the_server_has_ended_is_told_and_the_next_one_works(database, opener):
+    if database.connection.vendor == "sqlite":
+        pytest.skip("there is no server")
+    outer = opener()
+    insert(database, 1)
+    pid = database.connection.connection.info.backend_pid
+    with database.superuser() as session:
+        session.execute("SELECT pg_terminate_backend(%s)", [pid])
+        while session.execute("SELECT FROM pg_stat_activity WHERE pid = %s", [pid]).fetchall():
+            pass
+    with pytest.raises(DatabaseError):
+        insert(database, 2)
+    assert "the server has ended the session" in str(outer.roll_back())
+    insert(database, 3)
+    assert database.count("a") == 1
