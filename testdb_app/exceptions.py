@@ -20,6 +20,8 @@
     │   ├── RestoreConflictError  rows of the baseline could not be put back
     │   └── ConnectionLostError   the server or the network went away
     └── TestSessionError          a test session, or a scope of a run of pytest, cannot go on
+        ├── ScopeError            a scope of pytest was asked for too late, or with one that excludes it
+        ├── LeakError             a test, or a fixture, has left rows that others see
         ├── SessionNestingError   it was to end before one that was opened inside it
         └── SessionBrokenError    its transaction or its connection came to an end before it
 
@@ -173,6 +175,16 @@ class TestSessionError(TestDBError):
     """A test session, or a scope of a run of pytest, cannot be opened, used or ended as it should."""
 
     __test__ = False
+
+
+class ScopeError(TestSessionError):
+    """A scope of a run of pytest was asked for too late, or together with another that excludes it."""
+
+
+class LeakError(TestSessionError):
+    """Rows, or tables, were left where others see them; ``owner`` names the test, fixture or session that left them."""
+
+    owner: str
 
 
 class SessionNestingError(TestSessionError):

@@ -1,7 +1,7 @@
-"""The pytest plugin: tests with real commits, over pytest-django, that end by a reset instead of a flush.
+"""The pytest plugin, over pytest-django: scopes wider than a test, tests with real commits that are reset, and who left rows.
 
-It is imported in every run of whoever has the package installed, so Django is imported inside functions, and nothing is done
-until a test asks for it.
+It is imported in every run of whoever has the package installed, so it imports little, and hooks into nothing until a test, an
+option or an ini key asks for it. Its parts are in :mod:`testdb_app.plugin`.
 """
 
 from __future__ import annotations
@@ -11,29 +11,60 @@ from typing import Any
 
 import pytest
 
-INI = "testdb_reset_transactional"
-_HELP = "End every transactional test (transactional_db, live_server, django_db(transaction=True)) by a reset to the baseline."
+from testdb_app.plugin import asking, options
+from testdb_app.plugin.copies import copied_per_test
+from testdb_app.plugin.leak_warning import LeakWarning
+
+__all__ = ["LeakWarning", "copied_per_test"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option and its ini key, beside those of pytest-django."""
-    group = parser.getgroup("django")
-    group.addoption("--testdb-reset-transactional", action="store_true", default=False, help=_HELP)
-    parser.addini(INI, _HELP, type="bool", default=False)
+    """Add the options and ini keys, beside those of pytest-django."""
+    options.add_options(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the mark, and look at what was given."""
+    config.addinivalue_line(
+        "markers",
+        f"{asking.MARK}(databases): the databases, a list of aliases or '__all__', that db_class, db_module, db_package, "
+        "db_session, reset_db_class and reset_db_module open for the test.",
+    )
+    options.check_options(config)
+    if options.resets_all(config) or options.leaks(config):
+        _register_hooks(config)
+    most = options.durations(config)
+    if most is not None:
+        from testdb_app.plugin.durations import SlowestResets  # noqa: PLC0415
+
+        config.pluginmanager.register(SlowestResets(most), "testdb_durations")
+
+
+def _register_hooks(config: pytest.Config) -> None:
+    """Register the hooks that have work to do only where something is asked for."""
+    from testdb_app.plugin import hooks  # noqa: PLC0415
+
+    if not config.pluginmanager.is_registered(hooks):
+        config.pluginmanager.register(hooks, options.HOOKS)
+        config.pluginmanager.register(hooks.Beginning())
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
     """Tell what is on."""
-    return "testdb_app: transactional tests reset to the baseline" if _resets_all(config) else None
+    return options.header(config)
 
 
-def _resets_all(config: pytest.Config) -> bool:
-    return bool(config.getoption("testdb_reset_transactional") or config.getini(INI))
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Tell pytest-django what a test wants by our fixtures."""
+    if asking.asks_for_ours(item):
+        asking.add_mark(item)
+        _register_hooks(item.config)
 
 
-def _resets(item: pytest.Item) -> bool:
-    """Whether *item* is to end by a reset, if it is transactional."""
-    return "reset_db" in getattr(item, "fixturenames", ()) or _resets_all(item.config)
+def _hold_scope(request: Any, blocker: Any) -> Generator[None]:
+    from testdb_app.plugin.scopes import hold_scope  # noqa: PLC0415
+
+    yield from hold_scope(request, blocker)
 
 
 @pytest.fixture
@@ -44,60 +75,46 @@ def reset_db(transactional_db: None) -> None:
     """
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_fixture_setup(fixturedef: Any, request: Any) -> Generator[None, object, object]:
-    """Capture the baselines right after pytest-django has set up the test databases, before anything is written to them."""
-    if fixturedef.argname != "django_db_setup" or not any(map(_resets, request.session.items)):
-        return (yield)
-    _before_the_databases(request)
-    result = yield
-    with _unblocked(request):
-        from django.db import connections  # noqa: PLC0415 - Django is imported where it is used
-
-        from testdb_app.preparing import prepare_test_database  # noqa: PLC0415
-
-        for alias in connections:
-            if _was_set_up(alias):
-                prepare_test_database(alias)
-    return result
+@pytest.fixture(scope="class")
+def reset_db_class(request: Any, django_db_setup: None, django_db_blocker: Any) -> Generator[None]:
+    """Require a test database in which the tests of the class commit, and which is reset to the baseline after the last one."""
+    yield from _hold_scope(request, django_db_blocker)
 
 
-def _before_the_databases(request: Any) -> None:
-    """Close connections and pools, which would go on leading to the real databases, and take kept ones back to their baseline."""
-    from django.db import connections  # noqa: PLC0415
-
-    from testdb_app import preparing  # noqa: PLC0415
-
-    preparing.forget_test_databases()
-    options = request.config.option
-    with _unblocked(request):
-        for connection in connections.all(initialized_only=True):
-            preparing.close(connection)
-        if options.reuse_db and not options.create_db:
-            aliases = [alias for alias in connections if not connections[alias].settings_dict["TEST"]["MIRROR"]]
-            preparing.restore_kept_databases(aliases)
+@pytest.fixture(scope="module")
+def reset_db_module(request: Any, django_db_setup: None, django_db_blocker: Any) -> Generator[None]:
+    """Require a test database in which the tests of the module commit, and which is reset to the baseline after the last one."""
+    yield from _hold_scope(request, django_db_blocker)
 
 
-def _was_set_up(alias: str) -> bool:
-    """Whether pytest-django has made a test database for *alias* in this run: tests ask for some of them, perhaps."""
-    from django.db import connections  # noqa: PLC0415
+@pytest.fixture(scope="class")
+def db_class(request: Any, django_db_setup: None, django_db_blocker: Any) -> Generator[None]:
+    """Require a transaction around the tests of the class, which is rolled back at the end; each test is a savepoint in it.
 
-    from testdb_app.guard import get_configured_name  # noqa: PLC0415
-
-    settings = connections[alias].settings_dict
-    return not settings["TEST"]["MIRROR"] and str(settings["NAME"]) != get_configured_name(alias)
-
-
-def _unblocked(request: Any) -> Any:
-    return request.getfixturevalue("django_db_blocker").unblock()
+    For fixtures of class scope that make rows once for all tests of the class.
+    """
+    yield from _hold_scope(request, django_db_blocker)
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Replace the flush of ``TransactionTestCase`` while a test runs that is to end by a reset."""
-    if not _resets(item):
-        return (yield)
-    from testdb_app.testcases import resetting_all  # noqa: PLC0415
+@pytest.fixture(scope="module")
+def db_module(request: Any, django_db_setup: None, django_db_blocker: Any) -> Generator[None]:
+    """Require a transaction around the tests of the module, which is rolled back at the end; each test is a savepoint in it.
 
-    with resetting_all():
-        return (yield)
+    For fixtures of module scope that make rows once for all tests of the module.
+    """
+    yield from _hold_scope(request, django_db_blocker)
+
+
+@pytest.fixture(scope="package")
+def db_package(request: Any, django_db_setup: None, django_db_blocker: Any) -> Generator[None]:
+    """Require a transaction around the tests of the package, which is rolled back at the end; each test is a savepoint in it.
+
+    The package is the folder with an ``__init__.py`` that the first test that asks for it is in; its packages belong to it.
+    """
+    yield from _hold_scope(request, django_db_blocker)
+
+
+@pytest.fixture(scope="session")
+def db_session(request: Any, django_db_setup: None, django_db_blocker: Any) -> Generator[None]:
+    """Require a transaction around all tests of the process, which is rolled back at the end; each test is a savepoint in it."""
+    yield from _hold_scope(request, django_db_blocker)

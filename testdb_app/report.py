@@ -46,13 +46,17 @@ def list_tables(plan: ResetPlan, changes: Mapping[QualifiedName, RowChanges]) ->
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResetPreview:
-    """What a reset would do now. ``rows`` counts what would go per table; ``sql`` is the script, a statement each."""
+    """What a reset would do now. ``rows`` counts what would go per table; ``sql`` is the script, a statement each.
+
+    ``changes`` tells for tables with a baseline what else would be done to their rows.
+    """
 
     identity: DatabaseIdentity
     plan: ResetPlan
     rows: Mapping[QualifiedName, int]
     sql: tuple[str, ...]
     labels: Mapping[QualifiedName, tuple[str, ...]] = field(default_factory=dict)
+    changes: Mapping[QualifiedName, RowChanges] = field(default_factory=dict)
 
     @property
     def total_rows(self) -> int:

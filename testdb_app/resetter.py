@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, cast
 from django.db import DEFAULT_DB_ALIAS, connections
 
 from testdb_app import guard
+from testdb_app.announcing import announce
 from testdb_app.backends import get_backend
 from testdb_app.backends.base import DatabaseIdentity, Observation, Script
 from testdb_app.backends.protocols import Backend, Watch
-from testdb_app.caches import clear_caches
 from testdb_app.exceptions import (
     ConcurrencyError,
     TransactionStateError,
@@ -28,7 +28,6 @@ from testdb_app.references import check_references
 from testdb_app.report import ResetPreview, ResetReport, make_report
 from testdb_app.retrying import MOST_ATTEMPTS, WAITS, run_with_retries
 from testdb_app.schema import QualifiedName
-from testdb_app.signals import database_reset
 from testdb_app.states import RowChanges
 from testdb_app.transaction_state import check_transaction_state
 
@@ -129,6 +128,7 @@ class Resetter:
             rows=self.backend.count_rows(self.connection, emptied) | removed,
             sql=tuple(statement.sql for statement in self._script(known, plan, self.options.lock_timeout).statements),
             labels=index_models(self.connection, known.schema).labels_by_table,
+            changes=changes,
         )
 
     def reset(self) -> ResetReport:
@@ -149,15 +149,8 @@ class Resetter:
         )
         report = replace(report, attempts=attempts, seconds=time.perf_counter() - started)
         logger.debug("%s", report)
-        self._tell(report)
+        announce(type(self), report)
         return report
-
-    def _tell(self, report: ResetReport) -> None:
-        """Have caches forget what they know of the rows that changed."""
-        if report.tables:
-            tables = frozenset(table.name for table in report.tables)
-            clear_caches(tables)
-            database_reset.send(type(self), using=self.using, tables=tables, report=report)
 
     def _attempt(self, strategy: str, rewrites: bool) -> ResetReport:
         # Several attempts share the time-out: an attempt that gives its locks back lets others go on.

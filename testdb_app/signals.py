@@ -1,4 +1,4 @@
-"""The signal that a reset sends, for caches of a project's own over the tables of its database.
+"""The signals that a reset sends: one for caches of a project's own over the tables of its database.
 
 ::
 
@@ -22,3 +22,6 @@ database_reset = Signal()
 
 A receiver that raises makes ``reset()`` raise, after the reset is done.
 """
+
+reset_finished = Signal()
+"""Sent after every reset, also one that found nothing to do, with ``using`` and ``report`` as above: for reports of time."""

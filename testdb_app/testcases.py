@@ -7,7 +7,7 @@ What they share is :class:`ResetMixin`, for bases of one's own::
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -111,10 +111,31 @@ def reset_after(case: Any) -> None:
 
     A database that cannot be reset does not keep the others from it. Raises the first error, with notes of the others.
     """
+    to = getattr(case, "reset_to", "baseline")
+
+    def reset(connection: BaseDatabaseWrapper) -> None:
+        _reset_database(connection, to)
+        if to == "empty" and not _inhibits_post_migrate(case, connection):
+            emit_post_migrate_signal(verbosity=0, interactive=False, db=connection.alias)
+
+    _for_each(case._databases_names(include_mirrors=False), reset)
+
+
+def reset_databases(aliases: Iterable[str]) -> None:
+    """Take the databases of *aliases* back to their baselines, each whatever becomes of the others; raises as `reset_after`."""
+    _for_each(aliases, lambda connection: _reset_database(connection, "baseline"))
+
+
+def keep_after(case: Any) -> None:
+    """End a test of *case* that commits, and leave what it has committed to a wider scope, which resets."""
+    _for_each(case._databases_names(include_mirrors=False), _end_use)
+
+
+def _for_each(aliases: Iterable[str], do: Callable[[BaseDatabaseWrapper], None]) -> None:
     errors: list[Exception] = []
-    for alias in case._databases_names(include_mirrors=False):
+    for alias in aliases:
         try:
-            _reset_database(case, connections[alias])
+            do(connections[alias])
         except (TestDBError, DatabaseError, InterfaceError) as error:
             errors.append(error)
     if errors:
@@ -123,13 +144,14 @@ def reset_after(case: Any) -> None:
         raise errors[0]
 
 
-def _reset_database(case: Any, connection: BaseDatabaseWrapper) -> None:
-    to = getattr(case, "reset_to", "baseline")
+def _end_use(connection: BaseDatabaseWrapper) -> None:
     end_transaction(connection)
     get_backend(connection).renew_session(connection)
+
+
+def _reset_database(connection: BaseDatabaseWrapper, to: str) -> None:
+    _end_use(connection)
     get_resetter(connection.alias, to).reset()
-    if to == "empty" and not _inhibits_post_migrate(case, connection):
-        emit_post_migrate_signal(verbosity=0, interactive=False, db=connection.alias)
 
 
 def close_others(case: Any) -> bool:
@@ -158,8 +180,21 @@ def end_transaction(connection: BaseDatabaseWrapper) -> None:
 @contextmanager
 def resetting_all() -> Iterator[None]:
     """Have every ``TransactionTestCase`` end by a reset while the block runs, Django's own classes included."""
+    with _ending_all_by(reset_after):
+        yield
+
+
+@contextmanager
+def keeping_all() -> Iterator[None]:
+    """Have every ``TransactionTestCase`` leave what it has committed while the block runs: a wider scope resets it."""
+    with _ending_all_by(keep_after):
+        yield
+
+
+@contextmanager
+def _ending_all_by(teardown: Callable[[Any], None]) -> Iterator[None]:
     before = _STOCK._fixture_teardown, _STOCK._should_reload_connections
-    reset_all()
+    _STOCK._fixture_teardown, _STOCK._should_reload_connections = teardown, close_others
     try:
         yield
     finally:

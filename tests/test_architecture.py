@@ -27,10 +27,12 @@ LAYERS = (
     ("backends.postgresql", "backends.sqlite", "backends.generic"),
     ("backends",),  # finds the folder of a vendor
     ("references", "report", "looking", "known_map", "caches", "signals", "retrying"),
+    ("announcing",),
     ("baseline", "resetter", "outer_transaction"),
     ("checks", "preparing"),
     ("testcases",),
-    ("runner", "pytest_plugin"),
+    ("runner", "plugin"),
+    ("pytest_plugin",),
     ("management",),
     ("apps",),
 )

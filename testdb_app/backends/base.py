@@ -199,6 +199,11 @@ def check_deferred(connection: BaseDatabaseWrapper) -> None:
     connection.check_constraints()
 
 
+def look_for_commits_nowhere(connection: BaseDatabaseWrapper, since: object | None) -> tuple[object, bool]:
+    """Return that rows may have been committed: the ``look_for_commits()`` of a vendor that does not tell."""
+    return None, True
+
+
 def status_as_django_knows(connection: BaseDatabaseWrapper) -> TransactionStatus:
     """Return the ``transaction_status()`` of a vendor whose driver does not tell: what Django believes."""
     return TransactionStatus.OPEN if connection.in_atomic_block else TransactionStatus.NONE

@@ -122,6 +122,13 @@ class Backend(Protocol):
         """Return what the driver knows of the transaction on *connection*, which is open. Sends nothing."""
         ...
 
+    def look_for_commits(self, connection: BaseDatabaseWrapper, since: object | None) -> tuple[object, bool]:
+        """Return where the database is now, and whether rows may have been committed since *since*, an earlier answer.
+
+        Never no where some were. One round trip at most; reads only, also inside a transaction.
+        """
+        ...
+
     def check_deferred(self, connection: BaseDatabaseWrapper) -> None:
         """Check the constraints that wait for the commit; may leave them immediate. Inside a transaction.
 

@@ -108,6 +108,11 @@ class Project:
     directory: Path
     environment: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def is_postgresql(self) -> bool:
+        """Whether its databases are PostgreSQL's."""
+        return "postgresql" in json.loads((self.directory / "databases.json").read_text())["default"]["ENGINE"]
+
     def write(self, name: str, text: str) -> None:
         path = self.directory / name
         path.parent.mkdir(exist_ok=True)

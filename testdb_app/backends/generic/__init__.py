@@ -5,7 +5,13 @@ It keeps fewer promises, and its warning says which. A vendor that is to keep th
 
 from __future__ import annotations
 
-from testdb_app.backends.base import check_deferred, close_session, status_as_django_knows, without_watch
+from testdb_app.backends.base import (
+    check_deferred,
+    close_session,
+    look_for_commits_nowhere,
+    status_as_django_knows,
+    without_watch,
+)
 from testdb_app.backends.generic import introspection, operations
 from testdb_app.backends.protocols import Backend
 
@@ -41,6 +47,7 @@ class GenericBackend:
     renew_session = staticmethod(close_session)
     transaction_status = staticmethod(status_as_django_knows)
     check_deferred = staticmethod(check_deferred)
+    look_for_commits = staticmethod(look_for_commits_nowhere)
     drop_baseline = staticmethod(operations.drop_baseline)
 
 

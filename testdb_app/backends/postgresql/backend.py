@@ -17,6 +17,7 @@ from testdb_app.backends.base import (
 )
 from testdb_app.backends.postgresql import baseline as baseline_tables
 from testdb_app.backends.postgresql import catalog, operations, restoring, session, signals
+from testdb_app.backends.postgresql.commits import look_for_commits
 from testdb_app.backends.postgresql.connection import rolled_back_on_error, run_sql, transaction_status
 from testdb_app.backends.postgresql.errors import explain
 from testdb_app.backends.postgresql.introspection import parse_identity, read_schema
@@ -121,6 +122,7 @@ class PostgreSQLBackend:
 
     renew_session = staticmethod(session.renew_session)
     transaction_status = staticmethod(transaction_status)
+    look_for_commits = staticmethod(look_for_commits)
 
     def check_deferred(self, connection: BaseDatabaseWrapper) -> None:
         """Check what is deferred at once. One round trip."""

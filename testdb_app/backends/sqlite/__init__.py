@@ -40,6 +40,14 @@ class SQLiteBackend:
     check_deferred = staticmethod(check_deferred)
     drop_baseline = staticmethod(baseline.drop_baseline)
 
+    def look_for_commits(self, connection: BaseDatabaseWrapper, since: object | None) -> tuple[object, bool]:
+        """Return the counts of changes by this connection, rolled back ones too, and of those that others committed."""
+        with connection.cursor() as cursor:
+            cursor.execute("PRAGMA data_version")
+            (version,) = cursor.fetchone()
+        position = (version, connection.connection.total_changes)
+        return position, position != since
+
     def transaction_status(self, connection: BaseDatabaseWrapper) -> TransactionStatus:
         """Return whether a transaction is open."""
         return TransactionStatus.OPEN if connection.connection.in_transaction else TransactionStatus.NONE

@@ -1,0 +1,159 @@
+"""What a test asks for: which of our scopes, whether it commits, which databases. Nothing here touches a database.
+
+A scope is *wider* the smaller its rank is. Function scope is pytest-django's own.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+RANKS = {"session": 0, "package": 1, "module": 2, "class": 3, "function": 4}
+"""How narrow each of pytest's scopes is."""
+ROLLBACK = {"db_session": 0, "db_package": 1, "db_module": 2, "db_class": 3}
+"""The fixtures of scopes that are rolled back, and their ranks, the widest first."""
+COMMITTED = {"reset_db_module": 2, "reset_db_class": 3}
+"""The fixtures of scopes that commit and are reset."""
+FUNCTION = RANKS["function"]
+MARK = "testdb"
+"""The mark that names databases: ``@pytest.mark.testdb(databases=["default", "other"])``."""
+
+# Those by which pytest-django knows that a test wants a database, and that it commits.
+_OF_DJANGO = ("db", "transactional_db", "live_server")
+_COMMITTING = ("transactional_db", "live_server", "reset_db")
+_OURS = frozenset({*ROLLBACK, *COMMITTED, "reset_db"})
+
+
+def names_of(item: pytest.Item) -> tuple[str, ...]:
+    """Return the names of the fixtures that *item* uses, autouse ones and those of its fixtures included."""
+    return tuple(getattr(item, "fixturenames", ()))
+
+
+def rollback_scopes(item: pytest.Item) -> list[str]:
+    """Return the scopes to be rolled back that *item* uses, the widest first."""
+    names = names_of(item)
+    return [name for name in ROLLBACK if name in names]
+
+
+def committed_scopes(item: pytest.Item) -> list[str]:
+    """Return the scopes to be reset that *item* uses, the widest first."""
+    names = names_of(item)
+    return [name for name in COMMITTED if name in names]
+
+
+def commits(item: pytest.Item) -> bool:
+    """Whether *item* commits: it asks for that, is a ``TransactionTestCase``, or is in a scope that commits and in no other."""
+    kind = unittest_kind(item)
+    if kind is not None:
+        return kind == "TransactionTestCase"
+    names, mark = names_of(item), item.get_closest_marker("django_db")
+    if any(name in names for name in _COMMITTING):
+        return True
+    return mark is not None and bool(
+        mark.kwargs.get("transaction") or mark.kwargs.get("reset_sequences") or any(mark.args[:2])
+    )
+
+
+def unittest_kind(item: pytest.Item) -> str | None:
+    """Return "TestCase" or "TransactionTestCase" for a test of one of Django's classes, None for any other."""
+    cls = getattr(item, "cls", None)
+    if cls is None or not any(base.__module__ == "django.test.testcases" for base in cls.__mro__):
+        return None
+    from django.test import TestCase, TransactionTestCase  # noqa: PLC0415 - Django is imported where it is used
+
+    if not issubclass(cls, TransactionTestCase):
+        return None
+    return "TestCase" if issubclass(cls, TestCase) else "TransactionTestCase"
+
+
+def uses_database(item: pytest.Item) -> bool:
+    """Whether *item* may touch a database, as far as pytest-django lets it."""
+    names = names_of(item)
+    return (
+        item.get_closest_marker("django_db") is not None
+        or any(name in names for name in _OF_DJANGO)
+        or unittest_kind(item) is not None
+    )
+
+
+def databases_of(item: pytest.Item) -> list[str] | str:
+    """Return the aliases of the databases that *item* uses, or ``"__all__"``."""
+    cls = getattr(item, "cls", None)
+    if unittest_kind(item) is not None and cls is not None:
+        return _listed(cls.databases)
+    for name, place in ((MARK, 0), ("django_db", 2)):
+        mark = item.get_closest_marker(name)
+        if mark is not None:
+            given = mark.kwargs.get("databases", mark.args[place] if len(mark.args) > place else None)
+            if given is not None:
+                return _listed(given)
+    return ["default"]
+
+
+def _listed(databases: Any) -> list[str] | str:
+    if databases == "__all__":
+        return "__all__"
+    return [databases] if isinstance(databases, str) else list(databases)
+
+
+def asks_for_ours(item: pytest.Item) -> bool:
+    """Whether *item* asks for anything that is ours."""
+    return not _OURS.isdisjoint(names_of(item)) or item.get_closest_marker(MARK) is not None
+
+
+def add_mark(item: pytest.Item) -> None:
+    """Have pytest-django know what *item* wants by our fixtures: a database, which, and whether it commits."""
+    if unittest_kind(item) is not None or item.get_closest_marker("django_db") is not None:
+        return
+    options: dict[str, Any] = {"databases": databases_of(item)}
+    names = names_of(item)
+    if any(name in names for name in _COMMITTING) or (committed_scopes(item) and not rollback_scopes(item)):
+        # Asked for by name, the rollback of a single test is what is meant.
+        options["transaction"] = "db" not in names or any(name in names for name in _COMMITTING)
+    item.add_marker(pytest.mark.django_db(**options))
+
+
+def find_conflict(item: pytest.Item) -> str | None:
+    """Return why the fixtures that *item* asks for exclude each other; None if they do not."""
+    rolled_back, committed, names = rollback_scopes(item), committed_scopes(item), names_of(item)
+    committing = [name for name in _COMMITTING if name in names]
+    if rolled_back and commits(item):
+        asked = committing or [_why_it_commits(item)]
+        return (
+            f"{item.nodeid} asks for {_quoted(rolled_back)} and for {_quoted(asked)}: what a test commits cannot be rolled back "
+            f"with the scope around it. Drop one of them, or use {_quoted(list(COMMITTED))}, which commit and are reset."
+        )
+    inside = [(narrow, wide) for narrow in committed for wide in rolled_back if COMMITTED[narrow] >= ROLLBACK[wide]]
+    if inside:
+        return (
+            f"{item.nodeid} asks for {_quoted([inside[0][0]])} inside {_quoted([inside[0][1]])}: nothing can be committed in "
+            "a transaction that is rolled back. Drop one of them."
+        )
+    if committed and "reset_db" in names:
+        return (
+            f'{item.nodeid} asks for "reset_db" and for {_quoted(committed)}: one resets after the test what the other keeps '
+            "to the end of its scope. Drop one of them; in the wider scope tests commit as it is."
+        )
+    if rolled_back and is_native_async(item):
+        return (
+            f"{item.nodeid} is an async test, whose queries run in other threads, over connections that know nothing of the "
+            f"transaction of {_quoted(rolled_back)}: its rows would be committed. Use reset_db, which takes back what was "
+            "committed, or a method of Django's TestCase, or async_to_sync() in a test that is not async."
+        )
+    return None
+
+
+def is_native_async(item: pytest.Item) -> bool:
+    """Whether *item* is a coroutine that a plugin of pytest runs, and not a method that Django makes synchronous."""
+    return unittest_kind(item) is None and inspect.iscoroutinefunction(getattr(item, "obj", None))
+
+
+def _why_it_commits(item: pytest.Item) -> str:
+    return "django_db(transaction=True)" if unittest_kind(item) is None else "TransactionTestCase"
+
+
+def _quoted(names: Iterable[str]) -> str:
+    return ", ".join(f'"{name}"' for name in names)

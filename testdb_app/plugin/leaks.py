@@ -1,0 +1,143 @@
+"""Who left rows: after each test, and after each wide fixture, a look at what it has committed and nobody has taken back.
+
+One cheap query tells whether anybody has committed at all; only then the database is compared with its baseline.
+A sequence that has moved is told with rows that were left, and is no leak of its own: each insert moves one, rolled back or not.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from testdb_app.exceptions import BaselineError, LeakError, TestDBError
+from testdb_app.plugin.leak_warning import LeakWarning
+
+if TYPE_CHECKING:
+    from testdb_app.report import ResetPreview, ResetReport
+
+_Image = dict[str, tuple[int, int, int]]
+"""The tables that differ from the baseline: rows more, changed, missing."""
+
+
+class LeakFinder:
+    """Looks for rows that were left in the databases of *aliases*, from now on. *fails*: by an error, else by a warning."""
+
+    def __init__(self, aliases: list[str], blocker: Any, *, fails: bool) -> None:
+        from testdb_app.signals import reset_finished  # noqa: PLC0415 - Django is imported where it is used
+
+        self.aliases = aliases
+        self._fails = fails
+        self._blocker = blocker
+        self._positions: dict[str, object | None] = dict.fromkeys(aliases)
+        self._images: dict[str, _Image] = {alias: {} for alias in aliases}
+        # What was told of the schema, with which there is nothing to compare rows with.
+        self._changes: dict[str, set[str]] = {alias: set() for alias in aliases}
+        reset_finished.connect(self._note_reset, dispatch_uid=__name__)
+        self.look()
+
+    def stop(self) -> None:
+        """Look no longer."""
+        from testdb_app.signals import reset_finished  # noqa: PLC0415
+
+        reset_finished.disconnect(dispatch_uid=__name__)
+
+    def check(self, node: Any, who: str) -> None:
+        """Tell, by a warning at *node* or an error, what *who* has left since the last look."""
+        found = self.look()
+        if not found:
+            return
+        text = (
+            f"{who} has left what other tests see: {'; '.join(found)}. What is committed is rolled back by no fixture: use "
+            "reset_db, ResetTransactionTestCase or a scope of reset_db_…, or make the rows in a scope of db_…."
+        )
+        if self._fails:
+            raise LeakError(text, owner=who)
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", LeakWarning)
+            node.warn(LeakWarning(text))
+
+    def look(self) -> list[str]:
+        """Return what was left since the last look, a text for each database."""
+        with self._blocker.unblock():
+            return [text for alias in self.aliases for text in self._look_at(alias)]
+
+    def _note_reset(self, using: str, report: ResetReport, **_: object) -> None:
+        if using in self._positions and report.target == "baseline":
+            self._positions[using], self._images[using] = None, {}
+
+    def _look_at(self, alias: str) -> Iterator[str]:
+        from django.db import Error, connections  # noqa: PLC0415
+
+        from testdb_app.backends import get_backend  # noqa: PLC0415
+
+        connection = connections[alias]
+        if connection.needs_rollback or connection.closed_in_transaction:
+            return  # the next look will tell
+        since = self._positions[alias]
+        try:
+            position, may_differ = get_backend(connection).look_for_commits(connection, since)
+            if may_differ and since is not None:
+                image, moved = _compare(alias)
+                before, self._images[alias] = self._images[alias], image
+                yield from _describe(alias, connection.settings_dict["NAME"], before, image, moved)
+        except BaselineError as error:
+            new = [change for change in error.changes if change not in self._changes[alias]]
+            self._changes[alias].update(new)
+            if new:
+                yield f'database "{connection.settings_dict["NAME"]}" (alias "{alias}"): {", ".join(new)}'
+        except (TestDBError, Error):
+            return  # it is locked, or broken: the next look will tell
+        self._positions[alias] = position
+
+
+def _compare(alias: str) -> tuple[_Image, list[str]]:
+    """Compare the database with its baseline; return the tables that differ, and the sequences that have moved."""
+    from testdb_app.resetter import Resetter  # noqa: PLC0415
+
+    with _own_connection(alias):
+        preview = Resetter(alias, to="baseline", once=True).plan()
+    return _image(preview), [str(name) for name in preview.plan.sequences]
+
+
+def _image(preview: ResetPreview) -> _Image:
+    image = {str(name): (rows, 0, 0) for name, rows in preview.rows.items() if rows}
+    for name, changes in preview.changes.items():
+        image[str(name)] = (changes.removed, changes.updated, changes.inserted)
+    return image
+
+
+@contextmanager
+def _own_connection(alias: str) -> Iterator[None]:
+    """Look from outside of the transactions that are open, over a connection of our own."""
+    from django.db import connections  # noqa: PLC0415
+
+    own = connections[alias]
+    if not own.in_atomic_block or own.vendor == "sqlite":
+        yield
+        return
+    connections[alias] = own.copy()
+    try:
+        yield
+    finally:
+        connections[alias].close()
+        connections[alias] = own
+
+
+def _describe(
+    alias: str, name: object, before: Mapping[str, tuple[int, int, int]], after: _Image, moved: list[str]
+) -> Iterator[str]:
+    parts = []
+    for table in sorted({*before, *after}):
+        were, are = before.get(table, (0, 0, 0)), after.get(table, (0, 0, 0))
+        changes = [
+            f"{number - old} {what}"
+            for number, old, what in zip(are, were, ("more", "changed", "missing"), strict=True)
+            if number > old
+        ]
+        if changes:
+            parts.append(f"{table} ({', '.join(changes)})")
+    if parts:
+        sequences = f", sequences moved: {', '.join(moved)}" if moved else ""
+        yield f'database "{name}" (alias "{alias}"): {", ".join(parts)}{sequences}'

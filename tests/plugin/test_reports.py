@@ -1,0 +1,154 @@
+"""Who left rows, and which resets were slow."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.plugin.conftest import Runner, outcomes
+from tests.plugin.test_rollback_scopes import AS_WRITTEN
+
+LEAKING = """
+def commit(name, **changes):
+    other = connection.copy()
+    try:
+        with other.cursor() as cursor:
+            cursor.execute("INSERT INTO shop_shelf (name) VALUES (%s)", [name])
+    finally:
+        other.close()
+
+@pytest.fixture(scope="session", autouse=True)
+def cleaner(left_at_the_end, django_db_blocker):
+    yield
+    with django_db_blocker.unblock():
+        Shelf.objects.exclude(name="from a migration").delete()
+
+@pytest.fixture(scope="module")
+def wide(django_db_setup, django_db_blocker):
+    with django_db_blocker.unblock():
+        commit("by a fixture")
+    yield
+    with django_db_blocker.unblock():
+        commit("by its end")
+
+def test_1_clean(db):
+    shelf("rolled back")
+
+def test_2_leaks(db):
+    commit("left")
+    commit("left again")
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+
+def test_3_clean(db): pass
+
+def test_4_uses_a_leaking_fixture(wide, db): pass
+
+def test_5_is_flushed(transactional_db):
+    shelf("flushed")
+"""
+QUIET = """
+@pytest.fixture(scope="module")
+def wide(db_module):
+    return shelf("wide")
+
+def test_1(db):
+    shelf("x")
+
+def test_2(wide):
+    shelf("y")
+    with transaction.atomic():
+        shelf("z")
+
+def test_3(reset_db):
+    shelf("reset")
+
+class TestIt:
+    def test_4(self, reset_db_class):
+        shelf("reset later")
+"""
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize("options", [(), ("-n", "2")], ids=["one process", "xdist"])
+def test_the_test_or_the_fixture_that_left_rows_is_named(run: Runner, options: tuple[str, ...]) -> None:
+    run.project.write("as_written.py", AS_WRITTEN)
+    run.write(LEAKING)
+    run.write("def test_6_clean(db): pass\n", "test_later.py")
+    done = run("-p", "as_written", "--testdb-leaks=warn", *options)
+    told = re.findall(r"LeakWarning: (.*)", done.stdout)
+    text = "\n".join(told)
+    assert "The test test_it.py::test_2_leaks has left what other tests see" in text
+    assert "public.shop_shelf (2 more), sequences moved: " in text
+    assert 'The fixture "wide" (module scope) has left what' in text
+    assert "public.shop_shelf (1 more)" in text
+    if not options:
+        assert "The end of a fixture, after the test test_it.py::test_5_is_flushed, has left" in text
+        flushed = next(line for line in told if line.startswith("The test test_it.py::test_5_is_flushed"))
+        assert "public.shop_shelf (1 missing)" in flushed, "the flush takes the rows of migrations"
+        assert len(told) == 4
+    assert not re.search(r"test_[136]_clean has left", text)
+    assert "testdb_app: leaks: warn" in run("-v", "--testdb-leaks=warn", "-k", "clean").stdout
+
+
+@pytest.mark.postgresql
+def test_a_leak_can_be_a_failure(run: Runner) -> None:
+    run.write(LEAKING)
+    done = run("--testdb-leaks=fail", "-k", "test_1 or test_2 or test_3", fails=True)
+    assert outcomes(done) == {"passed": 3, "error": 1, "deselected": 2}
+    assert "LeakError: The test test_it.py::test_2_leaks has left what" in done.stdout
+
+
+def test_nothing_is_told_where_nothing_was_left(run: Runner) -> None:
+    run.write(QUIET)
+    assert outcomes(run("--testdb-leaks=fail")) == {"passed": 4}
+
+
+def test_a_test_case_that_leaves_rows_is_named_too(run: Runner) -> None:
+    run.write(
+        """
+from django.test import TestCase
+
+class TestIt(TestCase):
+    def test_1(self):
+        other = connection.copy() if connection.vendor == "postgresql" else connection
+        with other.cursor() as cursor:
+            cursor.execute("CREATE TABLE made (id integer)" if other is not connection else "SELECT 1")
+            cursor.execute("INSERT INTO made VALUES (1)" if other is not connection else "SELECT 1")
+        if other is not connection:
+            other.close()
+
+    def test_2(self):
+        pass
+"""
+    )
+    done = run("--testdb-leaks=warn")
+    if run.project.is_postgresql:
+        assert "The test test_it.py::TestIt::test_1 has left what other tests see" in done.stdout
+        assert "public.made" in done.stdout
+    assert "test_2 has left" not in done.stdout
+
+
+def test_an_ini_value_that_cannot_be_meant_is_refused(run: Runner) -> None:
+    run.project.write("pytest.ini", "[pytest]\nDJANGO_SETTINGS_MODULE = settings\ntestdb_leaks = perhaps\n")
+    done = run.project.pytest("-q")
+    assert done.returncode == 4
+    assert "testdb_leaks must be one of warn, fail, not 'perhaps'" in done.stdout + done.stderr
+    done = run.project.pytest("-q", "-o", "testdb_leaks=", "--testdb-durations=-1")
+    assert done.returncode == 4
+    assert "--testdb-durations must be 0 (all) or more" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("options", [(), ("-n", "2")], ids=["one process", "xdist"])
+def test_the_slowest_resets_are_shown_with_what_they_reset(run: Runner, options: tuple[str, ...]) -> None:
+    run.write(QUIET + "def test_9_nothing(reset_db):\n    pass\n")
+    done = run("--testdb-durations=3", *options)
+    shown = re.search(r"slowest 3 of (\d+) resets =+\n(.*\n)(.*\n)(.*\n)", done.stdout)
+    assert shown, done.stdout
+    times = [float(line.split()[0]) for line in shown.groups()[1:]]
+    assert times == sorted(times, reverse=True)
+    every = run("--testdb-durations=0", *options).stdout
+    assert re.search(r" ms  teardown of test_it.py::test_3: default, 1 tables \(shop_shelf 1\)", every)
+    assert re.search(r" ms  teardown of test_it.py::test_9_nothing: default, (nothing was written|0 tables)", every)
+    assert re.search(r" ms  teardown of test_it.py::TestIt::test_4: default, 1 tables", every)
