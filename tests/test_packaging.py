@@ -99,7 +99,12 @@ def test_the_wheel_has_the_package_whole_and_nothing_else(built: Built) -> None:
     own = {f"{info}/{name}" for name in ("METADATA", "WHEEL", "RECORD", "licenses/LICENSE")}
     extra = {name for name in built.names() if name == f"{info}/entry_points.txt"}
     assert built.names() == package | own | extra
-    for needed in ("py.typed", "demo/migrations/0001_initial.py", "management/commands/resetdb.py"):
+    for needed in (
+        "py.typed",
+        "demo/migrations/0001_initial.py",
+        "management/commands/resetdb.py",
+        "rendering/page/page.css",
+    ):
         assert f"testdb_app/{needed}" in built.names()
 
 

@@ -6,7 +6,7 @@ It keeps fewer promises, and its warning says which. A vendor that is to keep th
 from __future__ import annotations
 
 from testdb_app.backends.base import close_session, without_watch
-from testdb_app.backends.generic import introspection, operations
+from testdb_app.backends.generic import details, introspection, operations
 from testdb_app.backends.protocols import Backend
 
 WARNING = (
@@ -27,6 +27,7 @@ class GenericBackend:
 
     identify = staticmethod(introspection.identify)
     read_schema = staticmethod(introspection.read_schema)
+    read_details = staticmethod(details.read_details)
     observe = staticmethod(introspection.observe)
     count_rows = staticmethod(introspection.count_rows)
     count_references = staticmethod(introspection.count_references)

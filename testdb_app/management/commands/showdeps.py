@@ -17,6 +17,7 @@ from django.db import DEFAULT_DB_ALIAS, Error, connections
 from testdb_app.backends import get_backend
 from testdb_app.exceptions import TestDBError
 from testdb_app.labels import foreign_key_disagreements, index_models
+from testdb_app.management.page import read_assets
 from testdb_app.naming import show_part
 from testdb_app.rendering import FORMATS, PLAIN, Paint, Picture, reach
 from testdb_app.rendering.names import counted, on_one_line
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from testdb_app.backends.protocols import Backend
     from testdb_app.rendering import Cycle
+    from testdb_app.schema import Schema
 
 
 class Command(BaseCommand):
@@ -61,7 +63,8 @@ class Command(BaseCommand):
             default="tree",
             choices=tuple(FORMATS),
             help="tree: for people (default). order: a table a line, in the order to delete in. "
-            "json: for machines. dot: for Graphviz. mermaid: for pages that draw Mermaid.",
+            "json: for machines. dot: for Graphviz. mermaid: for pages that draw Mermaid. "
+            "html: one page to look around in, for any browser (with --output map.html).",
         )
         parser.add_argument(
             "--reverse",
@@ -74,6 +77,12 @@ class Command(BaseCommand):
             action="store_true",
             help="Exit with 1 if a cycle is not deferrable, or if models and database disagree about a key.",
         )
+        parser.add_argument(
+            "--count-rows",
+            action="store_true",
+            help="With --format html, count the rows of every table, which reads them all and waits for locks at most "
+            "5 seconds. Without it, rows are the server's own estimate where it keeps one, as PostgreSQL does.",
+        )
         parser.add_argument("--output", metavar="FILE", help="Write to this file instead of standard output.")
 
     def execute(self, *args: Any, **options: Any) -> str | None:
@@ -85,6 +94,8 @@ class Command(BaseCommand):
     def handle(self, *labels: str, **options: Any) -> None:
         """Read the map, draw it, check it."""
         connection = connections[options["database"]]
+        if options["count_rows"] and options["format"] != "html":
+            raise CommandError("Only --format html shows rows: add it, or leave out --count-rows.", returncode=2)
         with _errors_explained(connection):
             backend = get_backend(connection)
             picture, problems = self._read(backend, connection, labels, options)
@@ -117,6 +128,7 @@ class Command(BaseCommand):
             unmanaged=index.unmanaged,
             reverse=options["reverse"],
             cycles_only=options["cycles"],
+            **_for_a_page(backend, connection, schema, options),
             **self._appearance(options),
         )
         problems = [_cycle_problem(cycle, picture) for cycle in picture.cycles if not cycle.deferrable]
@@ -178,6 +190,15 @@ class Command(BaseCommand):
             heading = f"{on_one_line(picture.title)}: {counted(len(problems), 'problem')}"
             raise CommandError("\n".join([heading, *(f"- {problem}" for problem in problems)]))
         self._note("No problems: cycles are deferrable, models and database agree on foreign keys.", options)
+
+
+def _for_a_page(
+    backend: Backend, connection: BaseDatabaseWrapper, schema: Schema, options: dict[str, Any]
+) -> dict[str, Any]:
+    if options["format"] != "html":
+        return {}
+    details = backend.read_details(connection, schema, count_rows=options["count_rows"])
+    return {"details": details, "assets": read_assets()}
 
 
 def _cycle_problem(cycle: Cycle, picture: Picture) -> str:
