@@ -52,7 +52,7 @@ function buildNode(number, onChoose) {
     },
     make("span", { class: "name" }, table.label),
     cycle ? make("span", { class: "mark" }, ` cycle ${cycle.number}`) : null,
-    table.noModel ? make("span", { class: "unseen" }, ", no model") : null,
+    table.noModel ? make("span", { class: "unseen" }, "no model") : null,
   );
   nodes[number] = node;
   return node;
