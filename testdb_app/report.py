@@ -46,12 +46,16 @@ def list_tables(plan: ResetPlan, changes: Mapping[QualifiedName, RowChanges]) ->
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResetPreview:
-    """What a reset would do now. ``rows`` counts what would go per table; ``sql`` is the script, a statement each."""
+    """What a reset would do now. ``rows`` counts what would go per table; ``sql`` is the script, a statement each.
+
+    ``target`` is "baseline" or "empty", as in a report.
+    """
 
     identity: DatabaseIdentity
     plan: ResetPlan
     rows: Mapping[QualifiedName, int]
     sql: tuple[str, ...]
+    target: str = "empty"
     labels: Mapping[QualifiedName, tuple[str, ...]] = field(default_factory=dict)
 
     @property
