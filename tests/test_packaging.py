@@ -183,6 +183,19 @@ call_command("resetdb", "--no-input", "--format", "json", allow_database=[connec
     assert [(table["name"], table["rows"]) for table in report["tables"]] == [("main.item", 2)]
 
 
+def test_the_installed_wheel_has_the_parts_of_the_page(built: Built, tmp_path: Path) -> None:
+    code = """
+from django.core.management import call_command
+from django.db import connection
+with connection.cursor() as cursor:
+    cursor.execute("CREATE TABLE item (id integer PRIMARY KEY)")
+call_command("showdeps", "--format", "html")
+"""
+    page = in_isolation(built, code, cwd=tmp_path, **sqlite(tmp_path))
+    assert page.startswith("<!DOCTYPE html>")
+    assert "main.item" in page
+
+
 def test_it_is_the_wheel_that_was_imported(built: Built, tmp_path: Path) -> None:
     code = "import testdb_app; print(testdb_app.__file__)"
     assert in_isolation(built, code, cwd=tmp_path, **sqlite(tmp_path)).strip().startswith(str(built.installed))

@@ -418,6 +418,28 @@ def test_a_terminal_has_colours_unless_it_is_told_not_to(
 
 
 @pytest.mark.django_db
+def test_no_colour_is_yellow_which_cannot_be_read_on_a_light_background() -> None:
+    colourful, _ = showdeps("testdb_demo", force_color=True)
+    assert "[cycle 1]" in colourful
+    assert not re.search(r"\x1b\[[\d;]*33", colourful)
+
+
+@pytest.mark.django_db
+def test_a_page_is_not_written_to_a_terminal() -> None:
+    out = Terminal()
+    with pytest.raises(CommandError, match=r"add --output map\.html") as caught:
+        call_command("showdeps", format="html", stdout=out)
+    assert (caught.value.returncode, out.getvalue()) == (2, "")
+    assert showdeps(format="html")[0].startswith("<!DOCTYPE html>")
+
+
+@pytest.mark.django_db
+def test_rows_are_counted_for_the_page_alone() -> None:
+    with pytest.raises(CommandError, match="Only --format html shows rows"):
+        showdeps(count_rows=True)
+
+
+@pytest.mark.django_db
 def test_a_wide_terminal_has_longer_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     out = Terminal()

@@ -96,6 +96,8 @@ class Command(BaseCommand):
         connection = connections[options["database"]]
         if options["count_rows"] and options["format"] != "html":
             raise CommandError("Only --format html shows rows: add it, or leave out --count-rows.", returncode=2)
+        if options["format"] == "html" and not options["output"] and self.stdout.isatty():
+            raise CommandError("A page is nothing to read on a terminal: add --output map.html.", returncode=2)
         with _errors_explained(connection, self.stderr):
             backend = get_backend(connection)
             picture, problems = self._read(backend, connection, labels, options)
