@@ -58,7 +58,9 @@ def start_browser(folder: Path) -> Any:
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     for flag in (*FLAGS, f"--user-data-dir={folder}"):
         options.add_argument(flag)
-    return webdriver.Chrome(options=options, service=webdriver.ChromeService(str(driver)))
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(str(driver)))
+    browser.set_script_timeout(180)  # 10,000 tables on a busy machine
+    return browser
 
 
 class Reader:
