@@ -48,13 +48,15 @@ def list_tables(plan: ResetPlan, changes: Mapping[QualifiedName, RowChanges]) ->
 class ResetPreview:
     """What a reset would do now. ``rows`` counts what would go per table; ``sql`` is the script, a statement each.
 
-    ``changes`` tells for tables with a baseline what else would be done to their rows.
+    ``target`` is "baseline" or "empty", as in a report. ``changes`` tells for tables with a baseline what else would be done
+    to their rows.
     """
 
     identity: DatabaseIdentity
     plan: ResetPlan
     rows: Mapping[QualifiedName, int]
     sql: tuple[str, ...]
+    target: str = "empty"
     labels: Mapping[QualifiedName, tuple[str, ...]] = field(default_factory=dict)
     changes: Mapping[QualifiedName, RowChanges] = field(default_factory=dict)
 

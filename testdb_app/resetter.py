@@ -127,6 +127,7 @@ class Resetter:
             plan=plan,
             rows=self.backend.count_rows(self.connection, emptied) | removed,
             sql=tuple(statement.sql for statement in self._script(known, plan, self.options.lock_timeout).statements),
+            target="empty" if known.baseline is None else "baseline",
             labels=index_models(self.connection, known.schema).labels_by_table,
             changes=changes,
         )

@@ -99,7 +99,12 @@ def test_the_wheel_has_the_package_whole_and_nothing_else(built: Built) -> None:
     own = {f"{info}/{name}" for name in ("METADATA", "WHEEL", "RECORD", "licenses/LICENSE")}
     extra = {name for name in built.names() if name == f"{info}/entry_points.txt"}
     assert built.names() == package | own | extra
-    for needed in ("py.typed", "demo/migrations/0001_initial.py", "management/commands/resetdb.py"):
+    for needed in (
+        "py.typed",
+        "demo/migrations/0001_initial.py",
+        "management/commands/resetdb.py",
+        "rendering/page/page.css",
+    ):
         assert f"testdb_app/{needed}" in built.names()
 
 
@@ -176,6 +181,19 @@ call_command("resetdb", "--no-input", "--format", "json", allow_database=[connec
 """
     report = json.loads(in_isolation(built, code, cwd=tmp_path, **sqlite(tmp_path)))
     assert [(table["name"], table["rows"]) for table in report["tables"]] == [("main.item", 2)]
+
+
+def test_the_installed_wheel_has_the_parts_of_the_page(built: Built, tmp_path: Path) -> None:
+    code = """
+from django.core.management import call_command
+from django.db import connection
+with connection.cursor() as cursor:
+    cursor.execute("CREATE TABLE item (id integer PRIMARY KEY)")
+call_command("showdeps", "--format", "html")
+"""
+    page = in_isolation(built, code, cwd=tmp_path, **sqlite(tmp_path))
+    assert page.startswith("<!DOCTYPE html>")
+    assert "main.item" in page
 
 
 def test_it_is_the_wheel_that_was_imported(built: Built, tmp_path: Path) -> None:

@@ -6,10 +6,11 @@ It never decides what may be reset or in what order: the guard and the plan do.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from testdb_app.backends.base import DatabaseIdentity, Mark, Observation, Replay, Script, Step, TransactionStatus
+from testdb_app.details import TableDetails
 from testdb_app.schema import ForeignKey, QualifiedName, Schema
 from testdb_app.states import Baseline, RowChanges
 
@@ -59,6 +60,16 @@ class Backend(Protocol):
 
     def read_schema(self, connection: BaseDatabaseWrapper) -> Schema:
         """Read the whole map, with its token, from one snapshot."""
+        ...
+
+    def read_details(
+        self, connection: BaseDatabaseWrapper, schema: Schema, *, count_rows: bool
+    ) -> Mapping[QualifiedName, TableDetails]:
+        """Read, for pictures, what the map lacks: the columns, unique keys and rows of each table of *schema*.
+
+        Rows are the server's estimate where it keeps one, with no table read or waited for; with *count_rows* every
+        table is read. Raises :class:`~testdb_app.exceptions.LockTimeoutError` where one cannot be.
+        """
         ...
 
     def observe(

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from testdb_app.backends.base import Action, DatabaseIdentity
+from testdb_app.rendering import PLAIN, Paint
+from testdb_app.rendering.names import on_one_line
 from testdb_app.report import ResetPreview, ResetReport
 from testdb_app.schema import LeftOut, QualifiedName
 from testdb_app.states import Baseline
@@ -13,7 +15,7 @@ from testdb_app.states import Baseline
 
 def describe_database(identity: DatabaseIdentity) -> str:
     """Say where a connection leads: the live name, the alias, the server."""
-    return f'database "{identity.name}" (alias "{identity.alias}", {identity.server})'
+    return f'database "{on_one_line(identity.name)}" (alias "{identity.alias}", {identity.server})'
 
 
 def plural(number: int, noun: str) -> str:
@@ -44,13 +46,29 @@ def baseline_as_dict(identity: DatabaseIdentity, baseline: Baseline | None) -> d
     }
 
 
-def describe_preview(preview: ResetPreview) -> Iterator[str]:
+def describe_loss(preview: ResetPreview) -> Iterator[str]:
+    """Yield the lines of what somebody is asked to confirm: where, to what state, what goes."""
+    tables = sum(1 for rows in preview.rows.values() if rows)
+    what = f"{plural(preview.total_rows, 'row')} in {plural(tables, 'table')} will be removed, "
+    sequences = plural(len(preview.plan.sequences), "sequence")
+    where = describe_database(preview.identity)
+    if preview.target == "baseline":
+        yield f"About to reset {where} to its baseline:"
+        yield f"  {what}rows of the baseline put back where they are missing or changed, {sequences} set back."
+    else:
+        yield f"About to empty {where}:"
+        yield f"  {what}{sequences} restarted."
+    yield "This cannot be undone."
+
+
+def describe_preview(preview: ResetPreview, paint: Paint = PLAIN) -> Iterator[str]:
     """Yield the lines of a plan: every table that would be emptied, in order, how and why; sequences; what stays."""
     if not preview.plan.steps:
         yield f"Nothing to do: no row and no moved sequence in scope in {describe_database(preview.identity)}."
     else:
-        yield (
-            f"{_capital(describe_database(preview.identity))}: {plural(preview.total_rows, 'row')} in "
+        to = " to baseline" if preview.target == "baseline" else ""
+        yield paint.heading(
+            f"{_capital(describe_database(preview.identity))}{to}: {plural(preview.total_rows, 'row')} in "
             f"{plural(sum(1 for rows in preview.rows.values() if rows), 'table')} would go."
         )
         yield ""
@@ -60,8 +78,8 @@ def describe_preview(preview: ResetPreview) -> Iterator[str]:
             rows = preview.rows.get(name)
             count = f"{rows:,}" if rows is not None else ""
             models = ", ".join(preview.labels.get(name, ())[:1])
-            yield f"  {number:>3}  {step.action.value:<8}  {count:>{width}}  {name}" + (
-                f"  ({models})" if models else ""
+            yield f"  {number:>3}  {step.action.value:<8}  {count:>{width}}  {paint.table(str(name))}" + (
+                f"  {paint.model(f'({models})')}" if models else ""
             )
         if step.reason:
             yield f"       {step.reason}"
@@ -71,9 +89,9 @@ def describe_preview(preview: ResetPreview) -> Iterator[str]:
     yield from _describe_stale(preview.plan.stale_views)
 
 
-def describe_report(report: ResetReport, verbosity: int) -> Iterator[str]:
+def describe_report(report: ResetReport, verbosity: int, paint: Paint = PLAIN) -> Iterator[str]:
     """Yield the lines of a report; with *verbosity* 2 and more also each table, each sequence and what stayed."""
-    where = f'database "{report.database}" (alias "{report.alias}", {report.server})'
+    where = f'database "{on_one_line(report.database)}" (alias "{report.alias}", {report.server})'
     if not report.tables and not report.sequences:
         yield f"Nothing to do: no row and no moved sequence in scope in {where}."
     else:
@@ -91,9 +109,9 @@ def describe_report(report: ResetReport, verbosity: int) -> Iterator[str]:
                 if table.action is Action.RESTORE
                 else ""
             )
-            yield f"  {table.action.value:<8}  {count:>{width}}  {table.name}{back}"
+            yield f"  {table.action.value:<8}  {count:>{width}}  {paint.table(str(table.name))}{back}"
         for name in report.sequences:
-            yield f"  restart   {'':>{width}}  {name}"
+            yield f"  restart   {'':>{width}}  {paint.table(str(name))}"
         yield from _describe_kept(report.kept)
         yield f"  permitted by the rule {report.permitted_by}"
     yield from _describe_stale(report.stale_views)

@@ -27,5 +27,6 @@ def cells(text: str) -> int:
     if text.isascii():
         return len(text)
     wide = sum(unicodedata.east_asian_width(char) in {"W", "F"} for char in text)
-    combining = sum(unicodedata.combining(char) > 0 for char in text)
-    return len(text) + wide - combining
+    # Marks, and what chooses a variant of the character before.
+    marks = sum(unicodedata.category(char) in {"Mn", "Me"} for char in text)
+    return len(text) + wide - marks

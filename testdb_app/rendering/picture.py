@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from collections.abc import Set as AbstractSet
 
+    from testdb_app.details import TableDetails
+    from testdb_app.rendering.assets import Assets
     from testdb_app.schema import ForeignKey, QualifiedName, Schema
 
 
@@ -41,7 +43,8 @@ class Picture:
     *models_without_table*, pairs of label and name of the missing table; *unmanaged*, labels of models that
     no migration creates; *reverse*, referenced tables first; *cycles_only*, only tables and keys that are
     on a cycle; *width*, columns of the terminal; *ascii_only*, no line-drawing characters; *paint*, the
-    colours.
+    colours; *details*, the columns and rows of tables, and *assets*, the parts of a page, both for
+    ``html`` only.
     """
 
     whole: Schema
@@ -58,6 +61,8 @@ class Picture:
     width: int = 80
     ascii_only: bool = False
     paint: Paint = PLAIN
+    details: Mapping[QualifiedName, TableDetails] = field(default_factory=dict)
+    assets: Assets | None = None
 
     @cached_property
     def graph(self) -> DependencyGraph[QualifiedName]:

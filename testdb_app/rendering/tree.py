@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from testdb_app.naming import show_part
 from testdb_app.rendering.names import cells, counted, on_one_line, show_parts
-from testdb_app.schema import TableKind
+from testdb_app.rendering.notes import notes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -76,7 +75,7 @@ def _table(name: QualifiedName, picture: Picture) -> Iterator[str]:
     words = [_Word(str(name), paint.table, 0)]
     words += [_Word(label, paint.model) for label in picture.labels.get(name, ())]
     words += [_Word(note, paint.warning) for note in _warnings(name, picture)]
-    words += [_Word(f"({note})", str) for note in _notes(name, picture)]
+    words += [_Word(f"({note})", str) for note in notes(name, picture)]
     if cycle := picture.cycle_of.get(name):
         words.append(_cycle_word(cycle, picture))
     yield from _flow(words, picture.width, first="  ", hang="      ")
@@ -121,23 +120,6 @@ def _glyphs(picture: Picture) -> _Glyphs:
 def _warnings(name: QualifiedName, picture: Picture) -> Iterator[str]:
     if name in picture.tables_without_model:
         yield "[no model]"
-
-
-def _notes(name: QualifiedName, picture: Picture) -> Iterator[str]:
-    table = picture.whole.by_name[name]
-    if table.kind is TableKind.PARTITIONED:
-        yield counted(picture.partition_counts.get(name, 0), "partition")
-    if table.kind is TableKind.VIRTUAL:
-        yield "virtual"
-    if table.inherits:
-        verb = "partition of" if table.is_partition else "inherits"
-        yield f"{verb} {', '.join(map(str, table.inherits))}"
-    if table.extension is not None:
-        yield f"extension {show_part(table.extension)}"
-    if table.unlogged:
-        yield "unlogged"
-    if not picture.unmanaged.isdisjoint(picture.labels.get(name, ())):
-        yield "unmanaged"
 
 
 def _cycle_word(cycle: Cycle, picture: Picture) -> _Word:

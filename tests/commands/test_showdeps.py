@@ -213,7 +213,7 @@ def test_the_help_says_what_a_label_brings_along() -> None:
     text = " ".join(Command().create_parser("manage.py", "showdeps").format_help().split())
     assert "the tables named and all that they depend on" in text
     assert "with --reverse, the tables named and all that depends on them" in text
-    assert "{tree,order,json,dot,mermaid}" in text
+    assert "{tree,order,json,dot,mermaid,html}" in text
 
 
 @pytest.mark.django_db
@@ -418,6 +418,28 @@ def test_a_terminal_has_colours_unless_it_is_told_not_to(
 
 
 @pytest.mark.django_db
+def test_no_colour_is_yellow_which_cannot_be_read_on_a_light_background() -> None:
+    colourful, _ = showdeps("testdb_demo", force_color=True)
+    assert "[cycle 1]" in colourful
+    assert not re.search(r"\x1b\[[\d;]*33", colourful)
+
+
+@pytest.mark.django_db
+def test_a_page_is_not_written_to_a_terminal() -> None:
+    out = Terminal()
+    with pytest.raises(CommandError, match=r"add --output map\.html") as caught:
+        call_command("showdeps", format="html", stdout=out)
+    assert (caught.value.returncode, out.getvalue()) == (2, "")
+    assert showdeps(format="html")[0].startswith("<!DOCTYPE html>")
+
+
+@pytest.mark.django_db
+def test_rows_are_counted_for_the_page_alone() -> None:
+    with pytest.raises(CommandError, match="Only --format html shows rows"):
+        showdeps(count_rows=True)
+
+
+@pytest.mark.django_db
 def test_a_wide_terminal_has_longer_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     out = Terminal()
@@ -438,8 +460,10 @@ def test_a_database_without_a_backend_of_its_own_is_shown_with_its_warning(monke
 def test_exit_codes_are_0_done_1_failed_2_wrong_usage(project: BareProject) -> None:
     project.execute("CREATE TABLE a (id integer PRIMARY KEY, up integer REFERENCES a (id));")
     assert project.run("--format", "order").stdout == b"main.a\n"
-    done = [project.run(*arguments) for arguments in ([], ["--check"], ["nothing"], ["--format", "html"])]
-    assert [run.returncode for run in done] == [0, 1, 1, 2]
+    done = [
+        project.run(*arguments) for arguments in ([], ["--check"], ["nothing"], ["--format", "png"], ["--count-rows"])
+    ]
+    assert [run.returncode for run in done] == [0, 1, 1, 2, 2]
     assert not [run for run in done if b"Traceback" in run.stderr]
 
 

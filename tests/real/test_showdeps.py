@@ -91,7 +91,7 @@ def test_dot_is_accepted_by_graphviz(real: ScratchDatabase) -> None:
 
 def test_showdeps_changes_nothing(real: ScratchDatabase) -> None:
     before, structure = read_content(real), dump_structure(real)
-    for output_format in ("tree", "order", "json", "dot", "mermaid"):
+    for output_format in ("tree", "order", "json", "dot", "mermaid", "html"):
         assert showdeps(real, output_format)
     assert read_content(real) == before
     assert dump_structure(real) == structure

@@ -61,7 +61,9 @@ def test_other_text_stays_on_one_line() -> None:
     assert on_one_line('database "a\nb\x1b[31m é"') == 'database "a\\nb\\x1b[31m é"'
 
 
-@pytest.mark.parametrize(("text", "width"), [("abc", 3), ("名前", 4), ("e\u0301", 1), ("→ ü", 3), ("🐘", 2)])
+@pytest.mark.parametrize(
+    ("text", "width"), [("abc", 3), ("名前", 4), ("e\u0301", 1), ("→ ü", 3), ("🐘", 2), ("☃\ufe0f", 1)]
+)
 def test_the_width_is_counted_in_columns_of_the_terminal(text: str, width: int) -> None:
     assert cells(text) == width
 

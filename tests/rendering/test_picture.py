@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from testdb_app.management.page import read_assets
 from testdb_app.rendering import FORMATS, Picture, reach
 from tests.rendering.maps import key, library, named, partitioned, schema, table
 
@@ -72,7 +73,7 @@ def test_a_ring_through_partitions_is_shown_through_their_root() -> None:
 
 def test_a_cycle_made_by_copies_alone_is_shown_without_a_ring() -> None:
     whole = schema([table("a"), table("b")], [key("a", "x", "b", inherited=True), key("b", "x", "a", inherited=True)])
-    picture = Picture(whole=whole)
+    picture = Picture(whole=whole, assets=read_assets())
     assert picture.cycles[0].ring == ()
     assert all(draw(picture) for draw in FORMATS.values())
 
@@ -142,7 +143,7 @@ def test_a_part_of_the_map_has_the_sequences_of_its_tables_only() -> None:
 def test_ten_thousand_tables_are_drawn_in_seconds(draw: object) -> None:
     tables = [table(f"t{number:05}") for number in range(10_000)]
     keys = [key(f"t{n:05}", f"c{step}", f"t{(n * 7 + step) % 10_000:05}") for n in range(10_000) for step in (1, 2)]
-    picture = Picture(whole=schema(tables, keys))
+    picture = Picture(whole=schema(tables, keys), assets=read_assets())
     begin = time.process_time()
     assert draw(picture)  # type: ignore[operator]
     assert time.process_time() - begin < 5

@@ -12,7 +12,7 @@ from testdb_app.backends.base import (
     status_as_django_knows,
     without_watch,
 )
-from testdb_app.backends.generic import introspection, operations
+from testdb_app.backends.generic import details, introspection, operations
 from testdb_app.backends.protocols import Backend
 
 WARNING = (
@@ -33,6 +33,7 @@ class GenericBackend:
 
     identify = staticmethod(introspection.identify)
     read_schema = staticmethod(introspection.read_schema)
+    read_details = staticmethod(details.read_details)
     observe = staticmethod(introspection.observe)
     count_rows = staticmethod(introspection.count_rows)
     count_references = staticmethod(introspection.count_references)

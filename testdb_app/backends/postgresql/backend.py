@@ -19,6 +19,7 @@ from testdb_app.backends.postgresql import baseline as baseline_tables
 from testdb_app.backends.postgresql import catalog, operations, restoring, session, signals
 from testdb_app.backends.postgresql.commits import look_for_commits
 from testdb_app.backends.postgresql.connection import rolled_back_on_error, run_sql, transaction_status
+from testdb_app.backends.postgresql.details import read_details
 from testdb_app.backends.postgresql.errors import explain
 from testdb_app.backends.postgresql.introspection import parse_identity, read_schema
 from testdb_app.backends.postgresql.looks import parse_conditions
@@ -54,6 +55,8 @@ class PostgreSQLBackend:
         """Read the whole map from one snapshot. One round trip."""
         with rolled_back_on_error(connection):
             return read_schema(connection)
+
+    read_details = staticmethod(read_details)
 
     def observe(
         self, connection: BaseDatabaseWrapper, *, lock_timeout: float, baseline: Baseline | None = None

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 # What belongs to the user: neither the system's schemas nor another session's temporary one.
-_USER_SCHEMAS = "n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'"
-_USER_OR_TEMPORARY = f"(({_USER_SCHEMAS}) OR n.oid = pg_catalog.pg_my_temp_schema())"
+USER_SCHEMAS = "n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'"
+_USER_OR_TEMPORARY = f"(({USER_SCHEMAS}) OR n.oid = pg_catalog.pg_my_temp_schema())"
 
 # database, user, server address, port, is standby, is read-only, isolation, is protected, database that the test mark names
 # to_regclass() would raise for a schema without USAGE; the catalog never does.
@@ -141,7 +141,7 @@ SELECT n.nspname::text, c.relname::text, s.seqtypid::regtype::text, s.seqstart, 
                                            AND o.refobjid <> f.adrelid) x
         JOIN pg_catalog.pg_attribute a ON a.attrelid = x.relation AND a.attnum = x.number
        GROUP BY x.sequence) u ON u.sequence = c.oid
- WHERE {_USER_SCHEMAS}
+ WHERE {USER_SCHEMAS}
 """
 
 # table, name, type bits, enabled
@@ -180,7 +180,7 @@ SELECT n.nspname::text, c.relname::text, pg_catalog.array_agg(b.source::bigint)
   FROM below b
   JOIN pg_catalog.pg_class c ON c.oid = b.view
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
- WHERE {_USER_SCHEMAS}
+ WHERE {USER_SCHEMAS}
  GROUP BY 1, 2
 """
 
@@ -195,7 +195,7 @@ SELECT nspname, relname, bytes,
   FROM (SELECT n.nspname::text, c.relname::text, c.relnamespace, c.oid, pg_catalog.pg_relation_size(c.oid) AS bytes
           FROM pg_catalog.pg_class c
           JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-         WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND {_USER_SCHEMAS}
+         WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND {USER_SCHEMAS}
         OFFSET 0) t
  WHERE bytes > 0
 """
@@ -207,7 +207,7 @@ _SEQUENCES_IN_SIGHT = f"""
           FROM (SELECT n.oid, n.nspname::text, pg_catalog.has_schema_privilege(n.oid, 'USAGE') AS usable,
                        (SELECT r.oid FROM pg_catalog.pg_roles r WHERE r.rolname = current_user) AS me
                   FROM pg_catalog.pg_namespace n
-                 WHERE {_USER_SCHEMAS}
+                 WHERE {USER_SCHEMAS}
                 OFFSET 0) n
           JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid
           JOIN pg_catalog.pg_sequence s ON s.seqrelid = c.oid

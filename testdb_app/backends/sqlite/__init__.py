@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from testdb_app.backends.base import TransactionStatus, check_deferred, close_session, without_watch
-from testdb_app.backends.sqlite import baseline, execution, identity, introspection, operations
+from testdb_app.backends.sqlite import baseline, details, execution, identity, introspection, operations
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -26,6 +26,7 @@ class SQLiteBackend:
     identify = staticmethod(identity.identify)
     set_mark = staticmethod(identity.set_mark)
     read_schema = staticmethod(introspection.read_schema)
+    read_details = staticmethod(details.read_details)
     observe = staticmethod(introspection.observe)
     count_rows = staticmethod(introspection.count_rows)
     count_references = staticmethod(introspection.count_references)

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from argparse import ArgumentParser
+from collections.abc import Iterable
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
@@ -22,11 +23,11 @@ from testdb_app.management.reset_text import (
     baseline_as_dict,
     describe_baseline,
     describe_database,
+    describe_loss,
     describe_preview,
     describe_report,
-    plural,
 )
-from testdb_app.report import ResetPreview
+from testdb_app.management.terminal import explained, folded, paint_for, write_text
 from testdb_app.resetter import Resetter
 
 _MARKS = {
@@ -88,11 +89,12 @@ class Command(BaseCommand):
             else:
                 self._reset(resetter, **options)
         except (ConfigurationError, UnknownNameError) as error:
-            raise CommandError(error.message, returncode=2) from error
+            raise CommandError(explained(error.message, self.stderr), returncode=2) from error
         except TestDBError as error:
-            raise CommandError(error.message) from error
+            raise CommandError(explained(error.message, self.stderr)) from error
         except Error as error:
-            raise CommandError(_database_error(options["database"], error)) from error
+            message = _database_error(options["database"], error)
+            raise CommandError(explained(message, self.stderr)) from error
         except KeyboardInterrupt as error:
             raise CommandError(
                 "Interrupted. The database is as it was, or wholly reset: a reset is one transaction.", returncode=130
@@ -102,23 +104,24 @@ class Command(BaseCommand):
         with self._elapsed("Planning", **options):
             preview = resetter.plan()
         if options["sql"]:
-            self.stdout.write("".join(f"{statement};\n" for statement in preview.sql if preview.plan.steps), ending="")
+            write_text(self.stdout, "".join(f"{statement};\n" for statement in preview.sql if preview.plan.steps))
             return
         if options["format"] == "json":
             self.stdout.write(json.dumps({**preview.as_dict(), "refused": _refusal(resetter)}, indent=2))
             return
         if options["verbosity"] > 0:
-            self.stdout.write("\n".join(describe_preview(preview)))
-            self.stdout.write("\nNothing was changed: this is a dry run.")
+            paint = paint_for(self.stdout, self.style, options)
+            lines = [*describe_preview(preview, paint), "", "Nothing was changed: this is a dry run."]
             if refusal := _refusal(resetter):
-                self.stdout.write(self.style.WARNING(f"A real run would be refused. {refusal}"))
+                lines.append(paint.warning(f"A real run would be refused. {refusal}"))
+            self._show(lines)
 
     def _reset(self, resetter: Resetter, **options: Any) -> None:
         resetter.check_may_reset()
         if options["interactive"]:
             with self._elapsed("Counting rows", **options):
                 preview = resetter.plan()
-            if preview.plan.steps and not self._confirm(_describe_loss(preview), preview.identity.name):
+            if preview.plan.steps and not self._confirm(list(describe_loss(preview)), preview.identity.name):
                 self.stderr.write("Cancelled. Nothing was changed.", self.style.NOTICE)
                 return
         with self._elapsed("Resetting", **options):
@@ -126,9 +129,9 @@ class Command(BaseCommand):
         if options["format"] == "json":
             self.stdout.write(json.dumps(report.as_dict(), indent=2))
         elif options["verbosity"] > 0:
-            self.stdout.write("\n".join(describe_report(report, options["verbosity"])))
+            self._show(describe_report(report, options["verbosity"], paint_for(self.stdout, self.style, options)))
         if report.warning and options["verbosity"] > 0:
-            self.stderr.write(self.style.WARNING(f"Warning: {report.warning}"))
+            self.stderr.write(folded(f"Warning: {report.warning}", self.stderr), self.style.NOTICE)
 
     def _set_mark(self, resetter: Resetter, mark: Mark, present: bool, **options: Any) -> None:
         identity = resetter.identify()
@@ -139,13 +142,13 @@ class Command(BaseCommand):
         if (
             loosens
             and options["interactive"]
-            and not self._confirm(f"{what}. Resets may empty it then.", identity.name)
+            and not self._confirm([f"{what}. Resets may empty it then."], identity.name)
         ):
             self.stderr.write("Cancelled. Nothing was changed.", self.style.NOTICE)
             return
         get_backend(resetter.connection).set_mark(resetter.connection, mark, present=present)
         if options["verbosity"] > 0:
-            self.stdout.write(f"{what}: done.")
+            self._show([f"{what}: done."])
 
     def _keep_baseline(self, resetter: Resetter, **options: Any) -> None:
         database, allow = options["database"], options["allow_database"]
@@ -165,14 +168,27 @@ class Command(BaseCommand):
         if options["format"] == "json":
             self.stdout.write(json.dumps(baseline_as_dict(identity, baseline), indent=2))
         elif options["verbosity"] > 0:
-            self.stdout.write(f"{describe_baseline(baseline)} in {describe_database(identity)}.")
+            self._show([f"{describe_baseline(baseline)} in {describe_database(identity)}."])
 
-    def _confirm(self, what: str, name: str) -> bool:
+    def _show(self, lines: Iterable[str]) -> None:
+        write_text(self.stdout, folded("\n".join(lines), self.stdout) + "\n")
+
+    def _confirm(self, what: list[str], name: str) -> bool:
         """Ask on standard error, so that standard output stays the report's alone."""
-        self.stderr.write(f"{what}\nType the name of the database to go on, anything else to cancel:")
+        first, *rest = what
+        rest.append("Type the name of the database to go on, anything else to cancel:")
+        # Only what is about to happen, and to which database, stands out.
+        self.stderr.write(folded(first, self.stderr), self.style.ERROR)
+        self.stderr.write(folded("\n".join(rest), self.stderr), str)
+        is_typed = self.stderr.isatty() and sys.stdin.isatty()
+        if is_typed:
+            self.stderr.write("> ", str, ending="")
+            self.stderr.flush()
         try:
             return input().strip() == name
         except EOFError:
+            if is_typed:
+                self.stderr.write("", str)  # Ctrl-D ends no line.
             return False
 
     def _elapsed(self, text: str, **options: Any) -> Any:
@@ -191,16 +207,6 @@ def _check_is_alone(why: str, *names: str, **options: Any) -> None:
     for option in (*names, "dry_run", "sql"):
         if options[option]:
             raise ConfigurationError(f"{why}: leave out {option.replace('_', '-')}.")
-
-
-def _describe_loss(preview: ResetPreview) -> str:
-    tables = sum(1 for rows in preview.rows.values() if rows)
-    return (
-        f"About to empty {describe_database(preview.identity)}:\n"
-        f"  {plural(preview.total_rows, 'row')} in {plural(tables, 'table')} will be removed, "
-        f"{plural(len(preview.plan.sequences), 'sequence')} restarted.\n"
-        "This cannot be undone."
-    )
 
 
 def _database_error(alias: str, error: Error) -> str:

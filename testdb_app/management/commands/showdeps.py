@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +16,10 @@ from django.db import DEFAULT_DB_ALIAS, Error, connections
 from testdb_app.backends import get_backend
 from testdb_app.exceptions import TestDBError
 from testdb_app.labels import foreign_key_disagreements, index_models
+from testdb_app.management.page import read_assets
+from testdb_app.management.terminal import encoding_of, explained, folded, paint_for, width_of, write_text
 from testdb_app.naming import show_part
-from testdb_app.rendering import FORMATS, PLAIN, Paint, Picture, reach
+from testdb_app.rendering import FORMATS, Picture, reach
 from testdb_app.rendering.names import counted, on_one_line
 from testdb_app.rendering.tree import GLYPHS
 from testdb_app.selection import select_tables
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from testdb_app.backends.protocols import Backend
     from testdb_app.rendering import Cycle
+    from testdb_app.schema import Schema
 
 
 class Command(BaseCommand):
@@ -61,7 +63,8 @@ class Command(BaseCommand):
             default="tree",
             choices=tuple(FORMATS),
             help="tree: for people (default). order: a table a line, in the order to delete in. "
-            "json: for machines. dot: for Graphviz. mermaid: for pages that draw Mermaid.",
+            "json: for machines. dot: for Graphviz. mermaid: for pages that draw Mermaid. "
+            "html: one page to look around in, for any browser (with --output map.html).",
         )
         parser.add_argument(
             "--reverse",
@@ -74,6 +77,12 @@ class Command(BaseCommand):
             action="store_true",
             help="Exit with 1 if a cycle is not deferrable, or if models and database disagree about a key.",
         )
+        parser.add_argument(
+            "--count-rows",
+            action="store_true",
+            help="With --format html, count the rows of every table, which reads them all and waits for locks at most "
+            "5 seconds. Without it, rows are the server's own estimate where it keeps one, as PostgreSQL does.",
+        )
         parser.add_argument("--output", metavar="FILE", help="Write to this file instead of standard output.")
 
     def execute(self, *args: Any, **options: Any) -> str | None:
@@ -85,7 +94,11 @@ class Command(BaseCommand):
     def handle(self, *labels: str, **options: Any) -> None:
         """Read the map, draw it, check it."""
         connection = connections[options["database"]]
-        with _errors_explained(connection):
+        if options["count_rows"] and options["format"] != "html":
+            raise CommandError("Only --format html shows rows: add it, or leave out --count-rows.", returncode=2)
+        if options["format"] == "html" and not options["output"] and self.stdout.isatty():
+            raise CommandError("A page is nothing to read on a terminal: add --output map.html.", returncode=2)
+        with _errors_explained(connection, self.stderr):
             backend = get_backend(connection)
             picture, problems = self._read(backend, connection, labels, options)
         if backend.warning:
@@ -117,6 +130,7 @@ class Command(BaseCommand):
             unmanaged=index.unmanaged,
             reverse=options["reverse"],
             cycles_only=options["cycles"],
+            **_for_a_page(backend, connection, schema, options),
             **self._appearance(options),
         )
         problems = [_cycle_problem(cycle, picture) for cycle in picture.cycles if not cycle.deferrable]
@@ -131,27 +145,12 @@ class Command(BaseCommand):
         """How a picture may look where it goes to: a file, a pipe or a terminal."""
         if options["output"]:
             return {}
-        encoding = self._encoding()
-        is_terminal = self.stdout.isatty()
-        is_colored = options["force_color"] or (is_terminal and not options["no_color"])
+        encoding = encoding_of(self.stdout)
         return {
-            "width": max(40, shutil.get_terminal_size().columns) if is_terminal else 80,
+            "width": width_of(self.stdout) or 80,
             "ascii_only": GLYPHS.encode(encoding, "replace").decode(encoding) != GLYPHS,
-            "paint": self._paint() if is_colored else PLAIN,
+            "paint": paint_for(self.stdout, self.style, options),
         }
-
-    def _encoding(self) -> str:
-        return getattr(self.stdout, "encoding", None) or "utf-8"
-
-    def _paint(self) -> Paint:
-        return Paint(
-            heading=self.style.MIGRATE_HEADING,
-            table=self.style.SQL_TABLE,
-            model=self.style.SQL_COLTYPE,
-            column=self.style.SQL_FIELD,
-            cycle=self.style.WARNING,
-            warning=self.style.ERROR,
-        )
 
     def _deliver(self, text: str, picture: Picture, options: dict[str, Any]) -> None:
         if picture.cycles_only and not picture.cycles and options["format"] != "tree":
@@ -161,23 +160,27 @@ class Command(BaseCommand):
             tables = counted(len(picture.schema.tables), "table")
             self._note(f"Wrote {options['output']} ({options['format']}, {tables}).", options)
             return
-        encoding = self._encoding()
-        try:
-            self.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding), ending="")
-            self.stdout.flush()
-        except BrokenPipeError:
-            # The reader (head, a pager) has seen enough. Python would complain once more at its last flush.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        write_text(self.stdout, text)
 
     def _note(self, text: str, options: dict[str, Any]) -> None:
         if options["verbosity"] > 0:
-            self.stderr.write(text, str)
+            self.stderr.write(folded(text, self.stderr), str)
 
     def _report(self, problems: list[str], picture: Picture, options: dict[str, Any]) -> None:
         if problems:
             heading = f"{on_one_line(picture.title)}: {counted(len(problems), 'problem')}"
-            raise CommandError("\n".join([heading, *(f"- {problem}" for problem in problems)]))
+            message = "\n".join([heading, *(f"- {problem}" for problem in problems)])
+            raise CommandError(explained(message, self.stderr))
         self._note("No problems: cycles are deferrable, models and database agree on foreign keys.", options)
+
+
+def _for_a_page(
+    backend: Backend, connection: BaseDatabaseWrapper, schema: Schema, options: dict[str, Any]
+) -> dict[str, Any]:
+    if options["format"] != "html":
+        return {}
+    details = backend.read_details(connection, schema, count_rows=options["count_rows"])
+    return {"details": details, "assets": read_assets()}
 
 
 def _cycle_problem(cycle: Cycle, picture: Picture) -> str:
@@ -189,19 +192,20 @@ def _cycle_problem(cycle: Cycle, picture: Picture) -> str:
 
 
 @contextmanager
-def _errors_explained(connection: BaseDatabaseWrapper) -> Iterator[None]:
+def _errors_explained(connection: BaseDatabaseWrapper, stderr: Any) -> Iterator[None]:
     """Turn what a person can put right into a message without a traceback."""
     try:
         yield
     except TestDBError as error:
-        raise CommandError(str(error)) from error
+        raise CommandError(explained(str(error), stderr)) from error
     except (Error, ImproperlyConfigured) as error:
         alias, name = connection.alias, connection.settings_dict["NAME"]
         reason = " ".join(str(error).split()).rstrip(".")
-        raise CommandError(
+        message = (
             f'Cannot read database "{name}" (alias "{alias}"): {reason}. '
             f'Check DATABASES["{alias}"] in the settings, and that the server runs and lets you in.'
-        ) from error
+        )
+        raise CommandError(explained(message, stderr)) from error
 
 
 def _write_file(path: Path, text: str) -> None:

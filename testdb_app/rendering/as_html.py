@@ -1,0 +1,203 @@
+"""``html``: the map as one page that any browser opens, with nothing else and no network.
+
+What is drawn comes as JSON inside the page, and is put into the document as text by the page's script, never as markup. The
+page's own policy lets nothing run or load but that one script and that one style, told by their hashes
+(https://www.w3.org/TR/CSP3/).
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from testdb_app.details import NO_DETAILS, TableDetails
+from testdb_app.naming import show_part
+from testdb_app.rendering.columns import arrange
+from testdb_app.rendering.names import on_one_line, show_parts
+from testdb_app.rendering.notes import notes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from testdb_app.rendering.assets import Assets
+    from testdb_app.rendering.cycles import Cycle
+    from testdb_app.rendering.picture import Arrow, Picture
+    from testdb_app.schema import QualifiedName, Sequence
+
+_PLACE = re.compile(r"\{\{(\w+)\}\}")
+
+
+def render(picture: Picture) -> str:
+    """Write the page. Raises ``ValueError`` if the picture has no ``assets``."""
+    assets = picture.assets
+    if assets is None:
+        raise ValueError("The picture has no assets: pass those of testdb_app.management.page.")
+    parts = {
+        "title": escape(on_one_line(picture.title)),
+        "policy": _policy(assets),
+        "style": assets.style,
+        "data": as_script_data(page_data(picture)),
+        "script": assets.script,
+    }
+    # In one pass: what is put in is not searched again.
+    return _PLACE.sub(lambda match: parts[match[1]], assets.template)
+
+
+def as_script_data(content: Any) -> str:
+    """Return JSON that no HTML parser can read as the end of a script, and that is ASCII."""
+    text = json.dumps(content, separators=(",", ":"))
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _policy(assets: Assets) -> str:
+    return (
+        f"default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "
+        f"style-src '{_hash(assets.style)}'; script-src '{_hash(assets.script)}'"
+    )
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def page_data(picture: Picture) -> dict[str, Any]:
+    """Return what the page's script draws. Tables are numbers: places in ``tables``, which is sorted by name.
+
+    Everything is text as people read it; names are quoted as in SQL where they need to be.
+    """
+    number_of = {name: number for number, name in enumerate(picture.tables)}
+    return {
+        "title": on_one_line(picture.title),
+        "total": len({picture.root(table.name) for table in picture.whole.tables}),
+        "reverse": picture.reverse,
+        "cyclesOnly": picture.cycles_only,
+        "columns": [
+            {"level": column.level, "tables": [number_of[name] for name in column.tables]}
+            for column in arrange(picture)
+        ],
+        "tables": list(_tables(picture)),
+        "keys": [_key(arrow, number_of, picture) for arrow in picture.arrows],
+        "cycles": [_cycle(cycle, picture) for cycle in picture.cycles],
+        "order": list(_order(picture, number_of)),
+        "modelsWithoutTable": [
+            {
+                "model": label,
+                "table": on_one_line(db_table),
+                "reason": "unmanaged, perhaps a view" if label in picture.unmanaged else "not migrated",
+            }
+            for label, db_table in picture.models_without_table
+        ],
+    }
+
+
+def _tables(picture: Picture) -> Iterator[dict[str, Any]]:
+    has_one_schema = len({name.schema for name in picture.tables}) == 1
+    level_of = {name: number for number, names in picture.levels for name in names}
+    partitions: dict[QualifiedName, list[QualifiedName]] = {}
+    for table in picture.schema.tables:
+        if table.name in picture.root_of:
+            partitions.setdefault(picture.root(table.name), []).append(table.name)
+    sequences: dict[QualifiedName, list[tuple[Sequence, str, str]]] = {}
+    for sequence in picture.schema.sequences:
+        for use in sequence.uses:
+            sequences.setdefault(picture.root(use.table), []).append((sequence, use.column, use.how))
+    for name in picture.tables:
+        cycle = picture.cycle_of.get(name)
+        parts = partitions.get(name, [])
+        yield {
+            "id": str(name),
+            "label": show_part(name.name) if has_one_schema else str(name),
+            "level": level_of[name],
+            "models": list(picture.labels.get(name, ())),
+            "noModel": name in picture.tables_without_model,
+            "notes": list(notes(name, picture)),
+            "cycle": cycle.number if cycle else 0,
+            "partitions": [str(part) for part in parts],
+            "sequences": [
+                {
+                    "id": str(sequence.name),
+                    "column": show_part(column),
+                    "how": how,
+                    "type": sequence.data_type,
+                    "start": str(sequence.start),
+                    "increment": str(sequence.increment),
+                }
+                for sequence, column, how in dict.fromkeys(sequences.get(name, []))
+            ],
+            **_details(picture.details.get(name, NO_DETAILS)),
+            **_rows([name, *parts], picture.details),
+        }
+
+
+def _details(details: TableDetails) -> dict[str, Any]:
+    return {
+        "columns": [
+            {
+                "name": show_part(column.name),
+                "type": on_one_line(column.data_type),
+                "nullable": column.nullable,
+                "default": on_one_line(column.default),
+                "generated": column.generated,
+            }
+            for column in details.columns
+        ],
+        "unique": [
+            {
+                "columns": ", ".join("an expression" if name is None else show_part(name) for name in key.columns),
+                "primary": key.is_primary,
+                "partialIndex": show_part(key.partial_index) if key.partial_index else "",
+            }
+            for key in details.unique_keys
+        ],
+    }
+
+
+def _rows(names: list[QualifiedName], details: Mapping[QualifiedName, TableDetails]) -> dict[str, Any]:
+    """Sum up the rows of a table and its partitions; a table that is partitioned itself stores none."""
+    known = [details[name] for name in names if name in details and details[name].rows is not None]
+    return {
+        "rows": sum(each.rows or 0 for each in known) if known else None,
+        "isEstimate": any(each.is_estimate for each in known),
+    }
+
+
+def _key(arrow: Arrow, number_of: Mapping[QualifiedName, int], picture: Picture) -> dict[str, Any]:
+    key, cycle = arrow.key, picture.cycle_of_key(arrow.key)
+    owners = [str(each.table) for each in arrow.keys if each.table != arrow.source]
+    return {
+        "name": show_part(key.name),
+        "source": number_of[arrow.source],
+        "target": number_of[arrow.target],
+        "columns": show_parts(key.columns),
+        "referenced": show_parts(key.referenced_columns),
+        "onDelete": key.on_delete.value,
+        "timing": ("deferred" if key.initially_deferred else "deferrable") if key.deferrable else "not deferrable",
+        "owners": owners,
+        "cycle": cycle.number if cycle else 0,
+    }
+
+
+def _cycle(cycle: Cycle, picture: Picture) -> dict[str, Any]:
+    ring = [str(picture.root(key.table)) for key in cycle.ring]
+    end = ring[:1] if len(ring) > 1 else ["itself"] * len(ring)
+    return {
+        "number": cycle.number,
+        "tables": [str(name) for name in cycle.tables],
+        "ring": ring + end,
+        "deferrable": cycle.deferrable,
+    }
+
+
+def _order(picture: Picture, number_of: Mapping[QualifiedName, int]) -> Iterator[list[dict[str, Any]]]:
+    """Yield the steps: tables that store rows, those of a cycle together, as one statement empties them."""
+    group_of = {name: group for group, names in enumerate(picture.graph.deletion_groups()) for name in names}
+    steps: dict[int, list[dict[str, Any]]] = {}
+    for name in picture.order:
+        if picture.whole.by_name[name].stores_rows:
+            entry = {"id": str(name), "table": number_of[picture.root(name)]}
+            steps.setdefault(group_of[name], []).append(entry)
+    yield from steps.values()
