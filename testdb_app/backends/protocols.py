@@ -135,7 +135,7 @@ class Backend(Protocol):
     def read_shape(
         self, connection: BaseDatabaseWrapper, schema: Schema, tables: Iterable[QualifiedName]
     ) -> dict[str, str]:
-        """Describe what a baseline with rows of *tables* depends on; see :attr:`testdb_app.states.Baseline.shape`."""
+        """Describe what a baseline with rows of *tables* depends on; see ``Baseline.shape``."""
         ...
 
     def write_baseline(
