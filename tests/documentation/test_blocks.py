@@ -21,9 +21,11 @@ from sphinx.cmd.build import get_parser
 
 from testdb_app.conf import get_settings
 from tests.benchmarks.__main__ import groups, parse
-from tests.documentation.pages import ROOT, Block, blocks, every_block
+from tests.documentation.pages import DOCS, ROOT, Block, blocks, every_block
 
-LANGUAGES = {"python", "sh", "text", "ini", "toml", "yaml"}
+LANGUAGES = {"python", "sh", "sql", "text", "ini", "toml", "yaml"}
+PAGE_THAT_IS_FOLLOWED = DOCS / "tutorial/first-hour.md"
+"""By a test of its own, which runs its commands."""
 RUNNER = "testdb_app.runner.ResetDiscoverRunner"
 
 
@@ -43,6 +45,7 @@ def commands_of(block: Block) -> list[str]:
 COMMAND_LINES = [
     pytest.param(line, id=f"{block}: {line[:50]}")
     for block in [*every_block("sh"), *every_block("text")]
+    if block.page != PAGE_THAT_IS_FOLLOWED or "skip" in block.info
     for line in commands_of(block)
     if not re.search(r"…|\[LABEL|\[options\]|\[--", line)  # what a command takes, not a line to type
 ]
@@ -107,6 +110,10 @@ def check_script(arguments: list[str]) -> None:
     assert (ROOT / arguments[0]).is_file()
 
 
+def check_folder(arguments: list[str]) -> None:
+    assert (ROOT / arguments[0]).is_dir()
+
+
 def check_sphinx(arguments: list[str]) -> None:
     options = get_parser().parse_args(arguments)
     assert (ROOT / options.sourcedir / "conf.py").is_file()
@@ -123,6 +130,7 @@ def check_benchmarks(arguments: list[str]) -> None:
 CHECKS: dict[str, Callable[[list[str]], None]] = {
     "manage.py": check_django,
     "pip": check_pip,
+    "cd": check_folder,
     "sh": check_script,
     "bash": check_script,
     "docker": check_docker,
@@ -132,7 +140,9 @@ CHECKS: dict[str, Callable[[list[str]], None]] = {
 }
 
 
-@pytest.mark.parametrize("block", [block for block in every_block("python") if "settings" in block.info], ids=str)
+@pytest.mark.parametrize(
+    "block", [block for block in every_block("python") if "settings" in block.info.split()], ids=str
+)
 def test_settings_in_the_pages_are_settings(block: Block) -> None:
     namespace: dict[str, Any] = {
         "INSTALLED_APPS": [],
@@ -150,7 +160,9 @@ def test_settings_in_the_pages_are_settings(block: Block) -> None:
         assert get_runner(None, given["TEST_RUNNER"])
 
 
-@pytest.mark.parametrize("block", every_block("ini"), ids=str)
+@pytest.mark.parametrize(
+    "block", [block for block in every_block("ini") if block.page != PAGE_THAT_IS_FOLLOWED], ids=str
+)
 def test_ini_files_in_the_pages_parse_and_have_keys_that_pytest_knows(
     block: Block, pytestconfig: pytest.Config
 ) -> None:
