@@ -31,7 +31,7 @@ project = "testdb_app"
 author = "The testdb_app maintainers"
 release = version = __version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton"]
-exclude_patterns = ["examples", "Thumbs.db", ".DS_Store"]
+exclude_patterns = ["examples", "**/drawings"]
 
 myst_heading_anchors = 3
 myst_enable_extensions = ["deflist"]
@@ -62,6 +62,7 @@ html_css_files = ["site.css"]
 html_theme_options = {"navigation_with_keys": True}
 html_show_sourcelink = False
 html_copy_source = False
+html_show_copyright = False
 copybutton_prompt_text = "$ "
 
 

@@ -7,11 +7,13 @@ import ast
 import inspect
 import re
 from dataclasses import fields
+from io import StringIO
+from runpy import run_path
 from typing import Any
 
 import pytest
 from _pytest.fixtures import FixtureFunctionDefinition
-from django.core.management import load_command_class
+from django.core.management import call_command, load_command_class
 from django.test import override_settings
 
 from testdb_app import baseline, checks, exceptions, guard, pytest_plugin, runner, testcases
@@ -157,3 +159,19 @@ def test_the_page_on_pytest_tells_every_fixture_option_ini_key_and_mark(pytestco
     assert pytest_plugin.INI in keys
     words = fixtures | options | keys | marks
     assert {word for word in words if not re.search(rf"(?<![\w-]){word}(?![\w-])", text)} == set()
+
+
+def test_the_order_that_is_drawn_is_the_one_of_showdeps(db: None) -> None:
+    text = (DOCS / "explanation/how-it-works.md").read_text("utf-8")
+    (drawn,) = re.findall(r"^emptied: (.*?)```", text, re.MULTILINE | re.DOTALL)
+    tables = [name for name in re.findall(r"[a-z]+", drawn) if name not in {"and", "one", "statement"}]
+    output = StringIO()
+    call_command("showdeps", "testdb_demo.Fine", format="order", stdout=output)
+    assert [line.rpartition("testdb_demo_")[2] for line in output.getvalue().split()] == tables
+
+
+def test_the_drawings_are_what_their_script_draws() -> None:
+    folder = DOCS / "explanation/drawings"
+    script = run_path(str(folder / "draw.py"))
+    drawn = {f"{name}.svg": script["draw"](name) for name in script["DRAWINGS"]}
+    assert {path.name: path.read_text("utf-8") for path in folder.glob("*.svg")} == drawn
