@@ -5,9 +5,11 @@ from __future__ import annotations
 import configparser
 import re
 import shlex
+import subprocess
 import tomllib
 from argparse import ArgumentParser
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from packaging.requirements import Requirement
 from sphinx.cmd.build import get_parser
 
 from testdb_app.conf import get_settings
+from testproject.embedded import NoPostgresError, shared_server
 from tests.benchmarks.__main__ import groups, parse
 from tests.documentation.pages import DOCS, ROOT, Block, blocks, every_block
 
@@ -110,6 +113,16 @@ def check_script(arguments: list[str]) -> None:
     assert (ROOT / arguments[0]).is_file()
 
 
+def check_program(name: str, arguments: list[str]) -> None:
+    """A program of PostgreSQL, whose help tells its options."""
+    try:
+        program = shared_server().installation.program(name)
+    except NoPostgresError:
+        pytest.skip("there is no PostgreSQL here")
+    help_text = subprocess.run([program, "--help"], capture_output=True, text=True, check=True).stdout
+    assert {word for word in arguments if word.startswith("--") and f"{word}" not in help_text} == set()
+
+
 def check_folder(arguments: list[str]) -> None:
     assert (ROOT / arguments[0]).is_dir()
 
@@ -130,6 +143,8 @@ def check_benchmarks(arguments: list[str]) -> None:
 CHECKS: dict[str, Callable[[list[str]], None]] = {
     "manage.py": check_django,
     "pip": check_pip,
+    "initdb": partial(check_program, "initdb"),
+    "pg_ctl": partial(check_program, "pg_ctl"),
     "cd": check_folder,
     "sh": check_script,
     "bash": check_script,
