@@ -13,7 +13,6 @@ from functools import partial
 from typing import Any
 
 import pytest
-import yaml
 from django.core.management import get_commands, load_command_class
 from django.test import override_settings
 from django.test.utils import get_runner
@@ -26,7 +25,7 @@ from testproject.embedded import NoPostgresError, shared_server
 from tests.benchmarks.__main__ import groups, parse
 from tests.documentation.pages import DOCS, ROOT, Block, blocks, every_block
 
-LANGUAGES = {"python", "sh", "sql", "text", "ini", "toml", "yaml"}
+LANGUAGES = {"python", "sh", "sql", "text", "ini", "toml"}
 PAGE_THAT_IS_FOLLOWED = DOCS / "tutorial/first-hour.md"
 """By a test of its own, which runs its commands."""
 RUNNER = "testdb_app.runner.ResetDiscoverRunner"
@@ -199,11 +198,6 @@ def is_known(key: str, config: pytest.Config) -> bool:
     except (KeyError, ValueError):
         return key == "django_settings_module"  # configparser's spelling
     return True
-
-
-@pytest.mark.parametrize("block", every_block("yaml"), ids=str)
-def test_yaml_in_the_pages_parses(block: Block) -> None:
-    assert yaml.safe_load(block.text)
 
 
 def test_the_two_commands_of_the_readme_are_there() -> None:
