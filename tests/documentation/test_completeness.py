@@ -144,7 +144,18 @@ def test_the_page_on_test_cases_tells_every_class_option_and_target() -> None:
 
 def test_the_page_on_pytest_tells_every_fixture_option_ini_key_and_mark(pytestconfig: pytest.Config) -> None:
     text = read("pytest.md")
-    fixtures = {name for name, value in vars(pytest_plugin).items() if isinstance(value, FixtureFunctionDefinition)}
+    plugins = [
+        plugin
+        for plugin in pytestconfig.pluginmanager.get_plugins()
+        if getattr(plugin, "__name__", "").startswith("testdb_app.")
+    ]
+    assert pytest_plugin in plugins
+    fixtures = {
+        value._fixture_function_marker.name or name
+        for plugin in plugins
+        for name, value in vars(plugin).items()
+        if isinstance(value, FixtureFunctionDefinition)
+    }
     options = {
         option
         for group in [*pytestconfig._parser._groups, pytestconfig._parser._anonymous]
