@@ -22,6 +22,8 @@ from tests.scratch import connect, default_parameters
 
 PAGE = DOCS / "tutorial/first-hour.md"
 NAME_IN_THE_PAGE = "library"
+STRANGE = ("COV", "DATABASE_URL", "DJANGO", "PG", "PYTEST", "PYTHONPATH", "TESTPROJECT", "VIRTUAL_ENV")
+"""What this run has in its environment, and a reader has not."""
 
 pytestmark = [
     pytest.mark.postgresql,
@@ -78,16 +80,11 @@ def shell(tmp_path: Path, database: str) -> Shell:
     folder.mkdir()
     state = tmp_path / "state"
     state.write_text(f'cd "{folder}"\n')
-    left = {
-        name: value for name, value in os.environ.items() if name.startswith(("PIP_", "UV_", "SSL_", "LANG", "LC_"))
-    }
-    found = {f"PG{name.upper()}": str(value) for name, value in default_parameters().items()}
     environment = {
-        **left,
-        **{name.replace("PGDBNAME", "PGDATABASE"): value for name, value in found.items()},
+        **{name: value for name, value in os.environ.items() if not name.startswith(STRANGE)},
+        **{f"PG{name.upper()}": str(value) for name, value in default_parameters().items()},
         "PGDATABASE": database,
         "PATH": f"{Path(sys.executable).resolve().parent}:{os.environ['PATH']}",
-        "HOME": str(tmp_path),
         "PIP_FIND_LINKS": str(wheels),
         "PIP_NO_COMPILE": "1",
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
