@@ -45,10 +45,10 @@ def groups() -> dict[str, Callable[[Bench], Iterator[Case]]]:
         "endurance": cases_long.run_endurance,
         "fresh": cases_long.run_fresh,
         "network": cases_network.run_network,
+        "durability": cases_durability.run_durability,
         "sqlite": cases_elsewhere.run_sqlite,
         "disk": cases_elsewhere.run_disk,
         "testcases": cases_testcases.run_testcases,
-        "durability": cases_durability.run_durability,
     }
 
 

@@ -43,9 +43,7 @@ from testdb_app.testcases import ResetTransactionTestCase
 
 setup_test_environment()
 runner = DiscoverRunner(verbosity=0, interactive=False)
-started = time.perf_counter()
 made = runner.setup_databases()
-making = (time.perf_counter() - started) * 1000
 models = [apps.get_model("shop", f"M{{number}}") for number in range({MODELS})]
 for model in models[-{FILLED}:]:
     model.objects.bulk_create([model(name="kept") for _ in range({ROWS})])
@@ -81,11 +79,9 @@ def run(case):
     assert result.wasSuccessful(), result.errors
     return elapsed * 1000 / suite.countTestCases()
 
-chosen = sys.argv[2:] or list(CASES)
-times = {{name: [] for name in chosen}}
+times = {{name: [] for name in CASES}}
 for number in range(int(sys.argv[1]) + 1):
-    for name in chosen:
-        case = CASES[name]
+    for name, case in CASES.items():
         elapsed = run(case)
         if number:
             times[name].append(elapsed)
@@ -95,29 +91,23 @@ for number in range(int(sys.argv[1]) + 1):
             run(CASES["ResetTransactionTestCase"])
         assert models[-1].objects.count() == {ROWS} and models[3].objects.count() == 0, name
 runner.teardown_databases(made)
-print(json.dumps({{"making": making, "times": times}}))
+print(json.dumps(times))
 """
-
-
-def measure_project(rounds: int, *cases: str, **database: str) -> tuple[float, dict[str, tuple[float, ...]]]:
-    """Make the project and its test database, and run the cases, or all; return what it took to make it, and each case's times."""
-    with tempfile.TemporaryDirectory() as folder:
-        project = make_project(Path(folder), {"default": database_settings("default", **database)})
-        project.add_settings("INSTALLED_APPS += ['django.contrib.contenttypes', 'django.contrib.auth']\n")
-        project.write("shop/models.py", _MODELS)
-        project.write("measure.py", _MEASURE)
-        done = project.run("measure.py", str(rounds), *cases).must_pass()
-    found = json.loads(done.stdout.splitlines()[-1])
-    return found["making"], {who: tuple(measured) for who, measured in found["times"].items()}
 
 
 def run_testcases(bench: Bench) -> Iterator[Case]:
     """Measure tests that do nothing, and tests that write a row to each of five tables; the figures are a test's share."""
     name = f"testcases_{uuid.uuid4().hex[:8]}"
-    try:
-        _, times = measure_project(max(5, bench.rounds // 10), NAME=name)
-    finally:
-        drop_test_databases(name)
+    with tempfile.TemporaryDirectory() as folder:
+        project = make_project(Path(folder), {"default": database_settings("default", NAME=name)})
+        project.add_settings("INSTALLED_APPS += ['django.contrib.contenttypes', 'django.contrib.auth']\n")
+        project.write("shop/models.py", _MODELS)
+        project.write("measure.py", _MEASURE)
+        try:
+            done = project.run("measure.py", str(max(5, bench.rounds // 10))).must_pass()
+        finally:
+            drop_test_databases(name)
+    times = {who: tuple(measured) for who, measured in json.loads(done.stdout.splitlines()[-1]).items()}
     roles = {"TestCase": "floor", "ResetTransactionTestCase": "ours", "ResetTransactionTestCase that writes": "ours"}
     series = tuple(Series(name=who, role=roles.get(who, "rival"), times=measured) for who, measured in times.items())
     case = Case(

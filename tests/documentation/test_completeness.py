@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 import inspect
+import json
 import re
 from dataclasses import fields
 from io import StringIO
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 from _pytest.fixtures import FixtureFunctionDefinition
-from django.core.management import call_command, load_command_class
+from django.core.management import call_command, get_commands, load_command_class
 from django.test import override_settings
 
 from testdb_app import baseline, checks, exceptions, guard, pytest_plugin, runner, testcases
@@ -25,7 +26,7 @@ from testdb_app.report import ResetReport, ResetTable
 from testdb_app.schema import QualifiedName
 from tests.documentation.pages import DOCS, ROOT, blocks, every_block
 
-COMMANDS = {"resetdb": "testdb_app", "showdeps": "testdb_app", "loaddemo": "testdb_app.demo"}
+COMMANDS = {name: str(app) for name, app in get_commands().items() if str(app).startswith("testdb_app")}
 # Django's own, which its own documentation tells.
 OF_DJANGO = {"-h", "--help", "--version", "-v", "--verbosity", "--settings", "--pythonpath", "--traceback"}
 OF_DJANGO |= {"--no-color", "--force-color", "--skip-checks"}
@@ -34,6 +35,11 @@ REFERENCE = DOCS / "reference"
 
 def read(name: str) -> str:
     return (REFERENCE / name).read_text("utf-8")
+
+
+def test_the_page_of_the_commands_has_a_heading_for_each() -> None:
+    assert {"resetdb", "showdeps", "loaddemo"} <= COMMANDS.keys()
+    assert set(re.findall(r"^## `(\w+)`$", read("commands.md"), re.MULTILINE)) == COMMANDS.keys()
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -107,6 +113,20 @@ def test_the_page_of_the_commands_tells_every_field_of_the_report() -> None:
     report = ResetReport(**given).as_dict()
     told = {*report, *report["tables"][0], *(action.value for action in Action if action is not Action.RESTART)}
     assert {word for word in told if f"`{word}`" not in read("commands.md")} == set()
+
+
+def test_the_page_of_the_commands_tells_every_key_of_the_map_as_json(db: None) -> None:
+    output = StringIO()
+    call_command("showdeps", format="json", stdout=output)
+    document = json.loads(output.getvalue())
+    parts = [
+        document,
+        document["database"],
+        *(each[0] for each in document.values() if isinstance(each, list) and each),
+    ]
+    keys = {key for part in parts if isinstance(part, dict) for key in part}
+    assert len(keys) > 25
+    assert {key for key in keys if f"`{key}`" not in read("commands.md")} == set()
 
 
 def test_the_page_on_baselines_tells_every_function_parameter_and_target() -> None:
