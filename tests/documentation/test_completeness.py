@@ -206,3 +206,9 @@ def test_the_drawings_are_what_their_script_draws() -> None:
     script = run_path(str(folder / "draw.py"))
     drawn = {f"{name}.svg": script["draw"](name) for name in script["DRAWINGS"]}
     assert {path.name: path.read_text("utf-8") for path in folder.glob("*.svg")} == drawn
+
+
+def test_what_is_drawn_in_text_fits_a_phone() -> None:
+    drawn = [block for block in every_block("text") if re.search("[├└]", block.text)]
+    assert len(drawn) >= 3
+    assert {line for block in drawn for line in block.text.splitlines() if len(line) > 42} == set()
