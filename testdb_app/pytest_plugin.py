@@ -1,7 +1,7 @@
 """The pytest plugin, over pytest-django: scopes wider than a test, tests with real commits that are reset, and who left rows.
 
 It is imported in every run of whoever has the package installed, so it imports little, and hooks into nothing until a test, an
-option or an ini key asks for it. Its parts are in :mod:`testdb_app.plugin`.
+option or an ini key asks for it. Its parts are in ``testdb_app.plugin``.
 """
 
 from __future__ import annotations

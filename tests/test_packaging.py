@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -134,6 +135,21 @@ def test_the_metadata(built: Built) -> None:
     assert metadata["Requires-Python"] == ">=3.11"
     assert metadata["Description-Content-Type"] == "text/markdown"
     assert "Typing :: Typed" in metadata.get_all("Classifier", [])
+
+
+def test_the_readme_is_true_on_the_package_index(built: Built) -> None:
+    """There is no docs/ beside it: its links lead to other sites, and what is not a link any more names a file of the source."""
+    from readme_renderer import markdown
+
+    page = markdown.render(built.metadata().get_payload())
+    assert page
+    assert {
+        link for link in re.findall(r'(?:href|src)="([^"]+)"', page) if not link.startswith(("https://", "#"))
+    } == set()
+    named = re.findall(r"\(<code>(docs/[^<]+)</code>\)", page)
+    assert len(named) > 5
+    with tarfile.open(built.sdist) as archive:
+        assert set(named) <= {name.partition("/")[2] for name in archive.getnames()}
 
 
 def test_django_is_the_one_requirement_and_the_rest_are_extras(built: Built) -> None:

@@ -143,7 +143,7 @@ class Backend(Protocol):
     def check_deferred(self, connection: BaseDatabaseWrapper) -> None:
         """Check the constraints that wait for the commit; may leave them immediate. Inside a transaction.
 
-        Raises Django's :class:`IntegrityError`, which names table, key and value.
+        Raises Django's :class:`~django.db.IntegrityError`, which names table, key and value.
         """
         ...
 
@@ -164,7 +164,7 @@ class Backend(Protocol):
     def read_shape(
         self, connection: BaseDatabaseWrapper, schema: Schema, tables: Iterable[QualifiedName]
     ) -> dict[str, str]:
-        """Describe what a baseline with rows of *tables* depends on; see :attr:`testdb_app.states.Baseline.shape`."""
+        """Describe what a baseline with rows of *tables* depends on; see ``Baseline.shape``."""
         ...
 
     def write_baseline(

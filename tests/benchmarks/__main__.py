@@ -27,6 +27,7 @@ def groups() -> dict[str, Callable[[Bench], Iterator[Case]]]:
     """Return what can be chosen; each measures one case or several."""
     from tests.benchmarks import (
         cases_baseline,
+        cases_durability,
         cases_elsewhere,
         cases_long,
         cases_network,
@@ -45,6 +46,7 @@ def groups() -> dict[str, Callable[[Bench], Iterator[Case]]]:
         "endurance": cases_long.run_endurance,
         "fresh": cases_long.run_fresh,
         "network": cases_network.run_network,
+        "durability": cases_durability.run_durability,
         "sqlite": cases_elsewhere.run_sqlite,
         "disk": cases_elsewhere.run_disk,
         "testcases": cases_testcases.run_testcases,

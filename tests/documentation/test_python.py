@@ -1,0 +1,40 @@
+"""The Python of the pages, run by pytest in the project of the examples: blocks with tests as they are, others as one test each."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+
+from tests.documentation.conftest import Examples
+from tests.documentation.pages import PAGES, Block, blocks, name_of
+
+TUTORIAL = "docs/tutorial/"
+"""Has a test of its own, which follows it word by word."""
+
+
+def module_of(page_blocks: list[Block]) -> str:
+    """Write the test module of a page. Its blocks share their names, in the order of the page."""
+    parts = ["import pytest\n"]
+    for block in page_blocks:
+        if re.search(r"^(async )?def test|^    (async )?def test|^class \w+\(|^@pytest", block.text, re.MULTILINE):
+            parts.append(block.text)
+        else:
+            body = f"exec(compile({block.text!r}, {str(block)!r}, 'exec'), globals())"
+            parts.append(f"def test_line_{block.line}(reset_db):\n    {body}\n")
+    return "\n".join(parts)
+
+
+def test_the_python_of_the_pages_runs(examples: Examples) -> None:
+    for path in examples.directory.glob("test_*.py"):
+        path.unlink()
+    number = 0
+    for page in PAGES:
+        chosen = [block for block in blocks(page, "python") if "settings" not in block.info.split()]
+        if chosen and not name_of(page).startswith(TUTORIAL):
+            number += len(chosen)
+            name = re.sub(r"\W", "_", name_of(page).removesuffix(".md"))
+            (examples.directory / f"test_{name}.py").write_text(textwrap.dedent(module_of(chosen)))
+    assert number >= 7
+    # That print() in a page prints is no matter.
+    output = examples.pytest("-q", "-rA")
+    assert re.search(r"\d+ passed", output), output
