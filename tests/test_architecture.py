@@ -20,15 +20,16 @@ ROOT = Path(testdb_app.__file__).parent
 LAYERS = (
     ("exceptions", "naming"),
     ("schema",),
-    ("states",),
+    ("states", "differences"),
     ("graph", "conf", "truncation", "scope", "baseline_document", "backends.base"),
-    ("backends.protocols", "ties"),
+    ("backends.data_protocols", "ties"),
+    ("backends.protocols",),
     ("guard", "options", "transaction_state", "plan", "selection", "labels", "rendering"),
     ("backends.postgresql", "backends.sqlite", "backends.generic"),
     ("backends",),  # finds the folder of a vendor
     ("references", "report", "looking", "known_map", "caches", "signals", "retrying"),
     ("baseline", "resetter"),
-    ("checks", "preparing"),
+    ("checks", "preparing", "data"),
     ("testcases",),
     ("runner", "pytest_plugin"),
     ("management",),
@@ -43,6 +44,7 @@ PURE = (
     "naming",
     "schema",
     "states",
+    "differences",
     "scope",
     "ties",
     "baseline_document",
@@ -54,6 +56,7 @@ PURE = (
     "rendering",
     "backends.base",
     "backends.protocols",
+    "backends.data_protocols",
     "management.progress",
     "management.reset_text",
 )
@@ -194,9 +197,11 @@ print(json.dumps([name for name in sys.modules if name.startswith("django")]))
     "name",
     [
         "backends.postgresql.catalog",
+        "backends.postgresql.differing",
         "backends.postgresql.operations",
         "backends.postgresql.restoring",
         "backends.postgresql.signals",
+        "backends.postgresql.signs",
     ],
 )
 def test_sql_is_written_without_a_connection(name: str) -> None:

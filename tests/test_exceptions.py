@@ -39,6 +39,12 @@ DETAILS: dict[str, Any] = {
     "attempts": 4,
     "tables": ["public.a"],
     "changes": ["table public.a is gone"],
+    "dependents": [("public.a(b_id) → public.b(id)", [(1,)])],
+    "cycle": ["a", "b", "a"],
+    "model": "shop.Book",
+    "field": "author",
+    "check": "assert_row_counts",
+    "failures": ["shop.Book: 2 rows, not 1"],
 }
 
 

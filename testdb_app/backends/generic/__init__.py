@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from testdb_app.backends.base import close_session, without_watch
 from testdb_app.backends.generic import introspection, operations
+from testdb_app.backends.generic.data import GenericData
 from testdb_app.backends.protocols import Backend
 
 WARNING = (
@@ -23,6 +24,7 @@ class GenericBackend:
     """The backend for a vendor without a folder. Every method does as its function says."""
 
     vendor = "generic"
+    data = GenericData()
     warning: str | None = WARNING
 
     identify = staticmethod(introspection.identify)

@@ -52,9 +52,7 @@ class Asker:
     def turn_to(self, connection: BaseDatabaseWrapper) -> None:
         """Ask *connection* from now on. Sends nothing."""
         raw = connection.connection
-        if raw not in _PIPELINES:
-            _PIPELINES[raw] = Pipeline()
-        self._pipeline = _PIPELINES[raw]
+        self._pipeline = pipeline_of(connection)
         self._raw, self.pid = weakref.ref(raw), raw.info.backend_pid
 
     def insist(self, arguments: Sequence[str | None]) -> Command:
@@ -108,6 +106,14 @@ class Asker:
         if row[_SESSIONS_NOW] == "1":
             return parse_look(row)
         return parse_look(row, tuple(text for (text,) in rows_of(self.run(connection, [_OTHERS])[0])))
+
+
+def pipeline_of(connection: BaseDatabaseWrapper) -> Pipeline:
+    """Return the pipeline over the driver's connection, which must be open: it knows what is prepared there."""
+    raw = connection.connection
+    if raw not in _PIPELINES:
+        _PIPELINES[raw] = Pipeline()
+    return _PIPELINES[raw]
 
 
 def array(numbers: Iterable[int]) -> str:
