@@ -193,13 +193,12 @@ def _preparation(field: Field[Any, Any], plain: type | None, connection: BaseDat
     def prepare(value: Any) -> Any:
         if value is None or type(value) is plain:
             return value
-        prepared = field.get_db_prep_save(value, connection)
-        if hasattr(prepared, "resolve_expression"):
+        if hasattr(value, "resolve_expression"):
             raise UnsupportedError(
                 f"{field.model._meta.label}.{field.name} is given an expression, {value!r}, which only a query can work out. "
                 "Nothing was inserted. Give its value."
             )
-        return prepared
+        return field.get_db_prep_save(value, connection)
 
     return prepare
 

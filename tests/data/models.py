@@ -78,7 +78,7 @@ class Plate(models.Model):
 class Reading(models.Model):
     """A default of the database's, one of Python's, an instant, and a column with a name of its own."""
 
-    value = models.FloatField(db_column='odd "%" name')
+    value = models.FloatField(db_column="odd name")
     unit = models.CharField(max_length=10, default="cm")
     place = models.CharField(max_length=10, db_default="here")
     changed = models.DateTimeField(auto_now=True)
@@ -86,7 +86,7 @@ class Reading(models.Model):
 
     class Meta:
         app_label = "data_tests"
-        db_table = "data_tests_reading%"
+        db_table = "Data tests.reading"
 
 
 def make_tables(alias: str, *made: type[models.Model]) -> None:

@@ -11,7 +11,7 @@ from django.db import DatabaseError
 from testdb_app.backends.base import has_autocommit
 from testdb_app.backends.postgresql import signs
 from testdb_app.backends.postgresql.asking import NOT_PREPARED, pipeline_of
-from testdb_app.backends.postgresql.connection import Result, rolled_back_on_error
+from testdb_app.backends.postgresql.connection import Result, is_idle, rolled_back_on_error, run_sql
 from testdb_app.backends.postgresql.errors import LOCK_NOT_AVAILABLE, sqlstate, translate
 from testdb_app.backends.postgresql.pipeline import Command
 from testdb_app.backends.postgresql.queries import read_rows, rows_of
@@ -77,6 +77,9 @@ def ask(connection: BaseDatabaseWrapper, commands: Sequence[Command]) -> list[li
     One round trip; what is asked again is prepared.
     """
     nested = not has_autocommit(connection)
+    if nested and (connection.connection is None or is_idle(connection)):
+        # The driver begins the transaction with the first statement of a cursor.
+        run_sql(connection, signs.CLEAR)
     before = (_SAVEPOINT, _CLEAR, _SETTINGS) if nested else (_SETTINGS,)
     batch = [*before, *commands, *(_UNDO if nested else ())]
     try:
