@@ -27,6 +27,7 @@ def groups() -> dict[str, Callable[[Bench], Iterator[Case]]]:
     """Return what can be chosen; each measures one case or several."""
     from tests.benchmarks import (
         cases_baseline,
+        cases_data,
         cases_elsewhere,
         cases_long,
         cases_network,
@@ -47,6 +48,7 @@ def groups() -> dict[str, Callable[[Bench], Iterator[Case]]]:
         "sqlite": cases_elsewhere.run_sqlite,
         "disk": cases_elsewhere.run_disk,
         "testcases": cases_testcases.run_testcases,
+        "data": cases_data.run_data,
     }
 
 

@@ -52,6 +52,16 @@ def test_a_second_truncation_in_place_writes_to_no_catalog(tables):
         transaction.set_rollback(True, using=tables.alias)
 
 
+def test_a_truncation_that_is_rolled_back_brings_rows_back(tables):
+    connection = connections[tables.alias]
+    with transaction.atomic(using=tables.alias):
+        point = connection.savepoint()
+        run(tables, "TRUNCATE a, b")
+        with snapshot(using=tables.alias) as before:
+            connection.savepoint_rollback(point)
+            assert counts(diff(before)) == {"a": (2, 0, 0)}
+
+
 def test_the_rows_known_from_a_transaction_that_was_rolled_back_are_not_used_again(tables):
     with transaction.atomic(using=tables.alias):
         run(tables, "UPDATE a SET body = 'changed' WHERE id = 1")
