@@ -6,10 +6,12 @@ import datetime
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from itertools import groupby, islice
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, cast
 
+from django.conf import settings
 from django.db import models
 from django.db.models import Field, Model
 from django.db.models.expressions import DatabaseDefault
@@ -43,8 +45,21 @@ _AS_IT_IS: Mapping[type[Field[Any, Any]], type] = {
 # The same, on databases whose driver takes the type itself.
 _AS_IT_IS_NATIVELY: Mapping[type[Field[Any, Any]], type] = {
     models.DateField: datetime.date,
+    models.DateTimeField: datetime.datetime,
+    models.DecimalField: Decimal,
     models.DurationField: datetime.timedelta,
     models.UUIDField: uuid.UUID,
+}
+
+
+def _is_good(_: Any) -> bool:
+    return True
+
+
+# What a field's conversion looks at besides the type.
+_CHECKS: Mapping[type | None, Callable[[Any], bool]] = {
+    datetime.datetime: lambda value: value is None or (value.tzinfo is not None and settings.USE_TZ),
+    Decimal: lambda value: value is None or value.is_finite(),
 }
 
 
@@ -68,8 +83,9 @@ class Column:
 
     def convert(self, values: list[Any]) -> list[Any]:
         """Return values of many rows as the driver takes them."""
-        kinds = set(map(type, values))
-        return values if kinds <= {self.plain, _NONE} else list(map(self.prepare, values))
+        check = _CHECKS.get(self.plain)
+        is_plain = set(map(type, values)) <= {self.plain, _NONE} and (check is None or all(map(check, values)))
+        return values if is_plain else list(map(self.prepare, values))
 
 
 Batch = tuple[tuple[Column, ...], list[Sequence[Any]]]
@@ -191,7 +207,7 @@ def _plain_type(field: Field[Any, Any], connection: BaseDatabaseWrapper) -> type
 
 def _preparation(field: Field[Any, Any], plain: type | None, connection: BaseDatabaseWrapper) -> Callable[[Any], Any]:
     def prepare(value: Any) -> Any:
-        if value is None or type(value) is plain:
+        if value is None or (type(value) is plain and _CHECKS.get(plain, _is_good)(value)):
             return value
         if hasattr(value, "resolve_expression"):
             raise UnsupportedError(
