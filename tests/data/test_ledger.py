@@ -144,6 +144,7 @@ def test_thousands_of_rows_are_inserted_and_taken_away(clean):
     with DataLedger() as ledger:
         publisher = ledger.setup(Publisher.objects.create, name="P")
         assert ledger.bulk(Series, ({"name": f"s{n}", "publisher": publisher} for n in range(5000))) == 5000
+        assert ledger.bulk(Author, [Author(name="a"), Author(name="b")]) == 2
         assert ledger.bulk(Member, [Member(name="m", joined_on=DAY), {"name": "n", "joined_on": DAY}]) == 2
         assert (Series.objects.count(), Member.objects.count()) == (5000, 2)
         with pytest.raises(DataError, match="dicts or instances of it, not tuple"):
