@@ -20,16 +20,17 @@ ROOT = Path(testdb_app.__file__).parent
 LAYERS = (
     ("exceptions", "naming"),
     ("schema",),
-    ("states",),
+    ("states", "differences"),
     ("details", "graph", "conf", "truncation", "scope", "baseline_document", "backends.base"),
-    ("backends.protocols", "ties"),
+    ("backends.data_protocols", "ties"),
+    ("backends.protocols",),
     ("guard", "options", "connection_hooks", "transaction_state", "plan", "selection", "labels", "rendering"),
     ("backends.postgresql", "backends.sqlite", "backends.generic"),
     ("backends",),  # finds the folder of a vendor
     ("references", "report", "looking", "known_map", "caches", "signals", "retrying"),
     ("announcing",),
     ("baseline", "resetter", "outer_transaction"),
-    ("checks", "preparing"),
+    ("checks", "preparing", "data"),
     ("testcases",),
     ("runner", "plugin"),
     ("pytest_plugin",),
@@ -46,6 +47,7 @@ PURE = (
     "schema",
     "details",
     "states",
+    "differences",
     "scope",
     "ties",
     "baseline_document",
@@ -57,6 +59,7 @@ PURE = (
     "rendering",
     "backends.base",
     "backends.protocols",
+    "backends.data_protocols",
     "management.progress",
     "management.reset_text",
 )
@@ -197,9 +200,11 @@ print(json.dumps([name for name in sys.modules if name.startswith("django")]))
     "name",
     [
         "backends.postgresql.catalog",
+        "backends.postgresql.differing",
         "backends.postgresql.operations",
         "backends.postgresql.restoring",
         "backends.postgresql.signals",
+        "backends.postgresql.signs",
     ],
 )
 def test_sql_is_written_without_a_connection(name: str) -> None:

@@ -42,6 +42,12 @@ DETAILS: dict[str, Any] = {
     "ending": 'session "outer"',
     "still_open": 'session "inner"',
     "owner": 'session "checkout"',
+    "dependents": [("public.a(b_id) → public.b(id)", [(1,)])],
+    "cycle": ["a", "b", "a"],
+    "model": "shop.Book",
+    "field": "author",
+    "check": "assert_row_counts",
+    "failures": ["shop.Book: 2 rows, not 1"],
 }
 
 

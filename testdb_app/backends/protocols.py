@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from testdb_app.backends.base import DatabaseIdentity, Mark, Observation, Replay, Script, Step, TransactionStatus
+from testdb_app.backends.data_protocols import DataBackend
 from testdb_app.details import TableDetails
 from testdb_app.schema import ForeignKey, QualifiedName, Schema
 from testdb_app.states import Baseline, RowChanges
@@ -53,6 +54,11 @@ class Backend(Protocol):
 
     vendor: str
     warning: str | None
+
+    @property
+    def data(self) -> DataBackend:
+        """What the data helpers ask of this vendor."""
+        ...
 
     def identify(self, connection: BaseDatabaseWrapper) -> DatabaseIdentity:
         """Ask the live connection where it leads. One round trip; reads only."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from testdb_app.backends.base import TransactionStatus, check_deferred, close_session, without_watch
 from testdb_app.backends.sqlite import baseline, details, execution, identity, introspection, operations
+from testdb_app.backends.sqlite.data import SQLiteData
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -21,6 +22,7 @@ class SQLiteBackend:
     """The backend for SQLite, SpatiaLite included. Every method does as its function says."""
 
     vendor = "sqlite"
+    data = SQLiteData()
     warning: str | None = None
 
     identify = staticmethod(identity.identify)
