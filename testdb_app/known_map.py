@@ -15,7 +15,7 @@ from testdb_app.plan import ResetPlan, plan_reset
 from testdb_app.schema import QualifiedName, Schema
 from testdb_app.scope import Scope, make_scope
 from testdb_app.selection import select_tables
-from testdb_app.states import Baseline, compare_shapes
+from testdb_app.states import BASELINE, FLUSHED, KEPT_STATES, Baseline, compare_shapes
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -59,8 +59,9 @@ def read_map(connection: BaseDatabaseWrapper, options: ResetOptions) -> KnownMap
     """
     backend = get_backend(connection)
     schema = backend.read_schema(connection)
-    baseline = backend.read_baseline(connection) if options.to != "empty" else None
-    if baseline is None and options.to == "baseline":
+    state = FLUSHED if options.to == FLUSHED else BASELINE
+    baseline = backend.read_baseline(connection, state) if options.to != "empty" else None
+    if baseline is None and options.to in KEPT_STATES:
         raise BaselineError(
             f'Database "{connection.settings_dict["NAME"]}" (alias "{connection.alias}") has no baseline to go back to. '
             "Nothing was changed. Capture one after the migrations: resetdb --capture, or capture_baseline()."

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("testdb_app")
 
-# By alias and the name that the settings give now: a worker of --parallel has databases of its own.
-_prepared: set[tuple[str, str]] = set()
+# By alias and the name that the settings give now: a worker of --parallel has databases of its own. With it goes why there is
+# no baseline, where there is none.
+_prepared: dict[tuple[str, str], UnsupportedError | None] = {}
 _resetters: dict[tuple[str, str, str], Resetter] = {}
 _restarts: dict[tuple[str, str], tuple[str, ...]] = {}
 
@@ -34,7 +35,8 @@ def prepare_test_database(using: str) -> None:
     gone. Where it has migrated since, the baseline is captured anew, as it is.
 
     Raises :class:`ConfigurationError` if the app is not installed, the guard's :class:`UnsafeDatabaseError` for what is no
-    test database, and what :func:`~testdb_app.baseline.capture_baseline` raises. Vendors without a baseline are left alone.
+    test database, and what :func:`~testdb_app.baseline.capture_baseline` raises. A database that cannot
+    have one is left alone; see :func:`find_obstacle`.
     """
     key = (using, _name(using))
     if key in _prepared:
@@ -43,6 +45,7 @@ def prepare_test_database(using: str) -> None:
         raise ConfigurationError(
             'Add "testdb_app" to INSTALLED_APPS of the test settings: only then is the guard told which databases are real.'
         )
+    obstacle = None
     try:
         capture_baseline(using)
         get_resetter(using, "baseline").reset()
@@ -51,7 +54,13 @@ def prepare_test_database(using: str) -> None:
         capture_baseline(using, replace=True)
     except UnsupportedError as error:
         logger.info("%s: %s", using, error)
-    _prepared.add(key)
+        obstacle = error
+    _prepared[key] = obstacle
+
+
+def find_obstacle(using: str) -> UnsupportedError | None:
+    """Return why the prepared test database has no baseline: its vendor has no folder here, or a table cannot be kept."""
+    return _prepared.get((using, _name(using)))
 
 
 def get_resetter(using: str, to: str) -> Resetter:

@@ -11,14 +11,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from django.core.management.sql import emit_post_migrate_signal
 from django.db import DatabaseError, InterfaceError, connections
 from django.test import LiveServerTestCase, TransactionTestCase
 
 from testdb_app.backends import get_backend
-from testdb_app.exceptions import ConfigurationError, TestDBError
+from testdb_app.caches import clear_all_caches
+from testdb_app.exceptions import ConfigurationError, TestDBError, UnsupportedError
+from testdb_app.flushing import flush
 from testdb_app.options import TARGETS
-from testdb_app.preparing import get_resetter, prepare_test_database, restart_sequences
+from testdb_app.preparing import find_obstacle, get_resetter, prepare_test_database, restart_sequences
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -49,7 +50,8 @@ class ResetMixin(_Base):
 
     - "baseline", the default: the rows that the migrations made, and no others. It is captured once, before the first
       of these tests, or by the runner in :mod:`testdb_app.runner` as soon as the databases are there;
-    - "empty": what Django's flush leaves, no rows but those that handlers of ``post_migrate`` make.
+    - "empty": what Django's flush leaves, no rows but those that handlers of ``post_migrate`` make. These are kept, too, and
+      the handlers run once; see :mod:`testdb_app.flushing`.
 
     Sequences go back, too, so the first row that a test makes has the same key each time. All else is as Django
     documents it for ``TransactionTestCase``; ``serialized_rollback`` has nothing left to do.
@@ -62,6 +64,8 @@ class ResetMixin(_Base):
         check_target(cls)
         for alias in cls._databases_names(include_mirrors=False):
             prepare_test_database(alias)
+            if cls.reset_to == "baseline":
+                check_baseline(cls, alias)
         super()._pre_setup()
 
     @classmethod
@@ -106,11 +110,22 @@ def check_target(case: type[Any]) -> None:
         )
 
 
+def check_baseline(case: type[Any], using: str) -> None:
+    """Raise :class:`UnsupportedError` if *case* resets to a baseline that the database of the alias *using* cannot have."""
+    obstacle = find_obstacle(using)
+    if obstacle is not None:
+        raise UnsupportedError(
+            f'{case.__module__}.{case.__qualname__} resets the alias "{using}" to its baseline, and there is none: {obstacle} Or '
+            'set reset_to = "empty" on the class, which leaves what Django\'s flush does.'
+        ) from obstacle
+
+
 def reset_after(case: Any) -> None:
     """Do what the teardown of *case* has to do in the databases that it names; see :class:`ResetMixin`.
 
     A database that cannot be reset does not keep the others from it. Raises the first error, with notes of the others.
     """
+    clear_all_caches()
     errors: list[Exception] = []
     for alias in case._databases_names(include_mirrors=False):
         try:
@@ -124,12 +139,13 @@ def reset_after(case: Any) -> None:
 
 
 def _reset_database(case: Any, connection: BaseDatabaseWrapper) -> None:
-    to = getattr(case, "reset_to", "baseline")
     end_transaction(connection)
     get_backend(connection).renew_session(connection)
-    get_resetter(connection.alias, to).reset()
-    if to == "empty" and not _inhibits_post_migrate(case, connection):
-        emit_post_migrate_signal(verbosity=0, interactive=False, db=connection.alias)
+    # A class of Django's own that the runner has reset is flushed as before where there can be no baseline.
+    if getattr(case, "reset_to", "baseline") == "baseline" and find_obstacle(connection.alias) is None:
+        get_resetter(connection.alias, "baseline").reset()
+    else:
+        flush(connection.alias, inhibit_post_migrate=_inhibits_post_migrate(case, connection))
 
 
 def close_others(case: Any) -> bool:

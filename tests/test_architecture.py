@@ -29,6 +29,7 @@ LAYERS = (
     ("references", "report", "looking", "known_map", "caches", "signals", "retrying"),
     ("baseline", "resetter"),
     ("checks", "preparing"),
+    ("flushing",),
     ("testcases",),
     ("runner", "pytest_plugin"),
     ("management",),

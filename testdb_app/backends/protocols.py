@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from testdb_app.backends.base import DatabaseIdentity, Mark, Observation, Replay, Script, Step
 from testdb_app.schema import ForeignKey, QualifiedName, Schema
-from testdb_app.states import Baseline, RowChanges
+from testdb_app.states import BASELINE, Baseline, RowChanges
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -128,8 +128,8 @@ class Backend(Protocol):
         """Count what a restoration of *tables* would change now, by comparing each with its copy. Reads only."""
         ...
 
-    def read_baseline(self, connection: BaseDatabaseWrapper) -> Baseline | None:
-        """Read what the database keeps of its baseline, without the rows; None where there is none. Reads only."""
+    def read_baseline(self, connection: BaseDatabaseWrapper, state: str = BASELINE) -> Baseline | None:
+        """Read what the database keeps of its baseline, or of another *state*, without the rows; None for none. Reads only."""
         ...
 
     def read_shape(
@@ -147,13 +147,14 @@ class Backend(Protocol):
         sequences: Iterable[QualifiedName],
         excluded: frozenset[QualifiedName],
         lock_timeout: float,
+        state: str = BASELINE,
     ) -> Baseline:
-        """Capture the rows of *tables* and the state of *sequences*, in place of any earlier baseline, all or nothing.
+        """Capture the rows of *tables* and the state of *sequences*, in place of any earlier *state*, all or nothing.
 
         Raises an error of :mod:`testdb_app.exceptions`, with nothing changed.
         """
         ...
 
     def drop_baseline(self, connection: BaseDatabaseWrapper) -> None:
-        """Take the baseline out of the database. Without one nothing happens."""
+        """Take all that :meth:`write_baseline` has captured out of the database. Without any nothing happens."""
         ...

@@ -19,7 +19,7 @@ from testdb_app.exceptions import (
     UnsupportedError,
 )
 from testdb_app.schema import ForeignKey, QualifiedName, Schema
-from testdb_app.states import Baseline, RowChanges, describe_tables
+from testdb_app.states import BASELINE, Baseline, RowChanges, describe_tables
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -173,7 +173,7 @@ def count_changes(
     return {}
 
 
-def read_baseline(connection: BaseDatabaseWrapper) -> Baseline | None:
+def read_baseline(connection: BaseDatabaseWrapper, state: str = BASELINE) -> Baseline | None:
     """Return None: this backend captures none."""
     return None
 
@@ -191,6 +191,7 @@ def write_baseline(
     sequences: Iterable[QualifiedName],
     excluded: frozenset[QualifiedName],
     lock_timeout: float,
+    state: str = BASELINE,
 ) -> Baseline:
     """Raise :class:`UnsupportedError`: how rows are copied and compared exactly is not known here."""
     raise UnsupportedError(

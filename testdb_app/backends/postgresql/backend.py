@@ -28,7 +28,7 @@ from testdb_app.backends.postgresql.shapes import parse_shape, shape_queries
 from testdb_app.backends.postgresql.watch import PostgreSQLWatch
 from testdb_app.exceptions import RowsRemainError
 from testdb_app.schema import ForeignKey, QualifiedName, Schema
-from testdb_app.states import Baseline, RowChanges, describe_tables, migration_tables
+from testdb_app.states import BASELINE, Baseline, RowChanges, describe_tables, migration_tables
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -174,9 +174,9 @@ class PostgreSQLBackend:
             for name, (removed, updated, inserted) in zip(names, counts, strict=True)
         }
 
-    def read_baseline(self, connection: BaseDatabaseWrapper) -> Baseline | None:
+    def read_baseline(self, connection: BaseDatabaseWrapper, state: str = BASELINE) -> Baseline | None:
         """Read the document of the baseline. One round trip, or two where there is one."""
-        return baseline_tables.read_baseline(connection)
+        return baseline_tables.read_baseline(connection, state)
 
     def read_shape(
         self, connection: BaseDatabaseWrapper, schema: Schema, tables: Iterable[QualifiedName]
@@ -196,10 +196,17 @@ class PostgreSQLBackend:
         sequences: Iterable[QualifiedName],
         excluded: frozenset[QualifiedName],
         lock_timeout: float,
+        state: str = BASELINE,
     ) -> Baseline:
         """Capture; see :mod:`testdb_app.backends.postgresql.baseline`."""
         return baseline_tables.write_baseline(
-            connection, schema, tables=tables, sequences=sequences, excluded=excluded, lock_timeout=lock_timeout
+            connection,
+            schema,
+            tables=tables,
+            sequences=sequences,
+            excluded=excluded,
+            lock_timeout=lock_timeout,
+            state=state,
         )
 
     def drop_baseline(self, connection: BaseDatabaseWrapper) -> None:
