@@ -165,7 +165,7 @@ def test_two_states_are_kept_side_by_side_and_resetters_go_to_and_fro(database):
     database.execute("DELETE FROM part; UPDATE author SET up = NULL; INSERT INTO loan VALUES (7, 1)")
     few = content(database)
     assert capture(database, state="flushed").tables.keys() != capture(database).tables.keys()
-    states = {"baseline": full, "flushed": few, "empty": dict.fromkeys(NAMES, [])}
+    states = {"baseline": full, "flushed": few, "empty": {name: [] for name in NAMES}}
     resetters = {to: database.resetter(to=to) for to in states}
     for writes in ("SELECT 1", WRITES["rows refer to one that came"], WRITES["all rows are deleted"], "SELECT 1"):
         for to in ("flushed", "baseline", "flushed", "empty", "flushed", "baseline", "empty", "baseline"):
