@@ -5,16 +5,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from django.apps import apps
 from django.core.management.color import no_style
 from django.db import DatabaseError, connections, transaction
 
+from testdb_app import guard
 from testdb_app.backends import get_backend
 from testdb_app.baseline import capture_baseline, drop_baseline
 from testdb_app.exceptions import BaselineError, ConfigurationError, ResetError, UnsupportedError
+from testdb_app.known_map import refuse_changes, require_baseline
 from testdb_app.resetter import Resetter
+from testdb_app.states import BASELINE, compare_shapes
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -99,6 +103,30 @@ def _write_restarts(connection: BaseDatabaseWrapper) -> tuple[str, ...]:
         if sequence["table"] not in filled and (sequence["name"] if "name" in sequence else sequence["table"]) in moved
     ]
     return tuple(connection.ops.sequence_reset_by_name_sql(no_style(), listed)) if listed else ()
+
+
+def refit_baseline(using: str) -> None:
+    """Have the baseline hold for the schema as it is now, if the tables that it has rows of are as they were.
+
+    For test runs in which a test has left tables or sequences, taken some away, or recorded a migration: those that came
+    count as empty and as new from then on, those that went are forgotten.
+    Raises :class:`BaselineError` if a table that it has rows of has changed or is gone, or there is no baseline, and the
+    guard's :class:`UnsafeDatabaseError`.
+    """
+    connection = connections[using]
+    backend = get_backend(connection)
+    guard.check_may_reset(backend.identify(connection))
+    schema = backend.read_schema(connection)
+    baseline = require_baseline(connection, BASELINE)
+    shape = backend.read_shape(connection, schema, baseline.tables)
+    kept = [f"table {name}" for name in baseline.tables]
+    before, after = ({name: each[name] for name in kept if name in each} for each in (baseline.shape, shape))
+    refuse_changes(connection, baseline, list(compare_shapes(before, after)))
+    logger.info(
+        "%s: the baseline is for another schema now: %s", using, "; ".join(compare_shapes(baseline.shape, shape))
+    )
+    sequences = {name: state for name, state in baseline.sequences.items() if name in schema.sequences_by_name}
+    backend.rewrite_baseline(connection, replace(baseline, shape=shape, sequences=sequences))
 
 
 def restore_kept_databases(aliases: Iterable[str]) -> None:

@@ -155,6 +155,10 @@ class Backend(Protocol):
         """
         ...
 
+    def rewrite_baseline(self, connection: BaseDatabaseWrapper, baseline: Baseline, state: str = BASELINE) -> None:
+        """Replace what the database keeps of that *state*, but for the rows, by *baseline*. All or nothing."""
+        ...
+
     def drop_baseline(self, connection: BaseDatabaseWrapper) -> None:
         """Take all that :meth:`write_baseline` has captured out of the database. Without any nothing happens."""
         ...

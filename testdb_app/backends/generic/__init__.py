@@ -37,6 +37,7 @@ class GenericBackend:
     read_baseline = staticmethod(operations.read_baseline)
     read_shape = staticmethod(operations.read_shape)
     write_baseline = staticmethod(operations.write_baseline)
+    rewrite_baseline = staticmethod(operations.rewrite_baseline)
     watch = staticmethod(without_watch)
     renew_session = staticmethod(close_session)
     drop_baseline = staticmethod(operations.drop_baseline)

@@ -200,6 +200,10 @@ def write_baseline(
     )
 
 
+def rewrite_baseline(connection: BaseDatabaseWrapper, baseline: Baseline, state: str = BASELINE) -> None:
+    """Do nothing: there is none."""
+
+
 def drop_baseline(connection: BaseDatabaseWrapper) -> None:
     """Do nothing: there is none."""
 

@@ -209,6 +209,10 @@ class PostgreSQLBackend:
             state=state,
         )
 
+    def rewrite_baseline(self, connection: BaseDatabaseWrapper, baseline: Baseline, state: str = BASELINE) -> None:
+        """Replace the document."""
+        baseline_tables.rewrite_baseline(connection, baseline, state)
+
     def drop_baseline(self, connection: BaseDatabaseWrapper) -> None:
         """Drop the document and the copies."""
         baseline_tables.drop_baseline(connection)

@@ -167,6 +167,12 @@ def read_states(connection: BaseDatabaseWrapper, names: Many[QualifiedName]) -> 
     return states
 
 
+def rewrite_baseline(connection: BaseDatabaseWrapper, baseline: Baseline, state: str) -> None:
+    """Replace the document. One round trip."""
+    document = quote_literal(json.dumps(to_document(baseline)))
+    run_sql(connection, f"UPDATE {quote(_document(state))} SET document = {document}")
+
+
 def drop_baseline(connection: BaseDatabaseWrapper) -> None:
     """Drop the documents and the copies, and the schema if nothing else is in it."""
     run_sql(connection, ";\n".join([*map(_drop, KEPT_STATES), DROP_SCHEMA]))

@@ -33,6 +33,7 @@ class SQLiteBackend:
     read_baseline = staticmethod(baseline.read_baseline)
     read_shape = staticmethod(baseline.read_shape)
     write_baseline = staticmethod(baseline.write_baseline)
+    rewrite_baseline = staticmethod(baseline.rewrite_baseline)
     watch = staticmethod(without_watch)
     renew_session = staticmethod(close_session)
     drop_baseline = staticmethod(baseline.drop_baseline)

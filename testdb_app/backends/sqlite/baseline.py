@@ -190,6 +190,13 @@ def _describe(
     return describe_tables(schema) | describe_shapes(shapes) | read_migrations(connection, cursor, migrations)
 
 
+def rewrite_baseline(connection: BaseDatabaseWrapper, baseline: Baseline, state: str = BASELINE) -> None:
+    """Replace the document."""
+    document = quote_literal(json.dumps(to_document(baseline)))
+    with all_or_nothing(connection, "testdb_baseline") as cursor:
+        execute(connection, cursor, f"UPDATE {quote_qualified(DOCUMENTS[state])} SET document = {document}")
+
+
 def drop_baseline(connection: BaseDatabaseWrapper) -> None:
     """Drop the documents and the copies."""
     with snapshot(connection) as cursor:
