@@ -65,7 +65,7 @@ class ResetMixin(_Base):
     @classmethod
     def _pre_setup(cls) -> None:
         check_target(cls)
-        discard_closed(cls)
+        drop_stale_sessions(cls)
         for alias in cls._databases_names(include_mirrors=False):
             prepare_test_database(alias)
             if cls.reset_to == "baseline":
@@ -185,16 +185,14 @@ def end_transaction(connection: BaseDatabaseWrapper) -> None:
         connection.close()
 
 
-def discard_closed(case: type[Any]) -> None:
-    """Forget sessions that something has closed behind Django: it finds none open after a flush, so it does not look."""
+def drop_stale_sessions(case: type[Any]) -> None:
+    """Close what :func:`reset_after` has left open and a test that is no database test has closed since, or would not open so."""
     for alias in case._databases_names():
-        connection = connections[alias]
-        if not connection.in_atomic_block and getattr(connection.connection, "closed", False):
-            connection.close()
+        get_backend(connections[alias]).drop_stale_session(connections[alias])
 
 
 def _pre_setup(cls: type[Any]) -> None:
-    discard_closed(cls)
+    drop_stale_sessions(cls)
     _PRE_SETUP.__func__(cls)
 
 

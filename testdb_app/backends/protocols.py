@@ -118,6 +118,10 @@ class Backend(Protocol):
         """Leave *connection* with a session that is as good as a new one, or closed. No transaction may be open."""
         ...
 
+    def drop_stale_session(self, connection: BaseDatabaseWrapper) -> None:
+        """Close a session that :meth:`renew_session` left open, if what has happened since makes it other than a new one."""
+        ...
+
     def set_mark(self, connection: BaseDatabaseWrapper, mark: Mark, *, present: bool) -> None:
         """Put a mark inside the database, or take it away. Twice is once."""
         ...

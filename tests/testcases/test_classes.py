@@ -185,6 +185,59 @@ def test_sessions_are_closed_where_a_handler_of_connection_created_may_have_done
     assert len({each["pid"] for each in found}) == len(found)
 
 
+OPENED_OTHERWISE = """
+from django.db import connection
+from django.test import override_settings
+from testdb_app.testcases import ResetTransactionTestCase
+
+class A(ResetTransactionTestCase):
+    expected = ["UTC", "", True]
+
+    def look(self):
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT current_setting('TimeZone'), current_setting('application_name')")
+            found = [*cursor.fetchone(), connection.settings_dict["OPTIONS"].get("application_name") is None]
+        self.assertEqual(found, self.expected)
+        self.assertEqual(connection.timezone_name, self.expected[0])
+
+    test_1 = test_2 = test_3 = look
+
+@override_settings(USE_TZ=False, TIME_ZONE="Asia/Tokyo")
+class B(A):
+    expected = ["Asia/Tokyo", "", True]
+
+class C(A):
+    pass
+
+class D(A):
+    expected = ["UTC", "of D", False]
+
+    @classmethod
+    def setUpClass(cls):
+        connection.settings_dict["OPTIONS"]["application_name"] = "of D"
+        super().setUpClass()
+
+    @classmethod
+    def tearDownClass(cls):
+        super().tearDownClass()
+        del connection.settings_dict["OPTIONS"]["application_name"]
+
+class E(A):
+    pass
+"""
+
+
+@pytest.mark.postgresql
+def test_a_session_is_opened_anew_when_settings_say_otherwise_how_to_open_it(project: Project) -> None:
+    project.write("shop/tests.py", OPENED_OTHERWISE)
+    project.manage("test", "--noinput").must_pass()
+    stock = OPENED_OTHERWISE.replace(
+        "(ResetTransactionTestCase)", "(__import__('django.test').test.TransactionTestCase)"
+    )
+    project.write("shop/tests.py", stock)
+    project.manage("test", "--noinput").must_pass()
+
+
 ONE_FAILS = """
 from django.db import connections
 from shop.models import Shelf

@@ -5,7 +5,7 @@ It keeps fewer promises, and its warning says which. A vendor that is to keep th
 
 from __future__ import annotations
 
-from testdb_app.backends.base import close_session, without_watch
+from testdb_app.backends.base import close_session, without_kept_sessions, without_watch
 from testdb_app.backends.generic import introspection, operations
 from testdb_app.backends.protocols import Backend
 
@@ -40,6 +40,7 @@ class GenericBackend:
     rewrite_baseline = staticmethod(operations.rewrite_baseline)
     watch = staticmethod(without_watch)
     renew_session = staticmethod(close_session)
+    drop_stale_session = staticmethod(without_kept_sessions)
     drop_baseline = staticmethod(operations.drop_baseline)
 
 

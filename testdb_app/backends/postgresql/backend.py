@@ -120,6 +120,7 @@ class PostgreSQLBackend:
         )
 
     renew_session = staticmethod(session.renew_session)
+    drop_stale_session = staticmethod(session.drop_stale_session)
 
     def watch(self, schema: Schema) -> PostgreSQLWatch:
         """Return a watch by PostgreSQL's own counters; see :mod:`testdb_app.backends.postgresql.signals`."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from testdb_app.backends.base import close_session, without_watch
+from testdb_app.backends.base import close_session, without_kept_sessions, without_watch
 from testdb_app.backends.sqlite import baseline, execution, identity, introspection, operations
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class SQLiteBackend:
     rewrite_baseline = staticmethod(baseline.rewrite_baseline)
     watch = staticmethod(without_watch)
     renew_session = staticmethod(close_session)
+    drop_stale_session = staticmethod(without_kept_sessions)
     drop_baseline = staticmethod(baseline.drop_baseline)
 
 
