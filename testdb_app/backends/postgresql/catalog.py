@@ -95,7 +95,7 @@ SELECT c.oid::bigint, n.nspname::text, c.relname::text, c.relkind::text, c.relpe
  WHERE c.relkind IN ('r', 'p', 'f') AND {_USER_OR_TEMPORARY}
 """
 
-# name, table, columns, referenced table, referenced columns, on delete, on update, deferrable, initially deferred, match,
+# name, table, columns, referenced table, referenced columns, on delete, on update, deferrable, initially deferred,
 # inherited, indexed: an index of the referencing table starts with a column of the key
 FOREIGN_KEYS = """
 SELECT k.conname::text, k.conrelid::bigint,
@@ -108,7 +108,7 @@ SELECT k.conname::text, k.conrelid::bigint,
                FROM pg_catalog.unnest(k.confkey) WITH ORDINALITY u(number, place)
                JOIN pg_catalog.pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = u.number
               ORDER BY u.place),
-       k.confdeltype::text, k.confupdtype::text, k.condeferrable, k.condeferred, k.confmatchtype::text, k.conparentid <> 0,
+       k.confdeltype::text, k.confupdtype::text, k.condeferrable, k.condeferred, k.conparentid <> 0,
        EXISTS (SELECT FROM pg_catalog.pg_index i
                 WHERE i.indrelid = k.conrelid AND i.indisvalid AND i.indpred IS NULL AND i.indkey[0] = ANY (k.conkey))
   FROM pg_catalog.pg_constraint k

@@ -150,7 +150,6 @@ def _foreign_keys(
             on_update=_ON_DELETE[on_update],
             deferrable=deferrable,
             initially_deferred=deferred,
-            match_full=match == "f",
             inherited=inherited,
             indexed=indexed,
         )
@@ -164,7 +163,6 @@ def _foreign_keys(
             on_update,
             deferrable,
             deferred,
-            match,
             inherited,
             indexed,
         ) in rows
