@@ -74,19 +74,12 @@ class ResetMixin(_Base):
 
     @classmethod
     def _fixture_setup(cls) -> None:
-        if not (cls.serialized_rollback and cls.reset_to == "baseline"):
+        with _without_loading(cls):
             super()._fixture_setup()
-            return
-        # The rows are there. To load them once more would cost a query each.
-        cls.serialized_rollback = False
-        try:
-            super()._fixture_setup()
-        finally:
-            cls.serialized_rollback = True
 
     @classmethod
     def _reset_sequences(cls, db_name: str) -> None:
-        if cls.reset_to == "baseline":
+        if _keeps_baseline(cls, db_name):
             restart_sequences(db_name)
         else:
             super()._reset_sequences(db_name)
@@ -145,11 +138,29 @@ def reset_after(case: Any) -> None:
 def _reset_database(case: Any, connection: BaseDatabaseWrapper) -> None:
     end_transaction(connection)
     get_backend(connection).renew_session(connection)
-    # A class of Django's own that the runner has reset is flushed as before where there can be no baseline.
-    if getattr(case, "reset_to", "baseline") == "baseline" and find_obstacle(connection.alias) is None:
+    if _keeps_baseline(case, connection.alias):
         _reset_to_baseline(connection.alias)
     else:
         flush(connection.alias, inhibit_post_migrate=_inhibits_post_migrate(case, connection))
+
+
+def _keeps_baseline(case: Any, using: str) -> bool:
+    # A class of Django's own that the runner has reset is flushed as before where there can be no baseline.
+    return getattr(case, "reset_to", "baseline") == "baseline" and find_obstacle(using) is None
+
+
+@contextmanager
+def _without_loading(case: type[Any]) -> Iterator[None]:
+    """Have ``serialized_rollback`` load nothing where the rows are there: it would cost a query each."""
+    aliases = case._databases_names(include_mirrors=False)
+    if not case.serialized_rollback or not all(_keeps_baseline(case, alias) for alias in aliases):
+        yield
+        return
+    case.serialized_rollback = False
+    try:
+        yield
+    finally:
+        case.serialized_rollback = True
 
 
 def _reset_to_baseline(using: str) -> None:
@@ -193,12 +204,26 @@ def drop_stale_sessions(case: type[Any]) -> None:
 
 def _pre_setup(cls: type[Any]) -> None:
     drop_stale_sessions(cls)
-    _PRE_SETUP.__func__(cls)
+    _STOCK["_pre_setup"].__func__(cls)
 
 
-_PRE_SETUP: Any = vars(TransactionTestCase)["_pre_setup"]
+def _fixture_setup(cls: type[Any]) -> None:
+    with _without_loading(cls):
+        _STOCK["_fixture_setup"].__func__(cls)
+
+
+def _reset_sequences(cls: type[Any], db_name: str) -> None:
+    if _keeps_baseline(cls, db_name):
+        restart_sequences(db_name)
+    else:
+        _STOCK["_reset_sequences"].__func__(db_name)
+
+
+_STOCK: dict[str, Any] = dict(vars(TransactionTestCase))
 _HOOKS: dict[str, Any] = {
     "_pre_setup": classmethod(_pre_setup),
+    "_fixture_setup": classmethod(_fixture_setup),
+    "_reset_sequences": classmethod(_reset_sequences),
     "_fixture_teardown": reset_after,
     "_should_reload_connections": close_others,
 }

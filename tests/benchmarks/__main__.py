@@ -47,6 +47,7 @@ def groups() -> dict[str, Callable[[Bench], Iterator[Case]]]:
         "sqlite": cases_elsewhere.run_sqlite,
         "disk": cases_elsewhere.run_disk,
         "testcases": cases_testcases.run_testcases,
+        "testcases-netbox": cases_testcases.run_testcases_of_netbox,
     }
 
 
