@@ -78,7 +78,8 @@ def values(model):
 empty = [model for model in models if not model.objects.exists() and values(model) is not None]
 written = empty[:: len(empty) // 5][:5]
 rows = {{model: model.objects.count() for model in apps.get_models()}}
-print(len(connection.introspection.django_table_names(only_existing=True)), sum(rows.values()))
+counted = len(connection.introspection.django_table_names(only_existing=True)), sum(rows.values())
+print(json.dumps([*counted, [model._meta.db_table for model in written]]))
 
 def nothing(self):
     pass
@@ -191,12 +192,12 @@ def _of_installed_apps(models: str) -> str:
 def _measure(bench: Bench, project: Project, key: str, about: str) -> Case:
     done = project.run("-W", "ignore", "measure.py", str(max(5, bench.rounds // 10)), seconds=1_200).must_pass()
     *_, counted, told = done.stdout.splitlines()
-    tables, rows = map(int, counted.split())
+    tables, rows, written = json.loads(counted)
     times = {who: tuple(measured) for who, measured in json.loads(told).items()}
     roles = {"TestCase": "floor", "ResetTransactionTestCase": "ours", "ResetTransactionTestCase that writes": "ours"}
     series = tuple(Series(name=who, role=roles.get(who, "rival"), times=measured) for who, measured in times.items())
     title = f"A test, {about}: {tables} tables of models, {rows:,} rows in the baseline"
-    case = Case(key=key, title=title, series=series, base="TestCase")
+    case = Case(key=key, title=title, series=series, base="TestCase", note=f"written: {', '.join(written)}")
     return replace(case, targets=_targets(case))
 
 
