@@ -105,6 +105,15 @@ def _write_restarts(connection: BaseDatabaseWrapper) -> tuple[str, ...]:
     return tuple(connection.ops.sequence_reset_by_name_sql(no_style(), listed)) if listed else ()
 
 
+def lacks_rows(using: str) -> bool:
+    """Whether rows of the baseline are missing or changed. Costs a comparison with the copies."""
+    connection = connections[using]
+    backend = get_backend(connection)
+    baseline = require_baseline(connection, BASELINE)
+    changes = backend.count_changes(connection, baseline, sorted(baseline.tables)).values()
+    return any(change.updated or change.inserted for change in changes)
+
+
 def refit_baseline(using: str) -> None:
     """Have the baseline hold for the schema as it is now, if the tables that it has rows of are as they were.
 

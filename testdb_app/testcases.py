@@ -11,24 +11,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from django.db import DatabaseError, InterfaceError, connections
 from django.test import LiveServerTestCase, TransactionTestCase
 
-from testdb_app.backends import get_backend
-from testdb_app.caches import clear_all_caches
-from testdb_app.exceptions import BaselineError, ConfigurationError, TestDBError, UnsupportedError
-from testdb_app.flushing import flush
-from testdb_app.options import TARGETS
-from testdb_app.preparing import (
-    find_obstacle,
-    get_resetter,
-    prepare_test_database,
-    refit_baseline,
-    restart_sequences,
+from testdb_app.between_tests import (
+    check_baseline,
+    check_target,
+    close_others,
+    drop_stale_sessions,
+    keeps_baseline,
+    reset_after,
+    without_loading,
 )
+from testdb_app.preparing import prepare_test_database, restart_sequences
 
 if TYPE_CHECKING:
-    from django.db.backends.base.base import BaseDatabaseWrapper
 
     class _Base(TransactionTestCase):
         """With the hooks that the type stubs leave out."""
@@ -74,12 +70,12 @@ class ResetMixin(_Base):
 
     @classmethod
     def _fixture_setup(cls) -> None:
-        with _without_loading(cls):
+        with without_loading(cls):
             super()._fixture_setup()
 
     @classmethod
     def _reset_sequences(cls, db_name: str) -> None:
-        if _keeps_baseline(cls, db_name):
+        if keeps_baseline(cls, db_name):
             restart_sequences(db_name)
         else:
             super()._reset_sequences(db_name)
@@ -99,121 +95,18 @@ class ResetLiveServerTestCase(ResetMixin, LiveServerTestCase):
     """Django's ``LiveServerTestCase`` with a reset in place of the flush; see :class:`ResetMixin`."""
 
 
-def check_target(case: type[Any]) -> None:
-    """Raise :class:`ConfigurationError` for a ``reset_to`` that names no state."""
-    if case.reset_to not in TARGETS:
-        raise ConfigurationError(
-            f"{case.__module__}.{case.__qualname__}.reset_to must be one of {', '.join(TARGETS)}, not {case.reset_to!r}."
-        )
-
-
-def check_baseline(case: type[Any], using: str) -> None:
-    """Raise :class:`UnsupportedError` if *case* resets to a baseline that the database of the alias *using* cannot have."""
-    obstacle = find_obstacle(using)
-    if obstacle is not None:
-        raise UnsupportedError(
-            f'{case.__module__}.{case.__qualname__} resets the alias "{using}" to its baseline, and there is none: {obstacle} Or '
-            'set reset_to = "empty" on the class, which leaves what Django\'s flush does.'
-        ) from obstacle
-
-
-def reset_after(case: Any) -> None:
-    """Do what the teardown of *case* has to do in the databases that it names; see :class:`ResetMixin`.
-
-    A database that cannot be reset does not keep the others from it. Raises the first error, with notes of the others.
-    """
-    clear_all_caches()
-    errors: list[Exception] = []
-    for alias in case._databases_names(include_mirrors=False):
-        try:
-            _reset_database(case, connections[alias])
-        except (TestDBError, DatabaseError, InterfaceError) as error:
-            errors.append(error)
-    if errors:
-        for other in errors[1:]:
-            errors[0].add_note(str(other))
-        raise errors[0]
-
-
-def _reset_database(case: Any, connection: BaseDatabaseWrapper) -> None:
-    end_transaction(connection)
-    get_backend(connection).renew_session(connection)
-    if _keeps_baseline(case, connection.alias):
-        _reset_to_baseline(connection.alias)
-    else:
-        flush(connection.alias, inhibit_post_migrate=_inhibits_post_migrate(case, connection))
-
-
-def _keeps_baseline(case: Any, using: str) -> bool:
-    # A class of Django's own that the runner has reset is flushed as before where there can be no baseline.
-    return getattr(case, "reset_to", "baseline") == "baseline" and find_obstacle(using) is None
-
-
-@contextmanager
-def _without_loading(case: type[Any]) -> Iterator[None]:
-    """Have ``serialized_rollback`` load nothing where the rows are there: it would cost a query each."""
-    aliases = case._databases_names(include_mirrors=False)
-    if not case.serialized_rollback or not all(_keeps_baseline(case, alias) for alias in aliases):
-        yield
-        return
-    case.serialized_rollback = False
-    try:
-        yield
-    finally:
-        case.serialized_rollback = True
-
-
-def _reset_to_baseline(using: str) -> None:
-    resetter = get_resetter(using, "baseline")
-    try:
-        resetter.reset()
-    except BaselineError:
-        # Django's flush does not mind that a test has left a table.
-        refit_baseline(using)
-        resetter.reset()
-
-
-def close_others(case: Any) -> bool:
-    """Close the connections that :func:`reset_after` has not made as good as new; return that no other has to be closed."""
-    renewed = set(case._databases_names(include_mirrors=False))
-    for connection in connections.all(initialized_only=True):
-        if connection.alias not in renewed:
-            connection.close()
-    return False
-
-
-def end_transaction(connection: BaseDatabaseWrapper) -> None:
-    """Undo what a test has left uncommitted outside of ``atomic()``, as Django does by closing the connection."""
-    if connection.connection is None or connection.in_atomic_block:
-        return
-    try:
-        # The driver knows where there is nothing to undo.
-        connection.rollback()
-        if not connection.get_autocommit():
-            connection.set_autocommit(True)
-    except (DatabaseError, InterfaceError):
-        # It is lost. The reset makes a new one.
-        connection.close()
-
-
-def drop_stale_sessions(case: type[Any]) -> None:
-    """Close what :func:`reset_after` has left open and a test that is no database test has closed since, or would not open so."""
-    for alias in case._databases_names():
-        get_backend(connections[alias]).drop_stale_session(connections[alias])
-
-
 def _pre_setup(cls: type[Any]) -> None:
     drop_stale_sessions(cls)
     _STOCK["_pre_setup"].__func__(cls)
 
 
 def _fixture_setup(cls: type[Any]) -> None:
-    with _without_loading(cls):
+    with without_loading(cls):
         _STOCK["_fixture_setup"].__func__(cls)
 
 
 def _reset_sequences(cls: type[Any], db_name: str) -> None:
-    if _keeps_baseline(cls, db_name):
+    if keeps_baseline(cls, db_name):
         restart_sequences(db_name)
     else:
         _STOCK["_reset_sequences"].__func__(db_name)
@@ -245,10 +138,3 @@ def reset_all() -> None:
     """Have every ``TransactionTestCase`` of this process end by a reset from now on."""
     for name, hook in _HOOKS.items():
         setattr(TransactionTestCase, name, hook)
-
-
-def _inhibits_post_migrate(case: Any, connection: BaseDatabaseWrapper) -> bool:
-    # As TransactionTestCase._fixture_teardown() decides it.
-    return case.available_apps is not None or (
-        case.serialized_rollback and hasattr(connection, "_test_serialized_contents")
-    )

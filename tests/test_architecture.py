@@ -30,6 +30,7 @@ LAYERS = (
     ("baseline", "resetter"),
     ("checks", "preparing"),
     ("flushing",),
+    ("between_tests",),
     ("testcases",),
     ("runner", "pytest_plugin"),
     ("management",),
