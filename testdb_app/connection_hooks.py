@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from django.db import DatabaseError, InterfaceError
 from django.db.transaction import TransactionManagementError
 
+from testdb_app.backends.base import TransactionStatus
+
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
@@ -20,11 +22,14 @@ _MOST_OF_A_STATEMENT = 200
 class ConnectionHooks:
     """Hooks into one connection: who closed it and where, which statement failed, whose transaction must not be committed.
 
-    ``owners`` are the texts of those who own its transaction, the innermost last.
+    ``owners`` are the texts of those who own its transaction, the innermost last. *status* tells what the driver
+    knows of the transaction; the statement that ended it is noted.
     """
 
-    def __init__(self, connection: BaseDatabaseWrapper) -> None:
+    def __init__(self, connection: BaseDatabaseWrapper, status: Callable[[], TransactionStatus]) -> None:
         self.connection = connection
+        self.status = status
+        self.ended_by = ""
         self.owners: list[str] = []
         self.ignores_close = 0
         self.closed_where = ""
@@ -48,16 +53,19 @@ class ConnectionHooks:
         if self.ignores_close:
             return
         if not self.connection.closed_in_transaction:
-            self.closed_where = f" ({_caller()})"
+            self.closed_where = f" ({caller()})"
         self._close()
 
     def _note_failure(self, execute: Callable[..., Any], sql: str, params: Any, many: bool, context: Any) -> Any:
         try:
             result = execute(sql, params, many, context)
         except (DatabaseError, InterfaceError) as error:
-            statement = " ".join(str(sql).split())[:_MOST_OF_A_STATEMENT]
-            self.failure = f", and was not rolled back: {statement} ({' '.join(str(error).split())})"
+            # What fails because something has failed before is not what did it.
+            if type(error.__cause__).__name__ != "InFailedSqlTransaction":
+                self.failure = f", and was not rolled back: {shorten(sql)} ({' '.join(str(error).split())})"
             raise
+        if not self.ended_by and self.status() is TransactionStatus.NONE:
+            self.ended_by = f"by {shorten(sql)} ({caller()})"
         return result
 
     def _refuse(self) -> None:
@@ -69,7 +77,12 @@ class ConnectionHooks:
             )
 
 
-def _caller() -> str:
+def shorten(sql: object) -> str:
+    """Return a statement in one line that is not too long for a message."""
+    return " ".join(str(sql).split())[:_MOST_OF_A_STATEMENT]
+
+
+def caller() -> str:
     """Return file and line of the innermost frame that is not part of the machinery."""
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(_BELOW):

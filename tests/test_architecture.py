@@ -26,7 +26,7 @@ LAYERS = (
     ("guard", "options", "connection_hooks", "transaction_state", "plan", "selection", "labels", "rendering"),
     ("backends.postgresql", "backends.sqlite", "backends.generic"),
     ("backends",),  # finds the folder of a vendor
-    ("references", "report", "looking", "known_map", "caches", "signals", "retrying"),
+    ("references", "report", "damage", "looking", "known_map", "caches", "signals", "retrying"),
     ("baseline", "resetter", "outer_transaction"),
     ("checks", "preparing"),
     ("testcases",),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from testdb_app.exceptions import ExclusionError
+from testdb_app.exceptions import Blocker, ExclusionError, UnsupportedError
 from testdb_app.schema import ForeignKey, QualifiedName, Schema
 from testdb_app.states import Baseline, RowChanges, SequenceState
 
@@ -32,6 +32,17 @@ class TransactionStatus(StrEnum):
     OPEN = "open"
     FAILED = "failed"
     LOST = "lost"
+
+
+class Failure(StrEnum):
+    """Why the database refused a statement, as far as a test session tells it apart."""
+
+    STATEMENT_TIMEOUT = "statement time-out"
+    LOCK_TIMEOUT = "lock time-out"
+    IDLE_TIMEOUT = "idle time-out"
+    ABORTED = "the transaction is aborted"
+    LOST = "the connection is lost"
+    OTHER = "something else"
 
 
 class Mark(StrEnum):
@@ -202,3 +213,41 @@ def check_deferred(connection: BaseDatabaseWrapper) -> None:
 def status_as_django_knows(connection: BaseDatabaseWrapper) -> TransactionStatus:
     """Return the ``transaction_status()`` of a vendor whose driver does not tell: what Django believes."""
     return TransactionStatus.OPEN if connection.in_atomic_block else TransactionStatus.NONE
+
+
+def begin_with_savepoint(connection: BaseDatabaseWrapper, savepoint: str, limits: Mapping[str, int]) -> None:
+    """Make the savepoint as Django's own are made: the ``begin()`` of a vendor for which Django begins."""
+    if limits:
+        refuse_limits(connection, limits)
+    if connection.features.uses_savepoints:
+        with connection.cursor() as cursor:
+            cursor.execute(f"SAVEPOINT {savepoint}")
+
+
+def undo_to_savepoint(connection: BaseDatabaseWrapper, savepoint: str) -> None:
+    """Go back to the savepoint: the ``undo()`` of a vendor for which Django ends the transaction."""
+    if connection.features.uses_savepoints:
+        with connection.cursor() as cursor:
+            cursor.execute(f"ROLLBACK TO SAVEPOINT {savepoint}")
+
+
+def refuse_limits(
+    connection: BaseDatabaseWrapper, limits: Mapping[str, int], *, local: bool = False
+) -> Mapping[str, str]:
+    """Refuse what the vendor does not have: the ``limit()`` of one that has no limits."""
+    if limits:
+        names = " and ".join(sorted(limits))
+        raise UnsupportedError(
+            f'The database "{connection.alias}" ({connection.display_name}) knows no {names}. Leave that out for this '
+            "database, or run these tests on PostgreSQL."
+        )
+    return {}
+
+
+def lift_no_limits(connection: BaseDatabaseWrapper, earlier: Mapping[str, str]) -> None:
+    """Do nothing: the ``lift()`` of a vendor that has no limits."""
+
+
+def nobody_blocks(connection: BaseDatabaseWrapper, pid: object, sql: str, error: BaseException) -> list[Blocker]:
+    """Return nobody: the ``find_blockers()`` of a vendor that does not tell who holds a lock."""
+    return []

@@ -5,7 +5,18 @@ It keeps fewer promises, and its warning says which. A vendor that is to keep th
 
 from __future__ import annotations
 
-from testdb_app.backends.base import check_deferred, close_session, status_as_django_knows, without_watch
+from testdb_app.backends.base import (
+    Failure,
+    begin_with_savepoint,
+    check_deferred,
+    close_session,
+    lift_no_limits,
+    nobody_blocks,
+    refuse_limits,
+    status_as_django_knows,
+    undo_to_savepoint,
+    without_watch,
+)
 from testdb_app.backends.generic import introspection, operations
 from testdb_app.backends.protocols import Backend
 
@@ -24,6 +35,7 @@ class GenericBackend:
 
     vendor = "generic"
     warning: str | None = WARNING
+    has_local_limits = False
 
     identify = staticmethod(introspection.identify)
     read_schema = staticmethod(introspection.read_schema)
@@ -40,8 +52,17 @@ class GenericBackend:
     watch = staticmethod(without_watch)
     renew_session = staticmethod(close_session)
     transaction_status = staticmethod(status_as_django_knows)
+    begin = staticmethod(begin_with_savepoint)
+    undo = staticmethod(undo_to_savepoint)
+    limit = staticmethod(refuse_limits)
+    lift = staticmethod(lift_no_limits)
+    find_blockers = staticmethod(nobody_blocks)
     check_deferred = staticmethod(check_deferred)
     drop_baseline = staticmethod(operations.drop_baseline)
+
+    def classify(self, error: BaseException) -> Failure:
+        """Return that nobody knows."""
+        return Failure.OTHER
 
 
 BACKEND: Backend = GenericBackend()

@@ -16,7 +16,8 @@ from testdb_app.backends.base import (
     Step,
 )
 from testdb_app.backends.postgresql import baseline as baseline_tables
-from testdb_app.backends.postgresql import catalog, operations, restoring, session, signals
+from testdb_app.backends.postgresql import catalog, limits, operations, restoring, session, signals
+from testdb_app.backends.postgresql.blocking import find_blockers
 from testdb_app.backends.postgresql.connection import rolled_back_on_error, run_sql, transaction_status
 from testdb_app.backends.postgresql.errors import explain
 from testdb_app.backends.postgresql.introspection import parse_identity, read_schema
@@ -43,6 +44,7 @@ class PostgreSQLBackend:
 
     vendor = "postgresql"
     warning: str | None = None
+    has_local_limits = True
 
     def identify(self, connection: BaseDatabaseWrapper) -> DatabaseIdentity:
         """Ask the live connection where it leads. One round trip."""
@@ -121,6 +123,12 @@ class PostgreSQLBackend:
 
     renew_session = staticmethod(session.renew_session)
     transaction_status = staticmethod(transaction_status)
+    begin = staticmethod(limits.begin)
+    undo = staticmethod(limits.undo)
+    limit = staticmethod(limits.limit)
+    lift = staticmethod(limits.lift)
+    classify = staticmethod(limits.classify)
+    find_blockers = staticmethod(find_blockers)
 
     def check_deferred(self, connection: BaseDatabaseWrapper) -> None:
         """Check what is deferred at once. One round trip."""

@@ -8,8 +8,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from testdb_app.backends.base import TransactionStatus, check_deferred, close_session, without_watch
-from testdb_app.backends.sqlite import baseline, execution, identity, introspection, operations
+from testdb_app.backends.base import (
+    TransactionStatus,
+    begin_with_savepoint,
+    check_deferred,
+    close_session,
+    nobody_blocks,
+    undo_to_savepoint,
+    without_watch,
+)
+from testdb_app.backends.sqlite import baseline, execution, identity, introspection, limits, operations
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -22,6 +30,7 @@ class SQLiteBackend:
 
     vendor = "sqlite"
     warning: str | None = None
+    has_local_limits = False
 
     identify = staticmethod(identity.identify)
     set_mark = staticmethod(identity.set_mark)
@@ -37,6 +46,12 @@ class SQLiteBackend:
     write_baseline = staticmethod(baseline.write_baseline)
     watch = staticmethod(without_watch)
     renew_session = staticmethod(close_session)
+    begin = staticmethod(begin_with_savepoint)
+    undo = staticmethod(undo_to_savepoint)
+    limit = staticmethod(limits.limit)
+    lift = staticmethod(limits.lift)
+    classify = staticmethod(limits.classify)
+    find_blockers = staticmethod(nobody_blocks)
     check_deferred = staticmethod(check_deferred)
     drop_baseline = staticmethod(baseline.drop_baseline)
 
