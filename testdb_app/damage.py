@@ -74,6 +74,13 @@ def has_failed(connection: BaseDatabaseWrapper) -> bool:
     return get_backend(connection).transaction_status(connection) is TransactionStatus.FAILED
 
 
+def close_for_good(connection: BaseDatabaseWrapper) -> None:
+    """Close *connection*, also one of a pool, whose next user must not get a session of which nothing is known."""
+    if connection.settings_dict["OPTIONS"].get("pool") and connection.connection is not None:
+        connection.connection.close()
+    connection.close()
+
+
 def find_dangling(connection: BaseDatabaseWrapper) -> Damage | None:
     """Return which deferred constraint a commit would find violated; None if none. A few round trips, nothing changes."""
     try:

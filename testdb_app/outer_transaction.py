@@ -19,12 +19,12 @@ from weakref import WeakKeyDictionary
 
 from django.db import DatabaseError, InterfaceError, transaction
 
-from testdb_app import guard
 from testdb_app.backends import get_backend
 from testdb_app.connection_hooks import ConnectionHooks
-from testdb_app.damage import Damage, describe_end, find_damage, find_dangling, has_failed, is_lost
+from testdb_app.damage import Damage, close_for_good, describe_end, find_damage, find_dangling, has_failed, is_lost
 from testdb_app.exceptions import SessionBrokenError, SessionNestingError
-from testdb_app.transaction_state import check_no_transaction
+from testdb_app.permission import ask_the_guard
+from testdb_app.transaction_state import check_no_transaction, leave_blocks
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 _numbers = itertools.count(1)
 _open: WeakKeyDictionary[BaseDatabaseWrapper, list[OuterTransaction]] = WeakKeyDictionary()
 _hooks: WeakKeyDictionary[BaseDatabaseWrapper, ConnectionHooks] = WeakKeyDictionary()
-# The driver's connection that the guard was asked about last.
-_permitted: WeakKeyDictionary[BaseDatabaseWrapper, Any] = WeakKeyDictionary()
 # A pool may have several connections that the server has ended meanwhile.
 _MOST_ATTEMPTS = 10
 
@@ -65,6 +63,11 @@ class OuterTransaction:
     def is_open(self) -> bool:
         """Whether it was opened, and not rolled back since."""
         return self._atomic is not None
+
+    @property
+    def is_innermost(self) -> bool:
+        """Whether no ``atomic()`` block was entered inside it that is not left yet."""
+        return self.connection.atomic_blocks[-1:] == [self._atomic]
 
     def open(self) -> None:
         """Begin. One round trip, and one more where the guard has not been asked about the session, or for limits inside another.
@@ -101,7 +104,7 @@ class OuterTransaction:
     def _open(self) -> None:
         connection = self.connection
         connection.ensure_connection()
-        self._ask_the_guard()
+        ask_the_guard(connection, self.allow)
         is_nested = connection.in_atomic_block
         atomic: Any = transaction.atomic(using=connection.alias)
         atomic._from_testcase = True
@@ -139,19 +142,14 @@ class OuterTransaction:
         except BaseException:
             # Interrupted: what the session is in is not known any more, and the server undoes what was in it.
             with suppress(DatabaseError, InterfaceError):
-                connection.close()
+                close_for_good(connection)
             raise
         finally:
             self._unhook()
             self._leave()
         if damage is not None and damage.is_fatal and not connection.in_atomic_block:
-            connection.close()
+            close_for_good(connection)
         return damage
-
-    def _ask_the_guard(self) -> None:
-        if _permitted.get(self.connection) is not self.connection.connection:
-            guard.check_may_reset(get_backend(self.connection).identify(self.connection), allow=self.allow)
-            _permitted[self.connection] = self.connection.connection
 
     def _check_may_nest(self) -> None:
         """Refuse a savepoint in what has failed: there could be none, and nothing would be undone."""
@@ -199,13 +197,8 @@ class OuterTransaction:
 
     def _leave_blocks_above(self) -> Damage | None:
         """Leave what somebody has entered by hand inside, and has not left."""
-        blocks = self.connection.atomic_blocks
-        if self._atomic not in blocks or blocks[-1] is self._atomic:
+        if not leave_blocks(self.connection, above=self._atomic):
             return None
-        while blocks[-1] is not self._atomic:
-            transaction.set_rollback(True, using=self.connection.alias)
-            with suppress(DatabaseError, InterfaceError):
-                blocks[-1].__exit__(None, None, None)
         return Damage(what="an atomic() block was entered in it, and not left", is_fatal=False)
 
     def _check_is_last(self) -> None:

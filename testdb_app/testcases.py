@@ -19,6 +19,7 @@ from testdb_app.backends import get_backend
 from testdb_app.exceptions import ConfigurationError, TestDBError
 from testdb_app.options import TARGETS
 from testdb_app.preparing import get_resetter, prepare_test_database, restart_sequences
+from testdb_app.transaction_state import end_transaction
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -139,20 +140,6 @@ def close_others(case: Any) -> bool:
         if connection.alias not in renewed:
             connection.close()
     return False
-
-
-def end_transaction(connection: BaseDatabaseWrapper) -> None:
-    """Undo what a test has left uncommitted outside of ``atomic()``, as Django does by closing the connection."""
-    if connection.connection is None or connection.in_atomic_block:
-        return
-    try:
-        # The driver knows where there is nothing to undo.
-        connection.rollback()
-        if not connection.get_autocommit():
-            connection.set_autocommit(True)
-    except (DatabaseError, InterfaceError):
-        # It is lost. The reset makes a new one.
-        connection.close()
 
 
 @contextmanager

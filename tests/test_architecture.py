@@ -26,11 +26,11 @@ LAYERS = (
     ("guard", "options", "connection_hooks", "transaction_state", "plan", "selection", "labels", "rendering"),
     ("backends.postgresql", "backends.sqlite", "backends.generic"),
     ("backends",),  # finds the folder of a vendor
-    ("references", "report", "damage", "looking", "known_map", "caches", "signals", "retrying"),
+    ("references", "report", "damage", "permission", "looking", "known_map", "caches", "signals", "retrying"),
     ("baseline", "resetter", "outer_transaction"),
     ("checks", "preparing"),
-    ("testcases",),
-    ("runner", "pytest_plugin"),
+    ("testcases", "sessions"),
+    ("runner", "pytest_sessions", "pytest_plugin"),
     ("management",),
     ("apps",),
 )
