@@ -64,8 +64,9 @@ class ConnectionHooks:
             if type(error.__cause__).__name__ != "InFailedSqlTransaction":
                 self.failure = f", and was not rolled back: {shorten(sql)} ({' '.join(str(error).split())})"
             raise
-        if not self.ended_by and self.status() is TransactionStatus.NONE:
-            self.ended_by = f"by {shorten(sql)} ({caller()})"
+        finally:
+            if not self.ended_by and self.status() is TransactionStatus.NONE:
+                self.ended_by = f"by {shorten(sql)} ({caller()})"
         return result
 
     def _refuse(self) -> None:

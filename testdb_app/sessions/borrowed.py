@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from django.db import DatabaseError, InterfaceError
@@ -127,7 +127,7 @@ class Borrowed(_Base):
 
     def _run(self, sql: str) -> None:
         self.ensure_connection()
-        with self.wrap_database_errors, self.create_cursor() as cursor:
+        with self.wrap_database_errors, closing(self.create_cursor()) as cursor:
             cursor.execute(sql)
 
     def _take_turn(self, execute: Callable[..., Any], sql: str, params: Any, many: bool, context: Any) -> Any:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.db import connections, transaction
 
 from testdb_app.sessions.borrowed import Borrowed
 from testdb_app.sessions.loans import Loan
+from testdb_app.sessions.turns import Turn
+
+if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper
 
 _loans: list[Loan] = []
 _changing = threading.RLock()
@@ -30,6 +34,11 @@ def take_down(loan: Loan) -> None:
         _loans.remove(loan)
         if not _loans:
             _uninstall()
+
+
+def find_turn(connection: BaseDatabaseWrapper) -> Turn | None:
+    """Return whose turn it is on *connection*, if it is lent already."""
+    return next((loan.turn for loan in _loans if loan.connection is connection), None)
 
 
 def get_storage() -> Any:
@@ -81,25 +90,33 @@ def _is_of_executor(thread: threading.Thread) -> bool:
 _enter, _exit = _atomic.__enter__, _atomic.__exit__
 
 
-def _enter_in_turn(self: transaction.Atomic) -> None:
+def _enter_in_turn(self: Any) -> None:
     loan = _loan_of(self)
     if loan is None:
         _enter(self)
         return
-    loan.enter_atomic()
+    loan.turn.take("atomic() in the session's own thread")
     try:
         _enter(self)
     except BaseException:
         loan.turn.give_back()
         raise
+    if self._from_testcase:
+        # A session inside a session: who borrows takes part in it.
+        loan.turn.give_back()
 
 
-def _exit_in_turn(self: transaction.Atomic, *exc: Any) -> None:
+def _exit_in_turn(self: Any, *exc: Any) -> None:
     loan = _loan_of(self)
-    try:
+    if loan is None:
         _exit(self, *exc)
-    finally:
-        if loan is not None:
+    elif self._from_testcase:
+        with loan.turn.taken("the end of a session"):
+            _exit(self, *exc)
+    else:
+        try:
+            _exit(self, *exc)
+        finally:
             loan.leave_atomic()
 
 

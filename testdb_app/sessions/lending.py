@@ -10,8 +10,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from testdb_app.exceptions import ConfigurationError
-from testdb_app.sessions.handing import get_storage, own_connection, put_up, take_down
+from testdb_app.sessions.handing import find_turn, get_storage, own_connection, put_up, take_down
 from testdb_app.sessions.loans import Loan
+from testdb_app.sessions.turns import Turn
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -31,7 +32,11 @@ def lending(
 ) -> Iterator[None]:
     """Lend *connections*, each with its aliases, while the block runs."""
     _check(borrower)
-    loans = [Loan(session, connection, aliases, timeout=timeout) for connection, aliases in connections.items()]
+    loans = [
+        # Of one connection there is one turn, whichever session lends it.
+        Loan(session, connection, aliases, turn=find_turn(connection) or Turn(session.owner, timeout))
+        for connection, aliases in connections.items()
+    ]
     with ExitStack() as stack:
         for loan in loans:
             loan.begin()

@@ -21,21 +21,33 @@ if TYPE_CHECKING:
     from testdb_app.sessions.opened import OpenSession
 
 
+class _TurnTaker:
+    """An execute wrapper for the session's own thread, whose statements take their turn too."""
+
+    def __init__(self, turn: Turn) -> None:
+        self.turn = turn
+
+    def __call__(self, execute: Callable[..., Any], sql: str, params: Any, many: bool, context: Any) -> Any:
+        with self.turn.taken("a statement of the session's own thread"):
+            return execute(sql, params, many, context)
+
+
 class Loan:
     """One connection of a session, lent to one thread, the jobs of one executor, or every other thread."""
 
     def __init__(
-        self, session: OpenSession, connection: BaseDatabaseWrapper, aliases: Iterable[str], *, timeout: float
+        self, session: OpenSession, connection: BaseDatabaseWrapper, aliases: Iterable[str], *, turn: Turn
     ) -> None:
         self.session = session
         self.connection = connection
         self.aliases = frozenset(aliases)
-        self.turn = Turn(session.owner, timeout)
+        self.turn = turn
         self.is_open = True
         self.owner = threading.current_thread()
         self.to_all = False
         self._threads: weakref.WeakKeyDictionary[threading.Thread, Any] = weakref.WeakKeyDictionary()
         self._raw = connection.connection
+        self._taker = _TurnTaker(turn)
         self._base = len(connection.atomic_blocks)
 
     def admit(self, thread: threading.Thread) -> None:
@@ -53,7 +65,10 @@ class Loan:
         found = self._threads.get(thread)
         if found is None:
             found = self._threads[thread] = borrow(self.connection, self)
-            found.execute_wrappers[:0] = [each for each in self.connection.execute_wrappers if each != self.take_turn]
+            # Below its own, which waits for its turn: that time is no statement's.
+            found.execute_wrappers += [
+                each for each in self.connection.execute_wrappers if not isinstance(each, _TurnTaker)
+            ]
         return found
 
     def get_connection(self) -> Any:
@@ -79,15 +94,6 @@ class Loan:
             django: Any = self.connection  # the stubs leave out whether one is robust
             django.run_on_commit += [(inside, function, robust) for _, function, robust in entries]
 
-    def take_turn(self, execute: Callable[..., Any], sql: str, params: Any, many: bool, context: Any) -> Any:
-        """Run a statement of the session's own thread in its turn."""
-        with self.turn.taken("a statement of the session's own thread"):
-            return execute(sql, params, many, context)
-
-    def enter_atomic(self) -> None:
-        """Take the turn for an ``atomic()`` block of the session's own thread."""
-        self.turn.take("atomic() in the session's own thread")
-
     def leave_atomic(self) -> None:
         """Give it back with the block, unless that was entered before the loan."""
         if len(self.connection.atomic_blocks) >= self._base:
@@ -95,7 +101,7 @@ class Loan:
 
     def begin(self) -> None:
         """Serialise what the session's own thread does from now on."""
-        self.connection.execute_wrappers.insert(0, self.take_turn)
+        self.connection.execute_wrappers.insert(0, self._taker)
 
     def end(self) -> None:
         """Wait for the transaction of a borrower to end, and take the connection back.
@@ -108,7 +114,7 @@ class Loan:
             self.is_open = False
             self.turn.give_up()
             wrappers = self.connection.execute_wrappers
-            wrappers[:] = [each for each in wrappers if each != self.take_turn]
+            wrappers[:] = [each for each in wrappers if each is not self._taker]
 
     def _refuse(self, kind: Any, message: str) -> None:
         raise make_error(kind, InterfaceError(message), message, owner=self.session.owner)

@@ -6,6 +6,7 @@ they are test databases.
 
 from __future__ import annotations
 
+from sqlite3 import ProgrammingError
 from typing import TYPE_CHECKING
 
 from testdb_app.backends.base import (
@@ -56,8 +57,11 @@ class SQLiteBackend:
     drop_baseline = staticmethod(baseline.drop_baseline)
 
     def transaction_status(self, connection: BaseDatabaseWrapper) -> TransactionStatus:
-        """Return whether a transaction is open."""
-        return TransactionStatus.OPEN if connection.connection.in_transaction else TransactionStatus.NONE
+        """Return whether a transaction is open; LOST if the connection was closed."""
+        try:
+            return TransactionStatus.OPEN if connection.connection.in_transaction else TransactionStatus.NONE
+        except ProgrammingError:
+            return TransactionStatus.LOST
 
 
 BACKEND: Backend = SQLiteBackend()
