@@ -7,6 +7,12 @@
     ├── UnknownNameError          a name or pattern matches no table
     ├── UnsafeDatabaseError       the guard does not know this database to be a test database
     ├── UnsupportedError          this database, server or schema cannot do what was asked
+    ├── DataError                 data could not be set up, taken away or kept
+    │   ├── DependentRowsError    rows that stay refer to rows that were set up and would go
+    │   ├── SeedError             seeds that come after each other in a circle
+    │   ├── MakeError             a row cannot be made of nothing
+    │   └── SnapshotError         the snapshot is gone, or belongs to another schema
+    ├── VerificationError         what a test verifies does not hold; an AssertionError too
     ├── ResetError                the reset was refused or failed; nothing was changed
     │   ├── ExclusionError        rows that stay refer to rows that would go
     │   ├── TransactionStateError the connection is inside a transaction, or an aborted one
@@ -84,6 +90,42 @@ class UnsafeDatabaseError(TestDBError):
 
 class UnsupportedError(TestDBError):
     """The database cannot do this; the message says which feature is missing."""
+
+
+class DataError(TestDBError):
+    """Data could not be set up, taken away or kept. Nothing was changed."""
+
+
+class DependentRowsError(DataError):
+    """Rows that were not set up refer to ones that were; ``dependents`` lists the foreign keys, and the keys of their rows."""
+
+    dependents: list[Any]
+
+
+class SeedError(DataError):
+    """Seeds come after each other in a circle; ``cycle`` (list of str) is the way round."""
+
+    cycle: list[str]
+
+
+class MakeError(DataError):
+    """A row cannot be made without more being given; ``model`` is the label, ``field`` the name of what to give."""
+
+    model: str
+    field: str
+
+
+class SnapshotError(DataError):
+    """A snapshot is closed or lost, or the schema has changed since; ``tables`` (list of str) names the tables, if any."""
+
+    tables: list[str] = []  # noqa: RUF012 - the default of an attribute that the constructor sets
+
+
+class VerificationError(TestDBError, AssertionError):
+    """What a test verifies does not hold; ``check`` is the name of the assertion, ``failures`` lists what it found."""
+
+    check: str
+    failures: list[Any]
 
 
 class ResetError(TestDBError):

@@ -88,13 +88,13 @@ def _with_clone_suffix(given: str, name: str) -> str:
     return name if name.startswith(given) and _CLONE_SUFFIX.fullmatch(name[len(given) :]) else given
 
 
-def check_may_reset(identity: DatabaseIdentity, *, allow: Iterable[str] = ()) -> str:
+def check_may_reset(identity: DatabaseIdentity, *, allow: Iterable[str] = (), act: str = "reset") -> str:
     """Return the name of the rule that permits a reset of the database that *identity* describes.
 
-    Parameters: *identity*, what the live connection said; *allow*, names that the caller gives.
+    Parameters: *identity*, what the live connection said; *allow*, names that the caller gives; *act*, what the error calls it.
     Raises :class:`UnsafeDatabaseError` with the rule that refused, or :class:`ReadOnlyError`.
     """
-    refusal = _find_refusal(identity)
+    refusal = _find_refusal(identity, act)
     if refusal is not None:
         raise refusal
     if identity.in_memory:
@@ -112,6 +112,7 @@ def check_may_reset(identity: DatabaseIdentity, *, allow: Iterable[str] = ()) ->
         "it is not known to be a test database. If it may be emptied, name it: "
         f'resetdb{_database_option(identity)} --allow-database "{identity.name}", or add the name to '
         'TESTDB["ALLOWED_DATABASES"], or mark it once with resetdb --mark-test.',
+        act,
     )
 
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+pytest_plugins = ("testdb_app.pytest_sessions",)
+
 INI = "testdb_reset_transactional"
 _HELP = "End every transactional test (transactional_db, live_server, django_db(transaction=True)) by a reset to the baseline."
 

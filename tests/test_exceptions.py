@@ -48,6 +48,12 @@ DETAILS: dict[str, Any] = {
     "opened_at": "shop/tests.py:12",
     "holders": ['session "checkout"'],
     "holder": "thread worker",
+    "dependents": [("public.a(b_id) → public.b(id)", [(1,)])],
+    "cycle": ["a", "b", "a"],
+    "model": "shop.Book",
+    "field": "author",
+    "check": "assert_row_counts",
+    "failures": ["shop.Book: 2 rows, not 1"],
 }
 
 

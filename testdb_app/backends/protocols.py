@@ -19,6 +19,7 @@ from testdb_app.backends.base import (
     Step,
     TransactionStatus,
 )
+from testdb_app.backends.data_protocols import DataBackend
 from testdb_app.exceptions import Blocker
 from testdb_app.schema import ForeignKey, QualifiedName, Schema
 from testdb_app.states import Baseline, RowChanges
@@ -67,6 +68,11 @@ class Backend(Protocol):
     vendor: str
     warning: str | None
     has_local_limits: bool
+
+    @property
+    def data(self) -> DataBackend:
+        """What the data helpers ask of this vendor."""
+        ...
 
     def identify(self, connection: BaseDatabaseWrapper) -> DatabaseIdentity:
         """Ask the live connection where it leads. One round trip; reads only."""

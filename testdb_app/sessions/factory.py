@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
@@ -33,6 +34,7 @@ class TestSessionFactory:
     - *pool*: options of psycopg_pool, as Django's ``OPTIONS["pool"]`` takes them, for the connections of
       :meth:`independent` sessions. It is closed with :meth:`close`.
     - *allow_database*: names of databases that may be written to although nothing marks them as test ones.
+    - *around*: a function that returns a context manager, entered before a session is opened and left after it is closed.
 
     Raises :class:`ConfigurationError`, which names the option and what it takes. It is safe to share between threads; a
     session belongs to the thread that has opened it.
@@ -52,6 +54,7 @@ class TestSessionFactory:
         ownership_timeout: Duration | None = None,
         pool: Mapping[str, Any] | bool | None = None,
         allow_database: str | Iterable[str] = (),
+        around: Callable[[], AbstractContextManager[object]] | None = None,
     ) -> None:
         self._given: dict[str, Any] = {
             "databases": databases,
@@ -63,6 +66,7 @@ class TestSessionFactory:
             "ownership_timeout": ownership_timeout,
             "pool": pool,
             "allow_database": allow_database,
+            "around": around,
         }
         self.options = check_session_options(**self._given)
         self._pools: dict[str, SharedPool] = {}

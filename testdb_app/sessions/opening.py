@@ -28,6 +28,7 @@ def open_session(session: OpenSession, pool: SharedPool, *, independent: str | N
     Raises an error of :mod:`testdb_app.exceptions`, or Django's, with nothing open.
     """
     with ExitStack() as stack:
+        stack.enter_context(session.options.around())
         if independent is None:
             for primary, others in group_aliases(session.options.aliases).items():
                 sweep(connections[primary])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,7 @@ class SessionOptions:
     ownership_timeout: float | None
     pool: Mapping[str, Any] | None
     allow_database: tuple[str, ...]
+    around: Callable[[], AbstractContextManager[object]]
 
     @property
     def aliases(self) -> tuple[str, ...]:
@@ -53,6 +55,7 @@ def check_session_options(
     ownership_timeout: Duration | None = None,
     pool: Mapping[str, Any] | bool | None = None,
     allow_database: str | Iterable[str] = (),
+    around: Callable[[], AbstractContextManager[object]] | None = None,
 ) -> SessionOptions:
     """Check the options; raise :class:`ConfigurationError` that names the one that is wrong, and what it takes."""
     if isolation not in ISOLATIONS:
@@ -75,6 +78,7 @@ def check_session_options(
         ownership_timeout=None if ownership is None else ownership / 1_000,
         pool=check_pool_options(pool),
         allow_database=_check_names("allow_database", allow_database, may_be_empty=True),
+        around=around or nullcontext,
     )
 
 

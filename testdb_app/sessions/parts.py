@@ -13,7 +13,7 @@ from testdb_app.backends import get_backend
 from testdb_app.damage import Damage
 from testdb_app.exceptions import SessionNestingError
 from testdb_app.outer_transaction import OuterTransaction, open_transactions
-from testdb_app.permission import ask_the_guard
+from testdb_app.permission import check_may_write
 from testdb_app.preparing import get_resetter, prepare_test_database
 from testdb_app.sessions.aliases import database_of
 from testdb_app.sessions.opened import OpenSession, sessions_on
@@ -93,7 +93,7 @@ class Committed:
         with connecting_within(self.connection, options.connect_timeout):
             self.connection.ensure_connection()
         self._raw = self.connection.connection
-        ask_the_guard(self.connection, options.allow_database)
+        check_may_write(self.connection, options.allow_database)
         self._claim()
         try:
             prepare_test_database(self.primary, allow_database=options.allow_database)
@@ -157,7 +157,7 @@ class Committed:
 
 
 def take_back(connection: BaseDatabaseWrapper, allow_database: tuple[str, ...]) -> bool:
-    """Reset what a session has committed that should not have, and return whether that was possible: is there a baseline?"""
+    """Reset what a session has committed and should not have; return False if there is no baseline to go back to."""
     if connection.in_atomic_block or get_backend(connection).read_baseline(connection) is None:
         return False
     get_resetter(connection.alias, "baseline", allow_database=allow_database).reset()

@@ -20,6 +20,7 @@ from testdb_app.sessions.lending import DEFAULT_TIMEOUT, Borrower, lending
 from testdb_app.sessions.opened import OpenSession, sessions_on
 from testdb_app.sessions.opening import open_session
 from testdb_app.sessions.options import SessionOptions
+from testdb_app.sessions.setting_up import SessionData
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -30,7 +31,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class TestSession:
+class TestSession(SessionData):
     """What :class:`testdb_app.sessions.TestSessionFactory` makes. One thread at a time, the one that has opened it.
 
     A context manager, also for ``enterContext()``; a decorator, which opens a new one around each call; or ``open()`` and
@@ -48,6 +49,7 @@ class TestSession:
         independent: str | None = None,
         opened_at: str | None = None,
     ) -> None:
+        super().__init__()
         self.name = name
         self.options = options
         self._pool = pool
@@ -102,7 +104,7 @@ class TestSession:
         if session is None or not session.is_open:
             return
         try:
-            end_session(session, self._before_the_end, with_inner=with_inner)
+            end_session(session, self._tear_down, with_inner=with_inner)
         finally:
             if not self.is_open and self._finalizer is not None:
                 self._finalizer.detach()
@@ -170,10 +172,15 @@ class TestSession:
     @contextmanager
     def savepoint(self) -> Iterator[None]:
         """Undo the block alone if it raises; an ``atomic()`` on each of the session's databases."""
-        with ExitStack() as stack:
-            for part in self._checked.parts:
-                stack.enter_context(transaction.atomic(using=part.connection.alias))
-            yield
+        parts, marks = self._checked.parts, self._marks()
+        try:
+            with ExitStack() as stack:
+                for part in parts:
+                    stack.enter_context(transaction.atomic(using=part.connection.alias))
+                yield
+        except BaseException:
+            self._forget_since(marks)
+            raise
 
     def run_on_commit(self, using: str | None = None) -> list[Callable[[], Any]]:
         """Run the callbacks of ``on_commit()`` collected so far, and those that they register; return them in order.
@@ -201,9 +208,6 @@ class TestSession:
             return
         with lending(session, dict(session.aliases), borrower, seconds):
             yield
-
-    def _before_the_end(self) -> None:
-        """Do what comes before everything is undone."""
 
 
 def current_session(using: str = "default") -> TestSession:

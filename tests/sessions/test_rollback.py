@@ -185,7 +185,7 @@ def test_all_databases_are_opened_or_none(database, make_factory):
 
 def test_a_database_that_is_no_test_database_is_refused_as_both_errors(database, make_factory):
     factory = make_factory(allow_database=())
-    with pytest.raises(UnsafeSessionError, match=r'the session "x" was not opened\. Refusing to reset') as caught:
+    with pytest.raises(UnsafeSessionError, match=r'the session "x" was not opened\. Refusing to write to') as caught:
         factory("x").open()
     assert isinstance(caught.value, UnsafeDatabaseError)
     assert (caught.value.rule, caught.value.alias) == ("unknown", database.alias)

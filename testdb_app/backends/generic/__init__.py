@@ -18,6 +18,7 @@ from testdb_app.backends.base import (
     without_watch,
 )
 from testdb_app.backends.generic import introspection, operations
+from testdb_app.backends.generic.data import GenericData
 from testdb_app.backends.protocols import Backend
 
 WARNING = (
@@ -34,6 +35,7 @@ class GenericBackend:
     """The backend for a vendor without a folder. Every method does as its function says."""
 
     vendor = "generic"
+    data = GenericData()
     warning: str | None = WARNING
     has_local_limits = False
 

@@ -52,9 +52,7 @@ class Asker:
     def turn_to(self, connection: BaseDatabaseWrapper) -> None:
         """Ask *connection* from now on. Sends nothing."""
         raw = connection.connection
-        if raw not in _PIPELINES:
-            _PIPELINES[raw] = Pipeline()
-        self._pipeline = _PIPELINES[raw]
+        self._pipeline = pipeline_of(connection)
         self._raw, self.pid = weakref.ref(raw), raw.info.backend_pid
 
     def insist(self, arguments: Sequence[str | None]) -> Command:
@@ -107,6 +105,14 @@ class Asker:
         # Who is connected is asked before the counters are read: a session that ends in between has reported by then.
         others, result = self.run(connection, [_OTHERS, look])
         return parse_look(rows_of(result)[0], tuple(text for (text,) in rows_of(others)))
+
+
+def pipeline_of(connection: BaseDatabaseWrapper) -> Pipeline:
+    """Return the pipeline over the driver's connection, which must be open: it knows what is prepared there."""
+    raw = connection.connection
+    if raw not in _PIPELINES:
+        _PIPELINES[raw] = Pipeline()
+    return _PIPELINES[raw]
 
 
 def array(numbers: Iterable[int]) -> str:

@@ -19,6 +19,7 @@ from testdb_app.backends.postgresql import baseline as baseline_tables
 from testdb_app.backends.postgresql import catalog, limits, operations, restoring, session, signals
 from testdb_app.backends.postgresql.blocking import find_blockers
 from testdb_app.backends.postgresql.connection import rolled_back_on_error, run_sql, transaction_status
+from testdb_app.backends.postgresql.data import PostgreSQLData
 from testdb_app.backends.postgresql.errors import explain
 from testdb_app.backends.postgresql.introspection import parse_identity, read_schema
 from testdb_app.backends.postgresql.looks import parse_conditions
@@ -45,6 +46,7 @@ class PostgreSQLBackend:
     vendor = "postgresql"
     warning: str | None = None
     has_local_limits = True
+    data = PostgreSQLData()
 
     def identify(self, connection: BaseDatabaseWrapper) -> DatabaseIdentity:
         """Ask the live connection where it leads. One round trip."""

@@ -19,6 +19,7 @@ from testdb_app.backends.base import (
     without_watch,
 )
 from testdb_app.backends.sqlite import baseline, execution, identity, introspection, limits, operations
+from testdb_app.backends.sqlite.data import SQLiteData
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -30,6 +31,7 @@ class SQLiteBackend:
     """The backend for SQLite, SpatiaLite included. Every method does as its function says."""
 
     vendor = "sqlite"
+    data = SQLiteData()
     warning: str | None = None
     has_local_limits = False
 

@@ -39,7 +39,7 @@ class RestoringStatement(Statement):
 
 def make_copy(table: BaselineTable, shape: TableShape) -> Iterator[str]:
     """Write the statements that make the copy of a table, with its rows."""
-    numbers = _numbers(table)
+    numbers = numbers_of(table)
     columns = [f"c{number}" for number in numbers.values()]
     key = [f"c{numbers[name]}" for name in table.key]
     if shape.has_rowid and key:
@@ -50,7 +50,7 @@ def make_copy(table: BaselineTable, shape: TableShape) -> Iterator[str]:
         columns.append(f"PRIMARY KEY ({', '.join(key)})")
     suffix = "" if shape.has_rowid else " WITHOUT ROWID"
     yield f"CREATE TABLE {quote_qualified(table.copy)} ({', '.join(columns)}){suffix}"
-    rowid = [] if table.key else [("k", _rowid(table))]
+    rowid = [] if table.key else [("k", rowid_of(table))]
     pairs = [*rowid, *((f"c{number}", f"t.{quote_name(name)}") for name, number in numbers.items())]
     yield (
         f"INSERT INTO {quote_qualified(table.copy)} ({', '.join(kept for kept, _ in pairs)}) "
@@ -61,29 +61,31 @@ def make_copy(table: BaselineTable, shape: TableShape) -> Iterator[str]:
 def probe(number: int, table: BaselineTable, shape: TableShape) -> str:
     """Write the query that returns *number* if the table is not as its copy."""
     live, copy = quote_qualified(table.name), quote_qualified(table.copy)
-    key = _match(table)
-    missing = f"{_key(table)[0][1]} IS NULL"
+    key = match(table)
+    missing = f"{key_of(table)[0][1]} IS NULL"
     return (
         f"SELECT {number} AS number WHERE (SELECT COUNT(*) FROM {live}) <> {table.rows} "
         f"OR EXISTS (SELECT 1 FROM {live} AS t LEFT JOIN {copy} AS c ON {key} "
-        f"WHERE {_any([missing, *_differences(table, shape, knows_sign=True)])})"
+        f"WHERE {any_of([missing, *differs(table, shape, knows_sign=True)])})"
     )
 
 
 def take_out(table: BaselineTable, shape: TableShape) -> Iterator[Statement]:
     """Write the statements that delete the rows which are not in the copy, and those which are there with other values."""
     live = f"{quote_qualified(table.name)} AS t"
-    found = f"EXISTS (SELECT 1 FROM {quote_qualified(table.copy)} AS c WHERE {_match(table)}"
+    found = f"EXISTS (SELECT 1 FROM {quote_qualified(table.copy)} AS c WHERE {match(table)}"
     yield Statement(sql=f"DELETE FROM {live} WHERE NOT {found})", counts=(table.name,))
-    if differences := list(_differences(table, shape, knows_sign=False)):
-        yield RestoringStatement(sql=f"DELETE FROM {live} WHERE {found} AND ({_any(differences)}))", changed=table.name)
+    if differences := list(differs(table, shape, knows_sign=False)):
+        yield RestoringStatement(
+            sql=f"DELETE FROM {live} WHERE {found} AND ({any_of(differences)}))", changed=table.name
+        )
 
 
 def count_changes(table: BaselineTable, shape: TableShape) -> str:
     """Write the query that counts the rows that came, those that changed, and those that are there at all."""
     live = f"{quote_qualified(table.name)} AS t"
-    found = f"EXISTS (SELECT 1 FROM {quote_qualified(table.copy)} AS c WHERE {_match(table)}"
-    differences = _any(list(_differences(table, shape, knows_sign=True))) or "0"
+    found = f"EXISTS (SELECT 1 FROM {quote_qualified(table.copy)} AS c WHERE {match(table)}"
+    differences = any_of(list(differs(table, shape, knows_sign=True))) or "0"
     return (
         f"SELECT (SELECT COUNT(*) FROM {live} WHERE NOT {found})), "
         f"(SELECT COUNT(*) FROM {live} WHERE {found} AND ({differences}))), (SELECT COUNT(*) FROM {live})"
@@ -92,12 +94,12 @@ def count_changes(table: BaselineTable, shape: TableShape) -> str:
 
 def put_in(table: BaselineTable) -> Statement:
     """Write the statement that inserts the rows of the copy which are missing."""
-    numbers = _numbers(table)
-    pairs = [] if table.key else [(_rowid(table).removeprefix("t."), "c.k")]
+    numbers = numbers_of(table)
+    pairs = [] if table.key else [(rowid_of(table).removeprefix("t."), "c.k")]
     pairs += [
         (quote_name(column.name), f"c.c{numbers[column.name]}") for column in table.columns if not column.is_generated
     ]
-    live, kept = (", ".join(names) for names in zip(*_key(table), strict=True))
+    live, kept = (", ".join(names) for names in zip(*key_of(table), strict=True))
     # Not a correlated subquery: its cursor would stay open, and an R-tree takes no rows while one reads it.
     return RestoringStatement(
         sql=f"INSERT INTO {quote_qualified(table.name)} ({', '.join(name for name, _ in pairs)}) "
@@ -109,27 +111,29 @@ def put_in(table: BaselineTable) -> Statement:
 
 def kept_values(table: BaselineTable, columns: Collection[str]) -> str:
     """Write the subquery of the values that *columns* have in the copy; a NULL, to which nothing refers, is left out."""
-    numbers = _numbers(table)
+    numbers = numbers_of(table)
     kept = [f"c{numbers[name]}" for name in columns]
     present = " AND ".join(f"{column} IS NOT NULL" for column in kept)
     return f"(SELECT {', '.join(kept)} FROM {quote_qualified(table.copy)} WHERE {present})"
 
 
-def _numbers(table: BaselineTable) -> dict[str, int]:
+def numbers_of(table: BaselineTable) -> dict[str, int]:
+    """Return for each column which one it is, from 1: the copy's ``c1`` …."""
     return {column.name: number for number, column in enumerate(table.columns, 1)}
 
 
-def _rowid(table: BaselineTable) -> str:
+def rowid_of(table: BaselineTable) -> str:
+    """Write the hidden rowid of a row ``t``."""
     rowid = find_rowid(table.columns)
     assert rowid is not None  # the capture refuses such a table
     return f"t.{rowid}"
 
 
-def _key(table: BaselineTable) -> list[tuple[str, str]]:
+def key_of(table: BaselineTable) -> list[tuple[str, str]]:
     """Return what tells rows apart, in the table and in the copy."""
-    numbers = _numbers(table)
+    numbers = numbers_of(table)
     if not table.key:
-        return [(_rowid(table), "c.k")]
+        return [(rowid_of(table), "c.k")]
     return [(f"t.{quote_name(name)}", f"c.c{numbers[name]}") for name in table.key]
 
 
@@ -138,16 +142,17 @@ def _exact(column: str) -> str:
     return f"+{column} COLLATE BINARY"
 
 
-def _match(table: BaselineTable) -> str:
-    return " AND ".join(f"{kept} = {_exact(live)}" for live, kept in _key(table))
+def match(table: BaselineTable) -> str:
+    """Write the condition under which a row ``t`` of the table and one ``c`` of the copy have the same key."""
+    return " AND ".join(f"{kept} = {_exact(live)}" for live, kept in key_of(table))
 
 
-def _differences(table: BaselineTable, shape: TableShape, *, knows_sign: bool) -> Iterator[str]:
+def differs(table: BaselineTable, shape: TableShape, *, knows_sign: bool) -> Iterator[str]:
     """Yield the conditions under which two rows of one key differ.
 
     Without the function for it, a zero whose sign nothing tells is taken for different.
     """
-    for name, number in _numbers(table).items():
+    for name, number in numbers_of(table).items():
         is_rowid = shape.has_rowid and name in table.key
         if is_rowid or table.columns[number - 1].is_generated:
             continue
@@ -160,6 +165,7 @@ def _differences(table: BaselineTable, shape: TableShape, *, knows_sign: bool) -
             yield f"(typeof({live}) = 'real' AND {live} = 0{sign})"
 
 
-def _any(terms: list[str]) -> str:
+def any_of(terms: list[str]) -> str:
+    """Write the disjunction, in groups that are not too deep."""
     groups = [" OR ".join(chunk) for chunk in chunks(terms, _DEPTH)]
     return groups[0] if len(groups) == 1 else " OR ".join(f"({group})" for group in groups)

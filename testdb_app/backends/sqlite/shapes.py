@@ -43,8 +43,9 @@ _NAMES = 400
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableShape:
-    """A table's columns, and its key: empty where only the hidden rowid tells its rows apart.
+    """A table's columns, and its key: empty where only the hidden rowid is certain to tell its rows apart.
 
+    ``primary_key`` is the one that was declared; unless it is the rowid, SQLite lets its columns be NULL.
     ``has_rowid`` is off for WITHOUT ROWID. ``loose`` are the columns that keep a number as it was given, down to the sign
     of -0.0, and ``numeric`` those that may have both 1 and 1.0, or the like. ``text`` describes it all.
     """
@@ -55,6 +56,7 @@ class TableShape:
     loose: frozenset[str]
     numeric: frozenset[str]
     text: str
+    primary_key: tuple[str, ...] = ()
 
 
 def find_rowid(columns: Iterable[BaselineColumn]) -> str | None:
@@ -94,8 +96,9 @@ def _shape(
     rows: list[tuple[str, str, int, int, int]], key_index: int | None, key: tuple[str, ...], *, is_virtual: bool
 ) -> TableShape:
     """Make a shape of the rows of :data:`COLUMNS`; *key_index* is None where no index makes the primary key."""
+    primary_key = tuple(name for _, name in sorted((place, name) for name, _, _, place, _ in rows if place))
     if key_index != 1:
-        key = key or tuple(name for _, name in sorted((place, name) for name, _, _, place, _ in rows if place))
+        key = key or primary_key
     lines = [
         " ".join(filter(None, (name, kind, "not null" if required else "", "generated" if hidden else "")))
         for name, kind, required, _, hidden in rows
@@ -103,6 +106,7 @@ def _shape(
     return TableShape(
         columns=tuple(BaselineColumn(name=name, is_generated=bool(hidden)) for name, _, _, _, hidden in rows),
         key=key,
+        primary_key=primary_key,
         has_rowid=key_index != 0,
         loose=frozenset(name for name, kind, *_ in rows if is_virtual or not _affinity(kind)),
         numeric=frozenset(name for name, kind, *_ in rows if is_virtual or _affinity(kind) in {"", "numeric"}),

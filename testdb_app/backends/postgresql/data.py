@@ -1,0 +1,127 @@
+"""What :mod:`testdb_app.data` asks of PostgreSQL: rows by COPY, keys, the states of tables, constraints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from testdb_app.backends.postgresql import catalog, differing, signs
+from testdb_app.backends.postgresql.connection import raw_cursor, run_sql
+from testdb_app.backends.postgresql.introspection import read_schema
+from testdb_app.backends.postgresql.known import ask
+from testdb_app.backends.postgresql.pipeline import Command
+from testdb_app.backends.postgresql.queries import chunks, read_rows, rows_of
+from testdb_app.backends.postgresql.quoting import quote, quote_literal
+from testdb_app.backends.postgresql.shapes import parse_columns
+from testdb_app.backends.postgresql.stored import store_state
+from testdb_app.backends.postgresql.violations import find_late_sequences, find_violations
+from testdb_app.differences import TableDifference
+from testdb_app.exceptions import UnsupportedError
+from testdb_app.schema import QualifiedName, Schema
+from testdb_app.states import Baseline
+
+if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
+_LOCK_TIMEOUT = 60.0
+_COMPARISONS_A_MESSAGE = 20
+
+
+class PostgreSQLData:
+    """See :class:`testdb_app.backends.data_protocols.DataBackend`."""
+
+    store_state = staticmethod(store_state)
+    find_violations = staticmethod(find_violations)
+    find_late_sequences = staticmethod(find_late_sequences)
+
+    def quote(self, connection: BaseDatabaseWrapper, name: QualifiedName | str) -> str:
+        """Quote an identifier, or a qualified one."""
+        return quote(name)
+
+    def read_schema(self, connection: BaseDatabaseWrapper, known: Schema | None) -> Schema:
+        """Return *known* if its token is still the schema's. One round trip, or two."""
+        if known is not None:
+            ((token,),) = rows_of(run_sql(connection, catalog.TOKEN)[0])
+            if token == known.token:
+                return known
+        return read_schema(connection)
+
+    def read_keys(
+        self, connection: BaseDatabaseWrapper, tables: Iterable[QualifiedName]
+    ) -> Mapping[QualifiedName, tuple[str, ...]]:
+        """Return the primary key of each table, or its narrowest unique key of columns that are never null."""
+        names = sorted(tables)
+        rows = read_rows(connection, signs.shapes_of(names), lock_timeout=_LOCK_TIMEOUT)[1] if names else []
+        return {QualifiedName(row[0], row[1]): parse_columns(row)[1] for row in rows}
+
+    def delete_together(
+        self, connection: BaseDatabaseWrapper, deletes: Sequence[tuple[QualifiedName, str, Sequence[Any]]]
+    ) -> list[int]:
+        """Delete by one statement, at the end of which even keys that cannot be deferred are checked."""
+        parts = [
+            f"d{number} AS (DELETE FROM {quote(table)} WHERE {condition} RETURNING 1)".replace("%", "%%").replace(
+                "%%s", "%s"
+            )
+            for number, (table, condition, _) in enumerate(deletes)
+        ]
+        counts = ", ".join(f"(SELECT pg_catalog.count(*) FROM d{number})" for number in range(len(deletes)))
+        with connection.cursor() as cursor:
+            values = [value for *_, parameters in deletes for value in parameters]
+            cursor.execute(f"WITH {', '.join(parts)} SELECT {counts}", values)
+            return [int(count) for count in cursor.fetchone()]
+
+    def insert_rows(
+        self, connection: BaseDatabaseWrapper, table: QualifiedName | str, columns: Sequence[str], rows: Iterable[Any]
+    ) -> int:
+        """Insert by one COPY. Values are what Django's fields prepare for psycopg."""
+        listed = f" ({', '.join(map(quote, columns))})" if columns else ""
+        count = 0
+        with raw_cursor(connection) as cursor, cursor.copy(f"COPY {quote(table)}{listed} FROM STDIN") as copy:
+            write_row = copy.write_row
+            for row in rows:
+                write_row(row)
+                count += 1
+        return count
+
+    def reserve_keys(self, connection: BaseDatabaseWrapper, table: str, column: str, number: int) -> Sequence[int]:
+        """Call the column's sequence so many times, in one query."""
+        sequence = f"pg_catalog.pg_get_serial_sequence({quote_literal(table)}, {quote_literal(column)})"
+        (result,) = run_sql(
+            connection,
+            f"SELECT CASE WHEN {sequence} IS NOT NULL THEN ARRAY(SELECT pg_catalog.nextval({sequence}) "
+            f"FROM pg_catalog.generate_series(1, {number})) END",
+        )
+        keys = rows_of(result)[0][0]
+        if keys is None:
+            raise UnsupportedError(
+                f"No sequence belongs to {table}({column}), so that keys cannot be reserved. Give rows their keys."
+            )
+        return list(keys)
+
+    def compare_with_baseline(
+        self,
+        connection: BaseDatabaseWrapper,
+        baseline: Baseline | None,
+        tables: Iterable[QualifiedName],
+        limit: int,
+    ) -> list[TableDifference]:
+        """Compare each table with its copy, or with no rows. One round trip per 20 tables."""
+        names = sorted(tables)
+        copies = baseline.tables if baseline is not None else {}
+        shapes = read_rows(connection, signs.shapes_of(names), lock_timeout=_LOCK_TIMEOUT)[1] if names else []
+        columns = signs.parse_relations([], shapes).columns
+        found = []
+        for chunk in chunks(names, _COMPARISONS_A_MESSAGE):
+            queries = [
+                differing.differences(
+                    columns[name],
+                    quote(copies[name].copy) if name in copies else differing.no_rows(name),
+                    differing.live(name),
+                    limit,
+                )
+                for name in chunk
+            ]
+            results = ask(connection, [Command(query) for query in queries])
+            compared = zip(chunk, results, strict=True)
+            found += [differing.parse_differences(name, columns[name], rows) for name, rows in compared]
+        return [difference for difference in found if difference is not None]

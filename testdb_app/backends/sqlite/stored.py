@@ -1,0 +1,226 @@
+"""States of tables, kept for a snapshot as temporary tables of the connection, and what differs between two of them.
+
+Rows are compared as for a baseline: storage class, collation and the sign of a zero included. SQLite does not tell what was
+written, so a comparison reads every table that has rows, and the copy of every one that had.
+"""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from django.db import Error
+
+from testdb_app.backends.data_protocols import StoredState
+from testdb_app.backends.sqlite.catalog import Catalog, read_catalog
+from testdb_app.backends.sqlite.differing import Side, compare, tell_signs
+from testdb_app.backends.sqlite.errors import execute, fetch, in_transaction
+from testdb_app.backends.sqlite.restoring import make_copy
+from testdb_app.backends.sqlite.shapes import TableShape, find_rowid, read_shapes
+from testdb_app.backends.sqlite.snapshot import all_or_nothing, snapshot
+from testdb_app.backends.sqlite.sql import quote_name, quote_qualified
+from testdb_app.differences import TableDifference
+from testdb_app.exceptions import SnapshotError, UnsupportedError
+from testdb_app.schema import QualifiedName
+from testdb_app.scope import ALWAYS_KEPT
+from testdb_app.states import Baseline, BaselineTable
+
+if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper
+    from django.db.backends.utils import CursorWrapper
+
+_numbers = itertools.count(1)
+# The attribute of a connection that keeps the driver's, and the copies in it that nobody needs any more.
+_LITTER = "_testdb_snapshot_litter"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """A table with rows: what is compared, its copy in ``table.copy``, and its shape then."""
+
+    table: BaselineTable
+    shape: TableShape
+
+
+class SQLiteState:
+    """The rows of tables at one moment; see :class:`testdb_app.backends.data_protocols.StoredState`."""
+
+    def __init__(
+        self,
+        connection: BaseDatabaseWrapper,
+        tables: dict[QualifiedName, Kept],
+        chosen: frozenset[QualifiedName] | None,
+    ) -> None:
+        self.tables = tables
+        self.is_open = True
+        self._raw = connection.connection
+        self._chosen = chosen
+        copies = [kept.table.copy for kept in tables.values()]
+        self._finalizer = weakref.finalize(self, _litter(connection).extend, copies)
+
+    def compare(self, connection: BaseDatabaseWrapper, later: StoredState | None, limit: int) -> list[TableDifference]:
+        """Return what differs. Costs one reading of all rows, then and now."""
+        self.check_usable(connection)
+        if later is not None:
+            assert isinstance(later, SQLiteState)
+            later.check_usable(connection)
+        tell_signs(connection)
+        with snapshot(connection) as cursor:
+            catalog = read_catalog(connection, cursor)
+            self._check_copies(connection, cursor)
+            now = _filled(connection, cursor, catalog, self._chosen) if later is None else list(later.tables)
+            names = sorted({*self.tables, *now})
+            shapes = read_shapes(connection, cursor, catalog, names)
+            self._refuse_other_tables(shapes)
+            found = []
+            for name in names:
+                before = self.tables[name].table.copy if name in self.tables else None
+                shape = _by_primary_key(shapes[name])
+                after = Side.live(name, shape) if later is None else later.side(name)
+                found.append(compare(connection, cursor, name, shape, before=before, after=after, limit=limit))
+        return [difference for difference in found if difference is not None]
+
+    def side(self, name: QualifiedName) -> Side | None:
+        """Return the table as it was, to be compared with an earlier state; None where it had no rows."""
+        kept = self.tables.get(name)
+        return Side.copied(kept.table, kept.shape) if kept is not None else None
+
+    def check_usable(self, connection: BaseDatabaseWrapper) -> None:
+        """Raise :class:`SnapshotError` if it is closed, or its copies went with the connection that made them."""
+        if not self.is_open:
+            raise SnapshotError("The snapshot is closed. Compare before it is closed.")
+        connection.ensure_connection()
+        if connection.connection is not self._raw:
+            raise SnapshotError(
+                f'The snapshot of "{connection.alias}" was taken over another connection, in which its copies were kept. Compare '
+                "over the same connection, before it is closed."
+            )
+
+    def close(self, connection: BaseDatabaseWrapper) -> None:
+        """Drop the copies, if their connection is still open."""
+        if self.is_open:
+            self.is_open = False
+            self._finalizer()
+            if connection.connection is not None and connection.connection is self._raw:
+                _drop_litter(connection)
+
+    def _check_copies(self, connection: BaseDatabaseWrapper, cursor: CursorWrapper) -> None:
+        there = {
+            name for (name,) in fetch(connection, cursor, "SELECT name FROM sqlite_temp_master WHERE type = 'table'")
+        }
+        if any(kept.table.copy.name not in there for kept in self.tables.values()):
+            raise SnapshotError(
+                f'The rows that a snapshot of "{connection.alias}" kept are gone: the transaction or savepoint in which it was '
+                "taken was rolled back. Take the snapshot before it, or compare inside."
+            )
+
+    def _refuse_other_tables(self, shapes: dict[QualifiedName, TableShape]) -> None:
+        changed = sorted(
+            str(name)
+            for name, kept in self.tables.items()
+            if name not in shapes or shapes[name].text != kept.shape.text
+        )
+        if changed:
+            raise SnapshotError(
+                f"Since the snapshot was taken, tables were dropped, renamed or altered: {', '.join(changed)}. Their rows "
+                "cannot be compared. Take the snapshot after the change.",
+                tables=changed,
+            )
+
+
+def store_state(connection: BaseDatabaseWrapper, tables: frozenset[QualifiedName] | None) -> SQLiteState:
+    """Keep the rows of *tables*, or of all. Costs a copy of each."""
+    connection.ensure_connection()
+    _drop_litter(connection)
+    kept: dict[QualifiedName, Kept] = {}
+    with snapshot(connection) as cursor:
+        catalog = read_catalog(connection, cursor)
+        names = _filled(connection, cursor, catalog, tables)
+        shapes = read_shapes(connection, cursor, catalog, names)
+        shapes = {name: _by_primary_key(shape) for name, shape in shapes.items()}
+        _refuse_unkeepable(connection, cursor, shapes)
+    with all_or_nothing(connection, "testdb_snapshot") as cursor:
+        for name in names:
+            shape = shapes[name]
+            copy = QualifiedName("temp", f"testdb_snapshot_{next(_numbers)}")
+            table = BaselineTable(name=name, copy=copy, rows=0, columns=shape.columns, key=shape.key)
+            for sql in make_copy(table, shape):
+                execute(connection, cursor, sql)
+            kept[name] = Kept(table=table, shape=shape)
+    return SQLiteState(connection, kept, tables)
+
+
+def compare_with_baseline(
+    connection: BaseDatabaseWrapper, baseline: Baseline | None, tables: Iterable[QualifiedName], limit: int
+) -> list[TableDifference]:
+    """Compare each of *tables* with its copy, or with no rows."""
+    copies = baseline.tables if baseline is not None else {}
+    connection.ensure_connection()
+    tell_signs(connection)
+    with snapshot(connection) as cursor:
+        names = sorted(tables)
+        shapes = read_shapes(connection, cursor, read_catalog(connection, cursor), names)
+        found = []
+        for name in names:
+            before, after = copies[name].copy if name in copies else None, Side.live(name, shapes[name])
+            found.append(compare(connection, cursor, name, shapes[name], before=before, after=after, limit=limit))
+    return [difference for difference in found if difference is not None]
+
+
+def _filled(
+    connection: BaseDatabaseWrapper, cursor: CursorWrapper, catalog: Catalog, tables: frozenset[QualifiedName] | None
+) -> list[QualifiedName]:
+    names = [catalog.names[number] for query in catalog.probes for (number,) in fetch(connection, cursor, query)]
+    if tables is None:
+        return [name for name in names if name.name not in ALWAYS_KEPT]
+    return [name for name in names if name in tables]
+
+
+def _by_primary_key(shape: TableShape) -> TableShape:
+    """Have rows told apart by the primary key that was declared, where the rowid is another one: it is nobody's business."""
+    if shape.key or not shape.primary_key:
+        return shape
+    return replace(shape, key=shape.primary_key, has_rowid=False)
+
+
+def _refuse_unkeepable(
+    connection: BaseDatabaseWrapper, cursor: CursorWrapper, shapes: Mapping[QualifiedName, TableShape]
+) -> None:
+    found = []
+    for name, shape in shapes.items():
+        if shape.has_rowid and not shape.key and find_rowid(shape.columns) is None:
+            found.append(f"{name} (its columns hide the rowid by which its rows are told apart)")
+        elif not shape.has_rowid:
+            missing = " OR ".join(f"{quote_name(column)} IS NULL" for column in shape.key)
+            if fetch(connection, cursor, f"SELECT 1 AS v FROM {quote_qualified(name)} WHERE {missing} LIMIT 1"):
+                found.append(f"{name} (a row of it has no primary key)")
+    if found:
+        raise UnsupportedError(f"A snapshot cannot keep the rows of {', '.join(found)}. Name other tables.")
+
+
+def _litter(connection: BaseDatabaseWrapper) -> list[QualifiedName]:
+    raw, names = getattr(connection, _LITTER, (None, []))
+    if raw is not connection.connection:
+        names = []
+        setattr(connection, _LITTER, (connection.connection, names))
+    assert isinstance(names, list)
+    return names
+
+
+def _drop_litter(connection: BaseDatabaseWrapper) -> None:
+    litter = _litter(connection)
+    if not litter:
+        return
+    was_open = in_transaction(connection)
+    try:
+        with all_or_nothing(connection, "testdb_snapshot") as cursor:
+            for name in litter:
+                execute(connection, cursor, f"DROP TABLE IF EXISTS {quote_qualified(name)}")
+    except Error:
+        if not was_open:
+            raise
+        return
+    litter.clear()

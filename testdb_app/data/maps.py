@@ -1,0 +1,66 @@
+"""The map of a database, read once and kept as long as it is true; and which table stands behind a model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from django.apps import apps
+
+from testdb_app.backends import get_backend
+from testdb_app.exceptions import DataError
+from testdb_app.labels import ModelIndex, index_models
+from testdb_app.schema import QualifiedName, Schema
+from testdb_app.selection import select_tables
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from django.db.backends.base.base import BaseDatabaseWrapper
+    from django.db.models import Model
+
+_known: dict[tuple[str, str], ModelIndex] = {}
+
+
+def read_index(connection: BaseDatabaseWrapper) -> ModelIndex:
+    """Return the map of the database, and the models behind its tables. One round trip where it is known."""
+    key = (connection.alias, str(connection.settings_dict["NAME"]))
+    known = _known.get(key)
+    schema = get_backend(connection).data.read_schema(connection, known.schema if known is not None else None)
+    if known is None or known.schema is not schema:
+        known = _known[key] = index_models(connection, schema)
+    return known
+
+
+def known_index(connection: BaseDatabaseWrapper) -> ModelIndex:
+    """Return the models behind the tables as of the last look, for texts: no round trip where there was one."""
+    return _known.get((connection.alias, str(connection.settings_dict["NAME"]))) or read_index(connection)
+
+
+def read_map(connection: BaseDatabaseWrapper) -> Schema:
+    """Return the map of the database."""
+    return read_index(connection).schema
+
+
+def find_table(index: ModelIndex, model: type[Model], alias: str) -> QualifiedName:
+    """Return the table of *model*; raise :class:`~testdb_app.exceptions.DataError` where there is none."""
+    table, _ = index.names.find(model._meta.db_table)
+    if table is None:
+        raise DataError(
+            f'The model {model._meta.label} has no table "{model._meta.db_table}" in the database of the alias "{alias}". '
+            "Migrate it, or name the alias where it is."
+        )
+    return table
+
+
+def select(connection: BaseDatabaseWrapper, labels: Iterable[str]) -> frozenset[QualifiedName]:
+    """Return the tables that *labels* name; see :func:`testdb_app.selection.select_tables`."""
+    index = read_index(connection)
+    return select_tables(index.schema, index.labels_by_table, labels)
+
+
+def find_model(name: str) -> type[Model]:
+    """Return the model of a label; raise :class:`~testdb_app.exceptions.DataError` where there is none."""
+    try:
+        return apps.get_model(name)
+    except (LookupError, ValueError) as error:
+        raise DataError(f'"{name}" is the label of no model: {error}. Write "app_label.ModelName".') from error

@@ -1,0 +1,94 @@
+"""Named data sets that build on each other, made once per ledger."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from testdb_app.exceptions import ConfigurationError, SeedError, UnknownNameError
+
+Seed = Callable[[Any], Any]
+"""A function that is given a :class:`~testdb_app.data.DataLedger`."""
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+class SeedRegistry:
+    """The seeds of a project: functions that are given a ledger and make rows with it. There is one at hand, :data:`seeds`."""
+
+    def __init__(self) -> None:
+        self._seeds: dict[str, tuple[Seed, tuple[str, ...]]] = {}
+
+    def register(self, name: str, *, after: str | Iterable[str] = ()) -> Callable[[_F], _F]:
+        """Register the decorated function under *name*; the seeds *after* which it comes are made before it.
+
+        Raises :class:`~testdb_app.exceptions.ConfigurationError` for a name that another function has.
+        """
+
+        def add(function: _F) -> _F:
+            known = self._seeds.get(name)
+            if known is not None and _place(known[0]) != _place(function):
+                raise ConfigurationError(
+                    f'There are two seeds "{name}": {_place(known[0])} and {_place(function)}. Give one of them another name.'
+                )
+            self._seeds[name] = (function, (after,) if isinstance(after, str) else tuple(after))
+            return function
+
+        return add
+
+    def order(self, name: str) -> list[str]:
+        """Return the names of all that has to be made for *name*, in order, itself last.
+
+        Raises :class:`~testdb_app.exceptions.UnknownNameError`, with the nearest names, and
+        :class:`~testdb_app.exceptions.SeedError` for seeds that come after each other in a circle.
+        """
+        ordered: dict[str, None] = {}
+        path: dict[str, None] = {}
+        work = [(name, iter(self._get(name)[1]))]
+        path[name] = None
+        while work:
+            current, rest = work[-1]
+            for needed in rest:
+                if needed in path:
+                    cycle = [*list(path)[list(path).index(needed) :], needed]
+                    raise SeedError(
+                        f"Seeds come after each other in a circle: {' after '.join(cycle)}. Nothing was made. Take one of these "
+                        "out of after=.",
+                        cycle=cycle,
+                    )
+                if needed not in ordered:
+                    path[needed] = None
+                    work.append((needed, iter(self._get(needed)[1])))
+                    break
+            else:
+                work.pop()
+                path.pop(current)
+                ordered[current] = None
+        return list(ordered)
+
+    def make(self, name: str, ledger: Any) -> Any:
+        """Make that one seed with *ledger*."""
+        return self._get(name)[0](ledger)
+
+    def _get(self, name: str) -> tuple[Seed, tuple[str, ...]]:
+        if name not in self._seeds:
+            nearest = difflib.get_close_matches(name, self._seeds, n=3, cutoff=0.5)
+            known = (
+                f"Did you mean {', '.join(nearest)}?"
+                if nearest
+                else f"There are: {', '.join(sorted(self._seeds)) or 'none'}."
+            )
+            raise UnknownNameError(
+                f'There is no seed "{name}". {known} The module that registers it has to be imported first.',
+                name=name,
+                nearest=nearest,
+            )
+        return self._seeds[name]
+
+
+def _place(function: Callable[..., Any]) -> str:
+    return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', repr(function))}"
+
+
+seeds = SeedRegistry()
+"""The registry that ledgers use unless they are given another one."""
