@@ -22,15 +22,15 @@ _MOST_OF_A_STATEMENT = 200
 class ConnectionHooks:
     """Hooks into one connection: who closed it and where, which statement failed, whose transaction must not be committed.
 
-    ``owners`` are the texts of those who own its transaction, the innermost last. *status* tells what the driver
-    knows of the transaction; the statement that ended it is noted.
+    ``transactions`` are those that own its transaction (each with an ``owner``, a text), the innermost last. *status* tells
+    what the driver knows of it; the statement that ended it is noted.
     """
 
     def __init__(self, connection: BaseDatabaseWrapper, status: Callable[[], TransactionStatus]) -> None:
         self.connection = connection
         self.status = status
         self.ended_by = ""
-        self.owners: list[str] = []
+        self.transactions: list[Any] = []
         self.ignores_close = 0
         self.closed_where = ""
         self.failure = ""
@@ -71,9 +71,10 @@ class ConnectionHooks:
 
     def _refuse(self) -> None:
         if self.connection.in_atomic_block:
+            owner = self.transactions[-1].owner
             raise TransactionManagementError(
                 "This is forbidden when an 'atomic' block is active. The transaction belongs to "
-                f"{self.owners[-1]}, which rolls it back at its end: use atomic() for a part that commits or rolls back "
+                f"{owner}, which rolls it back at its end: use atomic() for a part that commits or rolls back "
                 'on its own, or a test with real commits (reset_db, ResetTransactionTestCase, isolation="reset").'
             )
 

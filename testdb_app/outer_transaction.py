@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
 _numbers = itertools.count(1)
-_open: WeakKeyDictionary[BaseDatabaseWrapper, list[OuterTransaction]] = WeakKeyDictionary()
 _hooks: WeakKeyDictionary[BaseDatabaseWrapper, ConnectionHooks] = WeakKeyDictionary()
 # A pool may have several connections that the server has ended meanwhile.
 _MOST_ATTEMPTS = 10
@@ -58,11 +57,17 @@ class OuterTransaction:
         self._atomic: Any = None
         self._raw: Any = None
         self._savepoint: str | None = None
+        self._hooks: ConnectionHooks | None = None
 
     @property
     def is_open(self) -> bool:
         """Whether it was opened, and not rolled back since."""
         return self._atomic is not None
+
+    @property
+    def is_last(self) -> bool:
+        """Whether none was opened inside it that is still open."""
+        return self._hooks is None or self._hooks.transactions[-1] is self
 
     @property
     def is_innermost(self) -> bool:
@@ -83,7 +88,6 @@ class OuterTransaction:
         else:
             check_no_transaction(connection, f"open {self.owner}")
             self._open_replacing_lost_connections()
-        _open.setdefault(connection, []).append(self)
         self._hook()
 
     def _open_replacing_lost_connections(self) -> None:
@@ -111,14 +115,17 @@ class OuterTransaction:
         atomic.__enter__()
         self._atomic, self._raw = atomic, connection.connection
         try:
-            self._savepoint = self._limit() if is_nested else self._begin()
+            if not is_nested:
+                self._savepoint = self._begin()
+            elif self.limits:
+                get_backend(connection).limit(connection, self.limits, local=True)
         except BaseException:
             self._leave()
             raise
 
     def find_damage(self) -> Damage | None:
         """Return what has happened to it, as the driver knows; None if nothing. Sends nothing."""
-        return find_damage(self.connection, self._atomic, self._raw, _hooks.get(self.connection))
+        return find_damage(self.connection, self._atomic, self._raw, self._hooks)
 
     def find_dangling(self) -> Damage | None:
         """Return which deferred constraint a commit would find violated; None if none. A few round trips, nothing changes."""
@@ -161,11 +168,6 @@ class OuterTransaction:
                 owner=self.owner,
             )
 
-    def _limit(self) -> str | None:
-        if self.limits:
-            get_backend(self.connection).limit(self.connection, self.limits, local=True)
-        return self.connection.savepoint_ids[-1]
-
     def _begin(self) -> str:
         """Begin with a savepoint: that it is still there at the end proves that nobody has committed by SQL."""
         name = f"testdb_outer_{next(_numbers)}"
@@ -180,11 +182,11 @@ class OuterTransaction:
             self._leave()
             is_there = not connection.needs_rollback
             connection.needs_rollback = False
-            return None if is_there else describe_end(connection, _hooks.get(connection))
+            return None if is_there else describe_end(connection, self._hooks)
         try:
             get_backend(connection).undo(connection, str(self._savepoint))
         except (DatabaseError, InterfaceError):
-            return describe_end(connection, _hooks.get(connection))
+            return describe_end(connection, self._hooks)
         return None
 
     def _leave(self) -> None:
@@ -202,8 +204,8 @@ class OuterTransaction:
         return Damage(what="an atomic() block was entered in it, and not left", is_fatal=False)
 
     def _check_is_last(self) -> None:
-        last = _open[self.connection][-1]
-        if last is not self:
+        if not self.is_last:
+            last = open_transactions(self.connection)[-1]
             raise SessionNestingError(
                 f'{self.owner} cannot end while {last.owner}, which was opened inside it on the connection "'
                 f'{self.connection.alias}", is open. Nothing was rolled back. End {last.owner} first.',
@@ -212,21 +214,26 @@ class OuterTransaction:
             )
 
     def _hook(self) -> None:
-        if self.connection not in _hooks:
+        hooks = _hooks.get(self.connection)
+        if hooks is None:
             status = partial(get_backend(self.connection).transaction_status, self.connection)
-            _hooks[self.connection] = ConnectionHooks(self.connection, status)
-        _hooks[self.connection].owners.append(self.owner)
+            hooks = _hooks[self.connection] = ConnectionHooks(self.connection, status)
+        hooks.transactions.append(self)
+        self._hooks = hooks
 
     def _unhook(self) -> None:
-        _open[self.connection].remove(self)
-        _hooks[self.connection].owners.pop()
-        if not _open[self.connection]:
-            _hooks.pop(self.connection).remove()
+        hooks, self._hooks = self._hooks, None
+        if hooks is not None:
+            hooks.transactions.remove(self)
+            if not hooks.transactions:
+                del _hooks[self.connection]
+                hooks.remove()
 
 
 def open_transactions(connection: BaseDatabaseWrapper) -> tuple[OuterTransaction, ...]:
     """Return the outer transactions that are open on *connection*, the outermost first."""
-    return tuple(_open.get(connection, ()))
+    hooks = _hooks.get(connection)
+    return () if hooks is None else tuple(hooks.transactions)
 
 
 def check_unharmed(connection: BaseDatabaseWrapper) -> None:

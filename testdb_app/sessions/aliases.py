@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +22,16 @@ def database_of(connection: BaseDatabaseWrapper) -> tuple[str, ...]:
     return tuple(str(connection.settings_dict.get(key)) for key in _WHERE)
 
 
-def group_aliases(aliases: Iterable[str]) -> dict[str, list[str]]:
+def group_aliases(aliases: Sequence[str]) -> dict[str, list[str]]:
     """Return the aliases to open, and for each the other ones that are to share its connection.
 
     These are the test mirrors of it, which see its uncommitted rows by that, and aliases that connect in the same way to
     the same database, which would wait for each other's locks in two transactions. Raises :class:`ConfigurationError`
     for an alias that there is not.
     """
+    if len(aliases) == 1 and aliases[0] in connections:
+        primary = find_primary(aliases[0])
+        return {primary: [] if primary == aliases[0] else [aliases[0]]}
     groups: dict[str, list[str]] = {}
     by_settings: dict[str, str] = {}
     for alias in aliases:

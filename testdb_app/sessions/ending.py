@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.db import DatabaseError, InterfaceError
 
 from testdb_app.damage import Damage
 from testdb_app.exceptions import SessionBrokenError, SessionLeakError, SessionNestingError, TestDBError
 from testdb_app.outer_transaction import open_transactions
-from testdb_app.sessions.opened import OpenSession, Part, check_is_last, pop, sessions_on
+from testdb_app.sessions.opened import OpenSession, Part, check_is_last, is_last, pop, sessions_on
 from testdb_app.sessions.parts import RolledBack, take_back
 from testdb_app.sessions.statements import StatementWatch
 from testdb_app.sessions.watchdog import watchdog
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
+
+_R = TypeVar("_R")
 
 
 class _Errors:
@@ -28,18 +29,20 @@ class _Errors:
     def __init__(self) -> None:
         self.found: list[BaseException] = []
 
-    @contextmanager
-    def kept(self) -> Iterator[None]:
+    def keep(self, function: Callable[..., _R], *args: Any) -> _R | None:
+        """Call *function*; keep its error and return None if it raises one."""
         try:
-            yield
+            return function(*args)
         except BaseException as error:  # noqa: BLE001 - raised at the end
             self.found.append(error)
+            return None
 
-    def first(self) -> BaseException | None:
+    def first(self) -> BaseException:
+        """Return the one to raise, with the others as notes."""
         self.found.sort(key=lambda error: isinstance(error, Exception))
         for other in self.found[1:]:
             self.found[0].add_note(f"And then: {type(other).__name__}: {other}")
-        return self.found[0] if self.found else None
+        return self.found[0]
 
 
 def end_session(session: OpenSession, before: Callable[[], object] | None = None, *, with_inner: bool = False) -> None:
@@ -51,39 +54,36 @@ def end_session(session: OpenSession, before: Callable[[], object] | None = None
     something was committed; :class:`SessionBrokenError` if the transaction came to its end before it; and the first error of
     *before* or of the clean-up, with the others as notes.
     """
-    for part in session.parts:
-        _sweep_above(session, part.connection, everything=with_inner)
-    check_is_last(session, [part.connection for part in session.parts])
+    if not is_last(session):
+        for part in session.parts:
+            _sweep_above(session, part.connection, everything=with_inner)
+        check_is_last(session)
     _check_scopes(session)
     watchdog.forget(session)
     errors = _Errors()
     session.is_overdue = False
     if before is not None:
-        with errors.kept():
-            before()
+        errors.keep(before)
     session.is_open = False
     damages: list[tuple[Part, Damage]] = []
     for part in reversed(session.parts):
         _unwatch(session, part.connection)
-        with errors.kept():
-            damage = part.close()
-            if damage is not None:
-                damages.append((part, damage))
+        damage = errors.keep(part.close)
+        if damage is not None:
+            damages.append((part, damage))
         pop(session, part.connection)
-    with errors.kept():
-        _report(session, damages)
-    with errors.kept():
-        session.clean_up.close()
-    first = errors.first()
-    if first is not None:
-        raise first
+    if damages:
+        errors.keep(_report, session, damages)
+    errors.keep(session.clean_up.close)
+    if errors.found:
+        raise errors.first()
 
 
 def _check_scopes(session: OpenSession) -> None:
     """Refuse to end before an outer transaction of somebody else, such as a scope of pytest, that was opened inside."""
     for part in session.parts:
-        found = open_transactions(part.connection)
-        if isinstance(part, RolledBack) and part.outer in found and found[-1] is not part.outer:
+        if isinstance(part, RolledBack) and not part.outer.is_last:
+            found = open_transactions(part.connection)
             raise SessionNestingError(
                 f"{session.owner} cannot end while {found[-1].owner}, which was opened inside it, is open. Nothing was undone. "
                 f"End {found[-1].owner} first.",

@@ -6,6 +6,7 @@ import copy
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from django.db import DatabaseError, InterfaceError, OperationalError, connections
@@ -36,7 +37,7 @@ def independent_connection(alias: str, session: OpenSession, pool: SharedPool) -
     """
     with ExitStack() as stack:
         primary = connections[find_primary(alias)]
-        name = f"{primary.alias}_independent_{stack.enter_context(_number())}"
+        name = _name(primary.alias, stack.enter_context(_number()))
         connection = _make(primary, name, session)
         connections[name] = connection
         stack.callback(_forget, name)
@@ -67,6 +68,12 @@ def _number() -> Iterator[int]:
     finally:
         with _changing:
             _numbers.discard(number)
+
+
+@cache
+def _name(alias: str, number: int) -> str:
+    # One object for each: the caches of the interpreter keep the names of attributes, and this becomes one.
+    return f"{alias}_independent_{number}"
 
 
 def _make(primary: BaseDatabaseWrapper, name: str, session: OpenSession) -> BaseDatabaseWrapper:

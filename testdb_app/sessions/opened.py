@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Protocol
-from weakref import ReferenceType, WeakKeyDictionary, WeakSet
+from weakref import ReferenceType, WeakKeyDictionary
 
 from testdb_app.damage import Damage
 from testdb_app.exceptions import OwnershipTimeoutError, SessionClosedError, SessionNestingError
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from testdb_app.sessions.options import SessionOptions
 
 _stacks: WeakKeyDictionary[BaseDatabaseWrapper, list[OpenSession]] = WeakKeyDictionary()
-_all: WeakSet[OpenSession] = WeakSet()
+_all: dict[OpenSession, None] = {}
 _changing = threading.Lock()
 
 
@@ -39,9 +38,10 @@ class Part(Protocol):
 class OpenSession:
     """What the machinery knows of a session. It holds no reference to the session that people hold, which may be forgotten.
 
-    ``owner`` is how messages call it; ``opened_at`` file and line. ``parts`` are its connections, in the order of opening,
-    ``aliases`` the names that each of them has in it. ``collected`` is, for each, how many callbacks and savepoints there were
-    at the opening. ``clean_up`` is what comes after the parts are closed, ``handle`` what people hold.
+    ``owner`` is how messages call it; ``opened_at`` file and line. ``parts`` are its connections, in the order of opening;
+    for each of them ``aliases`` has its names in the session, ``collected`` how many callbacks and savepoints there were at
+    the opening, ``stacks`` the sessions that are open there. ``clean_up`` is what comes after the parts are closed, ``handle``
+    what people hold.
     """
 
     def __init__(self, name: str | None, opened_at: str, options: SessionOptions) -> None:
@@ -54,6 +54,7 @@ class OpenSession:
         self.parts: list[Part] = []
         self.aliases: dict[BaseDatabaseWrapper, tuple[str, ...]] = {}
         self.collected: dict[BaseDatabaseWrapper, tuple[int, int]] = {}
+        self.stacks: dict[BaseDatabaseWrapper, list[OpenSession]] = {}
         self.clean_up = ExitStack()
         self.handle: ReferenceType[Any] | None = None
         self.is_open = False
@@ -93,14 +94,19 @@ class OpenSession:
 def push(session: OpenSession, connection: BaseDatabaseWrapper) -> None:
     """Take note that *session* is the last one that was opened on *connection*."""
     with _changing:
-        _stacks.setdefault(connection, []).append(session)
-        _all.add(session)
+        stack = session.stacks[connection] = _stacks.setdefault(connection, [])
+        stack.append(session)
+        _all[session] = None
 
 
 def pop(session: OpenSession, connection: BaseDatabaseWrapper) -> None:
     """Take note that it is closed there."""
     with _changing:
-        _stacks[connection].remove(session)
+        stack = session.stacks.pop(connection)
+        stack.remove(session)
+        if not stack:
+            _stacks.pop(connection, None)
+        _all.pop(session, None)
 
 
 def sessions_on(connection: BaseDatabaseWrapper) -> tuple[OpenSession, ...]:
@@ -115,10 +121,15 @@ def open_sessions() -> list[OpenSession]:
     return sorted(found, key=lambda each: each.since)
 
 
-def check_is_last(session: OpenSession, connections: Iterable[BaseDatabaseWrapper]) -> None:
+def is_last(session: OpenSession) -> bool:
+    """Whether none was opened inside *session* that is still open."""
+    return all(stack[-1] is session for stack in session.stacks.values())
+
+
+def check_is_last(session: OpenSession) -> None:
     """Raise :class:`SessionNestingError`, which names both, if another was opened inside *session* and is still open."""
-    for connection in connections:
-        last = _stacks[connection][-1]
+    for connection, stack in session.stacks.items():
+        last = stack[-1]
         if last is not session:
             raise SessionNestingError(
                 f'{session.owner} cannot end while {last}, which was opened inside it on the connection "{connection.alias}", '

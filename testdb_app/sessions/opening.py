@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from django.db import DatabaseError, InterfaceError, connections
@@ -27,21 +27,31 @@ def open_session(session: OpenSession, pool: SharedPool, *, independent: str | N
 
     Raises an error of :mod:`testdb_app.exceptions`, or Django's, with nothing open.
     """
-    with ExitStack() as stack:
-        stack.enter_context(session.options.around())
-        if independent is None:
-            for primary, others in group_aliases(session.options.aliases).items():
-                sweep(connections[primary])
-                stack.enter_context(sharing(primary, others))
-                _add(session, connections[primary], (primary, *others), primary)
-        else:
-            connection = stack.enter_context(independent_connection(independent, session, pool))
-            _add(session, connection, (connection.alias,), find_primary(independent))
+    try:
+        _connect(session, pool, independent)
         _open_all(session)
-        session.clean_up = stack.pop_all()
+    except BaseException:
+        session.clean_up.close()
+        raise
     session.is_open = True
     if session.options.ownership_timeout is not None:
         watchdog.watch(session, session.options.ownership_timeout)
+
+
+def _connect(session: OpenSession, pool: SharedPool, independent: str | None) -> None:
+    stack = session.clean_up
+    if session.options.around is not None:
+        stack.enter_context(session.options.around())
+    if independent is not None:
+        connection = stack.enter_context(independent_connection(independent, session, pool))
+        _add(session, connection, (connection.alias,), find_primary(independent))
+        return
+    for primary, others in group_aliases(session.options.aliases).items():
+        connection = connections[primary]
+        sweep(connection)
+        if others:
+            stack.enter_context(sharing(primary, others))
+        _add(session, connection, (primary, *others), primary)
 
 
 def _add(session: OpenSession, connection: BaseDatabaseWrapper, aliases: tuple[str, ...], primary: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +36,7 @@ class SessionOptions:
     ownership_timeout: float | None
     pool: Mapping[str, Any] | None
     allow_database: tuple[str, ...]
-    around: Callable[[], AbstractContextManager[object]]
+    around: Callable[[], AbstractContextManager[object]] | None
 
     @property
     def aliases(self) -> tuple[str, ...]:
@@ -78,7 +78,7 @@ def check_session_options(
         ownership_timeout=None if ownership is None else ownership / 1_000,
         pool=check_pool_options(pool),
         allow_database=_check_names("allow_database", allow_database, may_be_empty=True),
-        around=around or nullcontext,
+        around=around,
     )
 
 

@@ -45,14 +45,18 @@ class RolledBack:
 
     def open(self) -> None:
         """Begin the transaction."""
-        with connecting_within(self.connection, self.session.options.connect_timeout):
-            if self.session.options.limits and not self._has_local_limits:
-                self._earlier = get_backend(self.connection).limit(self.connection, self.session.options.limits)
-            try:
+        options = self.session.options
+        if options.limits and not self._has_local_limits:
+            self._earlier = get_backend(self.connection).limit(self.connection, options.limits)
+        try:
+            if options.connect_timeout is None:
                 self.outer.open()
-            except BaseException:
-                self._lift()
-                raise
+            else:
+                with connecting_within(self.connection, options.connect_timeout):
+                    self.outer.open()
+        except BaseException:
+            self._lift()
+            raise
 
     def close(self) -> Damage | None:
         """Roll it back."""

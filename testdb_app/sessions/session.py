@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -56,7 +57,6 @@ class TestSession(SessionData):
         self._independent = independent
         self._opened_at = opened_at
         self._session: OpenSession | None = None
-        self._finalizer: weakref.finalize[Any, Any] | None = None
 
     def __repr__(self) -> str:
         state = f"{self._session}" if self.is_open else "not open"
@@ -86,9 +86,6 @@ class TestSession(SessionData):
         open_session(session, self._pool, independent=self._independent)
         session.handle = weakref.ref(self)
         self._session = session
-        self._finalizer = weakref.finalize(self, forget_session, session)
-        # At the end of the process the server undoes it.
-        self._finalizer.atexit = False
         return self
 
     def close(self) -> None:
@@ -103,11 +100,7 @@ class TestSession(SessionData):
         session = self._session
         if session is None or not session.is_open:
             return
-        try:
-            end_session(session, self._tear_down, with_inner=with_inner)
-        finally:
-            if not self.is_open and self._finalizer is not None:
-                self._finalizer.detach()
+        end_session(session, self._tear_down, with_inner=with_inner)
 
     def __enter__(self) -> Self:
         return self.open()
@@ -122,6 +115,12 @@ class TestSession(SessionData):
             if error is None:
                 raise
             error.add_note(f"While its session was closed: {type(of_closing).__name__}: {of_closing}")
+
+    def __del__(self) -> None:
+        # At the end of the process the server undoes it.
+        session = getattr(self, "_session", None)
+        if session is not None and session.is_open and not sys.is_finalizing():
+            forget_session(session)
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         """Decorate a function: each call has a session of its own. The function finds it by :func:`current_session`."""

@@ -45,7 +45,8 @@ class StatementWatch:
 
     def __call__(self, execute: Callable[..., Any], sql: str, params: Any, many: bool, context: Any) -> Any:
         """Run a statement; raise what its error means to the session, chained to the driver's."""
-        self.session.check_usable()
+        if self.session.is_overdue or not self.session.is_open:
+            self.session.check_usable()
         started = time.monotonic()
         try:
             return execute(sql, params, many, context)

@@ -44,6 +44,8 @@ class Watchdog:
 
     def forget(self, session: OpenSession) -> None:
         """It is closed."""
+        if session not in self._due:
+            return
         with self._changed:
             self._due.pop(session, None)
 

@@ -30,6 +30,7 @@ def groups() -> dict[str, Callable[[Bench], Iterator[Case]]]:
         cases_elsewhere,
         cases_long,
         cases_network,
+        cases_sessions,
         cases_tables,
         cases_testcases,
     )
@@ -47,6 +48,7 @@ def groups() -> dict[str, Callable[[Bench], Iterator[Case]]]:
         "sqlite": cases_elsewhere.run_sqlite,
         "disk": cases_elsewhere.run_disk,
         "testcases": cases_testcases.run_testcases,
+        "sessions": cases_sessions.run_sessions,
     }
 
 

@@ -151,21 +151,21 @@ def is_dead(connection: Any) -> bool:
 
 @pytest.mark.parametrize("moment", ["opening", "closing"])
 def test_an_interruption_leaves_nothing_open(scratch, factory, monkeypatch, moment):
-    run = limits._run if moment == "opening" else limits.run_sql
+    send = limits._send
 
     def interrupt(*arguments: Any) -> Any:
-        run(*arguments)
+        send(*arguments)
         raise KeyboardInterrupt
 
     session = factory("interrupted")
     if moment == "opening":
-        monkeypatch.setattr(limits, "_run", interrupt)
+        monkeypatch.setattr(limits, "_send", interrupt)
         with pytest.raises(KeyboardInterrupt):
             session.open()
     else:
         session.open()
         insert(session, 1)
-        monkeypatch.setattr(limits, "run_sql", interrupt)
+        monkeypatch.setattr(limits, "_send", interrupt)
         with pytest.raises(KeyboardInterrupt):
             session.close()
     monkeypatch.undo()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from testdb_app.backends.base import Failure
@@ -32,15 +33,12 @@ def begin(connection: BaseDatabaseWrapper, savepoint: str, limits: Mapping[str, 
 
     By itself psycopg sends BEGIN before the first statement, in a message of its own; it sends none in a transaction.
     """
-    raw: Any = connection.connection
-    statements = (_begin(raw), f"SAVEPOINT {savepoint}", *_set(limits, "LOCAL"))
-    with connection.wrap_database_errors, raw.lock:
-        raw.wait(_run(raw, ";\n".join(statements)))
+    _send(connection, _begin(connection.connection), f"SAVEPOINT {savepoint}", *_set(limits, "LOCAL"))
 
 
 def undo(connection: BaseDatabaseWrapper, savepoint: str) -> None:
     """Go back to the savepoint, which proves that it is there, and end the transaction, in one message."""
-    run_sql(connection, f"ROLLBACK TO SAVEPOINT {savepoint};\nROLLBACK")
+    _send(connection, f"ROLLBACK TO SAVEPOINT {savepoint}", "ROLLBACK")
 
 
 def limit(connection: BaseDatabaseWrapper, limits: Mapping[str, int], *, local: bool = False) -> dict[str, str]:
@@ -85,12 +83,26 @@ def _begin(raw: Any) -> str:
     return " ".join(parts)
 
 
+def _send(connection: BaseDatabaseWrapper, *statements: str) -> None:
+    """Send statements in one message, below the driver's cursors, which would take as long as the server."""
+    raw: Any = connection.connection
+    with connection.wrap_database_errors, raw.lock:
+        raw.wait(_run(raw, ";\n".join(statements)))
+
+
 def _run(raw: Any, sql: str) -> Any:
     """Send a message and take all its answers; a generator for the driver's ``wait()``, which heeds Ctrl-C."""
-    from psycopg import errors, generators  # noqa: PLC0415 - the driver is optional
-
+    driver = _driver()
     raw.pgconn.send_query(sql.encode())
-    answers = yield from generators.execute(raw.pgconn)
+    answers = yield from driver.generators.execute(raw.pgconn)
     for answer in answers:
         if answer.error_message:
-            raise errors.error_from_result(answer, encoding=raw.info.encoding)
+            raise driver.errors.error_from_result(answer, encoding=raw.info.encoding)
+
+
+@cache
+def _driver() -> Any:
+    import psycopg  # noqa: PLC0415 - the driver is optional
+    import psycopg.generators  # noqa: PLC0415
+
+    return psycopg
