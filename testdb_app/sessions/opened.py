@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from weakref import ReferenceType, WeakKeyDictionary
 
 from testdb_app.damage import Damage
-from testdb_app.exceptions import OwnershipTimeoutError, SessionClosedError, SessionNestingError
+from testdb_app.exceptions import OwnershipTimeoutError, SessionClosedError, SessionNestingError, TestSessionError
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -80,6 +80,15 @@ class OpenSession:
                 limit="ownership_timeout",
                 seconds=self.options.ownership_timeout or 0.0,
                 opened_at=self.opened_at,
+            )
+
+    def check_thread(self) -> None:
+        """Raise :class:`TestSessionError` in another thread than that which has opened it."""
+        me = threading.current_thread()
+        if me is not self.thread:
+            raise TestSessionError(
+                f"{self.owner} belongs to the thread {self.thread.name}, which has opened it, and is used in {me.name}. Use and "
+                "close it there; session.allow() lends its connections."
             )
 
     def describe_overdue(self) -> str:

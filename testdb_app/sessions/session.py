@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 
 from django.db import connections, transaction
+from django.utils.asyncio import async_unsafe
 
 from testdb_app.connection_hooks import caller
 from testdb_app.exceptions import ConfigurationError, SessionClosedError, SessionNestingError
@@ -69,6 +70,7 @@ class TestSession(SessionData):
         """Whether it was opened, and not closed since."""
         return self._session is not None and self._session.is_open
 
+    @async_unsafe("You cannot open a test session in an event loop: open it in the thread that the queries run in.")
     def open(self) -> Self:
         """Open it, on all of its databases or none, and return it. One round trip for each, if the connection is there.
 
@@ -100,6 +102,7 @@ class TestSession(SessionData):
         session = self._session
         if session is None or not session.is_open:
             return
+        session.check_thread()
         end_session(session, self._tear_down, with_inner=with_inner)
 
     def __enter__(self) -> Self:
@@ -155,6 +158,7 @@ class TestSession(SessionData):
                 f"{owner} was not opened yet. Use it inside its with block, or between open() and close().", owner=owner
             )
         self._session.check_usable()
+        self._session.check_thread()
         return self._session
 
     def _connection(self, using: str | None) -> BaseDatabaseWrapper:
