@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -127,58 +126,10 @@ def _take_back(session: OpenSession, part: Part) -> str:
     return "It stays there, as there is no baseline to reset to (resetdb --capture makes one)."
 
 
-def forget_session(session: OpenSession) -> None:
-    """Warn that nobody has closed *session*, which nobody can any more, and end it, at once or as soon as that is safe."""
-    if not session.is_open:
-        return
-    session.is_forgotten = True
-    try:
-        warnings.warn(
-            f"{session.owner} was opened at {session.opened_at} and never closed. It is rolled back now; use with, "
-            "enterContext() or close().",
-            ResourceWarning,
-            stacklevel=2,
-        )
-    finally:
-        for part in session.parts:
-            sweep(part.connection)
-
-
-def sweep(connection: BaseDatabaseWrapper) -> None:
-    """End the forgotten sessions that are the last on *connection*, where that can be done now.
-
-    Garbage is collected at any time: in another thread, or while a statement is on its way.
-    """
-    for session in reversed(sessions_on(connection)):
-        if not session.is_forgotten or not _may_be_ended(session):
-            return
-        _end_forgotten(session)
-
-
 def _sweep_above(session: OpenSession, connection: BaseDatabaseWrapper, *, everything: bool) -> None:
     for above in reversed(sessions_on(connection)):
         if above is session:
             return
         if not (everything or above.is_forgotten) or above.thread is not threading.current_thread():
             return
-        _end_forgotten(above)
-
-
-def _end_forgotten(session: OpenSession) -> None:
-    try:
-        end_session(session)
-    except (TestDBError, DatabaseError, InterfaceError) as error:
-        warnings.warn(f"{session.owner}, which nobody has closed: {error}", ResourceWarning, stacklevel=2)
-
-
-def _may_be_ended(session: OpenSession) -> bool:
-    if session.thread is not threading.current_thread():
-        return False
-    for part in session.parts:
-        raw: Any = part.connection.connection
-        lock = getattr(raw, "lock", None)
-        if lock is not None and lock.locked():
-            return False
-        if isinstance(part, RolledBack) and not part.outer.is_innermost:
-            return False
-    return True
+        end_session(above)

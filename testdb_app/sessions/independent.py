@@ -111,5 +111,6 @@ def _close(connection: BaseDatabaseWrapper, session: OpenSession) -> None:
 
 
 def _forget(name: str) -> None:
-    del connections[name]
+    with suppress(AttributeError):  # its thread may have ended
+        del connections[name]
     RAN_DB_VERSION_CHECK.discard(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Protocol
 from weakref import ReferenceType, WeakKeyDictionary
@@ -60,6 +61,7 @@ class OpenSession:
         self.is_open = False
         self.is_overdue = False
         self.is_forgotten = False
+        self.when_used: Callable[[], None] | None = None
 
     def __str__(self) -> str:
         seconds = time.monotonic() - self.since

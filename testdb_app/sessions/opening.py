@@ -9,7 +9,7 @@ from django.db import DatabaseError, InterfaceError, connections
 
 from testdb_app.exceptions import TestDBError, UnsafeDatabaseError, UnsafeSessionError
 from testdb_app.sessions.aliases import find_primary, group_aliases, sharing
-from testdb_app.sessions.ending import sweep
+from testdb_app.sessions.forgetting import sweep
 from testdb_app.sessions.independent import independent_connection
 from testdb_app.sessions.opened import OpenSession, Part, push
 from testdb_app.sessions.parts import Committed, RolledBack
@@ -27,6 +27,7 @@ def open_session(session: OpenSession, pool: SharedPool, *, independent: str | N
 
     Raises an error of :mod:`testdb_app.exceptions`, or Django's, with nothing open.
     """
+    sweep()
     try:
         _connect(session, pool, independent)
         _open_all(session)
@@ -48,7 +49,6 @@ def _connect(session: OpenSession, pool: SharedPool, independent: str | None) ->
         return
     for primary, others in group_aliases(session.options.aliases).items():
         connection = connections[primary]
-        sweep(connection)
         if others:
             stack.enter_context(sharing(primary, others))
         _add(session, connection, (primary, *others), primary)

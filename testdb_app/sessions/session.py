@@ -17,7 +17,8 @@ from testdb_app.exceptions import ConfigurationError, SessionClosedError, Sessio
 from testdb_app.sessions.callbacks import run_callbacks
 from testdb_app.sessions.decorating import decorate
 from testdb_app.sessions.durations import Duration, parse_duration
-from testdb_app.sessions.ending import end_session, forget_session
+from testdb_app.sessions.ending import end_session
+from testdb_app.sessions.forgetting import abandon, forget_session
 from testdb_app.sessions.lending import DEFAULT_TIMEOUT, Borrower, lending
 from testdb_app.sessions.opened import OpenSession, sessions_on
 from testdb_app.sessions.opening import open_session
@@ -101,6 +102,9 @@ class TestSession(SessionData):
     def _close(self, *, with_inner: bool) -> None:
         session = self._session
         if session is None or not session.is_open:
+            return
+        if not session.thread.is_alive():
+            abandon(session)
             return
         session.check_thread()
         end_session(session, self._tear_down, with_inner=with_inner)

@@ -45,6 +45,11 @@ class StatementWatch:
 
     def __call__(self, execute: Callable[..., Any], sql: str, params: Any, many: bool, context: Any) -> Any:
         """Run a statement; raise what its error means to the session, chained to the driver's."""
+        if self.session.when_used is not None:
+            # It is a forgotten one, and this a statement of what comes after it; unless a block that is inside of it ends.
+            if not str(sql).startswith(("SAVEPOINT", "RELEASE", "ROLLBACK")):
+                self.session.when_used()
+            return execute(sql, params, many, context)
         if self.session.is_overdue or not self.session.is_open:
             self.session.check_usable()
         started = time.monotonic()

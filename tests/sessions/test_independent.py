@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
@@ -17,6 +18,7 @@ from testdb_app.exceptions import (
     PoolTimeoutError,
     SessionLeakError,
     SessionLockTimeoutError,
+    UnsafeSessionError,
     UnsupportedError,
 )
 from testdb_app.sessions.opened import open_sessions
@@ -152,6 +154,56 @@ def test_an_exhausted_pool_tells_who_holds_its_connections(scratch, make_factory
     assert type(caught.value.__cause__).__module__ == "psycopg_pool"
     with factory.independent("three") as session:
         insert(session, 1)
+
+
+@pytest.mark.postgresql
+def test_a_forgotten_session_gives_its_connection_back_to_the_pool(scratch, make_factory):
+    factory = make_factory(pool={"min_size": 1, "max_size": 1, "timeout": 5})
+
+    def forget_one() -> None:
+        kept = [factory.independent("forgotten").open()]
+        thread = threading.Thread(target=kept.clear)
+        thread.start()
+        thread.join()
+        with factory.independent("next in the thread") as session:
+            insert(session, 1)
+        kept.append(factory.independent("of a thread that ends").open())
+        left.extend(kept)
+
+    left: list[Any] = []
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        thread = threading.Thread(target=forget_one)
+        thread.start()
+        thread.join()
+        left.clear()
+        with factory.independent("last") as session:
+            assert numbers(session.connection) == []
+    assert ["never closed" in str(each.message) for each in told if each.category is ResourceWarning][:2] == [
+        True,
+        True,
+    ]
+    assert scratch.count("a") == 0
+
+
+@pytest.mark.postgresql
+def test_a_pool_that_leads_to_another_database_than_the_settings_is_refused_before_anything_is_written(
+    scratch, make_scratch, make_factory
+):
+    """Trap: a pool that was opened before the test runner has changed the name goes on leading to the real database."""
+    other = make_scratch("other")
+    scratch.register("pooled", OPTIONS={"pool": {"min_size": 1, "max_size": 2}})
+    connection = connections["pooled"]
+    connection.ensure_connection()
+    connection.close()
+    connection.settings_dict["NAME"] = other.name
+    for isolation in ("rollback", "reset"):
+        factory = make_factory(databases="pooled", isolation=isolation, allow_database={scratch.name, other.name})
+        with pytest.raises(UnsafeSessionError, match=f'the connection leads to "{scratch.name}"') as caught:
+            factory("unlucky").open()
+        assert caught.value.rule == "names-differ"
+    assert not connection.in_atomic_block
+    connection.settings_dict["NAME"] = scratch.name
 
 
 @pytest.mark.postgresql

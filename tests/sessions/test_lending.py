@@ -338,6 +338,16 @@ def test_callbacks_of_a_borrower_are_collected_with_the_sessions(database, facto
         assert ran == ["outside", "inside"]
 
 
+def test_an_independent_session_is_lent_under_its_own_name(database, factory):
+    with factory.independent() as session:
+        alias = session.alias
+        if database.connection.vendor == "postgresql":
+            insert(session, 1)
+        expected = numbers(session.connection)
+        with session.allow():
+            assert Errand(lambda: numbers(connections[alias])).do() == expected
+
+
 def test_loans_nest_and_the_innermost_session_is_lent(database, factory):
     with factory("outer") as outer, outer.allow():
         insert(outer, 1)

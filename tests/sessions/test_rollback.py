@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from django.db import DatabaseError, connections, transaction
 from django.db.transaction import TransactionManagementError
+from django.test import TestCase
 
 from testdb_app.exceptions import (
     ConfigurationError,
@@ -26,6 +27,7 @@ from testdb_app.exceptions import (
 )
 from testdb_app.outer_transaction import OuterTransaction
 from testdb_app.sessions import TestSessionFactory, current_session
+from testdb_app.sessions.opened import open_sessions
 from tests.sessions.conftest import insert, numbers
 
 
@@ -326,20 +328,53 @@ def test_a_session_forgotten_inside_another_is_ended_with_that(database, factory
     assert database.count("a") == 0
 
 
-def test_a_session_forgotten_in_one_thread_and_collected_in_another_is_ended_by_the_next_one(database, factory):
-    kept = [factory("forgotten").open()]
-    insert(kept[0], 1)
+def forget_elsewhere(kept: list[Any]) -> None:
+    """Have the last name of a session go in another thread."""
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         thread = threading.Thread(target=kept.clear)
         thread.start()
         thread.join()
     assert len(told) == 1
+
+
+@pytest.mark.parametrize("next_use", ["a session", "a statement"])
+def test_a_session_forgotten_in_one_thread_and_collected_in_another_is_ended_by_the_next_use(
+    database, factory, next_use
+):
+    kept = [factory("forgotten").open()]
+    insert(kept[0], 1)
+    forget_elsewhere(kept)
     assert database.connection.in_atomic_block
-    with factory() as session:
-        assert numbers(session.connection) == []
-        assert database.connection.savepoint_ids == []
+    if next_use == "a session":
+        with factory() as session:
+            assert numbers(session.connection) == []
+            assert database.connection.savepoint_ids == []
+    else:
+        assert numbers(database.connection) == []
     assert not database.connection.in_atomic_block
+
+
+def test_a_session_whose_thread_has_ended_is_closed_by_the_next_one(database, factory):
+    kept: list[Any] = []
+
+    def work() -> None:
+        kept.append(factory("of the thread").open())
+        insert(kept[0], 1)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    forget_elsewhere(kept)
+    with factory() as session:
+        insert(session, 1)
+    assert [each.owner for each in open_sessions()] == []
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    kept[0].close()
+    assert not kept[0].is_open
+    assert database.count("a") == 0
 
 
 def test_callbacks_are_collected_and_run_on_demand_in_order(database, factory, caplog):
@@ -435,3 +470,16 @@ def test_a_factory_is_changed_by_making_another(database, factory):
     assert (factory.options.ownership_timeout, changed.options.ownership_timeout) == (None, 5)
     assert changed.options.databases == factory.options.databases
     assert TestSessionFactory.__test__ is False
+
+
+def test_captured_callbacks_and_locks_work_as_in_a_test_case(database, factory):
+    ran: list[int] = []
+    database.execute("INSERT INTO a VALUES (1)")
+    with factory() as session:
+        with TestCase.captureOnCommitCallbacks(using=database.alias, execute=True) as callbacks:
+            transaction.on_commit(lambda: ran.append(1), using=database.alias)
+        assert (len(callbacks), ran) == (1, [1])
+        if database.connection.features.has_select_for_update:
+            with transaction.atomic(using=database.alias), session.connection.cursor() as cursor:
+                cursor.execute("SELECT id FROM a FOR UPDATE")
+                assert cursor.fetchall() == [(1,)]
