@@ -5,6 +5,7 @@ It is imported in every run, so Django is imported inside functions.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -100,7 +101,9 @@ class _Asking:
 
 @pytest.hookimpl(wrapper=True, trylast=True)
 def pytest_fixture_setup(fixturedef: Any, request: Any) -> Generator[None, object, object]:
-    """Have pytest-django set up the databases of sessions too: without a test that asks for them it leaves the real ones."""
+    """Have pytest-django set up the databases of sessions too: those that no test asks for it leaves as they really are."""
+    if fixturedef.argname == "_django_db_helper":
+        _refuse_transactions_in_sessions(request)
     if fixturedef.argname != "django_db_setup":
         return (yield)
     items: list[Any] = request.session.items
@@ -113,6 +116,32 @@ def pytest_fixture_setup(fixturedef: Any, request: Any) -> Generator[None, objec
         return (yield)
     finally:
         items.remove(asking)
+
+
+def _refuse_transactions_in_sessions(request: Any) -> None:
+    """Raise for a transactional test while a wide session is open: it could commit nothing, and its flush would break that."""
+    opened: Any = sys.modules.get("testdb_app.sessions.opened")
+    if opened is None or not _is_transactional(request):
+        return
+    for session in opened.open_sessions():
+        if session.options.isolation == "rollback":
+            from testdb_app.exceptions import SessionNestingError  # noqa: PLC0415
+
+            raise SessionNestingError(
+                f"The test {request.node.nodeid} is transactional, and would be a part of {session}, which is open. Put it into "
+                "another module, or use a session with isolation='reset' around it.",
+                ending=request.node.nodeid,
+                still_open=session.owner,
+            )
+
+
+def _is_transactional(request: Any) -> bool:
+    mark = request.node.get_closest_marker("django_db")
+    if mark is not None and (
+        mark.kwargs.get("transaction") or mark.kwargs.get("reset_sequences") or any(mark.args[:2])
+    ):
+        return True
+    return not {"transactional_db", "live_server"}.isdisjoint(request.fixturenames)
 
 
 def _databases(items: list[Any]) -> list[str]:

@@ -14,7 +14,7 @@ import pytest
 from _pytest.fixtures import FixtureFunctionDefinition
 from django.core.management import load_command_class
 
-from testdb_app import baseline, checks, guard, pytest_plugin, runner
+from testdb_app import baseline, checks, data, guard, pytest_plugin, runner
 from testdb_app.backends.base import Action
 from testdb_app.conf import Settings
 from testdb_app.options import TARGETS
@@ -111,6 +111,35 @@ def test_the_page_on_baselines_tells_every_function_parameter_and_target() -> No
         assert defaults == [parameter.default for parameter in parameters.values()]
     assert {function.__name__ for function in functions} == {"capture_baseline", "drop_baseline"}
     assert {target for target in TARGETS if f'`"{target}"`' not in text} == set()
+
+
+def test_the_page_on_data_tells_every_function_with_its_parameters_and_its_code_runs() -> None:
+    page = ROOT / "docs/data.md"
+    text = page.read_text()
+    functions = [getattr(data, name) for name in data.__all__ if inspect.isfunction(getattr(data, name))]
+    assert len(functions) >= 10
+    for function in functions:
+        (call,) = re.findall(rf"`{function.__name__}\(([^`]*, \*?[^`]*|[^`]*using=[^`]*|before[^`]*)\)`", text)
+        told = ast.parse(f"def f({call}): ...").body[0].args
+        arguments = [
+            *told.posonlyargs,
+            *told.args,
+            *filter(None, [told.vararg]),
+            *told.kwonlyargs,
+            *filter(None, [told.kwarg]),
+        ]
+        parameters = inspect.signature(function).parameters
+        assert [argument.arg for argument in arguments] == list(parameters)
+        defaults = [ast.literal_eval(default) for default in [*told.defaults, *told.kw_defaults] if default is not None]
+        given = [p.default for p in parameters.values() if p.default is not inspect.Parameter.empty]
+        assert defaults == given
+    assert {name for name in data.__all__ if name not in text} <= {
+        "RowDifference",
+        "SequenceDifference",
+        "SeedRegistry",
+    }
+    (block,) = [block for block in blocks(page, "python") if block.startswith("from testdb_app.data import Values")]
+    exec(compile(block, str(page), "exec"), {})
 
 
 def test_the_page_on_test_cases_tells_every_class_option_and_target() -> None:

@@ -9,14 +9,13 @@ from testdb_app.data.bulk import bulk
 from testdb_app.data.ledger import DataLedger
 from testdb_app.data.loading import load
 from testdb_app.data.making import make
+from testdb_app.data.rows import assert_row_counts, assert_rows
 from testdb_app.data.seeds import SeedRegistry, seeds
 from testdb_app.data.snapshots import Snapshot, diff, snapshot
 from testdb_app.data.values import Values
 from testdb_app.data.verification import (
     assert_clean,
     assert_constraints,
-    assert_row_counts,
-    assert_rows,
     assert_sequences_ahead,
     assert_unchanged,
 )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, groupby, islice
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from django.db import DEFAULT_DB_ALIAS, connections, transaction
-from django.db.models import AutoField
+from django.db.models import AutoField, Model
 
 from testdb_app.backends import get_backend
 from testdb_app.data.columns import RowReader
@@ -18,7 +18,6 @@ from testdb_app.schema import QualifiedName
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
-    from django.db.models import Model
 
 _KEYS_A_TIME = 10_000
 
@@ -67,33 +66,34 @@ def insert(
 
 
 def _with_keys(model: type[Model], rows: Iterable[Any], keys: list[Any], reserve: Any) -> Iterator[Any]:
-    """Yield *rows* as dicts with a key each, and add it to *keys*."""
-    field = model._meta.pk
-    is_made = isinstance(field, AutoField)
+    """Yield *rows* with a key each, and add it to *keys*; rows that need one are dicts afterwards."""
+    fields: list[Any] = list(getattr(model._meta, "pk_fields", [model._meta.pk]))
+    is_made = isinstance(fields[0], AutoField)
     remaining = iter(rows)
     while batch := list(islice(remaining, _KEYS_A_TIME)):
-        missing = [place for place, row in enumerate(batch) if is_made and _key(row, field) is None]
+        if not all(isinstance(row, Mapping | Model) for row in batch):
+            yield from batch  # whoever reads them next says what they should be
+            return
+        found = [[_value_of(row, field) for field in fields] for row in batch]
+        missing = [place for place, values in enumerate(found) if is_made and values[0] is None]
         reserved = dict(zip(missing, reserve(len(missing)) if missing else (), strict=True))
-        for place, row in enumerate(batch):
-            yield _with_key(model, row, field, reserved.get(place), keys)
+        for place, (row, values) in enumerate(zip(batch, found, strict=True)):
+            if values[0] is None:
+                values[0] = reserved[place] if is_made else fields[0].get_default()
+                yield {**_as_dict(model, row), fields[0].attname: values[0]}
+            else:
+                yield row
+            keys.append(values[0] if len(values) == 1 else tuple(values))
 
 
-def _with_key(model: type[Model], row: Any, field: Any, reserved: Any, keys: list[Any]) -> Any:
-    if reserved is not None:
-        keys.append(reserved)
-        if isinstance(row, dict):
-            return {**row, field.attname: reserved}
-        values = {each.attname: getattr(row, each.attname) for each in model._meta.concrete_fields}
-        return {**values, field.attname: reserved}
-    key = _key(row, field)
-    if key is None:
-        key = field.get_default()
-        row = {**row, field.attname: key} if isinstance(row, dict) else row
-    keys.append(key)
-    return row
+def _value_of(row: Any, field: Any) -> Any:
+    if not isinstance(row, Mapping):
+        return getattr(row, field.attname)
+    value = row.get(field.attname, row.get(field.name, row.get("pk")))
+    return value.pk if isinstance(value, Model) else value
 
 
-def _key(row: Any, field: Any) -> Any:
-    if isinstance(row, dict):
-        return row.get(field.attname, row.get(field.name, row.get("pk")))
-    return getattr(row, field.attname)
+def _as_dict(model: type[Model], row: Any) -> Mapping[str, Any]:
+    if isinstance(row, Mapping):
+        return {name: value for name, value in row.items() if name != "pk"}
+    return {field.attname: getattr(row, field.attname) for field in model._meta.concrete_fields}

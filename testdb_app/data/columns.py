@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import datetime
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby, islice
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from django.db import models
-from django.db.models import Field, Model
+from django.db.models import Model
 from django.db.models.expressions import DatabaseDefault
-from django.db.models.fields import NOT_PROVIDED
 
+from testdb_app.data.conversion import Column, is_made_by_database, make_column
 from testdb_app.exceptions import DataError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -22,55 +19,7 @@ if TYPE_CHECKING:
 
 _LEFT: Any = object()
 """In place of a value: the database is to make it."""
-_NONE = type(None)
 _ROWS_A_BATCH = 2_000
-
-# A value of just that type is what these fields' own conversion would return, which costs more than all the rest.
-_AS_IT_IS: Mapping[type[Field[Any, Any]], type] = {
-    models.AutoField: int,
-    models.BigAutoField: int,
-    models.BigIntegerField: int,
-    models.BooleanField: bool,
-    models.CharField: str,
-    models.FloatField: float,
-    models.IntegerField: int,
-    models.PositiveBigIntegerField: int,
-    models.PositiveIntegerField: int,
-    models.PositiveSmallIntegerField: int,
-    models.SmallIntegerField: int,
-    models.TextField: str,
-}
-# The same, on databases whose driver takes the type itself.
-_AS_IT_IS_NATIVELY: Mapping[type[Field[Any, Any]], type] = {
-    models.DateField: datetime.date,
-    models.DurationField: datetime.timedelta,
-    models.UUIDField: uuid.UUID,
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Column:
-    """A column to fill: the field, how its values get ready, which type needs none of that, and the default (None: none).
-
-    With ``looks_at_row`` the field makes its value of the instance that is saved: ``auto_now``, files, fields of one's own.
-    """
-
-    field: Field[Any, Any]
-    prepare: Callable[[Any], Any]
-    plain: type | None
-    default: Callable[[], Any] | None
-    looks_at_row: bool
-
-    @property
-    def column(self) -> str:
-        """The column's name in the database."""
-        return str(self.field.column)
-
-    def convert(self, values: list[Any]) -> list[Any]:
-        """Return values of many rows as the driver takes them."""
-        kinds = set(map(type, values))
-        return values if kinds <= {self.plain, _NONE} else list(map(self.prepare, values))
-
 
 Batch = tuple[tuple[Column, ...], list[Sequence[Any]]]
 """Columns, and rows of values for them."""
@@ -91,7 +40,7 @@ class RowReader:
             )
         self.model = model
         self._columns = tuple(
-            _column(field, connection) for field in meta.concrete_fields if not getattr(field, "generated", False)
+            make_column(field, connection) for field in meta.concrete_fields if not getattr(field, "generated", False)
         )
         self._names = {name for column in self._columns for name in _names(column)}
         self._needs_instances = any(column.looks_at_row for column in self._columns)
@@ -162,54 +111,6 @@ def parents_of(model: type[Model]) -> list[type[Model]]:
     ]
 
 
-def _column(field: Field[Any, Any], connection: BaseDatabaseWrapper) -> Column:
-    has_default = field.default is not NOT_PROVIDED or not (_is_made_by_database(field) or field.primary_key)
-    plain = _plain_type(field, connection)
-    return Column(
-        field=field,
-        prepare=_preparation(field, plain, connection),
-        plain=plain,
-        default=field.get_default if has_default else None,
-        looks_at_row=_looks_at_row(field),
-    )
-
-
-def _is_made_by_database(field: Field[Any, Any]) -> bool:
-    """Whether a row that does not give the field leaves it to the database."""
-    return isinstance(field, models.AutoField) or getattr(field, "db_default", NOT_PROVIDED) is not NOT_PROVIDED
-
-
-def _plain_type(field: Field[Any, Any], connection: BaseDatabaseWrapper) -> type | None:
-    target = field
-    if type(field) in {models.ForeignKey, models.OneToOneField}:
-        target = cast("Any", field).target_field
-    plain = _AS_IT_IS.get(type(target))
-    if plain is None and connection.vendor == "postgresql":
-        plain = _AS_IT_IS_NATIVELY.get(type(target))
-    return plain
-
-
-def _preparation(field: Field[Any, Any], plain: type | None, connection: BaseDatabaseWrapper) -> Callable[[Any], Any]:
-    def prepare(value: Any) -> Any:
-        if value is None or type(value) is plain:
-            return value
-        if hasattr(value, "resolve_expression"):
-            raise UnsupportedError(
-                f"{field.model._meta.label}.{field.name} is given an expression, {value!r}, which only a query can work out. "
-                "Nothing was inserted. Give its value."
-            )
-        return field.get_db_prep_save(value, connection)
-
-    return prepare
-
-
-def _looks_at_row(field: Any) -> bool:
-    own = type(field).pre_save
-    if own in {models.DateField.pre_save, models.DateTimeField.pre_save, models.TimeField.pre_save}:
-        return bool(field.auto_now or field.auto_now_add)
-    return own is not Field.pre_save
-
-
 def _names(column: Column) -> tuple[str, ...]:
     names = (column.field.attname, column.field.name)
     return (*names, "pk") if column.field.primary_key else names
@@ -240,7 +141,7 @@ def _values_of_instances(column: Column, rows: list[Any]) -> list[Any]:
 
 
 def _may_be_left(column: Column) -> bool:
-    return column.default is None or _is_made_by_database(column.field)
+    return column.default is None or is_made_by_database(column.field)
 
 
 def _is_left(column: Column, value: Any) -> bool:

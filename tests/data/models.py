@@ -89,6 +89,27 @@ class Reading(models.Model):
         db_table = "Data tests.reading"
 
 
+class Seat(models.Model):
+    """A key of two columns."""
+
+    pk = models.CompositePrimaryKey("row", "number")
+    row = models.IntegerField()
+    number = models.IntegerField()
+
+    class Meta:
+        app_label = "data_tests"
+
+
+class Ticket(models.Model):
+    """Refers to a key of two columns, as far as the database is concerned."""
+
+    row = models.IntegerField()
+    number = models.IntegerField()
+
+    class Meta:
+        app_label = "data_tests"
+
+
 def make_tables(alias: str, *made: type[models.Model]) -> None:
     """Make the tables of the models, in that order."""
     with connections[alias].schema_editor() as editor:

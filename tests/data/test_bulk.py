@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import datetime
+from decimal import Decimal
 
 import pytest
+from django.contrib.sessions.models import Session
+from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
 from django.db.models import F
 from django.db.models.functions import Now
+from django.utils import timezone
 
-from testdb_app.data import bulk
-from testdb_app.demo.models import Author, Book, Fine, Genre, Member, Publisher, Series
+from testdb_app.data import bulk, make
+from testdb_app.demo.models import Author, Book, Fine, Genre, Loan, Member, Publisher, Series
 from testdb_app.exceptions import DataError, UnsupportedError
 from tests.data.models import Reading, make_tables, rows
 
@@ -61,6 +65,26 @@ def test_a_model_in_several_tables_and_expressions_are_refused():
     for expression in (F("loan_id"), Now()):
         with pytest.raises(UnsupportedError, match="given an expression"):
             bulk(Fine, [{"loan_id": 1, "amount": expression}])
+
+
+def test_numbers_and_instants_that_save_would_refuse_or_mend_are_so_here_too():
+    loan = make(Loan)
+    with pytest.raises(ValidationError):
+        bulk(Fine, [{"loan": loan, "amount": Decimal("NaN")}])
+    assert bulk(Fine, [{"loan": loan, "amount": value} for value in (Decimal("1.50"), "2.5", 3)]) == 3
+    assert [str(value) for value in Fine.objects.order_by("pk").values_list("amount", flat=True)] == [
+        "1.50",
+        "2.50",
+        "3.00",
+    ]
+    naive = datetime.datetime(2026, 1, 1, 12)
+    row = {"session_key": "a", "session_data": "", "expire_date": naive}
+    with pytest.warns(RuntimeWarning, match="received a naive datetime"):
+        bulk(Session, [row])
+    bulk(Session, [{**row, "session_key": "b", "expire_date": naive.replace(tzinfo=datetime.UTC)}])
+    moments = Session.objects.order_by("pk").values_list("expire_date", flat=True)
+    assert moments[0] == timezone.make_aware(naive)
+    assert moments[1] == naive.replace(tzinfo=datetime.UTC)
 
 
 def test_no_rows_are_none():

@@ -6,7 +6,7 @@ import pytest
 from django.db import connections, transaction
 
 from testdb_app.data import diff, snapshot
-from testdb_app.exceptions import UnsupportedError
+from testdb_app.exceptions import SnapshotError, UnsupportedError
 
 pytestmark = pytest.mark.postgresql
 
@@ -50,6 +50,16 @@ def test_a_second_truncation_in_place_writes_to_no_catalog(tables):
             run(tables, "TRUNCATE a, b", "INSERT INTO a VALUES (4, 'y')")
             assert counts(diff(before)) == {"a": (1, 0, 1)}
         transaction.set_rollback(True, using=tables.alias)
+
+
+def test_a_truncation_that_is_rolled_back_brings_rows_back(tables):
+    connection = connections[tables.alias]
+    with transaction.atomic(using=tables.alias):
+        point = connection.savepoint()
+        run(tables, "TRUNCATE a, b")
+        with snapshot(using=tables.alias) as before:
+            connection.savepoint_rollback(point)
+            assert counts(diff(before)) == {"a": (2, 0, 0)}
 
 
 def test_the_rows_known_from_a_transaction_that_was_rolled_back_are_not_used_again(tables):
@@ -187,3 +197,41 @@ def test_nothing_is_left_in_the_transaction_of_the_caller(tables):
             cursor.execute("SELECT count(*) FROM pg_class WHERE relpersistence = 't'")
             assert cursor.fetchone() == (0,)
     assert tables.count("b") == 0
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["autocommit", "atomic"])
+def test_a_table_that_is_written_again_and_again_may_be_dropped(tables, inside):
+    def play():
+        for number in range(10, 13):
+            with snapshot(using=tables.alias) as before:
+                run(tables, f"INSERT INTO b VALUES ({number}, 1)")
+                assert counts(diff(before)) == {"b": (1, 0, 0)}
+        run(tables, "DROP TABLE b", "INSERT INTO a VALUES (7, 'seven')")
+        with snapshot(using=tables.alias) as before:
+            run(tables, "DELETE FROM a WHERE id = 7")
+            assert counts(diff(before)) == {"a": (0, 0, 1)}
+
+    if inside:
+        with transaction.atomic(using=tables.alias):
+            play()
+            transaction.set_rollback(True, using=tables.alias)
+    else:
+        play()
+
+
+def test_copies_that_went_with_a_savepoint_are_said_to_be_gone(tables):
+    run(tables, "INSERT INTO a SELECT n, repeat('x', 900) FROM generate_series(100, 400) n")
+    connection = connections[tables.alias]
+    with transaction.atomic(using=tables.alias):
+        point = connection.savepoint()
+        before = snapshot(using=tables.alias)
+        connection.savepoint_rollback(point)
+        run(tables, "DELETE FROM a WHERE id = 1")
+        with pytest.raises(SnapshotError, match="rolled back"):
+            diff(before)
+        run(tables, "SELECT 1")
+    before.close()
+    with snapshot(using=tables.alias) as before:
+        connection.close()
+        with pytest.raises(SnapshotError, match="another session"):
+            diff(before)

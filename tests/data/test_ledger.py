@@ -10,6 +10,7 @@ from django.db import connection, transaction
 from testdb_app.data import DataLedger, SeedRegistry, assert_unchanged, snapshot
 from testdb_app.demo.models import Author, Authorship, Book, Branch, Card, Genre, Member, Publisher, Series, Staff, Work
 from testdb_app.exceptions import ConfigurationError, DataError, DependentRowsError, SeedError, UnknownNameError
+from tests.data.models import Seat, Ticket
 
 DAY = datetime.date(2026, 1, 1)
 
@@ -81,6 +82,26 @@ def test_what_came_to_depend_on_a_row_is_named_and_nothing_is_taken(clean):
     assert_unchanged(clean)
 
 
+def test_keys_of_several_columns_are_found_again(writable):
+    writable.execute(
+        "CREATE TABLE data_tests_seat (row integer, number integer, PRIMARY KEY (row, number));"
+        "CREATE TABLE data_tests_ticket (id integer PRIMARY KEY, row integer, number integer,"
+        " FOREIGN KEY (row, number) REFERENCES data_tests_seat (row, number))"
+    )
+    other = Seat.objects.using(writable.alias).create(row=9, number=9)
+    ledger = DataLedger(writable.alias)
+    ledger.make(Seat)
+    ledger.setup(Seat.objects.using(writable.alias).create, row=1, number=2)
+    ledger.bulk(Seat, [{"row": 3, "number": n} for n in range(3)] + [Seat(row=4, number=1)])
+    ticket = Ticket.objects.using(writable.alias).create(id=5, row=1, number=2)
+    with pytest.raises(DependentRowsError, match="id=5"):
+        ledger.teardown()
+    assert Seat.objects.using(writable.alias).count() == 7
+    ledger.teardown(dependents="take")
+    assert list(Seat.objects.using(writable.alias)) == [other]
+    assert not Ticket.objects.using(writable.alias).filter(pk=ticket.pk).exists()
+
+
 def test_what_came_to_depend_on_a_row_is_taken_along_if_that_is_asked_for(clean):
     ledger = DataLedger(dependents="take")
     author, series = ledger.setup(Author.objects.create, name="A"), ledger.setup(make_series)
@@ -123,8 +144,11 @@ def test_thousands_of_rows_are_inserted_and_taken_away(clean):
     with DataLedger() as ledger:
         publisher = ledger.setup(Publisher.objects.create, name="P")
         assert ledger.bulk(Series, ({"name": f"s{n}", "publisher": publisher} for n in range(5000))) == 5000
+        assert ledger.bulk(Author, [Author(name="a"), Author(name="b")]) == 2
         assert ledger.bulk(Member, [Member(name="m", joined_on=DAY), {"name": "n", "joined_on": DAY}]) == 2
         assert (Series.objects.count(), Member.objects.count()) == (5000, 2)
+        with pytest.raises(DataError, match="dicts or instances of it, not tuple"):
+            ledger.bulk(Series, [{"name": "s", "publisher": publisher}, ("s",)])
         after = Series.objects.create(name="next", publisher=publisher)
         assert after.pk > max(Series.objects.exclude(pk=after.pk).values_list("pk", flat=True))
         after.delete()

@@ -7,8 +7,8 @@ import gc
 import pytest
 from django.db import connections, transaction
 
-from testdb_app.data import assert_unchanged, diff, snapshot
-from testdb_app.exceptions import SnapshotError, UnknownNameError, VerificationError
+from testdb_app.data import Snapshot, assert_unchanged, diff, snapshot
+from testdb_app.exceptions import SnapshotError, UnknownNameError, UnsupportedError, VerificationError
 
 TABLES = """
 CREATE TABLE author (id integer PRIMARY KEY, name varchar(20), score numeric(6, 2), raw text);
@@ -256,3 +256,39 @@ def test_a_snapshot_of_small_tables_outlives_its_connection_and_others_say_that_
         else:
             with pytest.raises(SnapshotError, match="another connection"):
                 diff(before)
+
+
+def test_on_sqlite_what_cannot_be_told_apart_is_refused_and_no_key_is_needed(writable):
+    if writable.connection.vendor != "sqlite":
+        pytest.skip("only SQLite has tables like these")
+    run(
+        writable,
+        "CREATE TABLE fixed (a text, b integer, PRIMARY KEY (a, b)) WITHOUT ROWID",
+        "CREATE TABLE loose (a, b REAL)",
+        "INSERT INTO fixed VALUES ('x', 1), ('y', 2)",
+        "INSERT INTO loose VALUES (x'00ff', 1), (1, 2), ('1', -0.0)",
+    )
+    with snapshot(using=writable.alias) as before:
+        run(
+            writable,
+            "UPDATE loose SET a = '1' WHERE a = 1 AND typeof(a) = 'integer'",
+            "DELETE FROM fixed WHERE a = 'y'",
+        )
+        found = diff(before)
+        assert (found.find("loose").changed, found.find("fixed").removed) == (1, 1)
+    for statement, name in (
+        ("CREATE TABLE hidden (rowid text, oid text, _rowid_ text)", "hidden"),
+        ("CREATE TABLE nameless (id text PRIMARY KEY)", "nameless"),
+    ):
+        run(writable, statement, f"INSERT INTO {name} DEFAULT VALUES")
+        with pytest.raises(UnsupportedError, match=name):
+            snapshot(using=writable.alias)
+        run(writable, f"DROP TABLE {name}")
+
+
+def test_two_databases_are_not_compared(library):
+    with snapshot(using=library.alias) as before:
+        other = Snapshot("elsewhere", before._state)
+        with pytest.raises(SnapshotError, match='cannot be compared with one of "elsewhere"'):
+            diff(before, other)
+    assert repr(before) == f"<Snapshot of {library.alias!r}>"

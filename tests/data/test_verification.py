@@ -17,6 +17,7 @@ from testdb_app.data import (
 )
 from testdb_app.demo.models import Author, Genre, Publisher, Series
 from testdb_app.exceptions import DataError, VerificationError
+from tests.data.models import Reading, make_tables
 
 TABLES = """
 CREATE TABLE author (id integer PRIMARY KEY, name text);
@@ -110,6 +111,15 @@ def test_rows_are_compared_on_the_fields_that_are_named():
     failure(assert_rows, Genre, [])
     with pytest.raises(DataError, match="name the same fields"):
         assert_rows(Genre, [{"name": "low"}, {"id": 1}])
+
+
+def test_rows_with_values_that_cannot_be_hashed_are_compared_too(writable):
+    make_tables(writable.alias, Reading)
+    for payload in ({"a": 1}, {"a": 1}, None):
+        Reading(value=1, payload=payload).save(using=writable.alias)
+    assert_rows(Reading, [{"payload": None}, {"payload": {"a": 1}}, {"payload": {"a": 1}}], using=writable.alias)
+    error = failure(assert_rows, Reading, [{"payload": {"a": 2}}, {"payload": None}], using=writable.alias)
+    assert [sign for sign, _ in error.failures] == ["-", "+", "+"]
 
 
 def test_a_deferred_key_that_dangles_is_named_and_may_still_be_mended(writable):

@@ -277,3 +277,32 @@ def test_the_live_name_is_asked_where_the_way_is_known(connection, monkeypatch, 
     identity = BACKEND.identify(connection)
     assert identity.name == live
     assert identity.names_differ == (vendor == "mysql")
+
+
+def test_what_data_helpers_can_have_of_any_backend(connection):
+    data = BACKEND.data
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE a (id integer PRIMARY KEY, name text)")
+        cursor.execute(
+            'CREATE TABLE "b %" (id integer PRIMARY KEY, "a %" integer REFERENCES a (id) DEFERRABLE INITIALLY DEFERRED)'
+        )
+    schema = data.read_schema(connection, None)
+    a, b = (table.name for table in schema.tables)
+    assert data.read_keys(connection, [a, b]) == {a: ("id",), b: ("id",)}
+    with transaction.atomic(using=connection.alias):
+        assert data.insert_rows(connection, a, ["id", "name"], iter([(1, "x"), (2, "y")])) == 2
+        assert data.insert_rows(connection, b, ["id", "a %"], [(1, 1), (2, 9)]) == 2
+        (violation,) = data.find_violations(connection, schema, 20)
+        assert violation.kind == "constraint"
+        assert "b %" in violation.detail
+        assert data.delete_together(connection, [(b, "id IN (%s, %s)", [1, 2]), (a, "id = %s", [1])]) == [2, 1]
+        assert data.find_violations(connection, schema, 20) == []
+    (found,) = data.compare_with_baseline(connection, None, [a, b], 20)
+    assert (found.table, found.added) == (a, 1)
+    for refuse in (
+        lambda: data.store_state(connection, None),
+        lambda: data.reserve_keys(connection, "a", "id", 1),
+        lambda: data.find_late_sequences(connection, schema),
+    ):
+        with pytest.raises(UnsupportedError, match="Not supported on SQLite"):
+            refuse()

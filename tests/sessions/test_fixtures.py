@@ -105,6 +105,28 @@ def test_next(test_session):
     assert Shelf.objects.filter(name="mine").count() == 0
 """
 
+INTERRUPTED = """
+import pytest
+from shop.models import Shelf
+from tests import record
+
+@pytest.fixture(scope="module")
+def wide(test_session_factory):
+    with test_session_factory("wide") as session:
+        session.setup(Shelf.objects.create, name="wide")
+        yield session
+
+def test_a_in_it(wide, request):
+    record(request)
+
+@pytest.mark.django_db(transaction=True)
+def test_b_transactional_in_the_middle(wide, request):
+    Shelf.objects.create(name="flushed")
+
+def test_c_after_it(test_session, request):
+    record(request)
+"""
+
 
 @pytest.fixture
 def run(project: Project):  # noqa: F811
@@ -148,3 +170,12 @@ def test_a_leak_is_an_error_of_the_test_with_its_name(project, run):  # noqa: F8
     assert "1 error" in done.stdout
     assert 'Something was committed in the session "failing.py::test_leaks", opened at failing.py:5' in done.stdout
     assert "2 passed" in done.stdout
+
+
+def test_a_transactional_test_in_an_open_session_is_refused_by_name(project, run):  # noqa: F811
+    """Trap: it would write into the session's transaction, and Django's teardown of it flush that and close the connection."""
+    project.write("interrupted.py", INTERRUPTED)
+    done, found = run("interrupted.py", "-p", "no:randomly")
+    assert "test_b_transactional_in_the_middle is transactional, and would be a part of the session" in done.stdout
+    assert "2 passed, 1 error" in done.stdout
+    assert "flushed" not in found["test_c_after_it"]["rows"]

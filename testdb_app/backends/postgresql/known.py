@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from django.db import DatabaseError
@@ -17,6 +18,7 @@ from testdb_app.backends.postgresql.pipeline import Command
 from testdb_app.backends.postgresql.queries import read_rows, rows_of
 from testdb_app.backends.postgresql.quoting import milliseconds
 from testdb_app.backends.postgresql.signs import Relations, Signs
+from testdb_app.exceptions import UnsupportedError
 from testdb_app.schema import QualifiedName
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 _LOCK_TIMEOUT = 60.0
 """Seconds to wait for a lock on a catalog: only a change of the schema holds them."""
+_MOST_USUAL = 8
 _SAVEPOINT = Command("SAVEPOINT testdb_reset")
 _SETTINGS = Command(
     f"SELECT pg_catalog.set_config('lock_timeout', '{milliseconds(_LOCK_TIMEOUT)}ms', true), "
@@ -39,8 +42,8 @@ _SESSIONS: weakref.WeakKeyDictionary[Any, KnownSession] = weakref.WeakKeyDiction
 class KnownSession:
     """Known of one of the driver's connections.
 
-    ``rows`` are those of its tables at the look ``rows_seen``, None for a large one; ``litter`` are temporary tables that nobody
-    needs any more.
+    ``rows`` are those of its tables at the look ``rows_seen``, None for a large one; ``usual`` are tables that were
+    written to before; ``litter`` are temporary tables that nobody needs any more.
     """
 
     def __init__(self) -> None:
@@ -48,7 +51,16 @@ class KnownSession:
         self.signs: Signs | None = None
         self.rows: dict[int, str | None] = {}
         self.rows_seen: Signs | None = None
+        self.usual: dict[int, None] = {}
         self.litter: list[str] = []
+
+    def expect(self, oids: Iterable[int]) -> None:
+        """Expect that these tables will be written to again, because they were now."""
+        for oid in oids:
+            self.usual.pop(oid, None)
+            self.usual[oid] = None
+        while len(self.usual) > _MOST_USUAL:
+            del self.usual[next(iter(self.usual))]
 
     @classmethod
     def of(cls, connection: BaseDatabaseWrapper) -> KnownSession:
@@ -59,16 +71,36 @@ class KnownSession:
         return _SESSIONS[raw]
 
 
-def see(connection: BaseDatabaseWrapper, known: KnownSession) -> tuple[Relations, Signs]:
-    """Look, and read the tables anew unless the signs show that they are the same. One round trip, else two or three more."""
-    before = known.signs
-    if known.relations is not None and before is not None:
-        seen = known.signs = _look(connection, known.relations)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """A look, and what was asked for in the same breath: rows as texts for each guess, none if the look came out otherwise."""
+
+    relations: Relations
+    signs: Signs
+    guessed: Sequence[list[tuple[Any, ...]]] = ()
+
+
+def see(connection: BaseDatabaseWrapper, known: KnownSession, guesses: Sequence[Command] = ()) -> Seen:
+    """Look, and read the tables anew unless the signs show that they are the same. One round trip, else two or three more.
+
+    *guesses* are queries about these tables that will be asked next, if nothing else was written than what usually is.
+    """
+    before, relations = known.signs, known.relations
+    if relations is not None and before is not None:
+        try:
+            (row,), *guessed = ask(connection, [Command(relations.look, often=True), *guesses])
+        except DatabaseError:
+            if not guesses:
+                raise
+            # A table may be gone. What else it can be, the next look meets it too.
+            return see(connection, known)
+        seen = known.signs = signs.parse_signs(list(relations.tables), row)
         if before.is_comparable(seen):
-            return known.relations, seen
-    known.relations = _read_relations(connection)
-    known.signs = _look(connection, known.relations)
-    return known.relations, known.signs
+            return Seen(relations=relations, signs=seen, guessed=guessed)
+    relations = known.relations = _read_relations(connection)
+    ((row,),) = ask(connection, [Command(relations.look, often=True)])
+    known.signs = signs.parse_signs(list(relations.tables), row)
+    return Seen(relations=relations, signs=known.signs)
 
 
 def ask(connection: BaseDatabaseWrapper, commands: Sequence[Command]) -> list[list[tuple[Any, ...]]]:
@@ -100,13 +132,18 @@ def _run(connection: BaseDatabaseWrapper, batch: Sequence[Command], *, nested: b
         return pipeline_of(connection).run(connection, batch)
 
 
-def _look(connection: BaseDatabaseWrapper, relations: Relations) -> Signs:
-    ((row,),) = ask(connection, [Command(relations.look, often=True)])
-    return signs.parse_signs(list(relations.tables), row)
-
-
 def _read_relations(connection: BaseDatabaseWrapper) -> Relations:
     (rows,) = read_rows(connection, [signs.TABLES], lock_timeout=_LOCK_TIMEOUT)
     names = [QualifiedName(schema, name) for _, schema, name, _ in rows]
     shapes = read_rows(connection, signs.shapes_of(names), lock_timeout=_LOCK_TIMEOUT)[1] if names else []
     return signs.parse_relations(rows, shapes)
+
+
+def refuse_hidden(connection: BaseDatabaseWrapper, names: Iterable[QualifiedName], relations: Relations) -> None:
+    """Raise :class:`UnsupportedError` for those of *names* of which this role sees some rows only."""
+    hidden = sorted(str(name) for name in names if name in relations.hidden)
+    if hidden:
+        raise UnsupportedError(
+            f'Row security hides rows of {", ".join(hidden)} from the role of "{connection.alias}", so that their '
+            "state cannot be told. Connect as a role that sees all rows, or name other tables."
+        )

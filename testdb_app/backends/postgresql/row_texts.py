@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from testdb_app.backends.postgresql import differing
 from testdb_app.backends.postgresql.known import ask
@@ -22,13 +22,20 @@ _TABLES_A_STATEMENT = 40
 
 def read_texts(connection: BaseDatabaseWrapper, relations: Relations, oids: Sequence[int]) -> dict[int, str | None]:
     """Return the rows of tables as text: empty where there are none, None where they are too many."""
-    if not oids:
-        return {}
-    commands = [
+    return parse_texts(oids, ask(connection, text_commands(relations, oids))) if oids else {}
+
+
+def text_commands(relations: Relations, oids: Sequence[int]) -> list[Command]:
+    """Write the queries of the rows of tables, for :func:`parse_texts`."""
+    return [
         Command("SELECT " + ", ".join(differing.rows_as_text(relations.tables[oid], _MOST_BYTES) for oid in chunk))
         for chunk in chunks(oids, _TABLES_A_STATEMENT)
     ]
-    values = iter([value for rows in ask(connection, commands) for value in rows[0]])
+
+
+def parse_texts(oids: Sequence[int], results: Iterable[Sequence[tuple[Any, ...]]]) -> dict[int, str | None]:
+    """Return the rows of tables by OID, as :func:`read_texts` does."""
+    values = iter([value for rows in results for value in rows[0]])
     pairs = zip(oids, zip(values, values, strict=True), strict=True)
     return {oid: rows or ("" if int(size) <= _MOST_BYTES else None) for oid, (size, rows) in pairs}
 

@@ -50,12 +50,13 @@ _VERBS = ("inserted", "updated", "deleted")
 class Relations:
     """The tables of a database by OID, with their columns; ``hidden`` are those of which this role sees some rows only.
 
-    ``look`` is the query of a look at all of them.
+    ``usual`` are those that a snapshot of everything is about; ``look`` is the query of a look at all of them.
     """
 
     tables: Mapping[int, QualifiedName]
     columns: Mapping[QualifiedName, Columns]
     hidden: frozenset[QualifiedName]
+    usual: tuple[int, ...]
     look: str
 
 
@@ -155,13 +156,14 @@ def parse_relations(rows: Iterable[Sequence[Any]], shapes: Iterable[Sequence[Any
     tables = {oid: name for oid, name in tables.items() if name in columns}
     return Relations(
         tables=tables,
+        usual=tuple(oid for oid, name in tables.items() if not _is_left_out(name)),
         look=look(tables),
         columns=columns,
         hidden=frozenset(tables[oid] for oid, *_, is_hidden in rows if is_hidden),
     )
 
 
-def is_left_out(name: QualifiedName) -> bool:
+def _is_left_out(name: QualifiedName) -> bool:
     """Whether a table is left out unless it is named: Django's list of migrations, and what this package keeps itself."""
     is_own = name.schema == OWN_SCHEMA and (name.name in set(Mark) or is_baseline_table(name.name))
     return is_own or name.name in ALWAYS_KEPT

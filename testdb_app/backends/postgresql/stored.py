@@ -10,25 +10,25 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from django.db import DatabaseError, InterfaceError
 
 from testdb_app.backends.data_protocols import StoredState
-from testdb_app.backends.postgresql import differing, signs
+from testdb_app.backends.postgresql import differing
 from testdb_app.backends.postgresql.connection import run_sql
 from testdb_app.backends.postgresql.errors import sqlstate
-from testdb_app.backends.postgresql.known import KnownSession, ask, see
+from testdb_app.backends.postgresql.known import KnownSession, Seen, ask, refuse_hidden, see
 from testdb_app.backends.postgresql.pipeline import Command
 from testdb_app.backends.postgresql.queries import chunks
 from testdb_app.backends.postgresql.quoting import quote
-from testdb_app.backends.postgresql.row_texts import find_large, read_texts
+from testdb_app.backends.postgresql.row_texts import find_large, parse_texts, read_texts, text_commands
 from testdb_app.backends.postgresql.signs import Relations, Signs
 from testdb_app.differences import TableDifference
-from testdb_app.exceptions import SnapshotError, UnsupportedError
+from testdb_app.exceptions import SnapshotError
 from testdb_app.schema import QualifiedName
 
 if TYPE_CHECKING:
@@ -92,25 +92,23 @@ class PostgreSQLState:
     def compare(self, connection: BaseDatabaseWrapper, later: StoredState | None, limit: int) -> list[TableDifference]:
         """Return what differs. One round trip for a look, and others for the tables that the look does not clear."""
         connection.ensure_connection()
+        self.check_usable(connection)
         known = KnownSession.of(connection)
+        guesses: list[int] = []
         if later is None:
-            relations, seen = see(connection, known)
+            if known.relations is not None:
+                guesses = [oid for oid in _choose(known.relations, self._chosen) if oid in known.usual]
+            seen = see(connection, known, [self._question(known.relations, oid, None, limit) for oid in guesses])
         else:
             assert isinstance(later, PostgreSQLState)
             later.check_usable(connection)
-            relations, seen = later.relations, later.signs
-        self.check_usable(connection)
-        _refuse_other_tables(self, relations)
-        is_comparable = self.signs.is_comparable(seen)
-        suspects = _choose(relations, self._chosen)
-        if is_comparable:
-            suspects = [oid for oid in suspects if not self.signs.is_same(seen, oid)]
-        elif later is None:
-            suspects = _without_equal(connection, self, relations, suspects)
-        if later is not None:
-            suspects = [oid for oid in suspects if self.has_rows(oid) or later.has_rows(oid)]
+            seen = Seen(relations=later.relations, signs=later.signs)
+        _refuse_other_tables(self, seen.relations)
+        answers = dict(zip(guesses, seen.guessed, strict=False))
+        suspects = self._suspects(connection, seen, later)
+        open_questions = [oid for oid in suspects if oid not in answers]
         try:
-            return list(_compare(connection, self, relations, later, suspects, limit))
+            answers |= self._ask(connection, seen.relations, open_questions, later, limit)
         except DatabaseError as error:
             if sqlstate(error) != _UNDEFINED_TABLE:
                 raise
@@ -118,6 +116,44 @@ class PostgreSQLState:
                 f'The rows that a snapshot of "{connection.alias}" kept are gone: the transaction or savepoint in which it was '
                 "taken was rolled back. Take the snapshot before it, or compare inside."
             ) from error
+        if later is None:
+            known.expect(oid for oid in suspects if answers[oid])
+        tables = ((seen.relations.tables[oid], answers[oid]) for oid in suspects)
+        found = (differing.parse_differences(name, seen.relations.columns[name], rows) for name, rows in tables)
+        return [difference for difference in found if difference is not None]
+
+    def _suspects(self, connection: BaseDatabaseWrapper, seen: Seen, later: PostgreSQLState | None) -> list[int]:
+        """Return the tables that the signs do not clear."""
+        suspects = _choose(seen.relations, self._chosen)
+        if self.signs.is_comparable(seen.signs):
+            suspects = [oid for oid in suspects if not self.signs.is_same(seen.signs, oid)]
+        elif later is None:
+            suspects = _without_equal(connection, self, seen.relations, suspects)
+        if later is not None:
+            suspects = [oid for oid in suspects if self.has_rows(oid) or later.has_rows(oid)]
+        return suspects
+
+    def _question(self, relations: Relations | None, oid: int, later: PostgreSQLState | None, limit: int) -> Command:
+        """Write the query of what differs in that table."""
+        assert relations is not None
+        table, parameters = relations.tables[oid], list[str | None]()
+        before = self.source(oid, table, parameters)
+        now = differing.live(table) if later is None else later.source(oid, table, parameters)
+        return Command(differing.differences(relations.columns[table], before, now, limit), tuple(parameters))
+
+    def _ask(
+        self,
+        connection: BaseDatabaseWrapper,
+        relations: Relations,
+        oids: Sequence[int],
+        later: PostgreSQLState | None,
+        limit: int,
+    ) -> dict[int, list[tuple[Any, ...]]]:
+        answers: dict[int, list[tuple[Any, ...]]] = {}
+        for chunk in chunks(oids, _COMPARISONS_A_MESSAGE):
+            questions = [self._question(relations, oid, later, limit) for oid in chunk]
+            answers.update(zip(chunk, ask(connection, questions), strict=True))
+        return answers
 
     def check_usable(self, connection: BaseDatabaseWrapper) -> None:
         """Raise :class:`SnapshotError` if it is closed, or its copies went with the session that made them."""
@@ -147,12 +183,17 @@ def store_state(connection: BaseDatabaseWrapper, tables: frozenset[QualifiedName
     connection.ensure_connection()
     known = KnownSession.of(connection)
     drop_litter(connection, known)
-    relations, seen = see(connection, known)
+    guesses = [] if known.relations is None else [oid for oid in _choose(known.relations, tables) if oid in known.usual]
+    questions = [] if known.relations is None else text_commands(known.relations, guesses)
+    look = see(connection, known, questions)
+    relations, seen = look.relations, look.signs
     chosen = _choose(relations, tables)
-    _refuse_hidden(connection, [relations.tables[oid] for oid in chosen], relations)
+    refuse_hidden(connection, [relations.tables[oid] for oid in chosen], relations)
     before, kept = known.rows_seen, {}
     if before is not None and before.is_comparable(seen):
         kept = {oid: rows for oid, rows in known.rows.items() if before.is_same(seen, oid)}
+    if look.guessed:
+        kept |= parse_texts(guesses, look.guessed)
     kept.update(read_texts(connection, relations, [oid for oid in chosen if oid not in kept]))
     known.rows, known.rows_seen = kept, seen
     large = find_large(kept, chosen)
@@ -167,7 +208,7 @@ def store_state(connection: BaseDatabaseWrapper, tables: frozenset[QualifiedName
                 for oid in large
             ),
         )
-        seen = _after_copying(seen, see(connection, known)[1])
+        seen = _after_copying(seen, see(connection, known).signs)
         known.signs = seen
     texts = {oid: rows for oid in chosen if oid not in copies and (rows := kept[oid])}
     return PostgreSQLState(known, relations, seen, chosen=tables, texts=texts, copies=copies)
@@ -182,7 +223,7 @@ def drop_litter(connection: BaseDatabaseWrapper, known: KnownSession) -> None:
 
 def _choose(relations: Relations, tables: frozenset[QualifiedName] | None) -> list[int]:
     if tables is None:
-        return [oid for oid, name in relations.tables.items() if not signs.is_left_out(name)]
+        return list(relations.usual)
     return [oid for oid, name in relations.tables.items() if name in tables]
 
 
@@ -200,29 +241,6 @@ def _without_equal(
     return [oid for oid in suspects if oid not in now or now[oid] != (state.text(oid) or "")]
 
 
-def _compare(
-    connection: BaseDatabaseWrapper,
-    state: PostgreSQLState,
-    relations: Relations,
-    later: PostgreSQLState | None,
-    suspects: Sequence[int],
-    limit: int,
-) -> Iterator[TableDifference]:
-    for chunk in chunks(suspects, _COMPARISONS_A_MESSAGE):
-        commands = []
-        for oid in chunk:
-            table, parameters = relations.tables[oid], list[str | None]()
-            before = state.source(oid, table, parameters)
-            now = differing.live(table) if later is None else later.source(oid, table, parameters)
-            query = differing.differences(relations.columns[table], before, now, limit)
-            commands.append(Command(query, tuple(parameters)))
-        for oid, rows in zip(chunk, ask(connection, commands), strict=True):
-            table = relations.tables[oid]
-            found = differing.parse_differences(table, relations.columns[table], rows)
-            if found is not None:
-                yield found
-
-
 def _refuse_other_tables(state: PostgreSQLState, relations: Relations) -> None:
     if state.relations is relations:
         return
@@ -237,13 +255,4 @@ def _refuse_other_tables(state: PostgreSQLState, relations: Relations) -> None:
             f"Since the snapshot was taken, tables were dropped, renamed or altered: {', '.join(sorted(changed))}. Their rows "
             "cannot be compared. Take the snapshot after the change.",
             tables=sorted(changed),
-        )
-
-
-def _refuse_hidden(connection: BaseDatabaseWrapper, names: Iterable[QualifiedName], relations: Relations) -> None:
-    hidden = sorted(str(name) for name in names if name in relations.hidden)
-    if hidden:
-        raise UnsupportedError(
-            f'Row security hides rows of {", ".join(hidden)} from the role of "{connection.alias}", so that their '
-            "state cannot be told. Connect as a role that sees all rows, or name other tables."
         )
