@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
 # Whose frames do not tell who did it.
-_BELOW = ("django.db", "django.utils.asyncio", "testdb_app", "contextlib", "psycopg", "threading")
+_BELOW = ("django.db", "django.utils.asyncio", "testdb_app", "contextlib", "psycopg", "threading", "unittest")
 _MOST_OF_A_STATEMENT = 200
 
 

@@ -10,7 +10,6 @@ from typing import Any, ParamSpec, Self, TypeVar, overload
 
 from django.db import DEFAULT_DB_ALIAS
 
-from testdb_app.connection_hooks import caller
 from testdb_app.sessions.durations import Duration
 from testdb_app.sessions.options import check_session_options
 from testdb_app.sessions.pools import SharedPool
@@ -94,7 +93,7 @@ class TestSessionFactory:
         """
         alias = self.options.aliases[0] if using is None else using
         pool = self._pools.setdefault(alias, SharedPool())
-        return TestSession(self.options, pool, name=name, independent=alias, opened_at=opened_at or caller())
+        return TestSession(self.options, pool, name=name, independent=alias, opened_at=opened_at)
 
     def replace(self, **changes: Any) -> TestSessionFactory:
         """Return another factory, with some options changed and a pool of its own."""

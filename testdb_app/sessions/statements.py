@@ -83,8 +83,8 @@ class StatementWatch:
             return self._explain_statement(error, sql, limits["statement_timeout"])
         if failure is Failure.LOCK_TIMEOUT and self._waited_for_lock(connection, elapsed):
             return self._explain_lock(connection, error, sql, limits.get("lock_timeout") or elapsed)
-        if failure is Failure.IDLE_TIMEOUT:
-            most = limits.get("idle_in_transaction_session_timeout", 0)
+        if failure is Failure.IDLE_TIMEOUT and "idle_in_transaction_session_timeout" in limits:
+            most = limits["idle_in_transaction_session_timeout"]
             return make_error(
                 IdleTimeoutError,
                 error,

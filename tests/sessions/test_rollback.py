@@ -295,6 +295,7 @@ def test_a_unittest_enters_a_session(database, factory):
             self.session = self.enterContext(factory(self.id()))
 
         def test(self) -> None:
+            assert f"opened at {__file__}:" in repr(self.session)
             insert(self.session, 1)
 
     result = unittest.TestResult()
