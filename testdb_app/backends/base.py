@@ -41,7 +41,6 @@ class Failure(StrEnum):
     LOCK_TIMEOUT = "lock time-out"
     IDLE_TIMEOUT = "idle time-out"
     ABORTED = "the transaction is aborted"
-    LOST = "the connection is lost"
     OTHER = "something else"
 
 

@@ -55,12 +55,6 @@ class Turn:
                 self._depth, self._holder = 0, None
                 self._free.notify()
 
-    @property
-    def depth(self) -> int:
-        """How often this thread has it."""
-        with self._free:
-            return self._depth if self._holder is threading.current_thread() else 0
-
     @contextmanager
     def taken(self, doing: str) -> Iterator[None]:
         """Have it while the block runs."""

@@ -10,7 +10,15 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from django.db import DatabaseError, IntegrityError, InterfaceError, OperationalError, connections, transaction
+from django.db import (
+    DatabaseError,
+    IntegrityError,
+    InterfaceError,
+    InternalError,
+    OperationalError,
+    connections,
+    transaction,
+)
 from django.http import HttpResponse
 from django.test.testcases import LiveServerThread, _StaticFilesHandler
 from django.test.utils import override_settings
@@ -260,6 +268,18 @@ def test_a_borrower_of_a_broken_session_is_told(database, factory):
             session.connection.close()
             with pytest.raises(SessionBrokenError, match="in the thread errand: its connection was closed"):
                 Errand(lambda: add(database.alias, 1)).do()
+
+
+def test_a_borrower_of_a_session_in_which_a_statement_has_failed_is_told(database, factory):
+    if database.connection.vendor == "sqlite":
+        pytest.skip("it goes on after a statement that failed")
+    with factory("failed") as session, session.allow():
+        with pytest.raises(DatabaseError), session.connection.cursor() as cursor:
+            cursor.execute("SELECT 1 / 0")
+        with pytest.raises(InternalError, match="current transaction is aborted"):
+            Errand(lambda: add(database.alias, 1)).do()
+        with pytest.raises(InternalError, match="current transaction is aborted"):
+            Errand(lambda: transaction.atomic(using=database.alias).__enter__()).do()
 
 
 def test_a_commit_by_sql_in_a_borrower_is_told_at_the_end(database, factory):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import time
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -26,11 +25,6 @@ from tests.sessions.conftest import insert, numbers
 pytestmark = pytest.mark.postgresql
 
 NAMES = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
-
-
-@pytest.fixture
-def scratch_only(scratch: Any) -> Iterator[Any]:
-    return scratch
 
 
 def shown(connection: Any) -> list[tuple[str, str]]:
@@ -218,3 +212,18 @@ def test_the_connections_that_it_makes_give_up_in_time(database, make_factory):
     assert "connect_timeout" not in database.connection.get_connection_params()
     assert "connect_timeout" not in connections.settings[database.alias]["OPTIONS"]
     assert numbers(database.connection) == []
+
+
+def test_a_session_begins_as_the_settings_of_the_connection_say(scratch, make_factory):
+    scratch.register("strict", OPTIONS={"isolation_level": psycopg.IsolationLevel.SERIALIZABLE})
+    factory = make_factory(databases="strict")
+    connection = connections["strict"]
+    connection.ensure_connection()
+    connection.connection.read_only, connection.connection.deferrable = True, True
+    with factory() as session, session.connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT current_setting('transaction_isolation'), current_setting('transaction_read_only'), "
+            "current_setting('transaction_deferrable')"
+        )
+        assert cursor.fetchone() == ("serializable", "on", "on")
+    connection.close()

@@ -20,12 +20,7 @@ _FAILURES = {
     LOCK_NOT_AVAILABLE: Failure.LOCK_TIMEOUT,
     "25P03": Failure.IDLE_TIMEOUT,
     "25P02": Failure.ABORTED,
-    "57P01": Failure.LOST,
-    "57P02": Failure.LOST,
-    "57P03": Failure.LOST,
-    "57P05": Failure.LOST,
 }
-_GONE = ("connection", "closed")
 
 
 def begin(connection: BaseDatabaseWrapper, savepoint: str, limits: Mapping[str, int]) -> None:
@@ -58,13 +53,8 @@ def lift(connection: BaseDatabaseWrapper, earlier: Mapping[str, str]) -> None:
 
 
 def classify(error: BaseException) -> Failure:
-    """Return why the server refused, by SQLSTATE; an error without one comes from a connection that is gone."""
-    state = sqlstate(error)
-    if state.startswith("08"):
-        return Failure.LOST
-    if not state and type(error).__name__ in {"OperationalError", "InterfaceError"}:
-        return Failure.LOST if any(word in str(error) for word in _GONE) else Failure.OTHER
-    return _FAILURES.get(state, Failure.OTHER)
+    """Return why the server refused, by SQLSTATE."""
+    return _FAILURES.get(sqlstate(error), Failure.OTHER)
 
 
 def _set(limits: Mapping[str, int], scope: str) -> list[str]:
