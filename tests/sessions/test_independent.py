@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import warnings
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from testdb_app.exceptions import (
     UnsafeSessionError,
     UnsupportedError,
 )
+from testdb_app.sessions import TestSessionFactory
 from testdb_app.sessions.opened import open_sessions
 from tests.sessions.conftest import insert, numbers
 from tests.sessions.test_limits import shown
@@ -97,6 +99,34 @@ def test_sqlite_says_which_limits_it_does_not_have(database, make_factory):
             make_factory(**{name: 5})().open()
     with pytest.raises(UnsupportedError, match="has no pools in Django"):
         make_factory(pool=True).independent().open()
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["a name", "no name"])
+def test_a_database_in_memory_has_a_second_connection_if_it_has_a_name(django_db_blocker, shared):
+    name = "file:independent?mode=memory&cache=shared" if shared else ":memory:"
+    default = connections.settings["default"]
+    connections.settings["memory"] = {**default, "ENGINE": "django.db.backends.sqlite3", "NAME": name, "OPTIONS": {}}
+    factory = TestSessionFactory("memory")
+    try:
+        with django_db_blocker.unblock(), connections["memory"].cursor() as cursor:
+            cursor.execute("CREATE TABLE a (id integer PRIMARY KEY)")
+            cursor.execute("INSERT INTO a VALUES (1)")
+            if shared:
+                with factory.independent() as session:
+                    assert numbers(session.connection) == [1]
+                    raw = session.connection.connection
+                with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+                    raw.execute("SELECT 1")
+            else:
+                with pytest.raises(UnsupportedError, match="in the memory of its one connection"):
+                    factory.independent().open()
+            with factory() as session:
+                insert(session, 2)
+            assert numbers(connections["memory"]) == [1]
+    finally:
+        connections["memory"].connection.close()
+        del connections["memory"]
+        del connections.settings["memory"]
 
 
 @pytest.mark.parametrize(

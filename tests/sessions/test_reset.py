@@ -8,7 +8,13 @@ from typing import Any
 import pytest
 from django.db import transaction
 
-from testdb_app.exceptions import SessionLeakError, SessionNestingError, TransactionStateError, UnsafeSessionError
+from testdb_app.exceptions import (
+    LockTimeoutError,
+    SessionLeakError,
+    SessionNestingError,
+    TransactionStateError,
+    UnsafeSessionError,
+)
 from testdb_app.preparing import prepare_test_database
 from tests.sessions.conftest import insert, numbers
 
@@ -141,3 +147,26 @@ def test_what_an_inner_session_has_committed_is_told_by_both_and_taken_back(data
     assert 'SessionLeakError: Something was committed in the session "outer"' in caught.value.__notes__[0]
     assert "taken it back" in caught.value.__notes__[0]
     assert database.count("a") == 0
+
+
+@pytest.mark.postgresql
+def test_a_writer_elsewhere_that_is_left_open_is_told_and_a_reader_is_none(scratch, make_factory, settings):
+    """Trap: what another session has not committed would survive the reset, and appear when it commits."""
+    settings.TESTDB = {"LOCK_TIMEOUT": 0.3}
+    factory = make_factory(isolation="reset")
+    with factory():
+        pass
+    with scratch.connect(application_name="elsewhere") as other:
+        other.execute("BEGIN; SELECT * FROM a")
+        with factory() as session:
+            insert(session, 1)
+        assert scratch.count("a") == 0
+        other.execute("INSERT INTO a VALUES (5)")
+        with pytest.raises(LockTimeoutError, match="elsewhere") as caught:
+            with factory("blocked") as session:
+                insert(session, 1)
+        assert caught.value.blockers[0].pid == other.info.backend_pid
+        other.execute("ROLLBACK")
+    with factory() as session:
+        assert numbers(session.connection) == [1], "it could not be taken back"
+    assert scratch.count("a") == 0
