@@ -8,6 +8,7 @@ import pytest
 
 from tests.plugin.conftest import CONFTEST, Runner, outcomes
 from tests.scratch import connect
+from tests.testcases.test_runner import POOLED
 
 MODULE = """
 @pytest.fixture(scope="module")
@@ -734,18 +735,6 @@ class TestIt:
     done = run(fails=True)
     assert 'The fixture "db_class" was asked for by getfixturevalue(), and no test of this run names it' in done.stdout
     assert scratch.query("SELECT name FROM shop_shelf") == [("precious",)]
-
-
-POOLED = """
-from django.apps import AppConfig
-from django.db import connection
-
-class Shop(AppConfig):
-    name = "shop"
-
-    def ready(self):
-        connection.ensure_connection()
-"""
 
 
 @pytest.mark.postgresql
