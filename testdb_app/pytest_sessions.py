@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 MARK = "test_session"
 """The name of the mark whose arguments change the options of the sessions of a test, a class or a module."""
+_HOOKS = "testdb_session_hooks"
 _FIXTURES = {"test_session", "test_session_factory"}
 
 
@@ -29,6 +30,12 @@ def pytest_configure(config: pytest.Config) -> None:
         f"{MARK}(**options): options of testdb_app's TestSessionFactory for the fixture test_session, such as "
         'isolation="reset"; the closest mark wins.',
     )
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Have something done around fixtures only where a test names ours."""
+    if _uses(item) and not item.config.pluginmanager.has_plugin(_HOOKS):
+        item.config.pluginmanager.register(_Hooks(), _HOOKS)
 
 
 @pytest.fixture(scope="session")
@@ -77,16 +84,6 @@ def _uses(item: Any) -> bool:
     return not _FIXTURES.isdisjoint(getattr(item, "fixturenames", ()))
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Have tests with sessions run first, as pytest-django does it with tests that roll back: it knows only its own.
-
-    A flush of Django's, after a transactional test, would take the rows of the migrations before they see them.
-    """
-    if any(map(_uses, items)):
-        items.sort(key=lambda item: not _uses(item))
-
-
 class _Asking:
     """Stands for the tests with sessions where pytest-django asks which databases the tests of a run need."""
 
@@ -102,25 +99,33 @@ class _Asking:
         return pytest.mark.django_db(databases=self.databases).mark if name == "django_db" else None
 
 
-@pytest.hookimpl(wrapper=True, trylast=True)
-def pytest_fixture_setup(fixturedef: Any, request: Any) -> Generator[None, object, object]:
-    """Have pytest-django set up the databases of sessions too: those that no test asks for it leaves as they really are."""
-    if fixturedef.argname == "_django_db_helper":
-        error = _find_session_in_the_way(request)
-        if error is not None:
-            return (yield from refuse(fixturedef, request, error))
-    if fixturedef.argname != "django_db_setup":
-        return (yield)
-    items: list[Any] = request.session.items
-    using = [item for item in items if _uses(item)]
-    if not using:
-        return (yield)
-    stand_in = _Asking(request.config, _databases(using))
-    items.append(stand_in)
-    try:
-        return (yield)
-    finally:
-        items.remove(stand_in)
+class _Hooks:
+    """What is done in runs in which a test names one of the fixtures."""
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Have tests with sessions run first, as pytest-django does it with tests that roll back: it knows only its own.
+
+        A flush of Django's, after a transactional test, would take the rows of the migrations before they see them.
+        """
+        items.sort(key=lambda item: not _uses(item))
+
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_fixture_setup(self, fixturedef: Any, request: Any) -> Generator[None, object, object]:
+        """Have pytest-django set up the databases of sessions too: those that no test asks for it leaves as they really are."""
+        if fixturedef.argname == "_django_db_helper":
+            error = _find_session_in_the_way(request)
+            if error is not None:
+                return (yield from refuse(fixturedef, request, error))
+        if fixturedef.argname != "django_db_setup":
+            return (yield)
+        items: list[Any] = request.session.items
+        stand_in = _Asking(request.config, _databases([item for item in items if _uses(item)]))
+        items.append(stand_in)
+        try:
+            return (yield)
+        finally:
+            items.remove(stand_in)
 
 
 def _find_session_in_the_way(request: Any) -> Exception | None:

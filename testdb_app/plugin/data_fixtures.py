@@ -6,7 +6,7 @@ scope commits, rows of one fixture cannot be told from those of another, and go 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -136,10 +136,19 @@ def _depends_on_scope(fixturedef: Any, request: Any, seen: set[str]) -> bool:
             return True
         if name not in seen:
             seen.add(name)
-            others = request._fixturemanager.getfixturedefs(name, request._pyfuncitem) or ()
+            others = _definitions(request, name)
             if any(_depends_on_scope(other, request, seen) for other in others if other is not fixturedef):
                 return True
     return False
+
+
+def _definitions(request: Any, name: str) -> Sequence[Any]:
+    manager, item = request._fixturemanager, request._pyfuncitem
+    try:
+        found = manager.getfixturedefs(name, item)
+    except AttributeError:
+        found = manager.getfixturedefs(name, item.nodeid)  # pytest 8.0
+    return found or ()
 
 
 def _check(entry: Entry) -> None:
