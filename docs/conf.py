@@ -49,9 +49,9 @@ nitpicky = True
 nitpick_ignore_regex = [
     (
         r"py:.*",
-        r"(django|psycopg|pytest|_pytest|collections|typing|contextlib|argparse|unittest|datetime|pathlib)(\..*)?",
+        r"(django|psycopg|pytest|_pytest|collections|typing|contextlib|argparse|unittest|datetime|pathlib|random)(\..*)?",
     ),
-    (r"py:.*", r"BaseDatabaseWrapper|testdb_app\.graph\.N|N"),
+    (r"py:.*", r"BaseDatabaseWrapper|testdb_app\.graph\.N|N|(testdb_app\.data\.\w+\.)?_[A-Z]"),
     (r"py:.*", r"(bool|bytes|dict|float|frozenset|int|list|object|set|str|tuple|type|Any|None|Exception|enum\..*)"),
 ]
 

@@ -17,7 +17,7 @@ from _pytest.fixtures import FixtureFunctionDefinition
 from django.core.management import call_command, get_commands, load_command_class
 from django.test import override_settings
 
-from testdb_app import baseline, checks, exceptions, guard, pytest_plugin, runner, testcases
+from testdb_app import baseline, checks, data, exceptions, guard, pytest_plugin, runner, testcases
 from testdb_app.backends.base import Action
 from testdb_app.conf import Settings, get_settings
 from testdb_app.options import TARGETS
@@ -91,6 +91,9 @@ def test_the_page_of_the_errors_has_a_heading_for_each() -> None:
         if inspect.isclass(value) and issubclass(value, exceptions.TestDBError)
     ]
     assert re.findall(r"^#+ `(\w+)`$", read("errors.md"), re.MULTILINE) == classes
+    (tree,) = [block.text for block in blocks(REFERENCE / "errors.md", "text") if "├" in block.text]
+    drawn = re.findall(r"^    ([│├└─ ]*\w+Error)", exceptions.__doc__ or "", re.MULTILINE)
+    assert tree.splitlines() == drawn
 
 
 def test_the_reference_has_every_module_that_the_pages_import_from() -> None:
@@ -143,6 +146,30 @@ def test_the_page_on_baselines_tells_every_function_parameter_and_target() -> No
         assert defaults == [parameter.default for parameter in parameters.values()]
     assert {function.__name__ for function in functions} == {"capture_baseline", "drop_baseline"}
     assert {target for target in TARGETS if f'`"{target}"`' not in text} == set()
+
+
+def test_the_page_on_data_tells_every_name_and_the_parameters_of_every_function() -> None:
+    text = read("data.md")
+    functions = [getattr(data, name) for name in data.__all__ if inspect.isfunction(getattr(data, name))]
+    assert len(functions) >= 10
+    for function in functions:
+        (call,) = re.findall(rf"`{function.__name__}\(([^`]*, \*?[^`]*|[^`]*using=[^`]*|before[^`]*)\)`", text)
+        told = ast.parse(f"def f({call}): ...").body[0].args
+        positional = [*told.posonlyargs, *told.args, *filter(None, [told.vararg])]
+        arguments = [*positional, *told.kwonlyargs, *filter(None, [told.kwarg])]
+        parameters = inspect.signature(function).parameters
+        assert [argument.arg for argument in arguments] == list(parameters)
+        defaults = [ast.literal_eval(default) for default in [*told.defaults, *told.kw_defaults] if default is not None]
+        given = [each.default for each in parameters.values() if each.default is not inspect.Parameter.empty]
+        assert defaults == given
+    of_the_reference = {"RowDifference", "SequenceDifference", "SeedRegistry"}  # only its docstrings name these
+    assert {name for name in data.__all__ if name not in text} <= of_the_reference
+
+
+def test_the_page_on_data_tells_every_method_of_a_ledger() -> None:
+    methods = {name for name, value in vars(data.DataLedger).items() if inspect.isfunction(value) and name[0] != "_"}
+    assert len(methods) >= 9
+    assert {name for name in methods if not re.search(rf"`(ledger)?\.{name}\(", read("data.md"))} == set()
 
 
 def test_the_page_on_test_cases_tells_every_class_option_and_target() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import textwrap
 
+from django.db import connection
+
 from tests.documentation.conftest import Examples
 from tests.documentation.pages import PAGES, Block, blocks, name_of
 
@@ -38,3 +40,8 @@ def test_the_python_of_the_pages_runs(examples: Examples) -> None:
     # That print() in a page prints is no matter.
     output = examples.pytest("-q", "-rA")
     assert re.search(r"\d+ passed", output), output
+    printed = [block for page in PAGES for block in blocks(page, "text") if "printed" in block.info.split()]
+    assert len(printed) >= 2
+    # Names and keys are as PostgreSQL has them.
+    if connection.vendor == "postgresql":
+        assert [str(block) for block in printed if block.text not in output] == []
