@@ -12,7 +12,7 @@ from testdb_app.backends import get_backend
 from testdb_app.known_map import check_shape, read_map
 from testdb_app.looking import observe
 from testdb_app.options import check_options
-from testdb_app.states import Baseline
+from testdb_app.states import BASELINE, Baseline
 from testdb_app.transaction_state import check_no_transaction
 
 logger = logging.getLogger("testdb_app")
@@ -25,6 +25,7 @@ def capture_baseline(
     replace: bool = False,
     allow_database: str | Iterable[str] = (),
     lock_timeout: float | None = None,
+    state: str = BASELINE,
 ) -> Baseline:
     """Keep the rows of every table and the state of every sequence, once, after the migrations.
 
@@ -33,7 +34,8 @@ def capture_baseline(
 
     Parameters: *using*, the alias; *exclude*, labels and patterns of tables that no reset to this baseline touches, and
     ``TESTDB["EXCLUDE"]``; *replace*, whether to capture anew what is there now; *allow_database* and *lock_timeout* as
-    for :class:`~testdb_app.resetter.Resetter`.
+    for :class:`~testdb_app.resetter.Resetter`; *state*, what is kept: the baseline, or what :mod:`testdb_app.flushing` keeps
+    beside it.
 
     Raises :class:`BaselineError` if there is one that was captured from another schema, unless *replace*; the guard's
     :class:`UnsafeDatabaseError`, and other errors of :mod:`testdb_app.exceptions`; with any of them nothing was changed.
@@ -55,7 +57,7 @@ def capture_baseline(
     observation = observe(connection, lock_timeout=options.lock_timeout)
     guard.check_may_reset(observation.identity, allow=options.allow_database)
     known = read_map(connection, options)
-    present = None if replace else backend.read_baseline(connection)
+    present = None if replace else backend.read_baseline(connection, state)
     if present is not None:
         check_shape(connection, known.schema, present)
         logger.info("%s: the baseline captured %s is kept", using, present.captured_at)
@@ -70,11 +72,12 @@ def capture_baseline(
         sequences=scope.sequences,
         excluded=frozenset(stored - scope.tables),
         lock_timeout=options.lock_timeout,
+        state=state,
     )
 
 
 def drop_baseline(using: str = DEFAULT_DB_ALIAS, *, allow_database: str | Iterable[str] = ()) -> None:
-    """Take the baseline out of the database of the alias *using*; without one nothing happens.
+    """Take the baseline, and what else is kept, out of the database of the alias *using*; without any nothing happens.
 
     Raises the guard's :class:`UnsafeDatabaseError`, as a reset does.
     """

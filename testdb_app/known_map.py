@@ -15,7 +15,7 @@ from testdb_app.plan import ResetPlan, plan_reset
 from testdb_app.schema import QualifiedName, Schema
 from testdb_app.scope import Scope, make_scope
 from testdb_app.selection import select_tables
-from testdb_app.states import Baseline, compare_shapes
+from testdb_app.states import KEPT_STATES, Baseline, compare_shapes
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -59,12 +59,10 @@ def read_map(connection: BaseDatabaseWrapper, options: ResetOptions) -> KnownMap
     """
     backend = get_backend(connection)
     schema = backend.read_schema(connection)
-    baseline = backend.read_baseline(connection) if options.to != "empty" else None
-    if baseline is None and options.to == "baseline":
-        raise BaselineError(
-            f'Database "{connection.settings_dict["NAME"]}" (alias "{connection.alias}") has no baseline to go back to. '
-            "Nothing was changed. Capture one after the migrations: resetdb --capture, or capture_baseline()."
-        )
+    if options.to is not None and options.to in KEPT_STATES:
+        baseline: Baseline | None = require_baseline(connection, options.to)
+    else:
+        baseline = backend.read_baseline(connection) if options.to is None else None
     if baseline is not None:
         check_shape(connection, schema, baseline)
     labels = index_models(connection, schema).labels_by_table
@@ -82,10 +80,25 @@ def read_map(connection: BaseDatabaseWrapper, options: ResetOptions) -> KnownMap
     )
 
 
+def require_baseline(connection: BaseDatabaseWrapper, state: str) -> Baseline:
+    """Read the baseline, or another kept *state*; raise :class:`BaselineError` where there is none."""
+    baseline = get_backend(connection).read_baseline(connection, state)
+    if baseline is None:
+        raise BaselineError(
+            f'Database "{connection.settings_dict["NAME"]}" (alias "{connection.alias}") has no baseline to go back to. '
+            "Nothing was changed. Capture one after the migrations: resetdb --capture, or capture_baseline()."
+        )
+    return baseline
+
+
 def check_shape(connection: BaseDatabaseWrapper, schema: Schema, baseline: Baseline) -> None:
     """Raise :class:`BaselineError`, with what has changed, if *baseline* was captured from another schema."""
     shape = get_backend(connection).read_shape(connection, schema, baseline.tables)
-    changes = list(compare_shapes(baseline.shape, shape))
+    refuse_changes(connection, baseline, list(compare_shapes(baseline.shape, shape)))
+
+
+def refuse_changes(connection: BaseDatabaseWrapper, baseline: Baseline, changes: list[str]) -> None:
+    """Raise :class:`BaselineError` if there are *changes* of the schema since *baseline* was captured."""
     if changes:
         listed = "; ".join(changes[:5]) + (f"; and {len(changes) - 5} more" if len(changes) > 5 else "")
         raise BaselineError(

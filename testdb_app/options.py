@@ -10,9 +10,13 @@ from django.db import connections
 
 from testdb_app.conf import check_seconds, check_strategy, get_settings
 from testdb_app.exceptions import ConfigurationError
+from testdb_app.states import FLUSHED
 
 TARGETS = ("baseline", "empty")
-"""The states that a reset can go to. None means the baseline where the database has one, and empty otherwise."""
+"""The states that a reset can go to. None means the baseline where the database has one, and empty otherwise.
+
+There is one more, which :mod:`testdb_app.flushing` keeps: :data:`testdb_app.states.FLUSHED`.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +49,7 @@ def check_options(
     Raises :class:`ConfigurationError` that names the argument and the values that it takes.
     """
     settings = get_settings()
-    if to is not None and to not in TARGETS:
+    if to is not None and to not in {*TARGETS, FLUSHED}:
         raise ConfigurationError(f"to must be one of {', '.join(TARGETS)}, or None, not {to!r}.")
     if using not in connections:
         raise ConfigurationError(

@@ -5,24 +5,29 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from django.apps import apps
 from django.core.management.color import no_style
 from django.db import DatabaseError, connections, transaction
 
+from testdb_app import guard
 from testdb_app.backends import get_backend
 from testdb_app.baseline import capture_baseline, drop_baseline
 from testdb_app.exceptions import BaselineError, ConfigurationError, ResetError, UnsupportedError
+from testdb_app.known_map import refuse_changes, require_baseline
 from testdb_app.resetter import Resetter
+from testdb_app.states import BASELINE, compare_shapes
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
 logger = logging.getLogger("testdb_app")
 
-# By alias and the name that the settings give now: a worker of --parallel has databases of its own.
-_prepared: set[tuple[str, str]] = set()
+# By alias and the name that the settings give now: a worker of --parallel has databases of its own. With it goes why there is
+# no baseline, where there is none.
+_prepared: dict[tuple[str, str], UnsupportedError | None] = {}
 _resetters: dict[tuple[str, str, str], Resetter] = {}
 _restarts: dict[tuple[str, str], tuple[str, ...]] = {}
 
@@ -34,7 +39,8 @@ def prepare_test_database(using: str) -> None:
     gone. Where it has migrated since, the baseline is captured anew, as it is.
 
     Raises :class:`ConfigurationError` if the app is not installed, the guard's :class:`UnsafeDatabaseError` for what is no
-    test database, and what :func:`~testdb_app.baseline.capture_baseline` raises. Vendors without a baseline are left alone.
+    test database, and what :func:`~testdb_app.baseline.capture_baseline` raises. A database that cannot
+    have one is left alone; see :func:`find_obstacle`.
     """
     key = (using, _name(using))
     if key in _prepared:
@@ -43,6 +49,7 @@ def prepare_test_database(using: str) -> None:
         raise ConfigurationError(
             'Add "testdb_app" to INSTALLED_APPS of the test settings: only then is the guard told which databases are real.'
         )
+    obstacle = None
     try:
         capture_baseline(using)
         get_resetter(using, "baseline").reset()
@@ -51,7 +58,13 @@ def prepare_test_database(using: str) -> None:
         capture_baseline(using, replace=True)
     except UnsupportedError as error:
         logger.info("%s: %s", using, error)
-    _prepared.add(key)
+        obstacle = error
+    _prepared[key] = obstacle
+
+
+def find_obstacle(using: str) -> UnsupportedError | None:
+    """Return why the prepared test database has no baseline: its vendor has no folder here, or a table cannot be kept."""
+    return _prepared.get((using, _name(using)))
 
 
 def get_resetter(using: str, to: str) -> Resetter:
@@ -90,6 +103,39 @@ def _write_restarts(connection: BaseDatabaseWrapper) -> tuple[str, ...]:
         if sequence["table"] not in filled and (sequence["name"] if "name" in sequence else sequence["table"]) in moved
     ]
     return tuple(connection.ops.sequence_reset_by_name_sql(no_style(), listed)) if listed else ()
+
+
+def lacks_rows(using: str) -> bool:
+    """Whether rows of the baseline are missing or changed. Costs a comparison with the copies."""
+    connection = connections[using]
+    backend = get_backend(connection)
+    baseline = require_baseline(connection, BASELINE)
+    changes = backend.count_changes(connection, baseline, sorted(baseline.tables)).values()
+    return any(change.updated or change.inserted for change in changes)
+
+
+def refit_baseline(using: str) -> None:
+    """Have the baseline hold for the schema as it is now, if the tables that it has rows of are as they were.
+
+    For test runs in which a test has left tables or sequences, taken some away, or recorded a migration: those that came
+    count as empty and as new from then on, those that went are forgotten.
+    Raises :class:`BaselineError` if a table that it has rows of has changed or is gone, or there is no baseline, and the
+    guard's :class:`UnsafeDatabaseError`.
+    """
+    connection = connections[using]
+    backend = get_backend(connection)
+    guard.check_may_reset(backend.identify(connection))
+    schema = backend.read_schema(connection)
+    baseline = require_baseline(connection, BASELINE)
+    shape = backend.read_shape(connection, schema, baseline.tables)
+    kept = [f"table {name}" for name in baseline.tables]
+    before, after = ({name: each[name] for name in kept if name in each} for each in (baseline.shape, shape))
+    refuse_changes(connection, baseline, list(compare_shapes(before, after)))
+    logger.info(
+        "%s: the baseline is for another schema now: %s", using, "; ".join(compare_shapes(baseline.shape, shape))
+    )
+    sequences = {name: state for name, state in baseline.sequences.items() if name in schema.sequences_by_name}
+    backend.rewrite_baseline(connection, replace(baseline, shape=shape, sequences=sequences))
 
 
 def restore_kept_databases(aliases: Iterable[str]) -> None:

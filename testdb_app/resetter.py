@@ -28,7 +28,7 @@ from testdb_app.references import check_references
 from testdb_app.report import ResetPreview, ResetReport, make_report
 from testdb_app.retrying import MOST_ATTEMPTS, WAITS, run_with_retries
 from testdb_app.schema import QualifiedName
-from testdb_app.states import RowChanges
+from testdb_app.states import BASELINE, RowChanges
 from testdb_app.transaction_state import check_transaction_state
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ class Resetter:
             identity,
             plan,
             changes,
-            target="empty" if self._map.baseline is None else "baseline",
+            target="empty" if self._map.baseline is None else self.options.to or BASELINE,
             permitted_by=rule,
             warning=self.backend.warning,
         )

@@ -5,9 +5,8 @@ Pure values: no Django, no I/O. A backend's introspection makes them; the graph,
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from typing import NamedTuple
@@ -224,21 +223,6 @@ class Schema:
     def declared_foreign_keys(self) -> tuple[ForeignKey, ...]:
         """The foreign keys as declared, without the copies for partitions."""
         return tuple(key for key in self.foreign_keys if not key.inherited)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """A SHA-256 (hex) of the structure; equal in a copy of the database, whoever asks."""
-        digest = hashlib.sha256()
-        for text in self._structure():
-            digest.update(text.encode("utf-8", "surrogatepass"))
-            digest.update(b"\0")
-        return digest.hexdigest()
-
-    def _structure(self) -> Iterator[str]:
-        ignored = {"owner", "owned", "hides_rows"}
-        for group in (self.tables, self.foreign_keys, self.sequences, self.materialized_views):
-            for item in group:
-                yield repr([(f.name, getattr(item, f.name)) for f in fields(item) if f.name not in ignored])
 
     def resolve(self, schema: str | None, name: str) -> QualifiedName | None:
         """Find a table by a name with or without schema; a bare one along the search path. None if there is none."""

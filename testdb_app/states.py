@@ -10,6 +10,10 @@ from testdb_app.schema import QualifiedName, Schema
 MIGRATIONS_TABLE = "django_migrations"
 """The name of Django's list of applied migrations, in whatever schema: without its rows each would run again."""
 
+BASELINE, FLUSHED = "baseline", "flushed"
+"""The states that a database keeps, one of each: the baseline, and what a flush leaves; see :mod:`testdb_app.flushing`."""
+KEPT_STATES = (BASELINE, FLUSHED)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SequenceState:

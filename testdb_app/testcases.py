@@ -7,21 +7,25 @@ What they share is :class:`ResetMixin`, for bases of one's own::
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from django.core.management.sql import emit_post_migrate_signal
-from django.db import DatabaseError, InterfaceError, connections
 from django.test import LiveServerTestCase, TransactionTestCase
 
-from testdb_app.backends import get_backend
-from testdb_app.exceptions import ConfigurationError, TestDBError
-from testdb_app.options import TARGETS
-from testdb_app.preparing import get_resetter, prepare_test_database, restart_sequences
+from testdb_app.between_tests import (
+    check_baseline,
+    check_target,
+    close_others,
+    drop_stale_sessions,
+    keep_after,
+    keeps_baseline,
+    reset_after,
+    without_loading,
+)
+from testdb_app.preparing import prepare_test_database, restart_sequences
 
 if TYPE_CHECKING:
-    from django.db.backends.base.base import BaseDatabaseWrapper
 
     class _Base(TransactionTestCase):
         """With the hooks that the type stubs leave out."""
@@ -38,9 +42,6 @@ if TYPE_CHECKING:
 else:
     _Base = object
 
-# The hooks have no names in the type stubs.
-_STOCK: Any = TransactionTestCase
-
 
 class ResetMixin(_Base):
     """Resets at the end of each test what it wrote, in place of Django's flush. To be named before the base class.
@@ -49,7 +50,8 @@ class ResetMixin(_Base):
 
     - "baseline", the default: the rows that the migrations made, and no others. It is captured once, before the first
       of these tests, or by the runner in :mod:`testdb_app.runner` as soon as the databases are there;
-    - "empty": what Django's flush leaves, no rows but those that handlers of ``post_migrate`` make.
+    - "empty": what Django's flush leaves, no rows but those that handlers of ``post_migrate`` make. These are kept, too, and
+      the handlers run once; see :mod:`testdb_app.flushing`.
 
     Sequences go back, too, so the first row that a test makes has the same key each time. All else is as Django
     documents it for ``TransactionTestCase``; ``serialized_rollback`` has nothing left to do.
@@ -60,25 +62,21 @@ class ResetMixin(_Base):
     @classmethod
     def _pre_setup(cls) -> None:
         check_target(cls)
+        drop_stale_sessions(cls)
         for alias in cls._databases_names(include_mirrors=False):
             prepare_test_database(alias)
+            if cls.reset_to == "baseline":
+                check_baseline(cls, alias)
         super()._pre_setup()
 
     @classmethod
     def _fixture_setup(cls) -> None:
-        if not (cls.serialized_rollback and cls.reset_to == "baseline"):
+        with without_loading(cls):
             super()._fixture_setup()
-            return
-        # The rows are there. To load them once more would cost a query each.
-        cls.serialized_rollback = False
-        try:
-            super()._fixture_setup()
-        finally:
-            cls.serialized_rollback = True
 
     @classmethod
     def _reset_sequences(cls, db_name: str) -> None:
-        if cls.reset_to == "baseline":
+        if keeps_baseline(cls, db_name):
             restart_sequences(db_name)
         else:
             super()._reset_sequences(db_name)
@@ -98,116 +96,62 @@ class ResetLiveServerTestCase(ResetMixin, LiveServerTestCase):
     """Django's ``LiveServerTestCase`` with a reset in place of the flush; see :class:`ResetMixin`."""
 
 
-def check_target(case: type[Any]) -> None:
-    """Raise :class:`ConfigurationError` for a ``reset_to`` that names no state."""
-    if case.reset_to not in TARGETS:
-        raise ConfigurationError(
-            f"{case.__module__}.{case.__qualname__}.reset_to must be one of {', '.join(TARGETS)}, not {case.reset_to!r}."
-        )
+def _pre_setup(cls: type[Any]) -> None:
+    drop_stale_sessions(cls)
+    _STOCK["_pre_setup"].__func__(cls)
 
 
-def reset_after(case: Any) -> None:
-    """Do what the teardown of *case* has to do in the databases that it names; see :class:`ResetMixin`.
-
-    A database that cannot be reset does not keep the others from it. Raises the first error, with notes of the others.
-    """
-    to = getattr(case, "reset_to", "baseline")
-
-    def reset(connection: BaseDatabaseWrapper) -> None:
-        _reset_database(connection, to)
-        if to == "empty" and not _inhibits_post_migrate(case, connection):
-            emit_post_migrate_signal(verbosity=0, interactive=False, db=connection.alias)
-
-    _for_each(case._databases_names(include_mirrors=False), reset)
+def _fixture_setup(cls: type[Any]) -> None:
+    with without_loading(cls):
+        _STOCK["_fixture_setup"].__func__(cls)
 
 
-def reset_databases(aliases: Iterable[str]) -> None:
-    """Take the databases of *aliases* back to their baselines, each whatever becomes of the others; raises as `reset_after`."""
-    _for_each(aliases, lambda connection: _reset_database(connection, "baseline"))
+def _reset_sequences(cls: type[Any], db_name: str) -> None:
+    if keeps_baseline(cls, db_name):
+        restart_sequences(db_name)
+    else:
+        _STOCK["_reset_sequences"].__func__(db_name)
 
 
-def keep_after(case: Any) -> None:
-    """End a test of *case* that commits, and leave what it has committed to a wider scope, which resets."""
-    _for_each(case._databases_names(include_mirrors=False), _end_use)
-
-
-def _for_each(aliases: Iterable[str], do: Callable[[BaseDatabaseWrapper], None]) -> None:
-    errors: list[Exception] = []
-    for alias in aliases:
-        try:
-            do(connections[alias])
-        except (TestDBError, DatabaseError, InterfaceError) as error:
-            errors.append(error)
-    if errors:
-        for other in errors[1:]:
-            errors[0].add_note(str(other))
-        raise errors[0]
-
-
-def _end_use(connection: BaseDatabaseWrapper) -> None:
-    end_transaction(connection)
-    get_backend(connection).renew_session(connection)
-
-
-def _reset_database(connection: BaseDatabaseWrapper, to: str) -> None:
-    _end_use(connection)
-    get_resetter(connection.alias, to).reset()
-
-
-def close_others(case: Any) -> bool:
-    """Close the connections that :func:`reset_after` has not made as good as new; return that no other has to be closed."""
-    renewed = set(case._databases_names(include_mirrors=False))
-    for connection in connections.all(initialized_only=True):
-        if connection.alias not in renewed:
-            connection.close()
-    return False
-
-
-def end_transaction(connection: BaseDatabaseWrapper) -> None:
-    """Undo what a test has left uncommitted outside of ``atomic()``, as Django does by closing the connection."""
-    if connection.connection is None or connection.in_atomic_block:
-        return
-    try:
-        # The driver knows where there is nothing to undo.
-        connection.rollback()
-        if not connection.get_autocommit():
-            connection.set_autocommit(True)
-    except (DatabaseError, InterfaceError):
-        # It is lost. The reset makes a new one.
-        connection.close()
+_STOCK: dict[str, Any] = dict(vars(TransactionTestCase))
+_HOOKS: dict[str, Any] = {
+    "_pre_setup": classmethod(_pre_setup),
+    "_fixture_setup": classmethod(_fixture_setup),
+    "_reset_sequences": classmethod(_reset_sequences),
+    "_fixture_teardown": reset_after,
+    "_should_reload_connections": close_others,
+}
 
 
 @contextmanager
 def resetting_all() -> Iterator[None]:
     """Have every ``TransactionTestCase`` end by a reset while the block runs, Django's own classes included."""
-    with _ending_all_by(reset_after):
+    with _hooked(_HOOKS):
         yield
 
 
 @contextmanager
 def keeping_all() -> Iterator[None]:
     """Have every ``TransactionTestCase`` leave what it has committed while the block runs: a wider scope resets it."""
-    with _ending_all_by(keep_after):
+    with _hooked({**_HOOKS, "_fixture_teardown": keep_after}):
         yield
 
 
 @contextmanager
-def _ending_all_by(teardown: Callable[[Any], None]) -> Iterator[None]:
-    before = _STOCK._fixture_teardown, _STOCK._should_reload_connections
-    _STOCK._fixture_teardown, _STOCK._should_reload_connections = teardown, close_others
+def _hooked(hooks: dict[str, Any]) -> Iterator[None]:
+    before = {name: vars(TransactionTestCase)[name] for name in hooks}
+    _hook(hooks)
     try:
         yield
     finally:
-        _STOCK._fixture_teardown, _STOCK._should_reload_connections = before
+        _hook(before)
 
 
 def reset_all() -> None:
     """Have every ``TransactionTestCase`` of this process end by a reset from now on."""
-    _STOCK._fixture_teardown, _STOCK._should_reload_connections = reset_after, close_others
+    _hook(_HOOKS)
 
 
-def _inhibits_post_migrate(case: Any, connection: BaseDatabaseWrapper) -> bool:
-    # As TransactionTestCase._fixture_teardown() decides it.
-    return case.available_apps is not None or (
-        case.serialized_rollback and hasattr(connection, "_test_serialized_contents")
-    )
+def _hook(hooks: dict[str, Any]) -> None:
+    for name, hook in hooks.items():
+        setattr(TransactionTestCase, name, hook)

@@ -31,6 +31,8 @@ LAYERS = (
     ("announcing",),
     ("baseline", "resetter", "outer_transaction"),
     ("checks", "preparing", "data"),
+    ("flushing",),
+    ("between_tests",),
     ("testcases",),
     ("runner", "plugin"),
     ("pytest_plugin",),

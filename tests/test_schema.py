@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from dataclasses import FrozenInstanceError, replace
+from dataclasses import FrozenInstanceError
 
 import pytest
 from hypothesis import given, settings
@@ -14,7 +14,6 @@ from testdb_app.schema import (
     LeftOut,
     OnDelete,
     QualifiedName,
-    Rule,
     Schema,
     Sequence,
     SequenceUse,
@@ -147,39 +146,10 @@ def test_the_token_does_not_make_two_schemas_differ() -> None:
     assert hash(make_schema(token="1")) == hash(make_schema(token="2"))
 
 
-def test_the_fingerprint_is_the_same_whoever_asks_and_whoever_owns() -> None:
-    mine = make_schema(tables=(Table(name=A, owner="me"), Table(name=B)), token="1")
-    theirs = make_schema(
-        tables=(Table(name=A, owner="they", owned=False, hides_rows=True), Table(name=B)),
-        sequences=(replace(make_schema().sequences[0], owned=False),),
-        token="2",
-    )
-    assert mine.fingerprint == theirs.fingerprint
-    assert len(mine.fingerprint) == 64
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"tables": (Table(name=A),)},
-        {"tables": (Table(name=A, unlogged=True), Table(name=B))},
-        {"tables": (Table(name=A, triggers=(Trigger(name="t", events=("DELETE",)),)), Table(name=B))},
-        {"tables": (Table(name=A, rules=(Rule(name="r", event="DELETE"),)), Table(name=B))},
-        {"foreign_keys": ()},
-        {"foreign_keys": (make_key(on_delete=OnDelete.CASCADE),)},
-        {"foreign_keys": (make_key(deferrable=True),)},
-        {"sequences": ()},
-        {"sequences": (Sequence(name=C, start=1000),)},
-    ],
-)
-def test_the_fingerprint_differs_wherever_the_structure_does(changes: dict[str, object]) -> None:
-    assert make_schema(**changes).fingerprint != make_schema().fingerprint
-
-
-def test_a_schema_survives_pickling_with_its_fingerprint() -> None:
+def test_a_schema_survives_pickling_with_its_token() -> None:
     schema = make_schema(left_out=(LeftOut(name=C, reason="foreign table"),), token="1")
     copy = pickle.loads(pickle.dumps(schema))
-    assert (copy, copy.token, copy.fingerprint) == (schema, "1", schema.fingerprint)
+    assert (copy, copy.token) == (schema, "1")
 
 
 def test_a_schema_cannot_be_changed() -> None:

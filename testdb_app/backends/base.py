@@ -190,6 +190,10 @@ def close_session(connection: BaseDatabaseWrapper) -> None:
     connection.close()
 
 
+def without_kept_sessions(connection: BaseDatabaseWrapper) -> None:
+    """Do nothing: the ``drop_stale_session()`` of a vendor whose sessions are closed after each test."""
+
+
 def without_watch(schema: Schema) -> None:
     """Return None: the ``watch()`` of a vendor whose databases do not tell what was written."""
 

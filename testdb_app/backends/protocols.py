@@ -13,7 +13,7 @@ from testdb_app.backends.base import DatabaseIdentity, Mark, Observation, Replay
 from testdb_app.backends.data_protocols import DataBackend
 from testdb_app.details import TableDetails
 from testdb_app.schema import ForeignKey, QualifiedName, Schema
-from testdb_app.states import Baseline, RowChanges
+from testdb_app.states import BASELINE, Baseline, RowChanges
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -135,6 +135,10 @@ class Backend(Protocol):
         """Leave *connection* with a session that is as good as a new one, or closed. No transaction may be open."""
         ...
 
+    def drop_stale_session(self, connection: BaseDatabaseWrapper) -> None:
+        """Close a session that :meth:`renew_session` left open, if what has happened since makes it other than a new one."""
+        ...
+
     def transaction_status(self, connection: BaseDatabaseWrapper) -> TransactionStatus:
         """Return what the driver knows of the transaction on *connection*, which is open. Sends nothing."""
         ...
@@ -163,8 +167,8 @@ class Backend(Protocol):
         """Count what a restoration of *tables* would change now, by comparing each with its copy. Reads only."""
         ...
 
-    def read_baseline(self, connection: BaseDatabaseWrapper) -> Baseline | None:
-        """Read what the database keeps of its baseline, without the rows; None where there is none. Reads only."""
+    def read_baseline(self, connection: BaseDatabaseWrapper, state: str = BASELINE) -> Baseline | None:
+        """Read what the database keeps of its baseline, or of another *state*, without the rows; None for none. Reads only."""
         ...
 
     def read_shape(
@@ -182,13 +186,18 @@ class Backend(Protocol):
         sequences: Iterable[QualifiedName],
         excluded: frozenset[QualifiedName],
         lock_timeout: float,
+        state: str = BASELINE,
     ) -> Baseline:
-        """Capture the rows of *tables* and the state of *sequences*, in place of any earlier baseline, all or nothing.
+        """Capture the rows of *tables* and the state of *sequences*, in place of any earlier *state*, all or nothing.
 
         Raises an error of :mod:`testdb_app.exceptions`, with nothing changed.
         """
         ...
 
+    def rewrite_baseline(self, connection: BaseDatabaseWrapper, baseline: Baseline, state: str = BASELINE) -> None:
+        """Replace what the database keeps of that *state*, but for the rows, by *baseline*. All or nothing."""
+        ...
+
     def drop_baseline(self, connection: BaseDatabaseWrapper) -> None:
-        """Take the baseline out of the database. Without one nothing happens."""
+        """Take all that :meth:`write_baseline` has captured out of the database. Without any nothing happens."""
         ...

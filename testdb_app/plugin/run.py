@@ -202,11 +202,12 @@ class Run:
             f"tests that need them: {names}. A test that closes its connection, or commits by SQL, needs reset_db.",
             owner=str(entries[0]),
         )
-        for entry in reversed(entries):
-            try:
-                roll_back(entry)
-            except SessionBrokenError as error:
-                found.add_note(str(error))
+        with item._request.getfixturevalue("django_db_blocker").unblock():  # type: ignore[attr-defined]
+            for entry in reversed(entries):
+                try:
+                    roll_back(entry)
+                except SessionBrokenError as error:
+                    found.add_note(str(error))
         try:
             self.stack.finish(entries)
         except Exception as error:  # noqa: BLE001 - what fixtures do at their end, when their rows are gone

@@ -154,7 +154,7 @@ def _aliases(users: list[pytest.Item]) -> list[str]:
 
 
 def _reset(aliases: Iterable[str]) -> None:
-    from testdb_app.testcases import reset_databases  # noqa: PLC0415
+    from testdb_app.between_tests import reset_databases  # noqa: PLC0415
 
     reset_databases(alias for alias in aliases if not _is_mirror(alias))
 

@@ -53,6 +53,7 @@ def groups() -> dict[str, Callable[[Bench], Iterator[Case]]]:
         "testcases": cases_testcases.run_testcases,
         "plugin": cases_plugin.run_plugin,
         "data": cases_data.run_data,
+        "testcases-netbox": cases_testcases.run_testcases_of_netbox,
     }
 
 

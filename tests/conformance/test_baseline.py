@@ -156,3 +156,27 @@ def test_a_capture_inside_a_transaction_is_refused(database):
     database.execute(TABLES)
     with transaction.atomic(using=database.alias), pytest.raises(TransactionStateError):
         capture(database)
+
+
+def test_two_states_are_kept_side_by_side_and_resetters_go_to_and_fro(database):
+    database.execute(TABLES)
+    capture(database)
+    full = content(database)
+    database.execute("DELETE FROM part; UPDATE author SET up = NULL; INSERT INTO loan VALUES (7, 1)")
+    few = content(database)
+    assert capture(database, state="flushed").tables.keys() != capture(database).tables.keys()
+    states = {"baseline": full, "flushed": few, "empty": {name: [] for name in NAMES}}
+    resetters = {to: database.resetter(to=to) for to in states}
+    for writes in ("SELECT 1", WRITES["rows refer to one that came"], WRITES["all rows are deleted"], "SELECT 1"):
+        for to in ("flushed", "baseline", "flushed", "empty", "flushed", "baseline", "empty", "baseline"):
+            report = resetters[to].reset()
+            assert (report.target, content(database)) == (to, states[to])
+            if to == "baseline":
+                database.execute(writes)
+    capture(database, state="flushed", replace=True)
+    assert resetters["baseline"].reset().target == "baseline"
+    assert content(database) == full
+    drop_baseline(database.alias, allow_database=database.name)
+    for to in ("baseline", "flushed"):
+        with pytest.raises(BaselineError, match="has no baseline"):
+            resetters[to].reset()

@@ -128,8 +128,8 @@ class Project:
     def pytest(self, *arguments: str) -> Run:
         return self.run("-m", "pytest", "-p", "no:cacheprovider", *arguments)
 
-    def run(self, *arguments: str, feed: str = "", **environment: str) -> Run:
-        """Run Python in the project, with warnings as errors."""
+    def run(self, *arguments: str, feed: str = "", seconds: float = 120, **environment: str) -> Run:
+        """Run Python in the project, with warnings as errors, for so many seconds at most."""
         done = subprocess.run(
             [sys.executable, "-W", "error", *arguments],
             env=self.full_environment(**environment),
@@ -137,7 +137,7 @@ class Project:
             input=feed,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=seconds,
             check=False,
         )
         files = sorted(self.directory.glob("found-*.jsonl"))

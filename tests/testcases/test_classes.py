@@ -185,6 +185,59 @@ def test_sessions_are_closed_where_a_handler_of_connection_created_may_have_done
     assert len({each["pid"] for each in found}) == len(found)
 
 
+OPENED_OTHERWISE = """
+from django.db import connection
+from django.test import override_settings
+from testdb_app.testcases import ResetTransactionTestCase
+
+class A(ResetTransactionTestCase):
+    expected = ["UTC", "", True]
+
+    def look(self):
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT current_setting('TimeZone'), current_setting('application_name')")
+            found = [*cursor.fetchone(), connection.settings_dict["OPTIONS"].get("application_name") is None]
+        self.assertEqual(found, self.expected)
+        self.assertEqual(connection.timezone_name, self.expected[0])
+
+    test_1 = test_2 = test_3 = look
+
+@override_settings(USE_TZ=False, TIME_ZONE="Asia/Tokyo")
+class B(A):
+    expected = ["Asia/Tokyo", "", True]
+
+class C(A):
+    pass
+
+class D(A):
+    expected = ["UTC", "of D", False]
+
+    @classmethod
+    def setUpClass(cls):
+        connection.settings_dict["OPTIONS"]["application_name"] = "of D"
+        super().setUpClass()
+
+    @classmethod
+    def tearDownClass(cls):
+        super().tearDownClass()
+        del connection.settings_dict["OPTIONS"]["application_name"]
+
+class E(A):
+    pass
+"""
+
+
+@pytest.mark.postgresql
+def test_a_session_is_opened_anew_when_settings_say_otherwise_how_to_open_it(project: Project) -> None:
+    project.write("shop/tests.py", OPENED_OTHERWISE)
+    project.manage("test", "--noinput").must_pass()
+    stock = OPENED_OTHERWISE.replace(
+        "(ResetTransactionTestCase)", "(__import__('django.test').test.TransactionTestCase)"
+    )
+    project.write("shop/tests.py", stock)
+    project.manage("test", "--noinput").must_pass()
+
+
 ONE_FAILS = """
 from django.db import connections
 from shop.models import Shelf
@@ -193,16 +246,16 @@ from testdb_app.testcases import ResetTransactionTestCase
 class Two(ResetTransactionTestCase):
     databases = {"default", "other"}
 
-    def test_1_a_table_is_made_and_stays(self):
+    def test_1_a_table_with_rows_in_the_baseline_is_changed(self):
         for alias in ("default", "other"):
             Shelf.objects.using(alias).create(name="written")
         with connections["default"].cursor() as cursor:
-            cursor.execute("CREATE TABLE not_in_the_baseline (id int)")
+            cursor.execute("ALTER TABLE shop_shelf ADD COLUMN colour integer")
 
     def test_2_the_other_database_was_reset_all_the_same(self):
         self.assertEqual([shelf.name for shelf in Shelf.objects.using("other").all()], ["from a migration"])
         with connections["default"].cursor() as cursor:
-            cursor.execute("DROP TABLE not_in_the_baseline")
+            cursor.execute("ALTER TABLE shop_shelf DROP COLUMN colour")
 """
 
 
@@ -210,5 +263,88 @@ def test_a_database_that_cannot_be_reset_does_not_keep_the_others_from_it(projec
     project.write("shop/tests.py", ONE_FAILS)
     done = project.manage("test", "--noinput")
     assert "BaselineError" in done.stderr
-    assert "not_in_the_baseline is new" in done.stderr
+    assert "shop_shelf has changed (+ colour" in done.stderr
     assert "FAILED (errors=1)" in done.stderr, done.stderr
+
+
+LEAVES_TABLES = """
+from django.db import connection
+from django.db.migrations.recorder import MigrationRecorder
+from django.test import TransactionTestCase
+from shop.models import Item, Shelf
+from testdb_app.testcases import ResetTransactionTestCase
+
+def run(sql):
+    with connection.cursor() as cursor:
+        cursor.execute(sql)
+        return cursor.fetchall() if cursor.description else None
+
+class Leaving(ResetTransactionTestCase):
+    def look(self):
+        self.assertEqual(list(Shelf.objects.values_list("pk", "name")), [(1, "from a migration")])
+        self.assertEqual(Shelf.objects.create(name="written").pk, 2)
+        self.assertEqual(Item.objects.count(), 0)
+
+    def test_1_a_table_is_made(self):
+        self.look()
+        run("CREATE TABLE came (id integer, shelf_id bigint REFERENCES shop_shelf (id))")
+        run("INSERT INTO came VALUES (1, 2)")
+
+    def test_2_it_is_there_without_rows(self):
+        self.look()
+        self.assertEqual(run("SELECT count(*) FROM came"), [(0,)])
+        run("INSERT INTO came VALUES (1, 2)")
+
+    def test_3_a_table_that_had_no_rows_is_changed_and_a_migration_recorded(self):
+        self.look()
+        run("ALTER TABLE shop_item ADD COLUMN colour integer")
+        MigrationRecorder(connection).record_applied("shop", "9999_by_a_test")
+
+    def test_4_tables_go(self):
+        self.look()
+        run("DROP TABLE came")
+        run("DROP TABLE shop_item")
+        run("CREATE TABLE shop_item (id bigint PRIMARY KEY, shelf_id bigint, label varchar(20))")
+
+    def test_5(self):
+        self.look()
+"""
+
+
+def test_tables_that_a_test_leaves_or_takes_do_not_fail_the_next(project: Project) -> None:
+    project.write("shop/tests.py", LEAVES_TABLES)
+    project.manage("test", "--noinput").must_pass()
+    project.write(
+        "shop/tests.py",
+        LEAVES_TABLES.replace("class Leaving(ResetTransactionTestCase)", "class Leaving(TransactionTestCase)"),
+    )
+    project.manage(
+        "test", "--noinput", "--testrunner", "testdb_app.runner.ResetDiscoverRunner", "--reset-transaction-tests"
+    ).must_pass()
+
+
+CLOSED_BEHIND = """
+from django.db import connection
+from django.test import SimpleTestCase
+from shop.models import Shelf
+from testdb_app.testcases import ResetTransactionTestCase
+
+class A(ResetTransactionTestCase):
+    def test(self):
+        Shelf.objects.create(name="written")
+
+class B(SimpleTestCase):
+    def test(self):
+        self.assertTrue(connection.connection)
+        connection.connection.close()
+
+class C(ResetTransactionTestCase):
+    def test(self):
+        self.assertEqual(Shelf.objects.count(), 1)
+"""
+
+
+@pytest.mark.postgresql
+def test_a_session_that_is_closed_behind_django_between_tests_is_not_used(project: Project) -> None:
+    project.write("shop/tests.py", CLOSED_BEHIND)
+    project.manage("test", "--noinput").must_pass()

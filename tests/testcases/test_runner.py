@@ -188,3 +188,60 @@ def test_a_pool_that_was_opened_before_the_runner_leads_to_the_test_database(mix
         with connect("postgres") as session:
             for name in (f"test_{scratch.name}", f"test_{scratch.name}_other"):
                 session.execute(f"DROP DATABASE IF EXISTS {name}")
+
+
+ROWS_THAT_STAY = """
+from django.core.management import call_command
+from django.db import connection
+from django.test import TransactionTestCase
+from django.test.utils import CaptureQueriesContext
+from shop.models import Item, Shelf
+
+class Sequences(TransactionTestCase):
+    reset_sequences = True
+
+    def test_1(self):
+        self.assertEqual(list(Shelf.objects.values_list("pk", flat=True)), [1])
+        self.assertEqual(Shelf.objects.create(name="two").pk, 2)
+        self.assertEqual(Item.objects.create(shelf_id=1).pk, 1)
+
+    test_2 = test_1
+
+class Serialized(TransactionTestCase):
+    serialized_rollback = True
+    numbers = []
+
+    @classmethod
+    def _fixture_setup(cls):
+        with CaptureQueriesContext(connection) as queries:
+            super()._fixture_setup()
+        cls.numbers.append(sum(query["sql"].startswith(("INSERT", "UPDATE")) for query in queries))
+
+    def test_1(self):
+        self.assertEqual(list(Shelf.objects.values_list("pk", "name")), [(1, "from a migration")])
+        self.assertEqual(Shelf.objects.create(name="two").pk, 2)
+        self.assertEqual(self.numbers[-1], 0)
+        self.assertTrue(type(self).serialized_rollback)
+
+    test_2 = test_1
+
+class Flushed(Serialized):
+    @classmethod
+    def setUpClass(cls):
+        call_command("flush", verbosity=0, interactive=False)
+        super().setUpClass()
+        cls.found = list(Shelf.objects.values_list("pk", "name"))
+
+    def test_1(self):
+        self.assertEqual(self.found, [(1, "from a migration")])
+
+    test_2 = Serialized.test_1
+"""
+
+
+def test_classes_of_django_find_rows_and_sequences_of_the_baseline_whatever_they_ask_for(mixed: Project) -> None:
+    """Django's reset_sequences would have the next key collide, and serialized_rollback load what is there once more."""
+    mixed.write("shop/tests.py", ROWS_THAT_STAY)
+    mixed.manage("test", "--noinput", "--reset-transaction-tests").must_pass()
+    done = mixed.manage("test", "--noinput", "shop.tests.Sequences")
+    assert done.returncode == 1, "a flush takes the rows"

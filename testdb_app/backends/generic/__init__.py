@@ -10,6 +10,7 @@ from testdb_app.backends.base import (
     close_session,
     look_for_commits_nowhere,
     status_as_django_knows,
+    without_kept_sessions,
     without_watch,
 )
 from testdb_app.backends.generic import details, introspection, operations
@@ -46,11 +47,13 @@ class GenericBackend:
     read_baseline = staticmethod(operations.read_baseline)
     read_shape = staticmethod(operations.read_shape)
     write_baseline = staticmethod(operations.write_baseline)
+    rewrite_baseline = staticmethod(operations.rewrite_baseline)
     watch = staticmethod(without_watch)
     renew_session = staticmethod(close_session)
     transaction_status = staticmethod(status_as_django_knows)
     check_deferred = staticmethod(check_deferred)
     look_for_commits = staticmethod(look_for_commits_nowhere)
+    drop_stale_session = staticmethod(without_kept_sessions)
     drop_baseline = staticmethod(operations.drop_baseline)
 
 

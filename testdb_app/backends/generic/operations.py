@@ -19,7 +19,7 @@ from testdb_app.exceptions import (
     UnsupportedError,
 )
 from testdb_app.schema import ForeignKey, QualifiedName, Schema
-from testdb_app.states import Baseline, RowChanges, describe_tables
+from testdb_app.states import BASELINE, Baseline, RowChanges, describe_tables
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -173,7 +173,7 @@ def count_changes(
     return {}
 
 
-def read_baseline(connection: BaseDatabaseWrapper) -> Baseline | None:
+def read_baseline(connection: BaseDatabaseWrapper, state: str = BASELINE) -> Baseline | None:
     """Return None: this backend captures none."""
     return None
 
@@ -191,12 +191,17 @@ def write_baseline(
     sequences: Iterable[QualifiedName],
     excluded: frozenset[QualifiedName],
     lock_timeout: float,
+    state: str = BASELINE,
 ) -> Baseline:
     """Raise :class:`UnsupportedError`: how rows are copied and compared exactly is not known here."""
     raise UnsupportedError(
         f"A baseline is not supported on {connection.display_name}. Nothing was changed. Reset to empty, and make the rows "
         "that every test needs in a fixture."
     )
+
+
+def rewrite_baseline(connection: BaseDatabaseWrapper, baseline: Baseline, state: str = BASELINE) -> None:
+    """Do nothing: there is none."""
 
 
 def drop_baseline(connection: BaseDatabaseWrapper) -> None:

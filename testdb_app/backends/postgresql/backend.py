@@ -31,7 +31,7 @@ from testdb_app.backends.postgresql.shapes import parse_shape, shape_queries
 from testdb_app.backends.postgresql.watch import PostgreSQLWatch
 from testdb_app.exceptions import RowsRemainError
 from testdb_app.schema import ForeignKey, QualifiedName, Schema
-from testdb_app.states import Baseline, RowChanges, describe_tables, migration_tables
+from testdb_app.states import BASELINE, Baseline, RowChanges, describe_tables, migration_tables
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -126,6 +126,7 @@ class PostgreSQLBackend:
         )
 
     renew_session = staticmethod(session.renew_session)
+    drop_stale_session = staticmethod(session.drop_stale_session)
     transaction_status = staticmethod(transaction_status)
     look_for_commits = staticmethod(look_for_commits)
 
@@ -186,9 +187,9 @@ class PostgreSQLBackend:
             for name, (removed, updated, inserted) in zip(names, counts, strict=True)
         }
 
-    def read_baseline(self, connection: BaseDatabaseWrapper) -> Baseline | None:
+    def read_baseline(self, connection: BaseDatabaseWrapper, state: str = BASELINE) -> Baseline | None:
         """Read the document of the baseline. One round trip, or two where there is one."""
-        return baseline_tables.read_baseline(connection)
+        return baseline_tables.read_baseline(connection, state)
 
     def read_shape(
         self, connection: BaseDatabaseWrapper, schema: Schema, tables: Iterable[QualifiedName]
@@ -208,11 +209,22 @@ class PostgreSQLBackend:
         sequences: Iterable[QualifiedName],
         excluded: frozenset[QualifiedName],
         lock_timeout: float,
+        state: str = BASELINE,
     ) -> Baseline:
         """Capture; see :mod:`testdb_app.backends.postgresql.baseline`."""
         return baseline_tables.write_baseline(
-            connection, schema, tables=tables, sequences=sequences, excluded=excluded, lock_timeout=lock_timeout
+            connection,
+            schema,
+            tables=tables,
+            sequences=sequences,
+            excluded=excluded,
+            lock_timeout=lock_timeout,
+            state=state,
         )
+
+    def rewrite_baseline(self, connection: BaseDatabaseWrapper, baseline: Baseline, state: str = BASELINE) -> None:
+        """Replace the document."""
+        baseline_tables.rewrite_baseline(connection, baseline, state)
 
     def drop_baseline(self, connection: BaseDatabaseWrapper) -> None:
         """Drop the document and the copies."""

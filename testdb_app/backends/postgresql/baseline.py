@@ -1,5 +1,7 @@
 """The baseline inside a PostgreSQL database: tables ``testdb.baseline_1`` … with copies of rows, and ``testdb.baseline``.
 
+What a flush leaves is kept in the same way, in ``testdb.flushed_1`` … and ``testdb.flushed``.
+
 The copies are ordinary, logged tables, so that they survive a crash, and travel with a dump, a template copy and a rename
 of the database. ``testdb.baseline`` has one row, a JSON document that says what they are copies of, where the sequences
 were and what all that depends on.
@@ -24,27 +26,32 @@ from testdb_app.backends.postgresql.shapes import parse_columns, parse_shape, sh
 from testdb_app.baseline_document import from_document, to_document
 from testdb_app.exceptions import MissingPrivilegeError, TransactionStateError
 from testdb_app.schema import QualifiedName, Schema
-from testdb_app.states import Baseline, BaselineTable, SequenceState, describe_tables, migration_tables
+from testdb_app.states import (
+    KEPT_STATES,
+    Baseline,
+    BaselineTable,
+    SequenceState,
+    describe_tables,
+    migration_tables,
+)
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
-DOCUMENT = QualifiedName(OWN_SCHEMA, "baseline")
-
-# whether there is a baseline, whether this role may read it
+# whether there is such a state, whether this role may read it
 _EXISTS = """
 SELECT pg_catalog.count(*) > 0,
        coalesce(pg_catalog.bool_and(pg_catalog.has_schema_privilege(n.oid, 'USAGE')
                                     AND pg_catalog.has_table_privilege(c.oid, 'SELECT')), false)
   FROM pg_catalog.pg_class c
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
- WHERE n.nspname = 'testdb' AND c.relname = 'baseline'
+ WHERE n.nspname = 'testdb' AND c.relname = '{state}'
 """
 
 
-def read_baseline(connection: BaseDatabaseWrapper) -> Baseline | None:
-    """Read the document; None where there is no baseline. One round trip, or two."""
-    ((exists, is_readable),) = rows_of(run_sql(connection, _EXISTS)[0])
+def read_baseline(connection: BaseDatabaseWrapper, state: str) -> Baseline | None:
+    """Read the document; None where there is no such state. One round trip, or two."""
+    ((exists, is_readable),) = rows_of(run_sql(connection, _EXISTS.format(state=state))[0])
     if not exists:
         return None
     if not is_readable:
@@ -53,7 +60,7 @@ def read_baseline(connection: BaseDatabaseWrapper) -> Baseline | None:
             f"changed. Grant it USAGE on that schema and SELECT on its tables, or connect as the role that captured it.",
             missing={OWN_SCHEMA: "USAGE, SELECT"},
         )
-    rows = rows_of(run_sql(connection, f"SELECT document::text FROM {quote(DOCUMENT)}")[0])
+    rows = rows_of(run_sql(connection, f"SELECT document::text FROM {quote(_document(state))}")[0])
     return from_document(json.loads(rows[0][0])) if rows else None
 
 
@@ -65,6 +72,7 @@ def write_baseline(
     sequences: Iterable[QualifiedName],
     excluded: frozenset[QualifiedName],
     lock_timeout: float,
+    state: str,
 ) -> Baseline:
     """Capture, in one transaction, with writers of *tables* locked out. Costs a copy of every row."""
     if not has_autocommit(connection):
@@ -74,21 +82,21 @@ def write_baseline(
     names = sorted(tables)
     try:
         with rolled_back_on_error(connection):
-            run_sql(connection, ";\n".join(_opening(schema, names, lock_timeout)))
+            run_sql(connection, ";\n".join(_opening(schema, names, lock_timeout, state)))
             found = scalars(connection, [f"SELECT EXISTS (SELECT FROM ONLY {quote(name)})::integer" for name in names])
             filled = [name for name, has_rows in zip(names, found, strict=True) if has_rows]
-            baseline = _capture(connection, schema, filled, sorted(sequences), excluded)
+            baseline = _capture(connection, schema, filled, sorted(sequences), excluded, state)
             run_sql(connection, ";\n".join([*_force_row_security(schema, names, on=True), "COMMIT"]))
             return baseline
     except (DatabaseError, InterfaceError) as error:
         raise translate(connection, error, dict.fromkeys(names, SHARED), doing="Capturing the baseline of") from error
 
 
-def _opening(schema: Schema, names: Many[QualifiedName], lock_timeout: float) -> Iterable[str]:
+def _opening(schema: Schema, names: Many[QualifiedName], lock_timeout: float, state: str) -> Iterable[str]:
     yield "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
     yield f"SET LOCAL lock_timeout = '{milliseconds(lock_timeout)}ms'"
     yield "SET LOCAL row_security = off"
-    yield from _drop()
+    yield _drop(state)
     yield f"CREATE SCHEMA IF NOT EXISTS {OWN_SCHEMA}"
     if names:
         yield f"LOCK TABLE {', '.join(f'ONLY {quote(name)}' for name in names)} IN {SHARED} MODE"
@@ -108,8 +116,9 @@ def _capture(
     names: Many[QualifiedName],
     sequences: Many[QualifiedName],
     excluded: frozenset[QualifiedName],
+    state: str,
 ) -> Baseline:
-    copies = {name: QualifiedName(OWN_SCHEMA, f"baseline_{number}") for number, name in enumerate(names, 1)}
+    copies = {name: QualifiedName(OWN_SCHEMA, f"{state}_{number}") for number, name in enumerate(names, 1)}
     rows = [
         run_sql(connection, f"CREATE TABLE {quote(copies[name])} AS SELECT * FROM ONLY {quote(name)}")[0].row_count
         for name in names
@@ -138,8 +147,8 @@ def _capture(
     )
     document = quote_literal(json.dumps(to_document(baseline)))
     statements = [
-        f"CREATE TABLE {quote(DOCUMENT)} (document jsonb NOT NULL)",
-        f"INSERT INTO {quote(DOCUMENT)} VALUES ({document})",
+        f"CREATE TABLE {quote(_document(state))} (document jsonb NOT NULL)",
+        f"INSERT INTO {quote(_document(state))} VALUES ({document})",
         # The next call of a sequence is then certain to be logged, and with that to take a transaction id.
         *(f"SELECT {set_sequence(name, state)}" for name, state in states.items() if state.is_called),
     ]
@@ -158,17 +167,27 @@ def read_states(connection: BaseDatabaseWrapper, names: Many[QualifiedName]) -> 
     return states
 
 
+def rewrite_baseline(connection: BaseDatabaseWrapper, baseline: Baseline, state: str) -> None:
+    """Replace the document. One round trip."""
+    document = quote_literal(json.dumps(to_document(baseline)))
+    run_sql(connection, f"UPDATE {quote(_document(state))} SET document = {document}")
+
+
 def drop_baseline(connection: BaseDatabaseWrapper) -> None:
-    """Drop the document and the copies, and the schema if nothing else is in it."""
-    run_sql(connection, ";\n".join([*_drop(), DROP_SCHEMA]))
+    """Drop the documents and the copies, and the schema if nothing else is in it."""
+    run_sql(connection, ";\n".join([*map(_drop, KEPT_STATES), DROP_SCHEMA]))
 
 
-def _drop() -> Iterable[str]:
-    yield (
+def _document(state: str) -> QualifiedName:
+    return QualifiedName(OWN_SCHEMA, state)
+
+
+def _drop(state: str) -> str:
+    return (
         "DO $$DECLARE t name; BEGIN "
         "IF EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
-        "WHERE n.nspname = 'testdb' AND c.relname = 'baseline') THEN "
+        f"WHERE n.nspname = 'testdb' AND c.relname = '{state}') THEN "
         "FOR t IN SELECT c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
-        "WHERE n.nspname = 'testdb' AND c.relkind = 'r' AND c.relname ~ '^baseline(_[0-9]+)?$' LOOP "
+        f"WHERE n.nspname = 'testdb' AND c.relkind = 'r' AND c.relname ~ '^{state}(_[0-9]+)?$' LOOP "
         "EXECUTE pg_catalog.format('DROP TABLE testdb.%I', t); END LOOP; END IF; END$$"
     )

@@ -1,4 +1,4 @@
-"""The sessions that this process opens through Django: how many, and which of the driver's connections have been seen new."""
+"""The sessions that this process opens through Django: how many, and how each of the driver's connections was opened."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
 _opened: Counter[str] = Counter()
-_seen_new: weakref.WeakSet[Any] = weakref.WeakSet()
+_configurations: weakref.WeakKeyDictionary[Any, object] = weakref.WeakKeyDictionary()
 
 
 def _take_note(connection: BaseDatabaseWrapper, **_: object) -> None:
     if connection.vendor == "postgresql":
         _opened[connection.alias] += 1
-        _seen_new.add(connection.connection)
+        _configurations[connection.connection] = read_configuration(connection)
 
 
 connection_created.connect(_take_note, dispatch_uid=__name__)
@@ -29,6 +29,12 @@ def sessions_opened(connection: BaseDatabaseWrapper) -> int:
     return _opened[connection.alias]
 
 
-def was_seen_new(raw: object) -> bool:
-    """Whether *raw*, the driver's connection, was opened since then, so that nothing came before what is known of it."""
-    return raw in _seen_new
+def read_configuration(connection: BaseDatabaseWrapper) -> object:
+    """Return what the settings have Django do now when it opens a session, such as to set the time zone. Opens none."""
+    options = connection.settings_dict["OPTIONS"]
+    return connection.get_connection_params(), connection.timezone_name, options.get("assume_role")
+
+
+def is_as_opened_now(connection: BaseDatabaseWrapper) -> bool:
+    """Whether the session was opened since then, so that nothing came before what is known of it, and as it would be now."""
+    return _configurations.get(connection.connection) == read_configuration(connection)

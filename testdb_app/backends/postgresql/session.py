@@ -3,7 +3,7 @@
 ``DISCARD ALL`` without the statements that drivers prepare: settings, role, temporary tables, cursors, LISTEN, advisory locks
 and the values of sequences last seen go, and the settings that were there right after connecting come back. What cannot be put
 back is looked for, and where there is any, the session is closed: statements prepared by SQL, other attributes of the
-driver's connection than it began with.
+driver's connection than it began with, settings with which Django would open it otherwise (``USE_TZ``, ``OPTIONS``).
 
 One thing cannot be seen: a setting of one's own, ``SET app.tenant = 1``, is an empty text afterwards, and no longer NULL. A
 handler of ``connection_created`` may do that or more, so with one (but for Django's own) every session is closed.
@@ -21,7 +21,7 @@ from django.db.backends.signals import connection_created
 
 from testdb_app.backends.postgresql import opened
 from testdb_app.backends.postgresql.connection import is_idle, run_sql
-from testdb_app.backends.postgresql.opened import was_seen_new
+from testdb_app.backends.postgresql.opened import is_as_opened_now, read_configuration
 from testdb_app.backends.postgresql.queries import rows_of
 from testdb_app.backends.postgresql.quoting import quote_literal
 
@@ -66,8 +66,8 @@ _ATTRIBUTES = (
     "prepared_max",
 )
 
-_AsNew = tuple[str, tuple[Any, ...]]
-"""What makes a session as new: a message, and the attributes that the driver's connection has to have."""
+_AsNew = tuple[object, str, tuple[Any, ...]]
+"""What makes a session as new: how it was opened, a message, and the attributes that the driver's connection has to have."""
 _known: weakref.WeakKeyDictionary[Any, _AsNew] = weakref.WeakKeyDictionary()
 # The same for any that Django opens, by alias and the name of the database.
 _of_alias: dict[tuple[str, str], _AsNew] = {}
@@ -82,10 +82,11 @@ def renew_session(connection: BaseDatabaseWrapper) -> None:
     """
     raw = connection.connection
     key = (connection.alias, str(connection.settings_dict["NAME"]))
-    if raw is not None and raw not in _known and key in _of_alias and was_seen_new(raw) and _may_be_kept(connection):
-        _known[raw] = _of_alias[key]
-    if raw is not None and raw in _known and _put_back(connection):
-        return
+    if raw is not None and is_as_opened_now(connection) and _may_be_kept(connection):
+        if raw not in _known and key in _of_alias and _of_alias[key][0] == read_configuration(connection):
+            _known[raw] = _of_alias[key]
+        if raw in _known and _put_back(connection):
+            return
     connection.close()
     if raw is None or raw in _known or connection in _unknowable or not _may_be_kept(connection):
         return
@@ -96,6 +97,13 @@ def renew_session(connection: BaseDatabaseWrapper) -> None:
         connection.close()
     else:
         _known[connection.connection] = _of_alias[key] = remembered
+
+
+def drop_stale_session(connection: BaseDatabaseWrapper) -> None:
+    """Close a session that was kept, if something has closed it behind Django, or Django would open it otherwise now."""
+    raw = connection.connection
+    if raw in _known and not connection.in_atomic_block and (raw.closed or not is_as_opened_now(connection)):
+        connection.close()
 
 
 def _may_be_kept(connection: BaseDatabaseWrapper) -> bool:
@@ -109,7 +117,7 @@ def _may_be_kept(connection: BaseDatabaseWrapper) -> bool:
     }
 
 
-def _remember(connection: BaseDatabaseWrapper) -> tuple[str, tuple[Any, ...]] | None:
+def _remember(connection: BaseDatabaseWrapper) -> _AsNew | None:
     settings, possessions, role = run_sql(connection, f"{_SETTINGS};\n{_POSSESSIONS};\n{_ROLE}")
     if rows_of(possessions)[0][0]:
         return None
@@ -121,7 +129,8 @@ def _remember(connection: BaseDatabaseWrapper) -> tuple[str, tuple[Any, ...]] | 
     again.append(
         "RESET ROLE" if name == "none" else f"SELECT pg_catalog.set_config('role', {quote_literal(name)}, false)"
     )
-    return ";\n".join((*_AS_NEW, *again, _PREPARED_BY_SQL)), _attributes(connection.connection)
+    message = ";\n".join((*_AS_NEW, *again, _PREPARED_BY_SQL))
+    return read_configuration(connection), message, _attributes(connection.connection)
 
 
 def _attributes(raw: Any) -> tuple[Any, ...]:
@@ -131,7 +140,7 @@ def _attributes(raw: Any) -> tuple[Any, ...]:
 
 def _put_back(connection: BaseDatabaseWrapper) -> bool:
     raw = connection.connection
-    message, attributes = _known[raw]
+    _, message, attributes = _known[raw]
     try:
         if raw.closed or not is_idle(connection) or _attributes(raw) != attributes:
             return False

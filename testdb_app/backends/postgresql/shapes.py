@@ -9,7 +9,7 @@ from typing import Any
 
 from testdb_app.backends.postgresql.quoting import quote, quote_literal
 from testdb_app.schema import QualifiedName
-from testdb_app.states import BaselineColumn
+from testdb_app.states import KEPT_STATES, BaselineColumn
 
 # Names and types are to be spelled alike in every session, whatever its search path; for this transaction.
 PLAIN_SPELLING = """
@@ -59,7 +59,7 @@ SELECT {schema}, {name}, pg_catalog.string_agg(line, E'\\n' ORDER BY line)
 """
 
 
-_OWN = re.compile(r"baseline(_[0-9]+)?\Z")
+_OWN = re.compile(rf"({'|'.join(KEPT_STATES)})(_[0-9]+)?\Z")
 
 
 def is_baseline_table(name: str) -> bool:

@@ -8,7 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from testdb_app.backends.base import TransactionStatus, check_deferred, close_session, without_watch
+from testdb_app.backends.base import (
+    TransactionStatus,
+    check_deferred,
+    close_session,
+    without_kept_sessions,
+    without_watch,
+)
 from testdb_app.backends.sqlite import baseline, details, execution, identity, introspection, operations
 from testdb_app.backends.sqlite.data import SQLiteData
 
@@ -38,9 +44,11 @@ class SQLiteBackend:
     read_baseline = staticmethod(baseline.read_baseline)
     read_shape = staticmethod(baseline.read_shape)
     write_baseline = staticmethod(baseline.write_baseline)
+    rewrite_baseline = staticmethod(baseline.rewrite_baseline)
     watch = staticmethod(without_watch)
     renew_session = staticmethod(close_session)
     check_deferred = staticmethod(check_deferred)
+    drop_stale_session = staticmethod(without_kept_sessions)
     drop_baseline = staticmethod(baseline.drop_baseline)
 
     def look_for_commits(self, connection: BaseDatabaseWrapper, since: object | None) -> tuple[object, bool]:

@@ -14,7 +14,7 @@ from testdb_app.backends.base import OWN_SCHEMA, has_autocommit
 from testdb_app.backends.sqlite.catalog import Catalog, read_catalog
 from testdb_app.backends.sqlite.errors import execute, fetch, in_transaction
 from testdb_app.backends.sqlite.restoring import make_copy
-from testdb_app.backends.sqlite.scope import DOCUMENT, is_baseline_table
+from testdb_app.backends.sqlite.scope import DOCUMENTS, is_baseline_table
 from testdb_app.backends.sqlite.sequences import read_states
 from testdb_app.backends.sqlite.shapes import TableShape, describe_shapes, find_rowid, read_migrations, read_shapes
 from testdb_app.backends.sqlite.snapshot import all_or_nothing, kept_pragmas, snapshot
@@ -22,7 +22,14 @@ from testdb_app.backends.sqlite.sql import fold, quote_literal, quote_qualified
 from testdb_app.baseline_document import from_document, to_document
 from testdb_app.exceptions import BaselineError, ConcurrencyError, TransactionStateError, UnsupportedError
 from testdb_app.schema import QualifiedName, Schema
-from testdb_app.states import Baseline, BaselineTable, SequenceState, describe_tables, migration_tables
+from testdb_app.states import (
+    BASELINE,
+    Baseline,
+    BaselineTable,
+    SequenceState,
+    describe_tables,
+    migration_tables,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -39,19 +46,20 @@ ORDER BY name
 """
 
 
-def read_baseline(connection: BaseDatabaseWrapper) -> Baseline | None:
-    """Read the document; None where there is no baseline. Raises :class:`BaselineError` if copies are missing."""
+def read_baseline(connection: BaseDatabaseWrapper, state: str = BASELINE) -> Baseline | None:
+    """Read the document; None where there is no such state. Raises :class:`BaselineError` if copies are missing."""
+    own = DOCUMENTS[state]
     with snapshot(connection) as cursor:
         present = set(_own_tables(connection, cursor))
-        if DOCUMENT not in present:
+        if own not in present:
             return None
-        rows = fetch(connection, cursor, f"SELECT document FROM {quote_qualified(DOCUMENT)}")
+        rows = fetch(connection, cursor, f"SELECT document FROM {quote_qualified(own)}")
     baseline = from_document(json.loads(rows[0][0])) if rows else None
     missing = sorted({table.copy for table in baseline.tables.values()} - present) if baseline is not None else []
     if missing or baseline is None:
         raise BaselineError(
             f'The baseline of database "{connection.settings_dict["NAME"]}" (alias "{connection.alias}") is incomplete: '
-            f"{', '.join(map(str, missing)) or f'the row of {DOCUMENT}'} is gone. Nothing was changed. Bring the database to "
+            f"{', '.join(map(str, missing)) or f'the row of {own}'} is gone. Nothing was changed. Bring the database to "
             "the state that is meant and capture it again: resetdb --recapture, or capture_baseline(replace=True)."
         )
     return baseline
@@ -73,6 +81,7 @@ def write_baseline(
     sequences: Iterable[QualifiedName],
     excluded: frozenset[QualifiedName],
     lock_timeout: float,
+    state: str = BASELINE,
 ) -> Baseline:
     """Capture, in one transaction that keeps other writers out. Costs a copy of every row.
 
@@ -92,8 +101,8 @@ def write_baseline(
                     "while its baseline was about to be captured. Nothing was changed by the capture. Run it again.",
                     attempts=1,
                 )
-            _drop(connection, cursor)
-            return _capture(connection, cursor, catalog, schema, sorted(tables), sorted(sequences), excluded)
+            _drop(connection, cursor, state)
+            return _capture(connection, cursor, catalog, schema, sorted(tables), sorted(sequences), excluded, state)
 
 
 def _capture(
@@ -104,13 +113,14 @@ def _capture(
     names: list[QualifiedName],
     sequences: list[QualifiedName],
     excluded: frozenset[QualifiedName],
+    state: str,
 ) -> Baseline:
     filled = [name for name in names if _has_rows(connection, cursor, catalog.source(name))]
     shapes = read_shapes(connection, cursor, catalog, filled)
     _check_keepable(connection, catalog, shapes)
     tables = {}
     for number, name in enumerate(filled, 1):
-        shape, copy = shapes[name], QualifiedName("main", f"{OWN_SCHEMA}_baseline_{number}")
+        shape, copy = shapes[name], QualifiedName("main", f"{OWN_SCHEMA}_{state}_{number}")
         table = BaselineTable(name=name, copy=copy, rows=0, columns=shape.columns, key=shape.key)
         for sql in make_copy(table, shape):
             execute(connection, cursor, sql)
@@ -124,10 +134,10 @@ def _capture(
         shape=_describe(connection, cursor, catalog, schema, shapes),
     )
     # The texts of the catalog are the sign by which others see a change: with this one, also of the copies' rows alone.
-    made = f"CREATE TABLE {quote_qualified(DOCUMENT)} (document TEXT NOT NULL /* {baseline.captured_at} */)"
+    made = f"CREATE TABLE {quote_qualified(DOCUMENTS[state])} (document TEXT NOT NULL /* {baseline.captured_at} */)"
     execute(connection, cursor, made)
     document = quote_literal(json.dumps(to_document(baseline)))
-    execute(connection, cursor, f"INSERT INTO {quote_qualified(DOCUMENT)} VALUES ({document})")
+    execute(connection, cursor, f"INSERT INTO {quote_qualified(DOCUMENTS[state])} VALUES ({document})")
     return baseline
 
 
@@ -180,18 +190,28 @@ def _describe(
     return describe_tables(schema) | describe_shapes(shapes) | read_migrations(connection, cursor, migrations)
 
 
-def drop_baseline(connection: BaseDatabaseWrapper) -> None:
-    """Drop the document and the copies."""
-    with snapshot(connection) as cursor:
-        if DOCUMENT not in _own_tables(connection, cursor):
-            return
+def rewrite_baseline(connection: BaseDatabaseWrapper, baseline: Baseline, state: str = BASELINE) -> None:
+    """Replace the document."""
+    document = quote_literal(json.dumps(to_document(baseline)))
     with all_or_nothing(connection, "testdb_baseline") as cursor:
-        _drop(connection, cursor)
+        execute(connection, cursor, f"UPDATE {quote_qualified(DOCUMENTS[state])} SET document = {document}")
 
 
-def _drop(connection: BaseDatabaseWrapper, cursor: CursorWrapper) -> None:
+def drop_baseline(connection: BaseDatabaseWrapper) -> None:
+    """Drop the documents and the copies."""
+    with snapshot(connection) as cursor:
+        kept = [state for state, document in DOCUMENTS.items() if document in _own_tables(connection, cursor)]
+    if kept:
+        with all_or_nothing(connection, "testdb_baseline") as cursor:
+            for state in kept:
+                _drop(connection, cursor, state)
+
+
+def _drop(connection: BaseDatabaseWrapper, cursor: CursorWrapper, state: str) -> None:
+    document = DOCUMENTS[state]
     for name in _own_tables(connection, cursor):
-        execute(connection, cursor, f"DROP TABLE {quote_qualified(name)}")
+        if fold(name.name) == document.name or fold(name.name).startswith(f"{document.name}_"):
+            execute(connection, cursor, f"DROP TABLE {quote_qualified(name)}")
 
 
 def _own_tables(connection: BaseDatabaseWrapper, cursor: CursorWrapper) -> list[QualifiedName]:

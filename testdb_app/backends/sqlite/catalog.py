@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from testdb_app.backends.sqlite.errors import execute, fetch
-from testdb_app.backends.sqlite.scope import DOCUMENT, Database, Entry, reasons_left_out
+from testdb_app.backends.sqlite.scope import DOCUMENTS, Database, Entry, reasons_left_out
 from testdb_app.backends.sqlite.snapshot import read_databases
 from testdb_app.backends.sqlite.sql import chunks, fold, quote_name, quote_qualified
 from testdb_app.backends.sqlite.virtual import VirtualTable, describe, is_part
@@ -44,7 +44,7 @@ class Catalog:
     """The catalog at one moment. ``tables`` are those that a reset may empty; the ``token`` changes with any text in it.
 
     ``names`` are the tables' names in order, and ``probes`` the queries that return the numbers of those with rows.
-    ``capture`` is the text of the baseline's document table, in which every capture leaves its time.
+    ``captures`` are the texts of the baselines' document tables, in which every capture leaves its time.
     """
 
     databases: tuple[Database, ...]
@@ -56,7 +56,7 @@ class Catalog:
     left_out: tuple[LeftOut, ...]
     has_sequences: frozenset[str]
     has_unreadable: bool
-    capture: str
+    captures: tuple[str, ...]
     token: str
 
     def source(self, name: QualifiedName) -> QualifiedName:
@@ -133,7 +133,7 @@ def _read_catalog(connection: BaseDatabaseWrapper, cursor: CursorWrapper, databa
         left_out=tuple(LeftOut(name=name, reason=reasons[name]) for name in sorted(reasons)),
         has_sequences=frozenset(entry.name.schema for entry in tables if entry.name.name == "sqlite_sequence"),
         has_unreadable=bool(broken),
-        capture=next((entry.sql for entry in tables if entry.name == DOCUMENT), ""),
+        captures=tuple(entry.sql for entry in tables if entry.name in DOCUMENTS.values()),
         token=_token(databases, entries, broken),
     )
 

@@ -63,7 +63,8 @@ def read_comparison(
     is_same = all(baseline.shape.get(what) == text for what, text in describe_shapes(tables).items())
     own = {left.name for left in catalog.left_out}
     are_there = tables.keys() == set(names) and {table.copy for table in baseline.tables.values()} <= own
-    is_possible = is_same and are_there and baseline.captured_at in catalog.capture
+    is_captured = any(baseline.captured_at in capture for capture in catalog.captures)
+    is_possible = is_same and are_there and is_captured
     has_sign = known is not None and known.has_sign
     if not has_sign and any(shape.loose for shape in tables.values()):
         raw.create_function(SIGN, 1, _is_negative, deterministic=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from testdb_app.backends.base import OWN_SCHEMA
 from testdb_app.backends.sqlite.sql import fold
 from testdb_app.schema import QualifiedName
+from testdb_app.states import KEPT_STATES
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -16,10 +17,10 @@ if TYPE_CHECKING:
     from testdb_app.backends.sqlite.virtual import VirtualTable
 
 MARK_TABLES = frozenset({f"{OWN_SCHEMA}_protected", f"{OWN_SCHEMA}_test"})
-DOCUMENT = QualifiedName("main", f"{OWN_SCHEMA}_baseline")
-"""The table that says what a baseline is."""
+DOCUMENTS = {state: QualifiedName("main", f"{OWN_SCHEMA}_{state}") for state in KEPT_STATES}
+"""The tables that say what the baseline is, and the other kept states."""
 
-_BASELINE = re.compile(rf"{OWN_SCHEMA}_baseline(_[0-9]+)?\Z")
+_BASELINE = re.compile(rf"{OWN_SCHEMA}_({'|'.join(KEPT_STATES)})(_[0-9]+)?\Z")
 
 _SPATIALITE = frozenset(
     {
