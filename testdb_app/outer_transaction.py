@@ -118,7 +118,7 @@ class OuterTransaction:
                 get_backend(self.connection).check_deferred(self.connection)
                 transaction.set_rollback(True, using=self.connection.alias)
         except IntegrityError as error:
-            why = " ".join(str(error).split())
+            why = " ".join(str(error).split()).rstrip(".")
             return Damage(
                 what=f"a deferred constraint is violated, which a commit would have found: {why}", is_fatal=False
             )
