@@ -189,20 +189,30 @@ def test_the_page_on_test_cases_tells_every_class_option_and_target() -> None:
     assert {target for target in TARGETS if f'`"{target}"`' not in text} == set()
 
 
-def test_the_page_on_pytest_tells_every_fixture_option_ini_key_and_mark(pytestconfig: pytest.Config) -> None:
-    text = read("pytest.md")
+def fixtures_of_the_plugin(pytestconfig: pytest.Config) -> set[str]:
     plugins = [
         plugin
         for plugin in pytestconfig.pluginmanager.get_plugins()
         if getattr(plugin, "__name__", "").startswith("testdb_app.")
     ]
     assert pytest_plugin in plugins
-    fixtures = {
+    return {
         value._fixture_function_marker.name or name
         for plugin in plugins
         for name, value in vars(plugin).items()
         if isinstance(value, FixtureFunctionDefinition)
     }
+
+
+def test_the_tutorial_ends_at_a_suite_that_uses_each_fixture(pytestconfig: pytest.Config) -> None:
+    text = (DOCS / "tutorial/first-hour.md").read_text("utf-8")
+    used = set(re.findall(r"\w+", " ".join(re.findall(r"^ *def \w+\((.*)\):", text, re.MULTILINE))))
+    assert fixtures_of_the_plugin(pytestconfig) - used == {"reset_db"}, "which a command puts in place of transactional_db"
+
+
+def test_the_page_on_pytest_tells_every_fixture_option_ini_key_and_mark(pytestconfig: pytest.Config) -> None:
+    text = read("pytest.md")
+    fixtures = fixtures_of_the_plugin(pytestconfig)
     options = {
         option
         for group in [*pytestconfig._parser._groups, pytestconfig._parser._anonymous]
