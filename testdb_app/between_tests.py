@@ -15,6 +15,7 @@ from testdb_app.exceptions import BaselineError, ConfigurationError, TestDBError
 from testdb_app.flushing import flush
 from testdb_app.options import TARGETS
 from testdb_app.preparing import find_obstacle, get_resetter, lacks_rows, refit_baseline
+from testdb_app.transaction_state import end_transaction
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -132,20 +133,6 @@ def close_others(case: Any) -> bool:
         if connection.alias not in renewed:
             connection.close()
     return False
-
-
-def end_transaction(connection: BaseDatabaseWrapper) -> None:
-    """Undo what a test has left uncommitted outside of ``atomic()``, as Django does by closing the connection."""
-    if connection.connection is None or connection.in_atomic_block:
-        return
-    try:
-        # The driver knows where there is nothing to undo.
-        connection.rollback()
-        if not connection.get_autocommit():
-            connection.set_autocommit(True)
-    except (DatabaseError, InterfaceError):
-        # It is lost. The reset makes a new one.
-        connection.close()
 
 
 def drop_stale_sessions(case: type[Any]) -> None:

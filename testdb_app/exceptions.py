@@ -29,7 +29,17 @@
         ├── ScopeError            a scope of pytest was asked for too late, or with one that excludes it
         ├── LeakError             a test, or a fixture, has left rows that others see
         ├── SessionNestingError   it was to end before one that was opened inside it
-        └── SessionBrokenError    its transaction or its connection came to an end before it
+        ├── SessionBrokenError    its transaction or its connection came to an end before it
+        ├── SessionClosedError    it is used after its end, by a thread that it was lent to, perhaps
+        ├── SessionLeakError      what was done in it was committed, or stays open after it
+        ├── UnsafeSessionError    the guard does not know its database: an UnsafeDatabaseError too
+        └── SessionTimeoutError   one of its limits was reached
+            ├── StatementTimeoutError    a statement ran too long
+            ├── SessionLockTimeoutError  a lock was not granted in time; who holds it is named
+            ├── IdleTimeoutError         it did nothing for too long, and the server ended it
+            ├── OwnershipTimeoutError    it was open for too long
+            ├── PoolTimeoutError         no connection was free; who holds them is named
+            └── LendingTimeoutError      another thread used its connection for too long
 
 All of them can be pickled, because xdist and Django's parallel runner send them between processes.
 """
@@ -240,3 +250,65 @@ class SessionBrokenError(TestSessionError):
     """Its transaction, or its connection, came to an end before it did; ``owner`` names it."""
 
     owner: str
+
+
+class SessionClosedError(TestSessionError):
+    """It is used after its end, or before it was opened; ``owner`` names it."""
+
+    owner: str
+
+
+class SessionLeakError(TestSessionError):
+    """What was done in it was committed, or is still going on; ``owner`` names it."""
+
+    owner: str
+
+
+class UnsafeSessionError(TestSessionError, UnsafeDatabaseError):
+    """It was not opened, as the guard refused its database; caught as either of the two that it is."""
+
+
+class SessionTimeoutError(TestSessionError):
+    """One of its limits was reached; ``owner`` names it, ``limit`` is the limit's name, ``seconds`` its value."""
+
+    owner: str
+    limit: str
+    seconds: float
+
+
+class StatementTimeoutError(SessionTimeoutError):
+    """A statement took longer than ``statement_timeout``; ``statement`` is its text."""
+
+    statement: str
+
+
+class SessionLockTimeoutError(SessionTimeoutError):
+    """A lock was not granted within ``lock_timeout``; ``blockers`` (list of :class:`Blocker`) names who holds it.
+
+    ``statement`` is the text of the statement that waited.
+    """
+
+    statement: str
+    blockers: list[Blocker]
+
+
+class IdleTimeoutError(SessionTimeoutError):
+    """The server has ended it, as it did nothing within its transaction for longer than ``idle_in_transaction_timeout``."""
+
+
+class OwnershipTimeoutError(SessionTimeoutError):
+    """It has been open for longer than ``ownership_timeout``; ``opened_at`` is file and line."""
+
+    opened_at: str
+
+
+class PoolTimeoutError(SessionTimeoutError):
+    """The pool had no connection for it; ``holders`` (list of str) tells who has them, opened where, for how long."""
+
+    holders: list[str]
+
+
+class LendingTimeoutError(SessionTimeoutError):
+    """Its connection, which it shares with other threads, was in use for too long; ``holder`` tells by whom."""
+
+    holder: str

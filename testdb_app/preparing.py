@@ -28,15 +28,16 @@ logger = logging.getLogger("testdb_app")
 # By alias and the name that the settings give now: a worker of --parallel has databases of its own. With it goes why there is
 # no baseline, where there is none.
 _prepared: dict[tuple[str, str], UnsupportedError | None] = {}
-_resetters: dict[tuple[str, str, str], Resetter] = {}
+_resetters: dict[tuple[str, ...], Resetter] = {}
 _restarts: dict[tuple[str, str], tuple[str, ...]] = {}
 
 
-def prepare_test_database(using: str) -> None:
+def prepare_test_database(using: str, *, allow_database: tuple[str, ...] = ()) -> None:
     """Capture the baseline of the test database behind the alias *using*, unless this process has done so.
 
     A database that was kept from an earlier run goes back to its baseline first, so that rows of a killed run are
-    gone. Where it has migrated since, the baseline is captured anew, as it is.
+    gone. Where it has migrated since, the baseline is captured anew, as it is. *allow_database* names databases that the
+    guard does not know for test ones.
 
     Raises :class:`ConfigurationError` if the app is not installed, the guard's :class:`UnsafeDatabaseError` for what is no
     test database, and what :func:`~testdb_app.baseline.capture_baseline` raises. A database that cannot
@@ -51,11 +52,11 @@ def prepare_test_database(using: str) -> None:
         )
     obstacle = None
     try:
-        capture_baseline(using)
-        get_resetter(using, "baseline").reset()
+        capture_baseline(using, allow_database=allow_database)
+        get_resetter(using, "baseline", allow_database=allow_database).reset()
     except BaselineError as error:
         logger.info("%s: the kept baseline is out of date: %s", using, error)
-        capture_baseline(using, replace=True)
+        capture_baseline(using, replace=True, allow_database=allow_database)
     except UnsupportedError as error:
         logger.info("%s: %s", using, error)
         obstacle = error
@@ -67,11 +68,11 @@ def find_obstacle(using: str) -> UnsupportedError | None:
     return _prepared.get((using, _name(using)))
 
 
-def get_resetter(using: str, to: str) -> Resetter:
+def get_resetter(using: str, to: str, *, allow_database: tuple[str, ...] = ()) -> Resetter:
     """Return this process's resetter of that test database to that state, which remembers from one reset to the next."""
-    key = (using, to, _name(using))
+    key = (using, to, _name(using), *allow_database)
     if key not in _resetters:
-        _resetters[key] = Resetter(using, to=to)
+        _resetters[key] = Resetter(using, to=to, allow_database=allow_database)
     return _resetters[key]
 
 

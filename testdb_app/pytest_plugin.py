@@ -15,6 +15,8 @@ from testdb_app.plugin import asking, options
 from testdb_app.plugin.copies import copied_per_test
 from testdb_app.plugin.leak_warning import LeakWarning
 
+pytest_plugins = ("testdb_app.pytest_sessions",)
+
 __all__ = ["LeakWarning", "copied_per_test"]
 
 

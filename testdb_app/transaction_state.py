@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
+
+from django.db import DatabaseError, InterfaceError
 
 from testdb_app.backends.base import has_autocommit
 from testdb_app.exceptions import TransactionStateError
@@ -39,3 +42,32 @@ def check_transaction_state(connection: BaseDatabaseWrapper, *, within_transacti
         what = "is in no transaction, though within_transaction=True says so. Wrap the call in atomic()"
     if what is not None:
         raise TransactionStateError(f'Refusing to reset: the connection "{connection.alias}" {what}.')
+
+
+def leave_blocks(connection: BaseDatabaseWrapper, *, above: object = None) -> bool:
+    """Leave the ``atomic()`` blocks that somebody has entered by hand, rolling back; return whether there was any.
+
+    *above* is the block to stop at. If that was left already, nothing is done.
+    """
+    blocks = connection.atomic_blocks
+    if not blocks or blocks[-1] is above or (above is not None and above not in blocks):
+        return False
+    while blocks and blocks[-1] is not above:
+        connection.needs_rollback = True
+        with suppress(DatabaseError, InterfaceError):
+            blocks[-1].__exit__(None, None, None)
+    return True
+
+
+def end_transaction(connection: BaseDatabaseWrapper) -> None:
+    """Undo what a test has left uncommitted outside of ``atomic()``, as Django does by closing the connection."""
+    if connection.connection is None or connection.in_atomic_block:
+        return
+    try:
+        # The driver knows where there is nothing to undo.
+        connection.rollback()
+        if not connection.get_autocommit():
+            connection.set_autocommit(True)
+    except (DatabaseError, InterfaceError):
+        # It is lost. The reset makes a new one.
+        connection.close()

@@ -42,6 +42,12 @@ DETAILS: dict[str, Any] = {
     "ending": 'session "outer"',
     "still_open": 'session "inner"',
     "owner": 'session "checkout"',
+    "limit": "lock_timeout",
+    "seconds": 5.0,
+    "statement": "SELECT 1",
+    "opened_at": "shop/tests.py:12",
+    "holders": ['session "checkout"'],
+    "holder": "thread worker",
     "dependents": [("public.a(b_id) → public.b(id)", [(1,)])],
     "cycle": ["a", "b", "a"],
     "model": "shop.Book",
@@ -57,7 +63,7 @@ def all_errors() -> list[type[TestDBError]]:
         cls = work.pop()
         found.append(cls)
         work.extend(cls.__subclasses__())
-    return sorted((cls for cls in found if cls.__module__ == exceptions.__name__), key=lambda cls: cls.__name__)
+    return sorted({cls for cls in found if cls.__module__ == exceptions.__name__}, key=lambda cls: cls.__name__)
 
 
 def an_error(cls: type[TestDBError]) -> TestDBError:

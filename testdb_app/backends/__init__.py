@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from testdb_app.backends.protocols import Backend
 
@@ -11,10 +11,13 @@ if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
 _FOLDERS = {"postgresql": "postgresql", "sqlite": "sqlite"}
+_found: dict[str, Backend] = {}
 
 
 def get_backend(connection: BaseDatabaseWrapper) -> Backend:
     """Return the backend for the connection's vendor."""
-    folder = _FOLDERS.get(connection.vendor, "generic")
-    module = import_module(f"testdb_app.backends.{folder}")
-    return cast("Backend", module.BACKEND)
+    vendor = connection.vendor
+    if vendor not in _found:
+        module = import_module(f"testdb_app.backends.{_FOLDERS.get(vendor, 'generic')}")
+        _found[vendor] = module.BACKEND
+    return _found[vendor]

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from testdb_app.exceptions import ExclusionError
-from testdb_app.schema import ForeignKey, QualifiedName, Schema
+from testdb_app.schema import ForeignKey, QualifiedName
 from testdb_app.states import Baseline, RowChanges, SequenceState
 
 if TYPE_CHECKING:
@@ -32,6 +32,16 @@ class TransactionStatus(StrEnum):
     OPEN = "open"
     FAILED = "failed"
     LOST = "lost"
+
+
+class Failure(StrEnum):
+    """Why the database refused a statement, as far as a test session tells it apart."""
+
+    STATEMENT_TIMEOUT = "statement time-out"
+    LOCK_TIMEOUT = "lock time-out"
+    IDLE_TIMEOUT = "idle time-out"
+    ABORTED = "the transaction is aborted"
+    OTHER = "something else"
 
 
 class Mark(StrEnum):
@@ -183,31 +193,3 @@ class Replay:
     permitted_by: str
     script: Script | None = None
     changes: Mapping[QualifiedName, RowChanges] = field(default_factory=dict)
-
-
-def close_session(connection: BaseDatabaseWrapper) -> None:
-    """Close *connection*: the ``renew_session()`` of a vendor where a new one costs little, or nothing else is sure."""
-    connection.close()
-
-
-def without_kept_sessions(connection: BaseDatabaseWrapper) -> None:
-    """Do nothing: the ``drop_stale_session()`` of a vendor whose sessions are closed after each test."""
-
-
-def without_watch(schema: Schema) -> None:
-    """Return None: the ``watch()`` of a vendor whose databases do not tell what was written."""
-
-
-def check_deferred(connection: BaseDatabaseWrapper) -> None:
-    """Check the constraints that wait for the commit, as Django does it for the vendor."""
-    connection.check_constraints()
-
-
-def look_for_commits_nowhere(connection: BaseDatabaseWrapper, since: object | None) -> tuple[object, bool]:
-    """Return that rows may have been committed: the ``look_for_commits()`` of a vendor that does not tell."""
-    return None, True
-
-
-def status_as_django_knows(connection: BaseDatabaseWrapper) -> TransactionStatus:
-    """Return the ``transaction_status()`` of a vendor whose driver does not tell: what Django believes."""
-    return TransactionStatus.OPEN if connection.in_atomic_block else TransactionStatus.NONE

@@ -9,9 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from testdb_app.backends.base import DatabaseIdentity, Mark, Observation, Replay, Script, Step, TransactionStatus
+from testdb_app.backends.base import (
+    DatabaseIdentity,
+    Failure,
+    Mark,
+    Observation,
+    Replay,
+    Script,
+    Step,
+    TransactionStatus,
+)
 from testdb_app.backends.data_protocols import DataBackend
 from testdb_app.details import TableDetails
+from testdb_app.exceptions import Blocker
 from testdb_app.schema import ForeignKey, QualifiedName, Schema
 from testdb_app.states import BASELINE, Baseline, RowChanges
 
@@ -50,10 +60,15 @@ class Watch(Protocol):
 
 
 class Backend(Protocol):
-    """One vendor. ``warning`` says what this backend cannot promise; None where it keeps every promise."""
+    """One vendor.
+
+    ``warning`` says what this backend cannot promise; None where it keeps every promise. ``has_local_limits`` tells that
+    limits can end with a transaction.
+    """
 
     vendor: str
     warning: str | None
+    has_local_limits: bool
 
     @property
     def data(self) -> DataBackend:
@@ -148,6 +163,42 @@ class Backend(Protocol):
 
         Never no where some were. One round trip at most; reads only, also inside a transaction.
         """
+        ...
+
+    def begin(self, connection: BaseDatabaseWrapper, savepoint: str, limits: Mapping[str, int]) -> None:
+        """Begin the transaction that Django has announced, with a savepoint, and *limits* that end with it. One round trip.
+
+        *limits* are milliseconds by PostgreSQL's names: ``statement_timeout``, ``lock_timeout``,
+        ``idle_in_transaction_session_timeout``. Raises :class:`~testdb_app.exceptions.UnsupportedError` for others than
+        the vendor has, and Django's database errors.
+        """
+        ...
+
+    def undo(self, connection: BaseDatabaseWrapper, savepoint: str) -> None:
+        """Undo what was done since :meth:`begin`. One round trip. Raises Django's database errors if the savepoint is gone."""
+        ...
+
+    def limit(
+        self, connection: BaseDatabaseWrapper, limits: Mapping[str, int], *, local: bool = False
+    ) -> Mapping[str, str]:
+        """Set *limits* as for :meth:`begin`, for the connection or (*local*) the transaction, and return the earlier ones.
+
+        One round trip.
+        """
+        ...
+
+    def lift(self, connection: BaseDatabaseWrapper, earlier: Mapping[str, str]) -> None:
+        """Put back what :meth:`limit` returned. One round trip."""
+        ...
+
+    def classify(self, error: BaseException) -> Failure:
+        """Return why the database raised Django's *error*."""
+        ...
+
+    def find_blockers(
+        self, connection: BaseDatabaseWrapper, pid: object, sql: str, error: BaseException
+    ) -> list[Blocker]:
+        """Return who holds locks that the session *pid* may have waited for with *sql*, asked over a new *connection*."""
         ...
 
     def check_deferred(self, connection: BaseDatabaseWrapper) -> None:

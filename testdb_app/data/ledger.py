@@ -12,12 +12,12 @@ from testdb_app.data.bulk import insert
 from testdb_app.data.loading import instances_of, load
 from testdb_app.data.making import RowMaker
 from testdb_app.data.maps import read_index
-from testdb_app.data.permission import check_may_write
 from testdb_app.data.registered import Entry, entries_of, rows_by_table, told_of_new_rows
 from testdb_app.data.removal import remove
 from testdb_app.data.seeds import SeedRegistry, seeds
 from testdb_app.data.values import Values
 from testdb_app.exceptions import ConfigurationError
+from testdb_app.permission import check_may_write
 
 if TYPE_CHECKING:
     from types import TracebackType

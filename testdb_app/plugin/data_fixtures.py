@@ -13,7 +13,7 @@ from typing import Any
 from testdb_app.exceptions import SessionBrokenError
 from testdb_app.plugin import asking
 from testdb_app.plugin.scopes import check_in_time, open_transactions, roll_back
-from testdb_app.plugin.stack import Entry, Kind, ScopeStack, refusing
+from testdb_app.plugin.stack import Entry, Kind, ScopeStack, refuse
 
 
 class DataFixtures:
@@ -152,16 +152,3 @@ def _check(entry: Entry) -> None:
                 "They were rolled back, and the tests that use it do not run. Mend the fixture.",
                 owner=str(entry),
             )
-
-
-def refuse(fixturedef: Any, request: Any, error: Exception) -> Generator[None, object, object]:
-    """Have the fixture's own function raise *error*, and pytest forget that: it was this request that was wrong."""
-    own = fixturedef.func
-    fixturedef.func = refusing(error)
-    try:
-        return (yield)
-    except BaseException:
-        fixturedef.finish(request)
-        raise
-    finally:
-        fixturedef.func = own

@@ -11,10 +11,10 @@ import pytest
 from testdb_app.exceptions import LeakError, ScopeError, SessionBrokenError, TestSessionError
 from testdb_app.plugin import asking, options, transactional
 from testdb_app.plugin.copies import Copies
-from testdb_app.plugin.data_fixtures import DataFixtures, refuse
+from testdb_app.plugin.data_fixtures import DataFixtures
 from testdb_app.plugin.leaks import LeakFinder
 from testdb_app.plugin.scopes import roll_back, stack_of
-from testdb_app.plugin.stack import Entry, Kind
+from testdb_app.plugin.stack import Entry, Kind, refuse
 
 _RUN = pytest.StashKey["Run"]()
 _OWN = frozenset({*asking.ROLLBACK, *asking.COMMITTED})

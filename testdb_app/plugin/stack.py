@@ -7,7 +7,7 @@ first; pytest makes them again for the next test that asks for them, or for the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -173,7 +173,20 @@ class ScopeStack:
         return [entry for entry in self.entries if entry.rank > rank]
 
 
-def refusing(error: Exception) -> Callable[..., Any]:
+def refuse(fixturedef: Any, request: Any, error: Exception) -> Generator[None, object, object]:
+    """Have the fixture's own function raise *error*, and pytest forget that: it was this request that was wrong."""
+    own = fixturedef.func
+    fixturedef.func = _raising(error)
+    try:
+        return (yield)
+    except BaseException:
+        fixturedef.finish(request)
+        raise
+    finally:
+        fixturedef.func = own
+
+
+def _raising(error: Exception) -> Callable[..., Any]:
     """Return a function in place of a fixture's own that raises *error*: a hook around it must not."""
 
     def refuse(*_: Any, **__: Any) -> Any:

@@ -33,6 +33,7 @@ def groups() -> dict[str, Callable[[Bench], Iterator[Case]]]:
         cases_long,
         cases_network,
         cases_plugin,
+        cases_sessions,
         cases_tables,
         cases_testcases,
     )
@@ -52,6 +53,7 @@ def groups() -> dict[str, Callable[[Bench], Iterator[Case]]]:
         "disk": cases_elsewhere.run_disk,
         "testcases": cases_testcases.run_testcases,
         "plugin": cases_plugin.run_plugin,
+        "sessions": cases_sessions.run_sessions,
         "data": cases_data.run_data,
         "testcases-netbox": cases_testcases.run_testcases_of_netbox,
     }

@@ -9,6 +9,7 @@ import pytest
 from django.db import DatabaseError, connections, transaction
 from django.db.transaction import TransactionManagementError
 
+from testdb_app.backends import get_backend
 from testdb_app.exceptions import SessionBrokenError, SessionNestingError, TransactionStateError, UnsafeDatabaseError
 from testdb_app.outer_transaction import (
     OuterTransaction,
@@ -231,3 +232,92 @@ def test_a_session_that_the_server_has_ended_is_told_and_the_next_one_works(data
     assert "the server has ended the session" in str(outer.roll_back())
     insert(database, 3)
     assert database.count("a") == 1
+
+
+@pytest.mark.postgresql
+def test_a_session_that_the_server_has_ended_unnoticed_is_told_and_replaced(database, opener):
+    if database.connection.vendor == "sqlite":
+        pytest.skip("there is no server")
+    outer = opener()
+    insert(database, 1)
+    end_session(database)
+    assert "the server has ended the session" in str(outer.roll_back())
+    database.connection.ensure_connection()
+    end_session(database)
+    opener().roll_back()
+    assert database.count("a") == 0
+
+
+def end_session(database: Any) -> None:
+    pid = database.connection.connection.info.backend_pid
+    with database.superuser() as session:
+        session.execute("SELECT pg_terminate_backend(%s)", [pid])
+        while session.execute("SELECT FROM pg_stat_activity WHERE pid = %s", [pid]).fetchall():
+            pass
+
+
+@pytest.mark.postgresql
+def test_limits_end_with_it(database, opener):
+    if database.connection.vendor == "sqlite":
+        pytest.skip("it has no limits of a transaction")
+
+    def shown() -> str:
+        with database.connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT concat_ws(' ', current_setting('statement_timeout'), current_setting('lock_timeout'))"
+            )
+            return str(cursor.fetchone()[0])
+
+    before = shown()
+    outer = OuterTransaction(
+        database.connection, "outer", allow=(database.name,), limits={"statement_timeout": 1500, "lock_timeout": 2000}
+    )
+    outer.open()
+    assert shown() == "1500ms 2s"
+    inner = OuterTransaction(database.connection, "inner", allow=(database.name,), limits={"statement_timeout": 7000})
+    inner.open()
+    assert shown() == "7s 2s"
+    inner.roll_back()
+    assert shown() == "1500ms 2s"
+    outer.roll_back()
+    assert shown() == before
+
+
+def test_none_is_opened_in_a_transaction_that_has_failed(database, opener):
+    with pytest.raises(ZeroDivisionError):
+        with transaction.atomic(using=database.alias):
+            insert(database, 1)
+            transaction.set_rollback(True, using=database.alias)
+            with pytest.raises(
+                SessionBrokenError, match='the session "test" cannot be opened: the transaction around it'
+            ):
+                opener()
+            raise ZeroDivisionError
+    assert open_transactions(database.connection) == ()
+
+
+def test_who_has_committed_is_named(database, opener):
+    outer = opener()
+    with database.connection.cursor() as cursor:
+        cursor.execute("COMMIT")
+    assert f"the transaction was ended by COMMIT ({__file__}:" in str(outer.find_damage())
+    outer.roll_back()
+
+
+def test_an_interrupted_rollback_leaves_nothing_open_and_the_next_one_works(database, opener, monkeypatch):
+    if database.connection.vendor == "sqlite" and database.connection.is_in_memory_db():
+        pytest.skip("Django does not close it")
+    outer = opener()
+    insert(database, 1)
+
+    def interrupt(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    backend = type(get_backend(database.connection))
+    with monkeypatch.context() as patch:
+        patch.setattr(backend, "undo", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            outer.roll_back()
+    assert (outer.is_open, database.connection.in_atomic_block) == (False, False)
+    assert database.count("a") == 0
+    opener().roll_back()

@@ -271,7 +271,7 @@ def test_4(good):
 
 BREAKING = {
     "closes the connection": ("connection.close()", "the connection was closed (", True),
-    "commits by SQL": ("shelf('x'); connection.cursor().execute('ROLLBACK')", "ended by SQL", True),
+    "commits by SQL": ("shelf('x'); connection.cursor().execute('ROLLBACK')", "the transaction was ended by", True),
     "leaves a dangling key": ("Item.objects.create(shelf_id=4711)", "deferred constraint is violated", False),
 }
 

@@ -5,11 +5,17 @@ It keeps fewer promises, and its warning says which. A vendor that is to keep th
 
 from __future__ import annotations
 
-from testdb_app.backends.base import (
+from testdb_app.backends.base import Failure
+from testdb_app.backends.defaults import (
+    begin_with_savepoint,
     check_deferred,
     close_session,
+    lift_no_limits,
     look_for_commits_nowhere,
+    nobody_blocks,
+    refuse_limits,
     status_as_django_knows,
+    undo_to_savepoint,
     without_kept_sessions,
     without_watch,
 )
@@ -33,6 +39,7 @@ class GenericBackend:
     vendor = "generic"
     data = GenericData()
     warning: str | None = WARNING
+    has_local_limits = False
 
     identify = staticmethod(introspection.identify)
     read_schema = staticmethod(introspection.read_schema)
@@ -51,10 +58,19 @@ class GenericBackend:
     watch = staticmethod(without_watch)
     renew_session = staticmethod(close_session)
     transaction_status = staticmethod(status_as_django_knows)
+    begin = staticmethod(begin_with_savepoint)
+    undo = staticmethod(undo_to_savepoint)
+    limit = staticmethod(refuse_limits)
+    lift = staticmethod(lift_no_limits)
+    find_blockers = staticmethod(nobody_blocks)
     check_deferred = staticmethod(check_deferred)
     look_for_commits = staticmethod(look_for_commits_nowhere)
     drop_stale_session = staticmethod(without_kept_sessions)
     drop_baseline = staticmethod(operations.drop_baseline)
+
+    def classify(self, error: BaseException) -> Failure:
+        """Return that nobody knows."""
+        return Failure.OTHER
 
 
 BACKEND: Backend = GenericBackend()

@@ -16,7 +16,8 @@ from testdb_app.backends.base import (
     Step,
 )
 from testdb_app.backends.postgresql import baseline as baseline_tables
-from testdb_app.backends.postgresql import catalog, operations, restoring, session, signals
+from testdb_app.backends.postgresql import catalog, limits, operations, restoring, session, signals
+from testdb_app.backends.postgresql.blocking import find_blockers
 from testdb_app.backends.postgresql.commits import look_for_commits
 from testdb_app.backends.postgresql.connection import rolled_back_on_error, run_sql, transaction_status
 from testdb_app.backends.postgresql.data import PostgreSQLData
@@ -46,6 +47,7 @@ class PostgreSQLBackend:
 
     vendor = "postgresql"
     warning: str | None = None
+    has_local_limits = True
     data = PostgreSQLData()
 
     def identify(self, connection: BaseDatabaseWrapper) -> DatabaseIdentity:
@@ -129,6 +131,12 @@ class PostgreSQLBackend:
     drop_stale_session = staticmethod(session.drop_stale_session)
     transaction_status = staticmethod(transaction_status)
     look_for_commits = staticmethod(look_for_commits)
+    begin = staticmethod(limits.begin)
+    undo = staticmethod(limits.undo)
+    limit = staticmethod(limits.limit)
+    lift = staticmethod(limits.lift)
+    classify = staticmethod(limits.classify)
+    find_blockers = staticmethod(find_blockers)
 
     def check_deferred(self, connection: BaseDatabaseWrapper) -> None:
         """Check what is deferred at once. One round trip."""

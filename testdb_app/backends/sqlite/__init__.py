@@ -6,16 +6,20 @@ they are test databases.
 
 from __future__ import annotations
 
+from sqlite3 import ProgrammingError
 from typing import TYPE_CHECKING
 
-from testdb_app.backends.base import (
-    TransactionStatus,
+from testdb_app.backends.base import TransactionStatus
+from testdb_app.backends.defaults import (
+    begin_with_savepoint,
     check_deferred,
     close_session,
+    nobody_blocks,
+    undo_to_savepoint,
     without_kept_sessions,
     without_watch,
 )
-from testdb_app.backends.sqlite import baseline, details, execution, identity, introspection, operations
+from testdb_app.backends.sqlite import baseline, details, execution, identity, introspection, limits, operations
 from testdb_app.backends.sqlite.data import SQLiteData
 
 if TYPE_CHECKING:
@@ -30,6 +34,7 @@ class SQLiteBackend:
     vendor = "sqlite"
     data = SQLiteData()
     warning: str | None = None
+    has_local_limits = False
 
     identify = staticmethod(identity.identify)
     set_mark = staticmethod(identity.set_mark)
@@ -47,6 +52,12 @@ class SQLiteBackend:
     rewrite_baseline = staticmethod(baseline.rewrite_baseline)
     watch = staticmethod(without_watch)
     renew_session = staticmethod(close_session)
+    begin = staticmethod(begin_with_savepoint)
+    undo = staticmethod(undo_to_savepoint)
+    limit = staticmethod(limits.limit)
+    lift = staticmethod(limits.lift)
+    classify = staticmethod(limits.classify)
+    find_blockers = staticmethod(nobody_blocks)
     check_deferred = staticmethod(check_deferred)
     drop_stale_session = staticmethod(without_kept_sessions)
     drop_baseline = staticmethod(baseline.drop_baseline)
@@ -60,8 +71,11 @@ class SQLiteBackend:
         return position, position != since
 
     def transaction_status(self, connection: BaseDatabaseWrapper) -> TransactionStatus:
-        """Return whether a transaction is open."""
-        return TransactionStatus.OPEN if connection.connection.in_transaction else TransactionStatus.NONE
+        """Return whether a transaction is open; LOST if the connection was closed."""
+        try:
+            return TransactionStatus.OPEN if connection.connection.in_transaction else TransactionStatus.NONE
+        except ProgrammingError:
+            return TransactionStatus.LOST
 
 
 BACKEND: Backend = SQLiteBackend()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from testdb_app import guard
 from testdb_app.backends import get_backend
@@ -11,8 +12,8 @@ from testdb_app.backends import get_backend
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
-# The attribute of a connection that keeps the driver's, and the name of the database that was permitted.
-_PERMITTED = "_testdb_permitted"
+# The driver's connection that the guard was asked about last, and the name that the settings had then.
+_permitted: WeakKeyDictionary[BaseDatabaseWrapper, tuple[Any, str]] = WeakKeyDictionary()
 
 
 def check_may_write(connection: BaseDatabaseWrapper, allow: str | Iterable[str] = ()) -> None:
@@ -21,10 +22,9 @@ def check_may_write(connection: BaseDatabaseWrapper, allow: str | Iterable[str] 
     One round trip for a connection that was not asked yet; none for one that was.
     """
     connection.ensure_connection()
-    configured = str(connection.settings_dict["NAME"])
-    raw, name = getattr(connection, _PERMITTED, (None, None))
-    if raw is connection.connection and name == configured:
+    asked = connection.connection, str(connection.settings_dict["NAME"])
+    if _permitted.get(connection) == asked:
         return
     names = (allow,) if isinstance(allow, str) else tuple(allow)
     guard.check_may_reset(get_backend(connection).identify(connection), allow=names, act="write to")
-    setattr(connection, _PERMITTED, (connection.connection, configured))
+    _permitted[connection] = asked

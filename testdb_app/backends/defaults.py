@@ -1,0 +1,79 @@
+"""What a vendor does that has no more than Django has for all of them: each function fulfils a method of the protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from testdb_app.backends.base import TransactionStatus
+from testdb_app.exceptions import Blocker, UnsupportedError
+from testdb_app.schema import Schema
+
+if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
+
+def close_session(connection: BaseDatabaseWrapper) -> None:
+    """Close *connection*: the ``renew_session()`` of a vendor where a new one costs little, or nothing else is sure."""
+    connection.close()
+
+
+def without_kept_sessions(connection: BaseDatabaseWrapper) -> None:
+    """Do nothing: the ``drop_stale_session()`` of a vendor whose sessions are closed after each test."""
+
+
+def without_watch(schema: Schema) -> None:
+    """Return None: the ``watch()`` of a vendor whose databases do not tell what was written."""
+
+
+def check_deferred(connection: BaseDatabaseWrapper) -> None:
+    """Check the constraints that wait for the commit, as Django does it for the vendor."""
+    connection.check_constraints()
+
+
+def look_for_commits_nowhere(connection: BaseDatabaseWrapper, since: object | None) -> tuple[object, bool]:
+    """Return that rows may have been committed: the ``look_for_commits()`` of a vendor that does not tell."""
+    return None, True
+
+
+def status_as_django_knows(connection: BaseDatabaseWrapper) -> TransactionStatus:
+    """Return the ``transaction_status()`` of a vendor whose driver does not tell: what Django believes."""
+    return TransactionStatus.OPEN if connection.in_atomic_block else TransactionStatus.NONE
+
+
+def begin_with_savepoint(connection: BaseDatabaseWrapper, savepoint: str, limits: Mapping[str, int]) -> None:
+    """Make the savepoint as Django's own are made: the ``begin()`` of a vendor for which Django begins."""
+    if limits:
+        refuse_limits(connection, limits)
+    if connection.features.uses_savepoints:
+        with connection.cursor() as cursor:
+            cursor.execute(f"SAVEPOINT {savepoint}")
+
+
+def undo_to_savepoint(connection: BaseDatabaseWrapper, savepoint: str) -> None:
+    """Go back to the savepoint: the ``undo()`` of a vendor for which Django ends the transaction."""
+    if connection.features.uses_savepoints:
+        with connection.cursor() as cursor:
+            cursor.execute(f"ROLLBACK TO SAVEPOINT {savepoint}")
+
+
+def refuse_limits(
+    connection: BaseDatabaseWrapper, limits: Mapping[str, int], *, local: bool = False
+) -> Mapping[str, str]:
+    """Refuse what the vendor does not have: the ``limit()`` of one that has no limits."""
+    if limits:
+        names = " and ".join(sorted(limits))
+        raise UnsupportedError(
+            f'The database "{connection.alias}" ({connection.display_name}) knows no {names}. Leave that out for this '
+            "database, or run these tests on PostgreSQL."
+        )
+    return {}
+
+
+def lift_no_limits(connection: BaseDatabaseWrapper, earlier: Mapping[str, str]) -> None:
+    """Do nothing: the ``lift()`` of a vendor that has no limits."""
+
+
+def nobody_blocks(connection: BaseDatabaseWrapper, pid: object, sql: str, error: BaseException) -> list[Blocker]:
+    """Return nobody: the ``find_blockers()`` of a vendor that does not tell who holds a lock."""
+    return []

@@ -1,0 +1,17 @@
+"""Test sessions: connections that a test owns, in which everything is undone at the end, with limits and named errors.
+
+::
+
+    factory = TestSessionFactory(statement_timeout="30s", lock_timeout="5s", ownership_timeout=120)
+    with factory(name="checkout") as session:
+        ...
+
+See :class:`TestSessionFactory` and :class:`TestSession`; docs/sessions.md tells the transaction handling and the design.
+"""
+
+from __future__ import annotations
+
+from testdb_app.sessions.factory import TestSessionFactory
+from testdb_app.sessions.session import TestSession, current_session
+
+__all__ = ["TestSession", "TestSessionFactory", "current_session"]

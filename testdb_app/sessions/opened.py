@@ -1,0 +1,160 @@
+"""Sessions that are open: who they are, in which order they were opened on a connection, and what became of them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Protocol
+from weakref import ReferenceType, WeakKeyDictionary
+
+from testdb_app.damage import Damage
+from testdb_app.exceptions import OwnershipTimeoutError, SessionClosedError, SessionNestingError, TestSessionError
+
+if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
+    from testdb_app.sessions.options import SessionOptions
+
+_stacks: WeakKeyDictionary[BaseDatabaseWrapper, list[OpenSession]] = WeakKeyDictionary()
+_all: dict[OpenSession, None] = {}
+_changing = threading.Lock()
+
+
+class Part(Protocol):
+    """What a session does to one of its connections."""
+
+    connection: BaseDatabaseWrapper
+
+    def open(self) -> None:
+        """Begin; nothing is open if it raises."""
+        ...
+
+    def close(self) -> Damage | None:
+        """End, and return what had happened meanwhile. Raises if it could not be undone."""
+        ...
+
+
+class OpenSession:
+    """What the machinery knows of a session. It holds no reference to the session that people hold, which may be forgotten.
+
+    ``owner`` is how messages call it; ``opened_at`` file and line. ``parts`` are its connections, in the order of opening;
+    for each of them ``aliases`` has its names in the session, ``collected`` how many callbacks and savepoints there were at
+    the opening, ``stacks`` the sessions that are open there. ``clean_up`` is what comes after the parts are closed, ``handle``
+    what people hold.
+    """
+
+    def __init__(self, name: str | None, opened_at: str, options: SessionOptions) -> None:
+        self.name = name
+        self.opened_at = opened_at
+        self.options = options
+        self.owner = f'the session "{name}"' if name else f"the session of {opened_at}"
+        self.since = time.monotonic()
+        self.thread = threading.current_thread()
+        self.parts: list[Part] = []
+        self.aliases: dict[BaseDatabaseWrapper, tuple[str, ...]] = {}
+        self.collected: dict[BaseDatabaseWrapper, tuple[int, int]] = {}
+        self.stacks: dict[BaseDatabaseWrapper, list[OpenSession]] = {}
+        self.clean_up = ExitStack()
+        self.handle: ReferenceType[Any] | None = None
+        self.is_open = False
+        self.is_overdue = False
+        self.is_forgotten = False
+        self.when_used: Callable[[], None] | None = None
+
+    def __str__(self) -> str:
+        seconds = time.monotonic() - self.since
+        where = f", opened at {self.opened_at}" if self.name else ""
+        return f"{self.owner} ({self.thread.name}{where}, {seconds:.1f} s ago)"
+
+    def check_usable(self) -> None:
+        """Raise :class:`SessionClosedError` or :class:`OwnershipTimeoutError` if nothing may be done in it any more."""
+        if not self.is_open:
+            raise SessionClosedError(
+                f"{self.owner} is not open. Use it inside its with block, or between open() and close().",
+                owner=self.owner,
+            )
+        if self.is_overdue:
+            raise OwnershipTimeoutError(
+                f"{self.describe_overdue()} Nothing more is done in it.",
+                owner=self.owner,
+                limit="ownership_timeout",
+                seconds=self.options.ownership_timeout or 0.0,
+                opened_at=self.opened_at,
+            )
+
+    def check_thread(self) -> None:
+        """Raise :class:`TestSessionError` in another thread than that which has opened it."""
+        me = threading.current_thread()
+        if me is not self.thread:
+            raise TestSessionError(
+                f"{self.owner} belongs to the thread {self.thread.name}, which has opened it, and is used in {me.name}. Use and "
+                "close it there; session.allow() lends its connections."
+            )
+
+    def describe_overdue(self) -> str:
+        """Say that it is open for longer than it may be, and what to do."""
+        return (
+            f"{self.owner}, opened at {self.opened_at} by the thread {self.thread.name}, is still open after "
+            f"{self.options.ownership_timeout:g} s, which is its ownership_timeout. Close it (with, enterContext or close()), "
+            "or allow it more time."
+        )
+
+
+def push(session: OpenSession, connection: BaseDatabaseWrapper) -> None:
+    """Take note that *session* is the last one that was opened on *connection*."""
+    with _changing:
+        stack = session.stacks[connection] = _stacks.setdefault(connection, [])
+        stack.append(session)
+        _all[session] = None
+
+
+def pop(session: OpenSession, connection: BaseDatabaseWrapper) -> None:
+    """Take note that it is closed there."""
+    with _changing:
+        stack = session.stacks.pop(connection)
+        stack.remove(session)
+        if not stack:
+            _stacks.pop(connection, None)
+        _all.pop(session, None)
+
+
+def sessions_on(connection: BaseDatabaseWrapper) -> tuple[OpenSession, ...]:
+    """Return the sessions that are open on *connection*, the outermost first."""
+    return tuple(_stacks.get(connection, ()))
+
+
+def open_sessions() -> list[OpenSession]:
+    """Return all sessions of this process that are open, in every thread, the oldest first."""
+    with _changing:
+        found = [each for each in _all if each.is_open]
+    return sorted(found, key=lambda each: each.since)
+
+
+def is_last(session: OpenSession) -> bool:
+    """Whether none was opened inside *session* that is still open."""
+    return all(stack[-1] is session for stack in session.stacks.values())
+
+
+def check_is_last(session: OpenSession) -> None:
+    """Raise :class:`SessionNestingError`, which names both, if another was opened inside *session* and is still open."""
+    for connection, stack in session.stacks.items():
+        last = stack[-1]
+        if last is not session:
+            raise SessionNestingError(
+                f'{session.owner} cannot end while {last}, which was opened inside it on the connection "{connection.alias}", '
+                f"is open. Nothing was undone. End {last.owner} first.",
+                ending=session.owner,
+                still_open=last.owner,
+            )
+
+
+def find_session_of(pid: Any) -> OpenSession | None:
+    """Return the session of this process whose connection is the server's process *pid*."""
+    for each in open_sessions():
+        for part in each.parts:
+            raw = part.connection.connection
+            if raw is not None and getattr(getattr(raw, "info", None), "backend_pid", None) == pid:
+                return each
+    return None

@@ -1,0 +1,182 @@
+"""What a session does to each of its connections: a transaction that is rolled back, or real commits and a reset."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+from django.db import DatabaseError, InterfaceError
+
+from testdb_app.backends import get_backend
+from testdb_app.damage import Damage
+from testdb_app.exceptions import SessionNestingError
+from testdb_app.outer_transaction import OuterTransaction, open_transactions
+from testdb_app.permission import check_may_write
+from testdb_app.preparing import get_resetter, prepare_test_database
+from testdb_app.sessions.aliases import database_of
+from testdb_app.sessions.opened import OpenSession, sessions_on
+from testdb_app.transaction_state import check_no_transaction, end_transaction, leave_blocks
+
+if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
+# Who will reset which database: a second one would take away what the first has committed.
+_resetting: dict[tuple[str, ...], OpenSession] = {}
+_claiming = threading.Lock()
+
+
+class RolledBack:
+    """One outer transaction. Limits end with it; those of a vendor that has none for a transaction are put back."""
+
+    def __init__(self, connection: BaseDatabaseWrapper, session: OpenSession) -> None:
+        self.connection = connection
+        self.session = session
+        limits = session.options.limits
+        self._has_local_limits = get_backend(connection).has_local_limits
+        self._earlier: Mapping[str, str] = {}
+        self.outer = OuterTransaction(
+            connection,
+            session.owner,
+            allow=session.options.allow_database,
+            limits=limits if self._has_local_limits else None,
+        )
+
+    def open(self) -> None:
+        """Begin the transaction."""
+        options = self.session.options
+        if options.limits and not self._has_local_limits:
+            self._earlier = get_backend(self.connection).limit(self.connection, options.limits)
+        try:
+            if options.connect_timeout is None:
+                self.outer.open()
+            else:
+                with connecting_within(self.connection, options.connect_timeout):
+                    self.outer.open()
+        except BaseException:
+            self._lift()
+            raise
+
+    def close(self) -> Damage | None:
+        """Roll it back."""
+        try:
+            return self.outer.roll_back()
+        finally:
+            self._lift()
+
+    def _lift(self) -> None:
+        earlier, self._earlier = self._earlier, {}
+        if earlier and self.connection.connection is not None:
+            get_backend(self.connection).lift(self.connection, earlier)
+
+
+class Committed:
+    """Real commits, and a reset to the baseline at the end.
+
+    Inside another one of the same database, which resets at its end, an independent connection does not reset at its own.
+    """
+
+    def __init__(self, connection: BaseDatabaseWrapper, session: OpenSession, *, primary: str) -> None:
+        self.connection = connection
+        self.session = session
+        self.primary = primary
+        self._database = database_of(connection)
+        self._earlier: Mapping[str, str] = {}
+        self._raw: Any = None
+
+    @property
+    def is_independent(self) -> bool:
+        """Whether its connection is not the one that Django has for the alias."""
+        return self.primary != self.connection.alias
+
+    def open(self) -> None:
+        """Have a baseline captured, if there is none, and set the limits."""
+        options = self.session.options
+        self._check_may_commit()
+        with connecting_within(self.connection, options.connect_timeout):
+            self.connection.ensure_connection()
+        self._raw = self.connection.connection
+        check_may_write(self.connection, options.allow_database)
+        self._claim()
+        try:
+            prepare_test_database(self.primary, allow_database=options.allow_database)
+            if options.limits:
+                self._earlier = get_backend(self.connection).limit(self.connection, options.limits)
+        except BaseException:
+            self._disclaim()
+            raise
+
+    def close(self) -> Damage | None:
+        """Undo what is not committed, put the limits back, and reset."""
+        try:
+            self._check_nothing_is_open()
+            leave_blocks(self.connection)
+            end_transaction(self.connection)
+            if self._earlier and self.connection.connection is self._raw:
+                with suppress(DatabaseError, InterfaceError):
+                    get_backend(self.connection).lift(self.connection, self._earlier)
+            if _resetting.get(self._database) is self.session:
+                get_resetter(self.primary, "baseline", allow_database=self.session.options.allow_database).reset()
+        finally:
+            self._disclaim()
+        return None
+
+    def _check_nothing_is_open(self) -> None:
+        for outer in open_transactions(self.connection):
+            raise SessionNestingError(
+                f"{self.session.owner} cannot end while {outer.owner}, which was opened inside it, is open. End that first.",
+                ending=self.session.owner,
+                still_open=outer.owner,
+            )
+
+    def _check_may_commit(self) -> None:
+        around = sessions_on(self.connection)
+        if around and self.connection.in_atomic_block:
+            raise SessionNestingError(
+                f"{self.session.owner} cannot be opened with isolation='reset' inside {around[-1]}, which is one transaction: "
+                "nothing could be committed. End that first, or open an independent() session.",
+                ending=self.session.owner,
+                still_open=around[-1].owner,
+            )
+        check_no_transaction(self.connection, f"open {self.session.owner} with isolation='reset'")
+
+    def _claim(self) -> None:
+        with _claiming:
+            other = _resetting.setdefault(self._database, self.session)
+        if other is self.session or self.is_independent:
+            return
+        raise SessionNestingError(
+            f"{self.session.owner} cannot be opened with isolation='reset' while {other} is, on the same database: the reset "
+            "at the end of one would take away what the other has committed. End that first, or open an independent() "
+            "session inside it, which leaves the reset to it.",
+            ending=self.session.owner,
+            still_open=other.owner,
+        )
+
+    def _disclaim(self) -> None:
+        with _claiming:
+            if _resetting.get(self._database) is self.session:
+                del _resetting[self._database]
+
+
+def take_back(connection: BaseDatabaseWrapper, allow_database: tuple[str, ...]) -> bool:
+    """Reset what a session has committed and should not have; return False if there is no baseline to go back to."""
+    if connection.in_atomic_block or get_backend(connection).read_baseline(connection) is None:
+        return False
+    get_resetter(connection.alias, "baseline", allow_database=allow_database).reset()
+    return True
+
+
+@contextmanager
+def connecting_within(connection: BaseDatabaseWrapper, seconds: int | None) -> Iterator[None]:
+    """Have connections that are made meanwhile give up after that time. A pool has a time-out of its own."""
+    if seconds is None or connection.vendor != "postgresql":
+        yield
+        return
+    parameters = connection.get_connection_params
+    setattr(connection, "get_connection_params", lambda: {**parameters(), "connect_timeout": seconds})  # noqa: B010
+    try:
+        yield
+    finally:
+        delattr(connection, "get_connection_params")
