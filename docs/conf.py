@@ -31,7 +31,7 @@ project = "testdb_app"
 author = "The testdb_app maintainers"
 release = version = __version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton"]
-exclude_patterns = ["examples", "**/drawings"]
+exclude_patterns = ["examples", "pictures", "**/drawings"]
 
 myst_heading_anchors = 3
 myst_enable_extensions = ["deflist"]

@@ -57,6 +57,16 @@ def test_every_link_of_the_readme_leads_somewhere() -> None:
         assert not anchor or anchor in {heading.lower().replace(" ", "-") for heading in headings}, anchor
 
 
+def test_the_figures_of_the_readme_are_those_that_were_measured() -> None:
+    table = dict(re.findall(r"^\| (`\w+`, empty) \| ([\d.]+) \|$", read("test-cases.md"), re.MULTILINE))
+    flush, reset, rollback = (
+        table[f"`{name}`, empty"] for name in ("TransactionTestCase", "ResetTransactionTestCase", "TestCase")
+    )
+    text = " ".join((ROOT / "README.md").read_text("utf-8").replace("\n>", "").split())
+    assert f"**{flush} ms → {reset} ms**" in text
+    assert f"which never commits: {rollback} ms" in text
+
+
 def test_every_page_is_of_one_of_the_four_kinds() -> None:
     folders = {path.name for path in DOCS.iterdir() if path.is_dir() and any(path.glob("*.md"))}
     assert folders <= {"tutorial", "how-to", "reference", "explanation"}
