@@ -17,6 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PICTURE = Path(__file__).with_name("resetdb.svg")
 DATABASE = "shop"
+PLACE = Path("/tmp/pg")  # noqa: S108 - a short name for the folder in which the server listens, while it is recorded
 COLUMNS = 88
 BEFORE = ("migrate --verbosity 0", "loaddemo --size 200 --verbosity 0")
 COMMANDS = (
@@ -67,8 +68,6 @@ def record(url: str, name: str) -> str:
     shown = []
     for command in COMMANDS:
         printed = run(command.replace(DATABASE, name), url).replace(name, DATABASE)
-        # Where the server of this machine listens is nobody's business.
-        printed = re.sub(r"(socket\s+)/[^\s)]+", r"\1/…", printed)
         shown.append(f"\x1b[1m$ python manage.py {command}\x1b[0m\n{printed}")
     return "\n".join(shown)
 
@@ -105,10 +104,12 @@ def main() -> None:
     with psycopg.connect(superuser_dsn(dbname="postgres"), autocommit=True) as session:
         session.execute(f"CREATE DATABASE {DATABASE}")
         try:
-            host = session.info.host.replace("/", "%2F")
+            PLACE.symlink_to(session.info.host)
+            host = str(PLACE).replace("/", "%2F")
             url = f"postgres://{session.info.user}@{host}:{session.info.port}/{DATABASE}"
             PICTURE.write_text(draw(record(url, DATABASE)), "utf-8")
         finally:
+            PLACE.unlink(missing_ok=True)
             session.execute(f"DROP DATABASE {DATABASE} WITH (FORCE)")
 
 
