@@ -68,11 +68,12 @@ class Run:
         """Capture the baselines right after pytest-django has set up the test databases, before anything is written to them."""
         config = request.config
         mode = options.leaks(config)
-        if not any(map(transactional.wants_baseline, request.session.items)):
-            return (yield)
+        needs_baseline = any(map(transactional.wants_baseline, request.session.items))
         blocker = request.getfixturevalue("django_db_blocker")
-        transactional.before_the_databases(config, blocker)
+        transactional.before_the_databases(config, blocker, restores=needs_baseline)
         result = yield
+        if not needs_baseline:
+            return result
         aliases = transactional.prepare_databases(blocker)
         if mode is not None:
             self.leaks = LeakFinder(aliases, blocker, fails=mode == "fail")

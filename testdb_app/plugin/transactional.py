@@ -21,8 +21,11 @@ def wants_baseline(item: pytest.Item) -> bool:
     return resets(item) or bool(asking.committed_scopes(item)) or options.leaks(item.config) is not None
 
 
-def before_the_databases(config: pytest.Config, blocker: Any) -> None:
-    """Close connections and pools, which would go on leading to the real databases, and take kept ones back to their baseline."""
+def before_the_databases(config: pytest.Config, blocker: Any, *, restores: bool) -> None:
+    """Close connections and pools, which would go on leading to the real databases.
+
+    With *restores* take kept ones back to their baseline, too.
+    """
     from django.db import connections  # noqa: PLC0415 - Django is imported where it is used
 
     from testdb_app import preparing  # noqa: PLC0415
@@ -32,7 +35,7 @@ def before_the_databases(config: pytest.Config, blocker: Any) -> None:
     with blocker.unblock():
         for connection in connections.all(initialized_only=True):
             preparing.close(connection)
-        if given.reuse_db and not given.create_db:
+        if restores and given.reuse_db and not given.create_db:
             aliases = [alias for alias in connections if not connections[alias].settings_dict["TEST"]["MIRROR"]]
             preparing.restore_kept_databases(aliases)
 

@@ -33,7 +33,7 @@ class Examples:
         strange = ("PYTEST", "DJANGO_SETTINGS_MODULE", "TESTPROJECT_DATABASE", "NO_COLOR")
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(strange)}
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments],
+            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:randomly", *arguments],
             cwd=self.directory,
             env={**inherited, "DATABASE_URL": self.url, **environment},
             capture_output=True,

@@ -151,7 +151,9 @@ class Project:
         strange = ("PYTEST", "DJANGO_SETTINGS_MODULE", "COLUMNS", "NO_COLOR", "TESTPROJECT_DATABASE")
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(strange)}
         path = os.pathsep.join([str(self.directory), *(part for part in sys.path if part)])
-        return {**inherited, "PYTHONPATH": path, **self.environment, **environment}
+        # Installed for the test that is about it.
+        options = {"PYTEST_ADDOPTS": "-p no:randomly"}
+        return {**inherited, **options, "PYTHONPATH": path, **self.environment, **environment}
 
 
 def make_project(directory: Path, databases: dict[str, dict[str, Any]]) -> Project:

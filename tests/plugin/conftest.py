@@ -70,10 +70,10 @@ class Runner:
             "from shop.models import Item, Shelf\nfrom conftest import committed, names, record, shelf\n" + text,
         )
 
-    def use_database(self, scratch: Any) -> None:
+    def use_database(self, scratch: Any, **changes: Any) -> None:
         """Have the project's default be a database that exists, with a row that must not be lost."""
         databases = json.loads((self.project.directory / "databases.json").read_text())
-        databases["default"]["NAME"] = scratch.name
+        databases["default"] |= {"NAME": scratch.name, **changes}
         self.project.write("databases.json", json.dumps(databases))
         scratch.execute(
             "CREATE TABLE shop_shelf (id serial PRIMARY KEY, name text, above_id bigint); "
@@ -85,7 +85,8 @@ class Runner:
         self.project.write("conftest.py", CONFTEST + text)
 
     def __call__(self, *options: str, fails: bool = False, **environment: str) -> Run:
-        done = self.project.run("-m", "pytest", "-p", "no:cacheprovider", "-rA", *options, **environment)
+        cache = () if "cacheprovider" in options else ("-p", "no:cacheprovider")
+        done = self.project.run("-m", "pytest", *cache, "-rA", *options, **environment)
         assert (done.returncode == 1) if fails else (done.returncode == 0), done.stdout + done.stderr
         return done
 

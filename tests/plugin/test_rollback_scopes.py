@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from tests.plugin.conftest import CONFTEST, Runner, outcomes
+from tests.scratch import connect
+from tests.testcases.test_runner import POOLED
 
 MODULE = """
 @pytest.fixture(scope="module")
@@ -733,6 +735,119 @@ class TestIt:
     done = run(fails=True)
     assert 'The fixture "db_class" was asked for by getfixturevalue(), and no test of this run names it' in done.stdout
     assert scratch.query("SELECT name FROM shop_shelf") == [("precious",)]
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize("fixture", ["db_module", "reset_db_module", "reset_db"])
+def test_a_pool_that_was_opened_before_leads_to_the_test_database(run: Runner, scratch: Any, fixture: str) -> None:
+    """Trap 27: the real database exists, and its rows are kept."""
+    run.use_database(scratch, OPTIONS={"pool": True})
+    run.project.write("shop/apps.py", POOLED)
+    run.write(
+        f"""
+def test_1({fixture}):
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT current_database()")
+        assert cursor.fetchone() == ("test_{scratch.name}",)
+    shelf("written")
+
+def test_2(db):
+    assert "precious" not in names()
+"""
+    )
+    try:
+        assert outcomes(run()) == {"passed": 2}
+        assert scratch.query("SELECT name FROM shop_shelf") == [("precious",)]
+    finally:
+        with connect("postgres") as session:
+            session.execute(f"DROP DATABASE IF EXISTS test_{scratch.name}")
+
+
+OVERRIDDEN = """
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup, django_db_blocker):
+    with django_db_blocker.unblock():
+        shelf("of the setup")
+    yield
+    with django_db_blocker.unblock():
+        Shelf.objects.filter(name="of the setup").delete()
+"""
+
+
+@pytest.mark.parametrize("options", [("--reuse-db",), ("--no-migrations",), ("overridden",)], ids=" ".join)
+def test_the_ways_to_set_up_databases_that_pytest_django_has(run: Runner, options: tuple[str, ...]) -> None:
+    """Trap 34."""
+    kept = []
+    if options == ("overridden",):
+        run.add_fixtures(OVERRIDDEN)
+        options, kept = (), ["of the setup"]
+    run.write(
+        f"""
+@pytest.fixture(scope="module")
+def wide(db_module):
+    return shelf("wide")
+
+def test_1(wide):
+    assert names() == {kept} + ["wide"]
+    shelf("x")
+
+def test_2(wide):
+    assert names() == {kept} + ["wide"]
+
+def test_3(db):
+    assert "x" not in names()
+"""
+    )
+    for _ in range(2):
+        assert outcomes(run(*options)) == {"passed": 3}
+
+
+FLAKY = """
+import pathlib
+
+def test_fails_first(loud):
+    marker = pathlib.Path("failed-once")
+    assert names() == ["loud"]
+    shelf("left")
+    if not marker.exists():
+        marker.touch()
+        raise AssertionError("once")
+"""
+
+
+def test_reruns_and_failed_first_see_what_every_test_sees(run: Runner) -> None:
+    """Trap 33, with the plugins that people use for it."""
+    run.write(
+        """
+@pytest.fixture(scope="module")
+def loud(db_module):
+    return shelf("loud")
+
+def test_before(loud):
+    assert names() == ["loud"]
+"""
+        + FLAKY
+        + """
+def test_after(loud):
+    assert names() == ["loud"]
+"""
+    )
+    done = run("--reruns", "1", PYTEST_ADDOPTS="-p no:randomly")
+    assert "3 passed, 1 rerun" in done.stdout
+    (run.project.directory / "failed-once").unlink()
+    cache = ("-p", "cacheprovider", "-o", "cache_dir=kept")
+    assert outcomes(run(*cache, fails=True)) == {"passed": 2, "failed": 1}
+    assert outcomes(run(*cache, "--ff")) == {"passed": 3}
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_pytest_randomly_changes_nothing(run: Runner, seed: int) -> None:
+    """Trap 33."""
+    run.add_fixtures(LIBRARY)
+    for name in ("test_one.py", "test_two.py"):
+        run.write(ORDERS, name)
+    done = run("--randomly-seed", str(seed), "--testdb-reset-transactional", PYTEST_ADDOPTS="")
+    assert f"Using --randomly-seed={seed}" in done.stdout
 
 
 def test_a_project_without_the_app_is_told_so(run: Runner) -> None:

@@ -105,9 +105,15 @@ def test_a_deadlock_is_retried_and_the_reset_succeeds(scratch):
     with scratch.superuser() as other:
         # The other session waits longer before it looks for deadlocks, so that the reset is the victim.
         other.execute("SET deadlock_timeout = '60s'; BEGIN; UPDATE a SET id = 2")
-        waiting = threading.Thread(
-            target=lambda: (time.sleep(0.3), other.execute("UPDATE b SET id = 2"), other.execute("COMMIT"))
-        )
+
+        def close_the_circle() -> None:
+            waits = "SELECT FROM pg_locks WHERE relation = 'a'::regclass AND NOT granted"
+            while not other.execute(waits).fetchall():
+                time.sleep(0.01)
+            other.execute("UPDATE b SET id = 2")
+            other.execute("COMMIT")
+
+        waiting = threading.Thread(target=close_the_circle)
         waiting.start()
         resetter = scratch.resetter(lock_timeout=30)
         report = resetter.reset()

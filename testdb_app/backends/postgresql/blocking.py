@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from testdb_app.backends.postgresql.connection import run_sql
+from testdb_app.backends.postgresql.errors import describe_blocker
 from testdb_app.backends.postgresql.queries import rows_of
 from testdb_app.exceptions import Blocker
 from testdb_app.schema import QualifiedName
@@ -45,14 +46,5 @@ def find_blockers(connection: BaseDatabaseWrapper, pid: object, sql: str, error:
 
 
 def _blocker(row: tuple[Any, ...]) -> Blocker:
-    pid, user, application, state, age, query, schema, name, mode = row
-    return Blocker(
-        pid=pid,
-        user=user,
-        application=application or None,
-        state=state,
-        age_seconds=age,
-        query=None if query == "<insufficient privilege>" else query,
-        table="an advisory lock" if name is None else str(QualifiedName(schema, name)),
-        lock=mode,
-    )
+    *session, schema, name, mode = row
+    return describe_blocker(session, "an advisory lock" if name is None else str(QualifiedName(schema, name)), mode)

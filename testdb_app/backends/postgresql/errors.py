@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from django.db import DatabaseError, InterfaceError, OperationalError
 
@@ -187,23 +187,27 @@ def find_blockers(connection: BaseDatabaseWrapper, locks: Mapping[QualifiedName,
     """
     blockers: list[Blocker] = []
     for row in run_sql(connection, BLOCKERS)[0].rows or ():
-        pid, user, application, state, age, query, schema, relation, kind, mode = row
+        *session, schema, relation, kind, mode = row
         name = QualifiedName(schema, relation)
         if locks is None:
             conflicts = mode == "AccessExclusiveLock" or (kind == "S" and mode in _WRITERS - {"RowExclusiveLock"})
         else:
             conflicts = name in locks and (locks[name] == EXCLUSIVE or mode in _WRITERS)
         if conflicts:
-            blockers.append(
-                Blocker(
-                    pid=pid,
-                    user=user,
-                    application=application or None,
-                    state=state,
-                    age_seconds=age,
-                    query=None if query == "<insufficient privilege>" else query,
-                    table=str(name),
-                    lock=mode,
-                )
-            )
+            blockers.append(describe_blocker(session, str(name), mode))
     return blockers
+
+
+def describe_blocker(session: Sequence[Any], table: str, lock: str) -> Blocker:
+    """Make a blocker of what the server tells of a session: pid, user, application, state, age in seconds, query."""
+    pid, user, application, state, age, query = session
+    return Blocker(
+        pid=pid,
+        user=user,
+        application=application or None,
+        state=state,
+        age_seconds=age,
+        query=None if query == "<insufficient privilege>" else query,
+        table=table,
+        lock=lock,
+    )
