@@ -91,6 +91,9 @@ from testdb_app.testcases import ResetLiveServerTestCase, ResetTransactionTestCa
 def test_db(db):
     write("db")
 
+def test_own_session(test_session):
+    write("test_session")
+
 class Rolled(TestCase):
     def test(self):
         write("TestCase")
@@ -185,7 +188,7 @@ def test_every_way_to_isolate_a_test_leaves_what_the_page_says(examples: Example
         (folder / "__init__.py").touch()
         (folder / f"test_{name}.py").write_text(SCOPE.format(name=name, width=width))
     page = table_of_the_page()
-    assert len(page) == 19
+    assert len(page) == 20
     # The scope of the session would be around all others.
     found = observe(examples, "-o", f"{LINE}=false", "--ignore=wide_db_session") | observe(examples, "wide_db_session")
     assert found == {name: left for name, left in page.items() if name != LINE}
