@@ -31,7 +31,7 @@ project = "testdb_app"
 author = "The testdb_app maintainers"
 release = version = __version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton"]
-exclude_patterns = ["examples", "**/drawings"]
+exclude_patterns = ["examples", "pictures", "**/drawings"]
 
 myst_heading_anchors = 3
 myst_enable_extensions = ["deflist"]
@@ -49,9 +49,10 @@ nitpicky = True
 nitpick_ignore_regex = [
     (
         r"py:.*",
-        r"(django|psycopg|pytest|_pytest|collections|typing|contextlib|argparse|unittest|datetime|pathlib)(\..*)?",
+        r"(django|psycopg|pytest|_pytest|collections|typing|contextlib|argparse|unittest|datetime|pathlib|random|threading|concurrent)(\..*)?",
     ),
-    (r"py:.*", r"BaseDatabaseWrapper|testdb_app\.graph\.N|N"),
+    (r"py:.*", r"BaseDatabaseWrapper|testdb_app\.graph\.N|N|(testdb_app\.data\.\w+\.)?_[A-Z]"),
+    (r"py:.*", r"SessionOptions|SharedPool|testdb_app\.sessions\.setting_up\.SessionData"),
     (r"py:.*", r"(bool|bytes|dict|float|frozenset|int|list|object|set|str|tuple|type|Any|None|Exception|enum\..*)"),
 ]
 

@@ -88,6 +88,6 @@ def find_dangling(connection: BaseDatabaseWrapper) -> Damage | None:
             get_backend(connection).check_deferred(connection)
             transaction.set_rollback(True, using=connection.alias)
     except IntegrityError as error:
-        why = " ".join(str(error).split())
+        why = " ".join(str(error).split()).rstrip(".")
         return Damage(what=f"a deferred constraint is violated, which a commit would have found: {why}", is_fatal=False)
     return None

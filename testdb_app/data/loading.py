@@ -32,16 +32,16 @@ def load(
 ) -> list[Model]:
     """Load rows from *source* and return them as instances. All or nothing.
 
-    | *source* | what is done |
-    |---|---|
-    | a path or a name that Django's ``loaddata`` knows (json, jsonl, xml, yaml, compressed or not) | the fixture is loaded |
-    | the path of a ``.csv`` file | a row for each line; *model*, or the file's name without ending, ``shop.Book``, says of what |
-    | the path of a ``.sql`` file | its statements are run; nobody can tell which rows those make, so none is returned |
-    | ``{"shop.Book": [{…}, …], …}`` | a row for each dict, in that order; keys may be models |
-    | a factory of factory_boy, a recipe of model_bakery | one row, made with *options* |
-    | any other callable | what it returns, called with *options* |
-    | an instance | it is saved, unless it was |
-    | an iterable of all these | one after the other |
+    *source* may be:
+
+    - a path or a name that Django's ``loaddata`` knows (json, jsonl, xml, yaml, compressed or not): the fixture is loaded;
+    - the path of a ``.csv`` file: a row for each line; *model*, or the file's name without ending, ``shop.Book``, says of what;
+    - the path of a ``.sql`` file: its statements are run; nobody can tell which rows those make, so none is returned;
+    - ``{"shop.Book": [{…}, …], …}``: a row for each dict, in that order; keys may be models;
+    - a factory of factory_boy, a recipe of model_bakery: one row, made with *options*;
+    - any other callable: what it returns, called with *options*;
+    - an instance: it is saved, unless it was;
+    - an iterable of all these: one after the other.
 
     Raises :class:`~testdb_app.exceptions.DataError` for what is none of these, and Django's own errors.
     """

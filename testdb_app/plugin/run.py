@@ -118,7 +118,8 @@ class Run:
         return result
 
     def _look_at_ends(self) -> None:
-        if self.leaks is not None and self._last is not None:
+        # What a scope that commits is still to reset is no leak.
+        if self.leaks is not None and self._last is not None and not self.stack.of_kind(Kind.COMMITTED):
             self.leaks.check(self._last, f"The end of a fixture, after the test {self._last.nodeid},")
 
     def _look_at_the_end(self) -> None:

@@ -17,6 +17,7 @@ from testdb_app.demo.models import Author, Authorship, Genre, Publisher, Series,
 from testdb_app.guard import get_configured_name
 from testdb_app.resetter import Resetter
 
+STOCK = dict(vars(TransactionTestCase))  # while a test runs that is reset these are others
 FOUND = Path(__file__).with_name("symptoms.jsonl")
 
 
@@ -73,6 +74,7 @@ def reset_a_real_database() -> None:
 def collide() -> None:
     class Collides(TransactionTestCase):
         reset_sequences = serialized_rollback = True
+        _fixture_setup, _reset_sequences = STOCK["_fixture_setup"], STOCK["_reset_sequences"]
 
     connection._test_serialized_contents = connection.creation.serialize_db_to_string()
     try:

@@ -17,7 +17,7 @@ from _pytest.fixtures import FixtureFunctionDefinition
 from django.core.management import call_command, get_commands, load_command_class
 from django.test import override_settings
 
-from testdb_app import baseline, checks, exceptions, guard, pytest_plugin, runner, testcases
+from testdb_app import baseline, checks, data, exceptions, guard, pytest_plugin, runner, testcases
 from testdb_app.backends.base import Action
 from testdb_app.conf import Settings, get_settings
 from testdb_app.options import TARGETS
@@ -57,6 +57,16 @@ def test_every_link_of_the_readme_leads_somewhere() -> None:
         assert not anchor or anchor in {heading.lower().replace(" ", "-") for heading in headings}, anchor
 
 
+def test_the_figures_of_the_readme_are_those_that_were_measured() -> None:
+    table = dict(re.findall(r"^\| (`\w+`, empty) \| ([\d.]+) \|$", read("test-cases.md"), re.MULTILINE))
+    flush, reset, rollback = (
+        table[f"`{name}`, empty"] for name in ("TransactionTestCase", "ResetTransactionTestCase", "TestCase")
+    )
+    text = " ".join((ROOT / "README.md").read_text("utf-8").replace("\n>", "").split())
+    assert f"**{flush} ms → {reset} ms**" in text
+    assert f"which never commits: {rollback} ms" in text
+
+
 def test_every_page_is_of_one_of_the_four_kinds() -> None:
     folders = {path.name for path in DOCS.iterdir() if path.is_dir() and any(path.glob("*.md"))}
     assert folders <= {"tutorial", "how-to", "reference", "explanation"}
@@ -91,6 +101,9 @@ def test_the_page_of_the_errors_has_a_heading_for_each() -> None:
         if inspect.isclass(value) and issubclass(value, exceptions.TestDBError)
     ]
     assert re.findall(r"^#+ `(\w+)`$", read("errors.md"), re.MULTILINE) == classes
+    (tree,) = [block.text for block in blocks(REFERENCE / "errors.md", "text") if "├" in block.text]
+    drawn = re.findall(r"^    ([│├└─ ]*\w+Error)", exceptions.__doc__ or "", re.MULTILINE)
+    assert tree.splitlines() == drawn
 
 
 def test_the_reference_has_every_module_that_the_pages_import_from() -> None:
@@ -145,6 +158,30 @@ def test_the_page_on_baselines_tells_every_function_parameter_and_target() -> No
     assert {target for target in TARGETS if f'`"{target}"`' not in text} == set()
 
 
+def test_the_page_on_data_tells_every_name_and_the_parameters_of_every_function() -> None:
+    text = read("data.md")
+    functions = [getattr(data, name) for name in data.__all__ if inspect.isfunction(getattr(data, name))]
+    assert len(functions) >= 10
+    for function in functions:
+        (call,) = re.findall(rf"`{function.__name__}\(([^`]*, \*?[^`]*|[^`]*using=[^`]*|before[^`]*)\)`", text)
+        told = ast.parse(f"def f({call}): ...").body[0].args
+        positional = [*told.posonlyargs, *told.args, *filter(None, [told.vararg])]
+        arguments = [*positional, *told.kwonlyargs, *filter(None, [told.kwarg])]
+        parameters = inspect.signature(function).parameters
+        assert [argument.arg for argument in arguments] == list(parameters)
+        defaults = [ast.literal_eval(default) for default in [*told.defaults, *told.kw_defaults] if default is not None]
+        given = [each.default for each in parameters.values() if each.default is not inspect.Parameter.empty]
+        assert defaults == given
+    of_the_reference = {"RowDifference", "SequenceDifference", "SeedRegistry"}  # only its docstrings name these
+    assert {name for name in data.__all__ if name not in text} <= of_the_reference
+
+
+def test_the_page_on_data_tells_every_method_of_a_ledger() -> None:
+    methods = {name for name, value in vars(data.DataLedger).items() if inspect.isfunction(value) and name[0] != "_"}
+    assert len(methods) >= 9
+    assert {name for name in methods if not re.search(rf"`(ledger)?\.{name}\(", read("data.md"))} == set()
+
+
 def test_the_page_on_test_cases_tells_every_class_option_and_target() -> None:
     text = read("test-cases.md")
     parser = argparse.ArgumentParser()
@@ -162,20 +199,32 @@ def test_the_page_on_test_cases_tells_every_class_option_and_target() -> None:
     assert {target for target in TARGETS if f'`"{target}"`' not in text} == set()
 
 
-def test_the_page_on_pytest_tells_every_fixture_option_ini_key_and_mark(pytestconfig: pytest.Config) -> None:
-    text = read("pytest.md")
+def fixtures_of_the_plugin(pytestconfig: pytest.Config) -> set[str]:
     plugins = [
         plugin
         for plugin in pytestconfig.pluginmanager.get_plugins()
         if getattr(plugin, "__name__", "").startswith("testdb_app.")
     ]
     assert pytest_plugin in plugins
-    fixtures = {
+    return {
         value._fixture_function_marker.name or name
         for plugin in plugins
         for name, value in vars(plugin).items()
         if isinstance(value, FixtureFunctionDefinition)
     }
+
+
+def test_the_tutorial_ends_at_a_suite_that_uses_each_fixture(pytestconfig: pytest.Config) -> None:
+    text = (DOCS / "tutorial/first-hour.md").read_text("utf-8")
+    used = set(re.findall(r"\w+", " ".join(re.findall(r"^ *def \w+\((.*)\):", text, re.MULTILINE))))
+    assert fixtures_of_the_plugin(pytestconfig) - used == {"reset_db"}, (
+        "which a command puts in place of transactional_db"
+    )
+
+
+def test_the_page_on_pytest_tells_every_fixture_option_ini_key_and_mark(pytestconfig: pytest.Config) -> None:
+    text = read("pytest.md")
+    fixtures = fixtures_of_the_plugin(pytestconfig)
     options = {
         option
         for group in [*pytestconfig._parser._groups, pytestconfig._parser._anonymous]

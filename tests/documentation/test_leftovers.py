@@ -23,6 +23,8 @@ def django_db_setup(django_db_setup, django_db_blocker):
     with django_db_blocker.unblock():
         capture_baseline()
         look.types = dict(select("SELECT model, id FROM django_content_type"))
+        yield
+        note()  # of the session's scope, which has ended just now
 
 def select(statement):
     import psycopg
@@ -47,19 +49,23 @@ def look(pid):
         "session": "same" if live == pid else "new",
     }
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_protocol(item):
-    result = yield
-    from pytest_django.plugin import blocking_manager_key
+def note():
     from testdb_app.resetter import Resetter
     import bodies
-    if bodies.subject is None:
-        return result
-    with item.config.stash[blocking_manager_key].unblock():
+    if bodies.subject is not None:
         with Path("found.jsonl").open("a") as file:
             file.write(json.dumps([bodies.subject, look(bodies.pid)]) + "\\n")
         Resetter().reset()
     bodies.subject = None
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item):
+    result = yield
+    from pytest_django.plugin import blocking_manager_key
+    import bodies
+    if bodies.subject != "db_session":
+        with item.config.stash[blocking_manager_key].unblock():
+            note()
     return result
 """
 
@@ -84,6 +90,9 @@ from testdb_app.testcases import ResetLiveServerTestCase, ResetTransactionTestCa
 
 def test_db(db):
     write("db")
+
+def test_own_session(test_session):
+    write("test_session")
 
 class Rolled(TestCase):
     def test(self):
@@ -137,6 +146,21 @@ def test_that_comes_last():
     pass  # the databases are there until it ends
 """
 
+SCOPE = """
+import pytest
+from bodies import write
+
+@pytest.fixture(scope="{width}")
+def author({name}):
+    write("{name}")
+
+class Test:
+    def test(self, author):
+        pass
+"""
+WIDE = {"db_class": "class", "db_module": "module", "db_package": "package", "db_session": "session"}
+WIDE |= {"reset_db_class": "class", "reset_db_module": "module"}
+
 
 def table_of_the_page() -> dict[str, dict[str, str]]:
     """Return the rows of the table by what is in code in its first column."""
@@ -158,11 +182,18 @@ def test_every_way_to_isolate_a_test_leaves_what_the_page_says(examples: Example
     (examples.directory / "conftest.py").write_text(CONFTEST)
     (examples.directory / "bodies.py").write_text(BODIES)
     (examples.directory / "test_leftovers.py").write_text(TESTS)
+    for name, width in WIDE.items():
+        folder = examples.directory / f"wide_{name}"  # after the others, so that its session is not the first
+        folder.mkdir()
+        (folder / "__init__.py").touch()
+        (folder / f"test_{name}.py").write_text(SCOPE.format(name=name, width=width))
     page = table_of_the_page()
-    assert len(page) == 13
-    assert observe(examples, "-o", f"{LINE}=false") == {name: left for name, left in page.items() if name != LINE}
+    assert len(page) == 20
+    # The scope of the session would be around all others.
+    found = observe(examples, "-o", f"{LINE}=false", "--ignore=wide_db_session") | observe(examples, "wide_db_session")
+    assert found == {name: left for name, left in page.items() if name != LINE}
     committed = {"transactional_db", "live_server", "TransactionTestCase", "LiveServerTestCase"}
-    with_the_line = observe(examples, f"--{LINE.replace('_', '-')}")
+    with_the_line = observe(examples, f"--{LINE.replace('_', '-')}", "test_leftovers.py")
     assert {name: with_the_line[name] for name in committed} == dict.fromkeys(committed, page[LINE])
 
 

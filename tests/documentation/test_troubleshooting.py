@@ -17,6 +17,7 @@ from tests.documentation.pages import DOCS, blocks, every_block
 
 PAGE = DOCS / "how-to/troubleshooting.md"
 SYMPTOMS = Path(__file__).with_name("symptoms.py")
+SCOPE_SYMPTOMS = Path(__file__).with_name("scope_symptoms.py")
 
 pytestmark = pytest.mark.postgresql
 
@@ -24,9 +25,12 @@ pytestmark = pytest.mark.postgresql
 def test_the_errors_that_the_page_quotes_are_the_servers(examples: Examples) -> None:
     shutil.copy(SYMPTOMS, examples.directory / "test_symptoms.py")
     examples.pytest("-q", "test_symptoms.py")
+    for name in ("test_scope_symptoms.py", "scope_symptoms.py"):
+        shutil.copy(SCOPE_SYMPTOMS, examples.directory / name)
+    examples.pytest("-q", "--testdb-leaks=warn", "-W", "default", "-p", "scope_symptoms", "test_scope_symptoms.py")
     found = dict(map(json.loads, (examples.directory / "symptoms.jsonl").read_text().splitlines()))
     quoted = [block.text.strip() for block in blocks(PAGE, "text")]
-    assert len(found) == len(quoted) >= 7
+    assert len(found) == len(quoted) >= 12
     for words, error in found.items():
         (quote,) = [text for text in quoted if words in text]
         assert re.match(re.escape(quote).replace("…", ".*"), error), f"{error}\n\n{quote}"

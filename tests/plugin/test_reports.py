@@ -105,6 +105,22 @@ def test_nothing_is_told_where_nothing_was_left(run: Runner) -> None:
     assert outcomes(run("--testdb-leaks=fail")) == {"passed": 4}
 
 
+def test_what_a_committed_scope_has_yet_to_reset_is_no_leak(run: Runner) -> None:
+    run.write(
+        """
+@pytest.fixture(scope="module")
+def wide(reset_db_module):
+    return shelf("wide")
+
+def test_1(wide): pass
+
+class TestInTheSameScope:
+    def test_2(self, wide): pass
+"""
+    )
+    assert outcomes(run("--testdb-leaks=fail")) == {"passed": 2}
+
+
 def test_a_test_case_that_leaves_rows_is_named_too(run: Runner) -> None:
     run.write(
         """

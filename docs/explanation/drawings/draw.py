@@ -83,6 +83,22 @@ DRAWINGS = {
         ],
         "rolled back: what the tests wrote, and nothing else",
     ),
+    "scopes": (
+        [
+            server("create, migrate, …, drop"),
+            ("module", [Bar(start=74, end=342, text="BEGIN, its rows, …, ROLLBACK", kind="open")]),
+            ("class", [Bar(start=142, end=322, text="SAVEPOINT, its rows, …", kind="open")]),
+            (
+                "test",
+                [
+                    Bar(start=84, end=136, text="…", kind="open"),
+                    Bar(start=186, end=248, text="…", kind="open"),
+                    Bar(start=252, end=314, text="…", kind="open"),
+                ],
+            ),
+        ],
+        "rolled back: each after its last test",
+    ),
     "reset": (
         [
             server("create, migrate, capture, …, drop"),
