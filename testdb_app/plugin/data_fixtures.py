@@ -157,7 +157,7 @@ def _check(entry: Entry) -> None:
         damage = each.find_damage() or each.find_dangling()
         if damage is not None:
             raise SessionBrokenError(
-                f'{entry} has broken the transaction that its rows are in (alias "{each.connection.alias}"): {damage}. '
+                f'{entry.title} has broken the transaction that its rows are in (alias "{each.connection.alias}"): {damage}. '
                 "They were rolled back, and the tests that use it do not run. Mend the fixture.",
                 owner=str(entry),
             )

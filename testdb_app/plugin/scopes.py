@@ -99,7 +99,7 @@ def roll_back(entry: Entry) -> None:
     ]
     if damages:
         raise SessionBrokenError(
-            f"{entry} could not be rolled back as it should: {'; '.join(damages)}.", owner=str(entry)
+            f"{entry.title} could not be rolled back as it should: {'; '.join(damages)}.", owner=str(entry)
         )
 
 

@@ -45,6 +45,11 @@ class Entry:
         # What lets the end of a fixture use the database.
         self.unblocked: AbstractContextManager[Any] = nullcontext()
 
+    @property
+    def title(self) -> str:
+        """Its text, for the beginning of a sentence."""
+        return str(self).replace("the", "The", 1)
+
     def __str__(self) -> str:
         if self.kind is Kind.TEST:
             return f"the test {self.node.nodeid}"

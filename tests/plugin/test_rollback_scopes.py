@@ -305,7 +305,7 @@ def test_4(innocent, db):
     )
     done = run(fails=True)
     assert outcomes(done) == {"passed": 2, "error": 2}
-    assert 'the fixture "culprit" (module scope) has broken the transaction' in done.stdout
+    assert 'The fixture "culprit" (module scope) has broken the transaction' in done.stdout
     assert told in done.stdout
 
 
