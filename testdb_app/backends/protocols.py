@@ -161,7 +161,7 @@ class Backend(Protocol):
     def look_for_commits(self, connection: BaseDatabaseWrapper, since: object | None) -> tuple[object, bool]:
         """Return where the database is now, and whether rows may have been committed since *since*, an earlier answer.
 
-        Never no where some were. One round trip at most; reads only, also inside a transaction.
+        Never no where some were. Two round trips at most; reads only, also inside a transaction.
         """
         ...
 
