@@ -40,6 +40,11 @@ class Copies:
         self._copies: dict[Any, Any] = {}
         self._memo: dict[int, Any] = {}
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is to be copied."""
+        return not self._originals
+
     def start_test(self) -> None:
         """Forget the copies of the test before."""
         self._memo, self._copies = {}, {}

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from testdb_app.plugin import run, transactional
+from testdb_app.plugin.copies import CopiedPerTest
 
 _Hook = Generator[None, object, object]
 
@@ -15,7 +16,12 @@ _Hook = Generator[None, object, object]
 @pytest.hookimpl(wrapper=True)
 def pytest_fixture_setup(fixturedef: Any, request: Any) -> _Hook:
     """Look after the databases, the scopes and the wide fixtures with rows."""
-    return (yield from run.of(request.config).set_up_fixture(fixturedef, request))
+    its_run = run.of(request.config)
+    if its_run.may_leave_alone(fixturedef):
+        # Some twenty of each test's.
+        result = yield
+        return result if type(result) is not CopiedPerTest else its_run.copies.keep(fixturedef, result)
+    return (yield from its_run.set_up_fixture(fixturedef, request))
 
 
 @pytest.hookimpl(wrapper=True)

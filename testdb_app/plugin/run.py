@@ -40,6 +40,12 @@ class Run:
             self.leaks.stop()
             self.leaks = None
 
+    def may_leave_alone(self, fixturedef: Any) -> bool:
+        """Whether nothing has to be done around a fixture: it is made for one test, and no scope is open."""
+        if fixturedef.scope != "function" or fixturedef.argname == "_django_db_helper":
+            return False
+        return self.stack.is_quiet and self.copies.is_empty
+
     def set_up_fixture(self, fixturedef: Any, request: Any) -> _Hook:
         """Choose what a fixture's set-up needs around it."""
         self.stack.in_progress.append(fixturedef)
@@ -84,14 +90,16 @@ class Run:
     def begin_test(self, item: pytest.Item) -> None:
         """End the scopes that *item* cannot be in. Raises :class:`ScopeError` if it asks for what excludes each other."""
         self._last = item
-        conflict = asking.find_conflict(item)
-        if conflict is not None:
-            raise ScopeError(conflict)
-        self._leave_packages(item)
-        if asking.commits(item):
-            self.stack.finish_from_first(Kind.ROLLBACK)
-            if not asking.committed_scopes(item):
-                self.stack.finish_from_first(Kind.COMMITTED)
+        if asking.asks_for_ours(item):
+            conflict = asking.find_conflict(item)
+            if conflict is not None:
+                raise ScopeError(conflict)
+        if self.stack.entries:
+            self._leave_packages(item)
+            if asking.commits(item):
+                self.stack.finish_from_first(Kind.ROLLBACK)
+                if not asking.committed_scopes(item):
+                    self.stack.finish_from_first(Kind.COMMITTED)
         self.copies.start_test()
 
     def set_up_test(self, item: pytest.Item) -> _Hook:
@@ -109,7 +117,7 @@ class Run:
         """Find out what *item* has done to the scopes that it was in; then tear it down, and leave its package."""
         wrong = self._look_back(item) if asking.unittest_kind(item) is not None else None
         result = yield
-        if nextitem is not None:
+        if nextitem is not None and self.stack.entries:
             self._leave_packages(nextitem)
         if wrong is not None:
             raise wrong

@@ -79,6 +79,11 @@ class ScopeStack:
         if entry in self.entries:
             self.entries.remove(entry)
 
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing is open but a test, perhaps, and nothing has to be made again."""
+        return not self._has_dropped and all(entry.kind is Kind.TEST for entry in self.entries)
+
     def of_kind(self, *kinds: Kind) -> list[Entry]:
         """Return the entries of these kinds, the widest first."""
         return [entry for entry in self.entries if entry.kind in kinds]

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from testdb_app.backends.postgresql.connection import run_sql
+from testdb_app.backends.postgresql.connection import ask, run_sql
 from testdb_app.backends.postgresql.queries import rows_of
 
 if TYPE_CHECKING:
@@ -36,8 +36,7 @@ def look_for_commits(connection: BaseDatabaseWrapper, since: object | None) -> t
 
     One round trip where no id was used since, else two.
     """
-    ((text,),) = rows_of(run_sql(connection, _NEXT)[0])
-    following = int(text)
+    following = int(ask(connection, _NEXT))
     if not isinstance(since, Position):
         return Position(next=following), True
     if following == since.next and not since.unfinished:
