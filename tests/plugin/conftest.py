@@ -35,6 +35,8 @@ def committed(alias="default"):
             return [name for (name,) in cursor.fetchall() if not name.startswith(("from a migration", "of the setup"))]
     finally:
         other.close()
+        if other.connection is not None:
+            other.connection.close()  # Django leaves a database in memory open
 
 def shelf(name, alias="default"):
     return Shelf.objects.using(alias).create(name=name)
