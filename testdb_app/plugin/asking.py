@@ -21,8 +21,7 @@ FUNCTION = RANKS["function"]
 MARK = "testdb"
 """The mark that names databases: ``@pytest.mark.testdb(databases=["default", "other"])``."""
 
-# Those by which pytest-django knows that a test wants a database, and that it commits.
-_OF_DJANGO = ("db", "transactional_db", "live_server")
+# Those by which a test says that it commits.
 _COMMITTING = ("transactional_db", "live_server", "reset_db")
 _OURS = frozenset({*ROLLBACK, *COMMITTED, "reset_db"})
 
@@ -67,16 +66,6 @@ def unittest_kind(item: pytest.Item) -> str | None:
     if not issubclass(cls, TransactionTestCase):
         return None
     return "TestCase" if issubclass(cls, TestCase) else "TransactionTestCase"
-
-
-def uses_database(item: pytest.Item) -> bool:
-    """Whether *item* may touch a database, as far as pytest-django lets it."""
-    names = names_of(item)
-    return (
-        item.get_closest_marker("django_db") is not None
-        or any(name in names for name in _OF_DJANGO)
-        or unittest_kind(item) is not None
-    )
 
 
 def databases_of(item: pytest.Item) -> list[str] | str:
