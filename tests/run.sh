@@ -6,7 +6,8 @@
 # LIST has versions of PostgreSQL and sqlite, as in "15 16 18 sqlite"; without it the tests run on the PostgreSQL that
 # the test project finds (DATABASE_URL, TESTPROJECT_POSTGRES, a wheel, the system) and on SQLite. A run that fails
 # does not keep the next from running, and the exit status is 1 if any failed. With TESTPROJECT_COVERAGE=1 each run
-# leaves its data for "coverage combine". Three tests run at a time, as many of them wait; -n 0 makes it one.
+# leaves its data for "coverage combine". Three tests run at a time, as many of them wait, and whoever is done
+# takes over from the others; -n 0 makes it one.
 set -eu
 
 ROOT=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd -P)
@@ -22,6 +23,8 @@ fi
 
 make_environment dev
 cd "$ROOT"
+# Hundreds of the tests' processes would compile the same modules: half of all the time.
+unset PYTHONDONTWRITEBYTECODE
 
 # run_on DATABASE [ARGUMENT…]: run pytest there. It runs in a subshell, so that its variables end with it.
 run_on() (
@@ -45,9 +48,9 @@ run_on() (
     esac
     export TESTPROJECT_DATABASE
     if [ -n "${TESTPROJECT_COVERAGE:-}" ]; then
-        "$PYTHON" -m coverage run -m pytest -n 3 "$@"
+        "$PYTHON" -m coverage run -m pytest -n 3 --dist worksteal "$@"
     else
-        "$PYTHON" -m pytest -n 3 "$@"
+        "$PYTHON" -m pytest -n 3 --dist worksteal "$@"
     fi
 )
 
