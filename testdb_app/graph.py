@@ -150,10 +150,6 @@ class DependencyGraph(Generic[N]):
         """Return what *node* references directly."""
         return tuple(self.nodes[number] for number in self._references[self._index[node]])
 
-    def referenced_by(self, node: N) -> tuple[N, ...]:
-        """Return what references *node* directly."""
-        return tuple(self.nodes[number] for number in self._referenced_by[self._index[node]])
-
     def dependencies(self, *start: N) -> frozenset[N]:
         """Return all that *start* references, directly or not; a start only if a cycle leads back to it."""
         return self._closure(start, self._references)

@@ -236,14 +236,6 @@ def open_transactions(connection: BaseDatabaseWrapper) -> tuple[OuterTransaction
     return () if hooks is None else tuple(hooks.transactions)
 
 
-def check_unharmed(connection: BaseDatabaseWrapper) -> None:
-    """Raise :class:`SessionBrokenError`, which names the outer transaction, if one of *connection* cannot go on."""
-    for each in open_transactions(connection):
-        damage = each.find_damage()
-        if damage is not None:
-            raise SessionBrokenError(f"{each.owner} cannot go on: {damage}.", owner=each.owner)
-
-
 @contextmanager
 def connections_kept_open() -> Iterator[None]:
     """Have ``close()`` do nothing to connections with an outer transaction, while the block runs.

@@ -63,12 +63,6 @@ class ModelIndex:
         return self.labels_by_table.get(table, ())
 
     @cached_property
-    def app_labels(self) -> frozenset[str]:
-        """The labels of the apps that have a table here."""
-        labels = (label for labels in self.labels_by_table.values() for label in labels)
-        return frozenset(label.partition(".")[0] for label in labels)
-
-    @cached_property
     def models_without_table(self) -> tuple[ModelWithoutTable, ...]:
         """The models whose table does not exist, sorted.
 

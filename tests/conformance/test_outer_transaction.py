@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,7 +14,6 @@ from testdb_app.backends import get_backend
 from testdb_app.exceptions import SessionBrokenError, SessionNestingError, TransactionStateError, UnsafeDatabaseError
 from testdb_app.outer_transaction import (
     OuterTransaction,
-    check_unharmed,
     connections_kept_open,
     open_transactions,
 )
@@ -134,8 +134,7 @@ def test_a_closed_connection_is_told_with_the_place_and_the_next_one_works(datab
         pytest.skip("Django does not close it")
     outer, inner = opener("outer"), opener("inner")
     database.connection.close()
-    with pytest.raises(SessionBrokenError, match=r"outer cannot go on: the connection was closed .*test_outer"):
-        check_unharmed(database.connection)
+    assert re.match(r"the connection was closed .*test_outer", str(outer.find_damage()))
     for each in (inner, outer):
         damage = each.roll_back()
         assert damage is not None
