@@ -110,7 +110,7 @@ class Run:
             self.stack.refill(item)
             self.copies.hand_out_copies(item)
         finally:
-            self.stack.is_setting_up = False
+            self.stack.end_set_up()
         return result
 
     def tear_down_test(self, item: pytest.Item, nextitem: pytest.Item | None) -> _Hook:

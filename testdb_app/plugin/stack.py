@@ -177,6 +177,10 @@ class ScopeStack:
         while self._has_dropped:
             self._has_dropped = False
             item._request._fillfixtures()
+
+    def end_set_up(self) -> None:
+        """Forget what the test at hand has lost: it has that again, or its set-up has failed."""
+        self.is_setting_up = self._has_dropped = False
         self._dropped.clear()
 
     def _narrower(self, rank: int) -> list[Entry]:
