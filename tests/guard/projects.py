@@ -155,8 +155,11 @@ class Project:
         return Run(returncode=done.returncode, stdout=done.stdout, stderr=done.stderr, found=found)
 
     def full_environment(self, **environment: str) -> dict[str, str]:
-        """Return the environment of the project's processes: this one's, with the project first on the path."""
-        strange = ("PYTEST", "DJANGO_SETTINGS_MODULE", "COLUMNS", "NO_COLOR", "TESTPROJECT_DATABASE")
+        """Return the environment of the project's processes: this one's, with the project first on the path.
+
+        Python keeps what it compiles, also where it shall not here: each process would compile the package again.
+        """
+        strange = ("PYTEST", "DJANGO_SETTINGS_MODULE", "COLUMNS", "NO_COLOR", "TESTPROJECT_DATABASE", "PYTHONDONTWRITE")
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(strange)}
         path = os.pathsep.join([str(self.directory), *(part for part in sys.path if part)])
         # The first is installed for the test that is about it; the others cost half a second a process.
