@@ -227,9 +227,10 @@ class Run:
 
 def of(config: pytest.Config) -> Run:
     """Return the run that *config* is of."""
-    if _RUN not in config.stash:
-        config.stash[_RUN] = Run(config)
-    return config.stash[_RUN]
+    found = config.stash.get(_RUN, None)
+    if found is None:
+        found = config.stash[_RUN] = Run(config)
+    return found
 
 
 def _set_up_scope(fixturedef: Any, request: Any) -> _Hook:

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 # libpq's PQTRANS_IDLE, PQTRANS_ACTIVE, PQTRANS_INTRANS and PQTRANS_INERROR; psycopg is imported late, because it is optional.
 _IDLE = 0
-# libpq's PGRES_TUPLES_OK
-_TUPLES_OK = 2
 _STATUS = {
     _IDLE: TransactionStatus.NONE,
     1: TransactionStatus.OPEN,
@@ -73,21 +71,6 @@ def run_sql(connection: BaseDatabaseWrapper, sql: str) -> list[Result]:
             results.append(Result(cursor.fetchall() if cursor.description else None, cursor.rowcount))
             if not cursor.nextset():
                 return results
-
-
-def ask(connection: BaseDatabaseWrapper, sql: str) -> str:
-    """Return the one value, as text, of a statement without parameters. One round trip, past the driver's cursors.
-
-    A third of the time of :func:`run_sql`, for what is asked after every test. Raises Django's database errors.
-    """
-    connection.ensure_connection()
-    raw = connection.connection
-    with raw.lock:
-        answer = raw.pgconn.exec_(sql.encode())
-    if answer.status != _TUPLES_OK or answer.get_value(0, 0) is None:
-        ((value,),) = run_sql(connection, sql)[0].rows or ((None,),)
-        return str(value)
-    return str(answer.get_value(0, 0).decode())
 
 
 def is_idle(connection: BaseDatabaseWrapper) -> bool:

@@ -1,0 +1,60 @@
+"""Whether anybody has committed, asked after every test: in transactions and outside, and where what was prepared is gone.
+
+Ids are those of the whole server, where other tests run: only what has to be told can be asserted.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.db import Error, transaction
+
+from testdb_app.backends.postgresql.commits import look_for_commits
+from tests.scratch import connect_as_superuser
+
+
+def execute(connection: Any, sql: str) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(sql)
+
+
+def has_committed(connection: Any, since: object) -> bool:
+    """Look twice: what is prepared is used the second time."""
+    found = [look_for_commits(connection, since)[1] for _ in range(2)]
+    return all(found)
+
+
+@pytest.mark.parametrize("forgets", ["SELECT 1", "DISCARD ALL", "DEALLOCATE ALL"])
+def test_a_commit_is_told_whatever_became_of_what_was_prepared(scratch: Any, forgets: str) -> None:
+    scratch.execute("CREATE TABLE a (id integer)")
+    before, _ = look_for_commits(scratch.connection, None)
+    execute(scratch.connection, "INSERT INTO a VALUES (1)")
+    execute(scratch.connection, forgets)
+    assert has_committed(scratch.connection, before)
+
+
+def test_a_look_in_a_transaction_leaves_it_usable_and_does_not_take_its_id_for_committed(scratch: Any) -> None:
+    scratch.execute("CREATE TABLE a (id integer)")
+    look_for_commits(scratch.connection, None)
+    execute(scratch.connection, "DEALLOCATE ALL")
+    with transaction.atomic(scratch.alias):
+        before, _ = look_for_commits(scratch.connection, None)
+        execute(scratch.connection, "INSERT INTO a VALUES (1)")
+        look_for_commits(scratch.connection, before)
+        execute(scratch.connection, "INSERT INTO a VALUES (2)")
+    assert scratch.count("a") == 2
+    assert has_committed(scratch.connection, before)
+
+
+def test_a_lost_connection_is_djangos_error_and_the_next_one_is_asked(scratch: Any) -> None:
+    before, _ = look_for_commits(scratch.connection, None)
+    look_for_commits(scratch.connection, before)
+    with connect_as_superuser("postgres") as superuser:
+        superuser.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{scratch.name}'")
+    with pytest.raises(Error):
+        look_for_commits(scratch.connection, before)
+    # psycopg's own error would go past whoever handles Django's.
+    scratch.connection.close()
+    scratch.execute("CREATE TABLE a (id integer)")
+    assert has_committed(scratch.connection, before)
