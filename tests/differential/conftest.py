@@ -19,11 +19,13 @@ def play_sql(scratch: ScratchDatabase) -> Any:
     """Return a function that plays the text of a scenario, and checks what each reset in it does."""
     stage = Stage(scratch)
 
-    def run(text: str) -> None:
-        play(Scenario.from_sql(text), stage, Tally())
+    def run(text: str) -> Tally:
+        tally = Tally()
+        play(Scenario.from_sql(text), stage, tally)
+        return tally
 
     yield run
     stage.close()
 
 
-PlaySQL = Callable[[str], None]
+PlaySQL = Callable[[str], Tally]

@@ -134,3 +134,20 @@ DELETE FROM public.felt;
 DELETE FROM public.felt;
 --: reset
 """)
+
+
+def test_a_baseline_whose_own_rows_break_a_key_is_refused_and_nothing_is_changed(play_sql):
+    """The key that the row of the baseline refers to was deleted by a replica, which checks no keys."""
+    tally = play_sql("""
+--: setup
+CREATE TABLE t (id integer PRIMARY KEY, up integer REFERENCES t);
+INSERT INTO t VALUES (1, NULL), (2, 1);
+--: capture
+--: superuser write as replica
+SET session_replication_role = replica; DELETE FROM t WHERE id = 1; RESET session_replication_role;
+--: capture again
+--: own delete
+DELETE FROM t;
+--: reset
+""")
+    assert "- resets refused (1): rows of the baseline break a key 1" in list(tally.lines())
