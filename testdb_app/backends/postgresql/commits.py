@@ -8,13 +8,12 @@ in use is either not counted yet, or remembered as unfinished.
 
 from __future__ import annotations
 
-import uuid
 import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from testdb_app.backends.postgresql.connection import is_idle, run_sql
-from testdb_app.backends.postgresql.pipeline import PREFIX
+from testdb_app.backends.postgresql.pipeline import COMMAND_OK, TUPLES_OK, unique_prefix
 from testdb_app.backends.postgresql.queries import rows_of
 
 if TYPE_CHECKING:
@@ -24,11 +23,9 @@ _NEXT = "SELECT pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::t
 _FATES = "SELECT id::text, pg_catalog.pg_xact_status(id::text::xid8) FROM pg_catalog.unnest('{{{}}}'::bigint[]) id"
 _MOST = 5_000
 """Where more ids were used than this, somebody may have committed: it is not worth asking for each."""
-_NAME = f"{PREFIX}{uuid.uuid4().hex[:12]}_next".encode()
+_NAME = f"{unique_prefix()}next".encode()
 # By the driver's connection, whether the query for the next id is prepared there by that name; False where that goes wrong.
 _is_prepared: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
-# libpq's numbers; psycopg is imported late, because it is optional.
-_COMMAND_OK, _TUPLES_OK = 1, 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +39,7 @@ class Position:
 def look_for_commits(connection: BaseDatabaseWrapper, since: object | None) -> tuple[object, bool]:
     """Return the present position, and whether anybody may have committed rows after *since*.
 
-    One round trip where no id was used since, else two.
+    One round trip where no id was used since, else two; and one more the first time on a connection.
     """
     following = _ask_for_next(connection)
     if not isinstance(since, Position):
@@ -63,7 +60,7 @@ def _ask_for_next(connection: BaseDatabaseWrapper) -> int:
     raw = connection.connection
     with connection.wrap_database_errors, raw.lock:
         answer = _execute_next(raw.pgconn, raw, may_prepare=is_idle(connection))
-    if answer.status != _TUPLES_OK:
+    if answer.status != TUPLES_OK:
         # To have the driver's error.
         ((following,),) = rows_of(run_sql(connection, _NEXT)[0])
         return int(following)
@@ -73,10 +70,10 @@ def _ask_for_next(connection: BaseDatabaseWrapper) -> int:
 def _execute_next(conn: Any, raw: Any, *, may_prepare: bool) -> Any:
     # In a transaction, the error of a pooler that has another server by then would end that.
     if may_prepare and raw not in _is_prepared:
-        _is_prepared[raw] = conn.prepare(_NAME, _NEXT.encode()).status == _COMMAND_OK
+        _is_prepared[raw] = conn.prepare(_NAME, _NEXT.encode()).status == COMMAND_OK
     if may_prepare and _is_prepared[raw]:
         answer = conn.exec_prepared(_NAME, [])
-        if answer.status == _TUPLES_OK:
+        if answer.status == TUPLES_OK:
             return answer
         _is_prepared[raw] = False
     return conn.exec_(_NEXT.encode())

@@ -24,10 +24,15 @@ _MOST_SEEN = 1024
 
 # libpq's numbers; psycopg is imported late, because it is optional.
 _CONNECTION_OK = 0
-_COMMAND_OK, _TUPLES_OK, _SYNC = 1, 2, 10
+COMMAND_OK, TUPLES_OK, _SYNC = 1, 2, 10
 _READ, _READ_OR_WRITE = 1, 3
 
 _Sent = tuple[str, bytes] | None
+
+
+def unique_prefix() -> str:
+    """Return how names of prepared statements may begin: another program behind the same pooler may prepare too."""
+    return f"{PREFIX}{uuid.uuid4().hex[:12]}_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +52,7 @@ class Pipeline:
 
     def __init__(self) -> None:
         self._encoding = "utf-8"
-        self._prefix = f"{PREFIX}{uuid.uuid4().hex[:12]}_"  # another program behind the same pooler may prepare too
+        self._prefix = unique_prefix()
         self._numbers = itertools.count(1)
         self._seen: set[str] = set()
         self._names: dict[str, bytes] = {}
@@ -112,7 +117,7 @@ class Pipeline:
 
         results = []
         for prepared, answer in zip(sent, answers, strict=False):
-            if answer.status not in {_COMMAND_OK, _TUPLES_OK}:
+            if answer.status not in {COMMAND_OK, TUPLES_OK}:
                 error = error_from_result(answer, encoding=self._encoding)
                 if isinstance(error, InvalidSqlStatementName):
                     # DISCARD ALL and DEALLOCATE ALL drop what was prepared.
@@ -128,7 +133,7 @@ class Pipeline:
 
     def _result(self, answer: Any) -> Result:
         rows = None
-        if answer.status == _TUPLES_OK:
+        if answer.status == TUPLES_OK:
             columns = range(answer.nfields)
             rows = [
                 tuple(self._text(answer.get_value(row, column)) for column in columns) for row in range(answer.ntuples)
