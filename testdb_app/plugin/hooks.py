@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from testdb_app.plugin import run, transactional
-from testdb_app.plugin.copies import CopiedPerTest
 
 _Hook = Generator[None, object, object]
 
@@ -19,8 +18,7 @@ def pytest_fixture_setup(fixturedef: Any, request: Any) -> _Hook:
     its_run = run.of(request.config)
     if its_run.may_leave_alone(fixturedef):
         # Some twenty of each test's.
-        result = yield
-        return result if type(result) is not CopiedPerTest else its_run.copies.keep(fixturedef, result)
+        return its_run.copies.keep(fixturedef, (yield))
     return (yield from its_run.set_up_fixture(fixturedef, request))
 
 

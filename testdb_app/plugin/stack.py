@@ -82,9 +82,7 @@ class ScopeStack:
     @property
     def is_quiet(self) -> bool:
         """Whether nothing is open but a test, perhaps, and nothing has to be made again."""
-        if self._has_dropped:
-            return False
-        return not self.entries or all(entry.kind is Kind.TEST for entry in self.entries)
+        return not self._has_dropped and all(entry.kind is Kind.TEST for entry in self.entries)
 
     def of_kind(self, *kinds: Kind) -> list[Entry]:
         """Return the entries of these kinds, the widest first."""
