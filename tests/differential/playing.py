@@ -56,7 +56,7 @@ class _Run:
             done = self._stage.play(step, self._tally)
             if {"left", "behind"} <= step.words:
                 self._is_changed = done
-            self._may_break_keys |= "replica" in step.words
+            self._may_break_keys |= {"as", "replica"} <= step.words
         elif (reset := Reset.from_step(step)).refused and self._is_changed:
             self._reset_refused(reset)
         else:
@@ -97,7 +97,7 @@ class _Run:
         by_own = reset.sight == "seen-by-own"
         before = self._stage.look(by_own=reset.sight != "seen-by-visitor", sequences=False) if reset.watched else None
         resetter = self._resetter(reset)
-        report = self._reset_if_keys_hold(reset)
+        report = self._run(resetter)
         self._stage.own_is_used()
         self._count(reset, report)
         last, self._last = self._last, None
@@ -124,12 +124,13 @@ class _Run:
             self._check_untouched(expected, last, before, after, report)
         self._last = after
 
-    def _reset_if_keys_hold(self, reset: Reset) -> ResetReport:
+    def _run(self, resetter: Resetter) -> ResetReport:
+        """Reset; a baseline that breaks keys may be refused, and then nothing must have changed."""
         if not self._breaks_keys:
-            return self._resetter(reset).reset()
+            return resetter.reset()
         before = self._stage.look(by_own=False, sequences=False)
         try:
-            return self._resetter(reset).reset()
+            return resetter.reset()
         except RestoreConflictError:
             changed = before.differences(self._stage.look(by_own=False, sequences=False))
             assert not changed, f"The refused reset changed something:\n{changed}"
