@@ -167,6 +167,7 @@ def test_a_subgraph_keeps_the_edges_between_its_nodes_only(drawn: tuple[int, Edg
     expected = {(a, b) for a, b in edges if a in kept and b in kept}
     assert part.nodes == tuple(sorted(kept))
     assert [(a, b) for a in part.nodes for b in part.references(a)] == sorted(expected)
+    assert all(a in part.dependents(b) for a, b in expected)
 
 
 def test_the_order_is_that_of_the_deletion_groups() -> None:

@@ -314,11 +314,13 @@ def test_an_aborted_transaction_is_blamed_on_the_fixture_with_the_statement(run:
         pytest.skip("SQLite goes on after a statement that failed")
     run.write(
         """
+from django.db import DataError
+
 @pytest.fixture(scope="module")
 def culprit(db_module):
     try:
         connection.cursor().execute("SELECT 1/0")
-    except Exception:
+    except DataError:
         pass
 
 def test_1(culprit): pass

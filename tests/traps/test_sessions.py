@@ -8,7 +8,7 @@ import threading
 import time
 
 import pytest
-from django.db import connections, transaction
+from django.db import DataError, connections, transaction
 from psycopg.errors import DeadlockDetected
 from psycopg.pq import TransactionStatus
 
@@ -229,7 +229,7 @@ def test_an_aborted_transaction_is_refused_with_the_reason(scratch):
                     scratch.connection.cursor() as cursor,
                 ):
                     cursor.execute("SELECT 1/0")
-            except Exception:
+            except DataError:
                 scratch.reset(within_transaction=True)
     assert scratch.count("t") == 1
 
