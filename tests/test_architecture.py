@@ -67,8 +67,8 @@ PURE = (
     "management.reset_text",
 )
 
-MOST_LINES = 260
-MOST_LINES_OF_A_FUNCTION = 60
+MOST_LINES = 700
+MOST_LINES_OF_A_FUNCTION = 80
 # Longer ones, each with its reason.
 LONG: dict[str, str] = {
     "demo.migrations.0001_initial": "a migration, as Django wrote it",
