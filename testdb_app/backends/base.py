@@ -58,6 +58,10 @@ class DatabaseIdentity:
     ``configured`` is the name in the connection's settings, ``name`` the live one. ``server`` is text for people.
     ``marks`` are those inside the database that hold for it. ``has_fixed_snapshot`` tells that the transaction does not
     see what others commit. ``is_live`` is off where nobody can ask the live connection, and ``name`` is the settings'.
+
+    What a copy of the database does not share: ``oid``, the database's own number in its server (0 where there is none);
+    ``system_identifier``, the server's ('' where it has none, or the role may not read it); ``server_started``, when the
+    server began to run, as a text to compare ('' where it does not tell).
     """
 
     alias: str
@@ -65,6 +69,9 @@ class DatabaseIdentity:
     configured: str
     name: str
     server: str
+    oid: int = 0
+    system_identifier: str = ""
+    server_started: str = ""
     user: str = ""
     in_memory: bool = False
     is_standby: bool = False

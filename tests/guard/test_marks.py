@@ -273,3 +273,46 @@ def test_no_mark_is_left_by_a_reset(filled: ScratchDatabase) -> None:
     before = dump(filled, "--schema-only")
     filled.reset()
     assert dump(filled, "--schema-only") == before
+
+
+def test_the_identity_tells_database_and_server_apart(filled: ScratchDatabase, make_scratch: Make) -> None:
+    identity, other = Resetter("scratch").identify(), Resetter(make_scratch("other").alias).identify()
+    assert filled.query("SELECT oid FROM pg_database WHERE datname = current_database()") == [(identity.oid,)]
+    assert filled.query("SELECT system_identifier::text FROM pg_control_system()") == [(identity.system_identifier,)]
+    assert identity.server_started
+    assert identity.oid != other.oid
+    assert (identity.system_identifier, identity.server_started) == (other.system_identifier, other.server_started)
+
+
+def test_a_role_that_may_not_read_the_system_identifier_gets_an_empty_one(filled: ScratchDatabase) -> None:
+    function = "FUNCTION pg_catalog.pg_control_system()"
+    with filled.superuser() as connection:
+        connection.execute(f"REVOKE EXECUTE ON {function} FROM PUBLIC")
+    # The role's own connections to this database see the privilege as it is now.
+    identity = Resetter("scratch").identify()
+    assert (identity.system_identifier, identity.name) == ("", filled.name)
+    assert identity.oid
+
+
+def test_the_identity_calls_nothing_that_the_search_path_offers(filled: ScratchDatabase) -> None:
+    with filled.superuser() as connection:
+        connection.execute(
+            """
+            CREATE SCHEMA evil;
+            CREATE FUNCTION evil.trap(pg_catalog.name, pg_catalog.name) RETURNS boolean LANGUAGE plpgsql
+                AS $$ BEGIN RAISE 'evil operator'; END $$;
+            CREATE FUNCTION evil.trap(pg_catalog.oid, pg_catalog.oid) RETURNS boolean LANGUAGE plpgsql
+                AS $$ BEGIN RAISE 'evil operator'; END $$;
+            CREATE OPERATOR evil.= (leftarg = pg_catalog.name, rightarg = pg_catalog.name, function = evil.trap);
+            CREATE OPERATOR evil.= (leftarg = pg_catalog.oid, rightarg = pg_catalog.oid, function = evil.trap);
+            CREATE FUNCTION evil.no() RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN RAISE 'evil type'; END $$;
+            CREATE DOMAIN evil.text AS pg_catalog.text CHECK (evil.no());
+            CREATE DOMAIN evil.tsvector AS pg_catalog.tsvector CHECK (evil.no());
+            GRANT USAGE ON SCHEMA evil TO PUBLIC
+            """
+        )
+    with filled.connection.cursor() as cursor:
+        cursor.execute("SET search_path = evil, pg_catalog, public")
+    identity = Resetter("scratch").identify()
+    assert identity.oid
+    assert identity.system_identifier

@@ -6,11 +6,27 @@ from __future__ import annotations
 USER_SCHEMAS = "n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'"
 _USER_OR_TEMPORARY = f"(({USER_SCHEMAS}) OR n.oid = pg_catalog.pg_my_temp_schema())"
 
-# database, user, server address, port, is standby, is read-only, isolation, is protected, database that the test mark names
-# to_regclass() would raise for a schema without USAGE; the catalog never does.
-IDENTITY = """
+# A function's privilege is checked where the executor begins, also in the branch of a CASE that is not taken: only a query in a
+# text can be left alone. ts_stat() runs one, in every build of the server.
+_SYSTEM_IDENTIFIER = """
+       CASE WHEN pg_catalog.has_function_privilege('pg_catalog.pg_control_system()', 'EXECUTE')
+            THEN (SELECT word
+                    FROM pg_catalog.ts_stat('SELECT system_identifier::pg_catalog.text::pg_catalog.tsvector
+                                               FROM pg_catalog.pg_control_system()'))
+            ELSE ''
+       END"""
+
+# database, its OID, system identifier ('': no privilege), start of the server, user, server address, port, is standby,
+# is read-only, isolation, is protected, database that the test mark names
+# to_regclass() would raise for a schema without USAGE; the catalog never does. Operators and types are qualified: the search
+# path is the user's, and may offer others before those of pg_catalog.
+IDENTITY = f"""
 SELECT pg_catalog.current_database(),
-       current_user::text,
+       (SELECT d.oid::bigint
+          FROM pg_catalog.pg_database d
+         WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()),{_SYSTEM_IDENTIFIER},
+       EXTRACT(EPOCH FROM pg_catalog.pg_postmaster_start_time())::pg_catalog.text,
+       current_user::pg_catalog.text,
        pg_catalog.host(pg_catalog.inet_server_addr()),
        pg_catalog.inet_server_port(),
        pg_catalog.pg_is_in_recovery(),
@@ -18,12 +34,12 @@ SELECT pg_catalog.current_database(),
            OR pg_catalog.current_setting('transaction_read_only')::boolean,
        pg_catalog.current_setting('transaction_isolation'),
        EXISTS (SELECT FROM pg_catalog.pg_class c
-                 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-                WHERE n.nspname = 'testdb' AND c.relname = 'protected'),
+                 JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+                WHERE n.nspname OPERATOR(pg_catalog.=) 'testdb' AND c.relname OPERATOR(pg_catalog.=) 'protected'),
        (SELECT pg_catalog.obj_description(c.oid, 'pg_class')
           FROM pg_catalog.pg_class c
-          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-         WHERE n.nspname = 'testdb' AND c.relname = 'test')
+          JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+         WHERE n.nspname OPERATOR(pg_catalog.=) 'testdb' AND c.relname OPERATOR(pg_catalog.=) 'test')
 """
 
 _USER_SCHEMA_OIDS = f"ARRAY(SELECT n.oid FROM pg_catalog.pg_namespace n WHERE {_USER_OR_TEMPORARY})"

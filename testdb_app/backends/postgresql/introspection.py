@@ -214,7 +214,8 @@ def _materialized_views(rows: Iterable[Rows[Any]], names: Mapping[int, Qualified
 
 def parse_identity(connection: BaseDatabaseWrapper, row: Rows[Any]) -> DatabaseIdentity:
     """Make the identity from the one row of :data:`catalog.IDENTITY`."""
-    name, user, address, port, is_standby, is_read_only, isolation, protected, marked_for = row
+    name, oid, system_identifier, server_started, user, address, port, *rest = row
+    is_standby, is_read_only, isolation, protected, marked_for = rest
     host = str(connection.settings_dict.get("HOST") or "")
     marks = {mark for mark, holds in ((Mark.PROTECTED, protected), (Mark.TEST, marked_for == name)) if holds}
     return DatabaseIdentity(
@@ -223,6 +224,9 @@ def parse_identity(connection: BaseDatabaseWrapper, row: Rows[Any]) -> DatabaseI
         configured=str(connection.settings_dict["NAME"] or name),
         name=name,
         server=f"{address}:{port}" if address else (f"socket {host}" if host else "local socket"),
+        oid=oid,
+        system_identifier=system_identifier,
+        server_started=server_started,
         user=user,
         is_standby=is_standby,
         is_read_only=is_read_only,
