@@ -71,8 +71,6 @@ MOST_LINES = 700
 MOST_LINES_OF_A_FUNCTION = 80
 # Longer ones, each with its reason.
 LONG: dict[str, str] = {
-    "demo.migrations.0001_initial": "a migration, as Django wrote it",
-    "exceptions": "one tree, drawn and told in one place",
     "management.reset_arguments.add_arguments": "one call for each flag",
 }
 
