@@ -17,7 +17,7 @@ from tests.differential.ties import add_keys
 
 Draw = Any
 
-_MIXES = ("alone",) * 5 + ("visitors",) * 2 + ("idle",) * 2 + ("writer",)
+_MIXES = ("alone",) * 9 + ("visitors",) * 4 + ("idle",) * 4 + ("writer",) * 2 + ("rivals",)
 _RESETTERS = ("warm",) * 8 + ("second", "new", "empty", "delete")
 _TRAIL = ("", "", "wait")
 """Whether the server is given the time to notice that a session has ended."""
@@ -95,7 +95,7 @@ def _calm_round(draw: Draw, model: Model, residents: set[str]) -> list[Step]:
 
     The counters are to be trusted then; in most other rounds something stands against it.
     """
-    mix = draw(st.sampled_from(("alone",) * 4 + ("idle",)))
+    mix = draw(st.sampled_from(("alone",) * 12 + ("idle",) * 3 + ("rivals",)))
     steps = _prepared_sessions(draw, residents, mix)
     kinds = [writes.any_write] * 8 + [writes.wrapped] * 2
     kinds += [writes.in_function, writes.committing, writes.prepared, writes.in_cte, writes.copy, _any_own]

@@ -6,7 +6,13 @@ from contextlib import suppress
 
 from testdb_app.baseline import capture_baseline
 from testdb_app.data import assert_constraints
-from testdb_app.exceptions import BaselineError, RestoreConflictError, VerificationError
+from testdb_app.exceptions import (
+    BaselineError,
+    ConcurrencyError,
+    LockTimeoutError,
+    RestoreConflictError,
+    VerificationError,
+)
 from testdb_app.report import ResetReport
 from testdb_app.resetter import Resetter
 from tests.differential.image import Image, emptied
@@ -97,7 +103,7 @@ class _Run:
         by_own = reset.sight == "seen-by-own"
         before = self._stage.look(by_own=reset.sight != "seen-by-visitor", sequences=False) if reset.watched else None
         resetter = self._resetter(reset)
-        report = self._run(resetter)
+        report = self._run(resetter) if reset.mix != "rivals" else self._run_beside_rivals(resetter, reset)
         self._stage.own_is_used()
         self._count(reset, report)
         last, self._last = self._last, None
@@ -136,6 +142,26 @@ class _Run:
             assert not changed, f"The refused reset changed something:\n{changed}"
             self._tally.count("resets refused", "rows of the baseline break a key")
             raise _OverError from None
+
+    def _run_beside_rivals(self, resetter: Resetter, reset: Reset) -> ResetReport:
+        """Reset while others do; each may give up with an error that names the reason, and the one after them all is exact."""
+        errors: list[str | None] = []
+        target = _OPTIONS.get(reset.resetter, {"to": "baseline"})["to"]
+        self._stage.rivals.begin(self._stage.database.name, {"to": target})
+        try:
+            resetter.reset()
+        except (ConcurrencyError, LockTimeoutError, RestoreConflictError) as error:
+            errors.append(f"{type(error).__name__}: {error}")
+        finally:
+            errors += self._stage.rivals.finish()
+        for error in filter(None, errors):
+            name = error.partition(":")[0]
+            self._tally.count("given up beside other resets", name)
+            allowed = {"ConcurrencyError", "LockTimeoutError"} | (
+                {"RestoreConflictError"} if self._breaks_keys else set()
+            )
+            assert name in allowed, f"A reset beside others raised {error}"
+        return self._run(resetter)
 
     def _check_untouched(
         self, expected: Image, last: Image | None, before: Image, after: Image, report: ResetReport

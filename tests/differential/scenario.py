@@ -120,8 +120,9 @@ class Reset:
         return Step(actor="reset", what=" ".join([self.resetter, self.mix, self.sight, *flags]))
 
 
-MIXES = ("alone", "visitors", "idle", "writer")
-"""The other sessions: none; some that come and go; one that stays connected and idle; one that stays and writes."""
+MIXES = ("alone", "visitors", "idle", "writer", "rivals")
+"""The other sessions: none; some that come and go; one that stays connected and idle; one that stays and writes; those of two
+other processes, which reset at the same time."""
 
 
 def _one(words: Iterable[str], choices: tuple[str, ...], otherwise: str) -> str:

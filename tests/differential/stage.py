@@ -10,6 +10,7 @@ from django.db import DatabaseError, InterfaceError
 
 from testproject.embedded import superuser_dsn
 from tests.differential.image import FUNCTION, INSTALL, Image, parse
+from tests.differential.rivals import Rivals
 from tests.differential.scenario import Step
 from tests.differential.tally import Tally
 from tests.scratch import ScratchDatabase, connect_as_superuser, default_parameters
@@ -23,6 +24,7 @@ class Stage:
 
     def __init__(self, database: ScratchDatabase, *, pooled: bool = False) -> None:
         self.database = database
+        self.rivals = Rivals()
         self._pooled = pooled
         self._sessions: dict[str, psycopg.Connection[Any]] = {}
         self._own_is_cut = False
@@ -32,7 +34,8 @@ class Stage:
             session.execute(INSTALL)
 
     def close(self) -> None:
-        """Close all sessions."""
+        """Close all sessions, and end the processes."""
+        self.rivals.close()
         for session in self._sessions.values():
             session.close()
         self._outside.close()
