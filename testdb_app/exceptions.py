@@ -21,6 +21,7 @@
     │   ├── LockTimeoutError      another session holds a lock; it is named
     │   ├── ConcurrencyError      deadlocks or serialization failures, more often than the retries allow
     │   ├── TooManyLocksError     the server's lock table is too small for one transaction
+    │   ├── PublicationError      the server refuses to delete rows of a published table
     │   ├── RowsRemainError       rows were there again after the reset
     │   ├── BaselineError         there is no baseline, or it belongs to another schema
     │   ├── RestoreConflictError  rows of the baseline could not be put back
@@ -201,6 +202,16 @@ class TooManyLocksError(ResetError):
     """One transaction cannot lock all the tables that hold rows; ``tables`` says how many there are."""
 
     tables: int
+
+
+class PublicationError(ResetError):
+    """The server refuses to delete or update rows of published tables, and they cannot be truncated.
+
+    ``publications`` and ``tables`` (lists of str) name both.
+    """
+
+    publications: list[str]
+    tables: list[str]
 
 
 class RowsRemainError(ResetError):

@@ -16,6 +16,7 @@ from testdb_app.schema import QualifiedName, Schema
 from testdb_app.scope import Scope, make_scope
 from testdb_app.selection import select_tables
 from testdb_app.states import KEPT_STATES, Baseline, compare_shapes
+from testdb_app.truncation import find_refused
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -55,7 +56,7 @@ def read_map(connection: BaseDatabaseWrapper, options: ResetOptions) -> KnownMap
     """Read the map from the live database. A few round trips.
 
     Raises :class:`UnknownNameError` for a label that matches nothing, and :class:`BaselineError` where a baseline is
-    asked for and there is none, or the one there is belongs to another schema.
+    asked for and there is none, or the one there is belongs to another schema; and :class:`PublicationError`.
     """
     backend = get_backend(connection)
     schema = backend.read_schema(connection)
@@ -66,18 +67,16 @@ def read_map(connection: BaseDatabaseWrapper, options: ResetOptions) -> KnownMap
     if baseline is not None:
         check_shape(connection, schema, baseline)
     labels = index_models(connection, schema).labels_by_table
-    return KnownMap(
-        schema=schema,
-        graph=DependencyGraph.from_schema(schema),
-        scope=make_scope(
-            schema,
-            included=select_tables(schema, labels, options.include) if options.include else None,
-            excluded=select_tables(schema, labels, options.exclude),
-            uncaptured=baseline.excluded if baseline is not None else frozenset(),
-            reset_sequences=options.reset_sequences,
-        ),
-        baseline=baseline,
+    scope = make_scope(
+        schema,
+        included=select_tables(schema, labels, options.include) if options.include else None,
+        excluded=select_tables(schema, labels, options.exclude),
+        uncaptured=baseline.excluded if baseline is not None else frozenset(),
+        reset_sequences=options.reset_sequences,
     )
+    # What a reset of some table could not do is refused at the first one, whatever was written, and not test by test.
+    find_refused(schema, scope.tables, scope.tables, frozenset(baseline.tables if baseline is not None else ()))
+    return KnownMap(schema=schema, graph=DependencyGraph.from_schema(schema), scope=scope, baseline=baseline)
 
 
 def require_baseline(connection: BaseDatabaseWrapper, state: str) -> Baseline:

@@ -16,7 +16,7 @@ from testdb_app.schema import ForeignKey, LeftOut, QualifiedName, Schema
 from testdb_app.scope import Scope
 from testdb_app.states import Baseline
 from testdb_app.ties import events_of_action, tied_groups
-from testdb_app.truncation import choose_truncations
+from testdb_app.truncation import choose_truncations, find_refused
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +81,8 @@ def plan_reset(
     _check_privileges(observation, written | scope.sequences)
     sizes = {**observation.sizes, **_grown(baseline, observation.sizes)}
     truncated = choose_truncations(schema, scope.tables, written, sizes, strategy, truncate_above)
+    refused = find_refused(schema, scope.tables, written, restorable)
+    truncated |= refused
     filled = (written | truncated) & restorable
     _check_switchable(observation, schema, filled)
     deletes = tuple(_deletions(schema, graph, written - truncated - filled))
@@ -90,7 +92,7 @@ def plan_reset(
     moved = scope.sequences if may_refill else _moved(observation, baseline) & scope.sequences
     return ResetPlan(
         steps=(
-            *_truncation(graph, truncated, strategy),
+            *_truncation(graph, truncated, strategy, refused),
             *steps,
             *tied,
             *(Step(action=Action.RESTART, names=(name,)) for name in sorted(moved)),
@@ -228,12 +230,20 @@ def _why_delete_so(schema: Schema, members: tuple[QualifiedName, ...]) -> str:
 
 
 def _truncation(
-    graph: DependencyGraph[QualifiedName], truncated: frozenset[QualifiedName], strategy: str
+    graph: DependencyGraph[QualifiedName],
+    truncated: frozenset[QualifiedName],
+    strategy: str,
+    refused: frozenset[QualifiedName],
 ) -> Iterator[Step]:
     if truncated:
         names = tuple(name for name in graph.deletion_order() if name in truncated)
         reason = "asked for" if strategy == "truncate" else "large or slow to delete, with all that references it"
-        yield Step(action=Action.TRUNCATE, names=names, reason=reason, waits=strategy == "truncate")
+        if refused and strategy != "truncate":
+            reason = (
+                "a publication refuses DELETE" if refused == truncated else f"{reason}; a publication refuses DELETE"
+            )
+        # Where there is no other way, the lock is waited for.
+        yield Step(action=Action.TRUNCATE, names=names, reason=reason, waits=strategy == "truncate" or bool(refused))
 
 
 def _may_refill(schema: Schema, deletes: Iterable[Step]) -> bool:

@@ -75,11 +75,27 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaIdentity:
+    """The server refuses some statements on a published table, because a subscriber could not tell its rows apart.
+
+    ``publications`` name the publications for which it does; ``refused`` are the events, "DELETE" and "UPDATE". ``clause`` is
+    what puts the replica identity back after ``REPLICA IDENTITY FULL``; None where FULL does not help, or nothing would put
+    it back. ``may_truncate`` tells whether the connected role may truncate the table.
+    """
+
+    publications: tuple[str, ...]
+    refused: frozenset[str]
+    clause: str | None = None
+    may_truncate: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
     """A table. ``inherits`` names the tables it is a partition or an inheritance child of.
 
     ``owned`` tells whether the connected role may alter it; ``hides_rows`` whether row security applies to that
     role; ``row_security_forced`` whether it applies to owners too. ``extension`` names the extension it belongs to.
+    ``replica_identity`` is there where a publication has the server refuse statements.
     """
 
     name: QualifiedName
@@ -94,6 +110,15 @@ class Table:
     row_security_forced: bool = False
     triggers: tuple[Trigger, ...] = ()
     rules: tuple[Rule, ...] = ()
+    replica_identity: ReplicaIdentity | None = None
+
+    @property
+    def refused(self) -> frozenset[str]:
+        """The events that a publication has the server refuse, and that this role cannot make it accept."""
+        identity = self.replica_identity
+        if identity is None or (self.owned and identity.clause is not None):
+            return frozenset()
+        return identity.refused
 
     @property
     def stores_rows(self) -> bool:
@@ -208,6 +233,11 @@ class Schema:
         for key in self.foreign_keys:
             found.setdefault(key.referenced, []).append(key)
         return {name: tuple(keys) for name, keys in found.items()}
+
+    @cached_property
+    def refusing(self) -> tuple[Table, ...]:
+        """The tables on which a publication has the server refuse statements of this role."""
+        return tuple(table for table in self.tables if table.refused)
 
     @cached_property
     def partitions(self) -> Mapping[QualifiedName, tuple[QualifiedName, ...]]:

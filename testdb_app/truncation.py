@@ -1,4 +1,5 @@
-"""Which tables are truncated rather than deleted from: those that grew large, and those whose deletion is slow to check.
+"""Which tables are truncated rather than deleted from: large ones, those that are slow to delete from, and those where the
+server refuses DELETE because of a publication.
 
 TRUNCATE takes all tables that reference the truncated ones along, empty or not; CASCADE would do the same silently.
 """
@@ -7,8 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from testdb_app.exceptions import ResetError
-from testdb_app.schema import QualifiedName, Schema
+from testdb_app.backends.base import Action
+from testdb_app.exceptions import PublicationError, ResetError
+from testdb_app.naming import show_part
+from testdb_app.schema import ForeignKey, QualifiedName, Schema, Table
+from testdb_app.ties import events_of_action
 
 _BYTES_A_PAGE = 8192
 _BYTES_A_ROW = 80
@@ -46,6 +50,86 @@ def choose_truncations(
         if closure <= scope and (is_slow or size > truncate_above * len(closure)):
             chosen |= closure
     return frozenset(chosen)
+
+
+def find_refused(
+    schema: Schema,
+    scope: frozenset[QualifiedName],
+    written: frozenset[QualifiedName],
+    restorable: frozenset[QualifiedName],
+) -> frozenset[QualifiedName]:
+    """Return the tables of *written* that only TRUNCATE can empty, closed under references.
+
+    A publication has the server refuse DELETE on them, or UPDATE, which puts back rows of *restorable* tables. Raises
+    :class:`PublicationError` where TRUNCATE would need a table outside of *scope*, or a privilege that the role lacks.
+    Cost: nothing where there is no such publication.
+    """
+    if not schema.refusing:
+        return frozenset()
+    causes = _find_causes(schema)
+    found: set[QualifiedName] = set()
+    for name in sorted(written):
+        events = {"DELETE", "UPDATE"} if name in restorable else {"DELETE"}
+        cause = next((causes[name, event] for event in sorted(events) if (name, event) in causes), None)
+        if cause is not None and name not in found:
+            closure = _truncation_closure(schema, {name})
+            _check_truncatable(schema, scope, name, cause, closure)
+            found |= closure
+    return frozenset(found)
+
+
+def _find_causes(schema: Schema) -> dict[tuple[QualifiedName, str], Table]:
+    """Return the events that the server refuses by table, each with the published table because of which it does.
+
+    A row is not deleted either where a foreign key would have to delete, or change, rows of a table that refuses.
+    """
+    causes = {(table.name, event): table for table in schema.refusing for event in table.refused}
+    keys: dict[QualifiedName, list[ForeignKey]] = {}
+    for key in schema.foreign_keys:
+        if key.on_delete.changes_rows:
+            keys.setdefault(key.table, []).append(key)
+    work = sorted(causes)
+    while work:
+        name, event = work.pop()
+        for key in keys.get(name, ()):
+            above = (key.referenced, "DELETE")
+            if event in events_of_action(key, Action.DELETE) and above not in causes:
+                causes[above] = causes[name, event]
+                work.append(above)
+    return causes
+
+
+def _check_truncatable(
+    schema: Schema,
+    scope: frozenset[QualifiedName],
+    name: QualifiedName,
+    cause: Table,
+    closure: frozenset[QualifiedName],
+) -> None:
+    tables = [schema.by_name[member] for member in sorted(closure)]
+    staying = [str(table.name) for table in tables if table.name not in scope]
+    lacking = [
+        str(table.name)
+        for table in tables
+        if not table.owned and not (table.replica_identity is not None and table.replica_identity.may_truncate)
+    ]
+    if staying:
+        why = f"it would need {', '.join(staying)} too, which stays and references it"
+    elif lacking:
+        why = f"the role may not TRUNCATE {', '.join(lacking)}"
+    else:
+        return
+    assert cause.replica_identity is not None
+    publications = ", ".join(map(show_part, cause.replica_identity.publications))
+    through = "" if cause.name == name else f", because a foreign key would write to {cause.name} with it"
+    raise PublicationError(
+        f"The server refuses to delete rows of {name}{through}: a subscriber of the publication {publications} could not tell "
+        f"the rows of {cause.name} apart. TRUNCATE does not help: {why}. Nothing was changed. Give {cause.name} a primary key "
+        f"that the publication publishes, or ALTER TABLE {cause.name} REPLICA IDENTITY FULL and have all its columns published; "
+        f'or DROP PUBLICATION {publications} in the test database; or exclude {name} from resets, in TESTDB["EXCLUDE"].',
+        publications=list(cause.replica_identity.publications),
+        tables=[str(name)],
+    )
 
 
 def _is_slow_to_check(schema: Schema, name: QualifiedName, sizes: Mapping[QualifiedName, int]) -> bool:

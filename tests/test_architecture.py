@@ -21,9 +21,9 @@ LAYERS = (
     ("exceptions", "naming"),
     ("schema",),
     ("states", "differences"),
-    ("details", "graph", "conf", "truncation", "scope", "baseline_document", "backends.base"),
+    ("details", "graph", "conf", "scope", "baseline_document", "backends.base"),
     ("backends.data_protocols", "backends.defaults", "ties"),
-    ("backends.protocols",),
+    ("backends.protocols", "truncation"),
     ("guard", "options", "connection_hooks", "transaction_state", "plan", "selection", "labels", "rendering"),
     ("backends.postgresql", "backends.sqlite", "backends.generic"),
     ("backends",),  # finds the folder of a vendor

@@ -147,8 +147,9 @@ def _capture(
     )
     document = quote_literal(json.dumps(to_document(baseline)))
     statements = [
-        f"CREATE TABLE {quote(_document(state))} (document jsonb NOT NULL)",
-        f"INSERT INTO {quote(_document(state))} VALUES ({document})",
+        # The key is for publications of all tables: without one the server refuses every UPDATE.
+        f"CREATE TABLE {quote(_document(state))} (id integer PRIMARY KEY DEFAULT 1, document jsonb NOT NULL)",
+        f"INSERT INTO {quote(_document(state))} (document) VALUES ({document})",
         # The next call of a sequence is then certain to be logged, and with that to take a transaction id.
         *(f"SELECT {set_sequence(name, state)}" for name, state in states.items() if state.is_called),
     ]

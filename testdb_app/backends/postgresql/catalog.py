@@ -62,7 +62,7 @@ SELECT pg_catalog.concat_ws('/',
     {
     _digest(
         "oid, relname, relnamespace, relkind, relowner, relpersistence, relrowsecurity, relforcerowsecurity, "
-        "relhasrules, relispartition, relispopulated",
+        "relhasrules, relispartition, relispopulated, relreplident",
         f"pg_class WHERE relkind IN ('r', 'p', 'f', 'S', 'm') AND relnamespace = ANY ({_USER_SCHEMA_OIDS})",
     )
 },
@@ -84,6 +84,11 @@ SELECT pg_catalog.concat_ws('/',
     )
 },
     (SELECT pg_catalog.count(*) FROM pg_catalog.pg_event_trigger WHERE evtenabled <> 'D'),
+    CASE WHEN EXISTS (SELECT FROM pg_catalog.pg_publication) THEN pg_catalog.concat_ws('/',
+    {_digest("oid, xmin::text", "pg_publication")},
+    {_digest("oid, xmin::text", "pg_publication_rel")},
+    {_digest("oid, xmin::text", "pg_publication_namespace")},
+    {_digest("indexrelid, indisprimary, indisreplident", "pg_index WHERE indisprimary OR indisreplident")}) END,
     pg_catalog.current_schemas(false)::text,
     current_user)
 """
@@ -173,6 +178,56 @@ SELECT r.ev_class::bigint, r.rulename::text, r.ev_type::text, r.ev_enabled::text
   FROM pg_catalog.pg_rewrite r
   JOIN pg_catalog.pg_class c ON c.oid = r.ev_class
  WHERE c.relkind IN ('r', 'p') AND r.ev_type <> '1'
+"""
+
+# table, publication, publishes UPDATE, publishes DELETE, generated columns that it publishes (PostgreSQL 18 on: "n" or "s"),
+# replica identity, its index, the columns of that, the columns of the publication's row filter, its column list,
+# columns that are stored generated ones, and virtual ones, may truncate
+# A partition is published with what it is a partition of. Where publish_via_partition_root is on, the filter and the list
+# are those of the topmost table of the publication; columns are the same by name. The filter's columns stand in its
+# expression tree, as in pub_rf_contains_invalid_column().
+PUBLISHED = f"""
+SELECT t.oid::bigint, p.pubname::text, p.pubupdate, p.pubdelete, pg_catalog.to_jsonb(p) ->> 'pubgencols',
+       t.relreplident::text, i.name,
+       ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a WHERE a.attrelid = t.oid AND a.attnum = ANY (i.columns)),
+       ARRAY(SELECT DISTINCT a.attname::text
+               FROM pg_catalog.regexp_matches(r.prqual::text, ':varattno (\\d+)', 'g') m
+               JOIN pg_catalog.pg_attribute a ON a.attrelid = r.prrelid AND a.attnum = m[1]::integer),
+       CASE WHEN r.prattrs IS NOT NULL THEN
+           ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a
+                  WHERE a.attrelid = r.prrelid AND a.attnum = ANY (r.prattrs::int2[])) END,
+       ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a
+              WHERE a.attrelid = t.oid AND a.attgenerated = 's' AND NOT a.attisdropped),
+       ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a
+              WHERE a.attrelid = t.oid AND a.attgenerated = 'v' AND NOT a.attisdropped),
+       pg_catalog.has_table_privilege(t.oid, 'TRUNCATE')
+  FROM (SELECT c.oid, c.relispartition, c.relreplident
+          FROM pg_catalog.pg_class c
+          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+         WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND {USER_SCHEMAS}) t
+ CROSS JOIN pg_catalog.pg_publication p
+  LEFT JOIN LATERAL (
+      SELECT l.oid
+        FROM (SELECT t.oid, 0 AS place
+               UNION ALL
+              SELECT above.oid, above.place
+                FROM pg_catalog.pg_partition_ancestors(t.oid) WITH ORDINALITY above (oid, place)
+               WHERE t.relispartition) l
+       WHERE EXISTS (SELECT FROM pg_catalog.pg_publication_rel x WHERE x.prpubid = p.oid AND x.prrelid = l.oid)
+          OR EXISTS (SELECT FROM pg_catalog.pg_publication_namespace x
+                       JOIN pg_catalog.pg_class c ON c.relnamespace = x.pnnspid
+                      WHERE x.pnpubid = p.oid AND c.oid = l.oid)
+       ORDER BY l.place DESC
+       LIMIT 1) top ON true
+  LEFT JOIN pg_catalog.pg_publication_rel r
+         ON r.prpubid = p.oid AND r.prrelid = CASE WHEN p.pubviaroot THEN coalesce(top.oid, t.oid) ELSE t.oid END
+  LEFT JOIN LATERAL (
+      SELECT c.relname::text AS name, x.indkey::int2[] AS columns
+        FROM pg_catalog.pg_index x
+        JOIN pg_catalog.pg_class c ON c.oid = x.indexrelid
+       WHERE x.indrelid = t.oid AND x.indisvalid AND x.indisunique AND x.indimmediate
+         AND CASE t.relreplident WHEN 'd' THEN x.indisprimary WHEN 'i' THEN x.indisreplident ELSE false END) i ON true
+ WHERE p.puballtables OR top.oid IS NOT NULL
 """
 
 # schema, name, tables below it, through any number of views

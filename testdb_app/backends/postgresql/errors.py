@@ -62,7 +62,13 @@ _TRANSIENT = {
 }
 # Unique keys and exclusion constraints are checked row by row, and RESTRICT at the end of each statement.
 _CONFLICTS = {"23505", "23P01", "23503", "23001"}
+_PUBLISHED = (
+    "If the table is in a publication, give it a primary key or ALTER TABLE … REPLICA IDENTITY FULL, or drop the publication in "
+    "the test database, or exclude the table"
+)
 _OTHERS: Mapping[str, tuple[type[ResetError], str]] = {
+    "55000": (ResetError, _PUBLISHED),
+    "42P10": (ResetError, _PUBLISHED),
     "42501": (MissingPrivilegeError, "Connect as the owner of the tables, or exclude the table"),
     "25006": (ReadOnlyError, "Connect to a server that accepts writes"),
     "55006": (

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from testdb_app.backends.base import OWN_SCHEMA, DatabaseIdentity, Mark, has_autocommit
 from testdb_app.backends.postgresql import catalog
 from testdb_app.backends.postgresql.connection import run_sql
+from testdb_app.backends.postgresql.quoting import quote
 from testdb_app.backends.postgresql.shapes import is_baseline_table
 from testdb_app.schema import (
     DerivedRelation,
@@ -20,6 +21,7 @@ from testdb_app.schema import (
     LeftOut,
     OnDelete,
     QualifiedName,
+    ReplicaIdentity,
     Rule,
     Schema,
     Sequence,
@@ -59,10 +61,11 @@ def read_schema(connection: BaseDatabaseWrapper) -> Schema:
         catalog.TRIGGERS,
         catalog.RULES,
         catalog.MATERIALIZED_VIEWS,
+        catalog.PUBLISHED,
     )
     results = run_sql(connection, _in_one_snapshot(connection, queries))
     rows = [result.rows for result in results if result.rows is not None]
-    token, path, table_rows, key_rows, sequence_rows, trigger_rows, rule_rows, view_rows = rows
+    token, path, table_rows, key_rows, sequence_rows, trigger_rows, rule_rows, view_rows, published_rows = rows
     names = {row[0]: QualifiedName(row[1], row[2]) for row in table_rows}
     kept = {row[0]: row for row in table_rows if _reason_to_leave_out(row) is None}
     return Schema(
@@ -70,7 +73,7 @@ def read_schema(connection: BaseDatabaseWrapper) -> Schema:
         token=token[0][0],
         search_path=tuple(path[0][0]),
         has_ddl_event_triggers=path[0][1],
-        tables=_tables(kept.values(), names, trigger_rows, rule_rows),
+        tables=_tables(kept.values(), names, trigger_rows, rule_rows, published_rows),
         foreign_keys=_foreign_keys(key_rows, names, kept),
         sequences=_sequences(sequence_rows, names),
         materialized_views=_materialized_views(view_rows, names),
@@ -108,7 +111,9 @@ def _tables(
     names: Mapping[int, QualifiedName],
     trigger_rows: Iterable[Rows[Any]],
     rule_rows: Iterable[Rows[Any]],
+    published_rows: Iterable[Rows[Any]],
 ) -> tuple[Table, ...]:
+    identities = parse_replica_identities(published_rows)
     triggers: dict[int, list[Trigger]] = {}
     for oid, name, kind, enabled in trigger_rows:
         events = tuple(event for bit, event in _TRIGGER_EVENTS if kind & bit)
@@ -130,10 +135,54 @@ def _tables(
             row_security_forced=forced,
             triggers=tuple(sorted(triggers.get(oid, ()))),
             rules=tuple(sorted(rules.get(oid, ()))),
+            replica_identity=identities.get(oid),
         )
         for oid, _, _, kind, persistence, is_partition, parents, extension, owner, owned, hides_rows, forced in rows
     ]
     return tuple(sorted(tables, key=lambda table: table.name))
+
+
+def parse_replica_identities(rows: Iterable[Rows[Any]]) -> dict[int, ReplicaIdentity]:
+    """Make of the rows of :data:`catalog.PUBLISHED` what the server refuses on each table, as CheckCmdReplicaIdentity() does."""
+    found: dict[int, ReplicaIdentity] = {}
+    for oid, publication, updates, deletes, generated, identity, index, *columns, may_truncate in rows:
+        events = frozenset(event for event, is_published in (("UPDATE", updates), ("DELETE", deletes)) if is_published)
+        if not (events and _is_refused(identity, index, generated, *columns)):
+            continue
+        before = found.get(oid)
+        clause = {"d": "DEFAULT", "n": "NOTHING", "i": f"USING INDEX {quote(index)}" if index else None}.get(identity)
+        # An index that was dropped leaves an identity that nothing puts back.
+        if _is_refused("f", None, generated, *columns) or (before is not None and before.clause is None):
+            clause = None
+        found[oid] = ReplicaIdentity(
+            publications=tuple(sorted({publication, *(before.publications if before is not None else ())})),
+            refused=events | (before.refused if before is not None else frozenset()),
+            clause=clause,
+            may_truncate=may_truncate,
+        )
+    return found
+
+
+def _is_refused(
+    identity: str,
+    index: str | None,
+    published_generated: str | None,
+    keys: Rows[str],
+    filtered: Rows[str],
+    listed: Rows[str] | None,
+    stored: Rows[str],
+    virtual: Rows[str],
+) -> bool:
+    """Whether the server refuses to delete from a table with that replica identity, and to update it, if that is published."""
+    # Before PostgreSQL 18 generated columns play no part.
+    lacks_stored = published_generated is not None and published_generated != "s"
+    if identity == "f":
+        return listed is not None or bool(stored and lacks_stored) or bool(virtual and published_generated is not None)
+    if index is None or not set(filtered) <= set(keys):
+        return True
+    if listed is None:
+        return lacks_stored and not set(keys).isdisjoint(stored)
+    return not set(keys) <= set(listed)
 
 
 def _foreign_keys(

@@ -181,18 +181,25 @@ def _writes(schema: Schema, steps: Many[Step], baseline: Baseline | None) -> Ite
         yield Statement(sql="SET CONSTRAINTS ALL DEFERRED")
         if any(not table.key for step in steps for name in step.names if (table := baseline.tables.get(name))):
             yield Statement(sql=NEEDS_EXACT_TEXT)
+    truncated = frozenset(name for step in steps if step.action is Action.TRUNCATE for name in step.names)
     for step in steps:
         if step.action is Action.DELETE:
             yield _delete(step)
         elif step.action is Action.RESTORE and baseline is not None:
-            yield from rewrite(step.names, baseline) if step.rewrites else (restore(step.names, baseline),)
+            if step.rewrites:
+                yield from rewrite(step.names, baseline, truncated=truncated)
+            else:
+                yield restore(step.names, baseline, truncated=truncated)
     # A key that was put back may have changed rows that refer to it, also restored ones: these are put back once more.
     restored = [step.names for step in steps if step.action is Action.RESTORE and not step.rewrites]
     if baseline is not None and any(
         key.on_update.changes_rows for names in restored for name in names for key in schema.referencing.get(name, ())
     ):
         for names in restored:
-            yield restore(names, baseline)
+            # One that the server refuses to update was not changed by a key.
+            accepting = [name for name in names if not schema.by_name[name].refused]
+            if accepting:
+                yield restore(accepting, baseline)
 
 
 def _target(schema: Schema, name: QualifiedName, baseline: Baseline | None) -> SequenceState:

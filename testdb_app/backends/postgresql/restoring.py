@@ -25,11 +25,18 @@ NEEDS_EXACT_TEXT = "SELECT pg_catalog.set_config('extra_float_digits', '1', true
 """Without it two numbers could have one text."""
 
 
-def restore(names: Many[QualifiedName], baseline: Baseline) -> Statement:
-    """Write the one statement that puts tables back to *baseline*: to no rows where it has none of them."""
+def restore(
+    names: Many[QualifiedName], baseline: Baseline, *, truncated: frozenset[QualifiedName] = frozenset()
+) -> Statement:
+    """Write the one statement that puts tables back to *baseline*: to no rows where it has none of them.
+
+    Into those *truncated* just before it only inserts: the server may refuse to delete from them, and to update them.
+    """
     kept = [baseline.tables.get(name) for name in names]
+    written = [number for number, name in enumerate(names) if name not in truncated]
     parts: list[str] = []
-    for number, (name, table) in enumerate(zip(names, kept, strict=True)):
+    for number in written:
+        name, table = names[number], kept[number]
         if table is None:
             parts.append(f"d{number} AS (DELETE FROM ONLY {quote(name)} RETURNING 1)")
         else:
@@ -37,8 +44,8 @@ def restore(names: Many[QualifiedName], baseline: Baseline) -> Statement:
             parts.append(
                 f"d{number} AS (DELETE FROM ONLY {quote(name)} WHERE ctid = {_found(number, 'old', 'new IS NULL')} RETURNING 1)"
             )
-    first = _after("d", range(len(names)))
-    updates = [number for number, table in enumerate(kept) if table is not None and table.key]
+    first = _after("d", written)
+    updates = [number for number in written if (table := kept[number]) is not None and table.key]
     for number in updates:
         table = kept[number]
         assert table is not None
@@ -46,13 +53,14 @@ def restore(names: Many[QualifiedName], baseline: Baseline) -> Statement:
             parts.append(f"u{number} AS ({update})")
         else:
             parts.append(f"u{number} AS (SELECT 1 WHERE false)")
-    then = " AND ".join([first, *([_after("u", updates)] if updates else [])])
+    then = [part for part in (first, _after("u", updates)) if part]
     for number, table in enumerate(kept):
         if table is not None:
-            where = f"ctid = {_found(number, 'new', 'old IS NULL')} AND {then}"
-            parts.append(f"n{number} AS ({_insert(table)} WHERE {where} RETURNING 1)")
+            missing = [f"ctid = {_found(number, 'new', 'old IS NULL')}"] if number in written else []
+            where = f" WHERE {' AND '.join([*missing, *then])}" if missing or then else ""
+            parts.append(f"n{number} AS ({_insert(table)}{where} RETURNING 1)")
     return Statement(
-        sql="WITH " + ",\n".join(parts) + "\nSELECT " + ", ".join(_counts(kept)),
+        sql="WITH " + ",\n".join(parts) + "\nSELECT " + ", ".join(_counts(kept, written)),
         changes=tuple(names),
     )
 
@@ -66,14 +74,18 @@ def count_changes(table: BaselineTable) -> str:
     )
 
 
-def rewrite(names: Many[QualifiedName], baseline: Baseline) -> Iterator[Statement]:
+def rewrite(
+    names: Many[QualifiedName], baseline: Baseline, *, truncated: frozenset[QualifiedName] = frozenset()
+) -> Iterator[Statement]:
     """Write two statements that delete all rows of the tables and insert the baseline's: what always works."""
-    deletes = ",\n".join(f"d{n} AS (DELETE FROM ONLY {quote(name)} RETURNING 1)" for n, name in enumerate(names))
-    yield Statement(
-        sql=f"WITH {deletes}\nSELECT "
-        + ", ".join(f"(SELECT pg_catalog.count(*) FROM d{n}), 0, 0" for n in range(len(names))),
-        changes=tuple(names),
-    )
+    deleted = [name for name in names if name not in truncated]
+    if deleted:
+        deletes = ",\n".join(f"d{n} AS (DELETE FROM ONLY {quote(name)} RETURNING 1)" for n, name in enumerate(deleted))
+        yield Statement(
+            sql=f"WITH {deletes}\nSELECT "
+            + ", ".join(f"(SELECT pg_catalog.count(*) FROM d{n}), 0, 0" for n in range(len(deleted))),
+            changes=tuple(deleted),
+        )
     kept = [baseline.tables[name] for name in names if name in baseline.tables]
     inserts = ",\n".join(f"n{n} AS ({_insert(table)} RETURNING 1)" for n, table in enumerate(kept))
     yield Statement(
@@ -137,8 +149,9 @@ def _after(kind: str, numbers: Many[int]) -> str:
     return " AND ".join(f"(SELECT pg_catalog.count(*) FROM {kind}{number}) >= 0" for number in numbers)
 
 
-def _counts(kept: Many[BaselineTable | None]) -> Iterator[str]:
+def _counts(kept: Many[BaselineTable | None], written: Many[int]) -> Iterator[str]:
     for number, table in enumerate(kept):
-        yield f"(SELECT pg_catalog.count(*) FROM d{number})"
-        yield f"(SELECT pg_catalog.count(*) FROM u{number})" if table is not None and table.key else "0"
+        deletes = number in written
+        yield f"(SELECT pg_catalog.count(*) FROM d{number})" if deletes else "0"
+        yield f"(SELECT pg_catalog.count(*) FROM u{number})" if deletes and table is not None and table.key else "0"
         yield f"(SELECT pg_catalog.count(*) FROM n{number})" if table is not None else "0"

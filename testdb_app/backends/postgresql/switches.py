@@ -5,7 +5,7 @@ Pure. Only the owner of a table may do that; for a role that is not, the plan lo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Many
 
 from testdb_app.backends.base import Action, Step
@@ -22,7 +22,9 @@ _ENABLE = {"origin": "ENABLE", "always": "ENABLE ALWAYS"}
 def needs_exclusive(table: Table, events: frozenset[str]) -> bool:
     """Whether switching for *events* takes a lock that readers wait for, too."""
     return table.owned and (
-        table.hides_rows or any(_fires(rule.enabled) for rule in table.rules if rule.event in events)
+        table.hides_rows
+        or _needs_identity(table, events)
+        or any(_fires(rule.enabled) for rule in table.rules if rule.event in events)
     )
 
 
@@ -31,6 +33,12 @@ def events_of(step: Step) -> frozenset[str]:
     if step.action is Action.RESTORE:
         return frozenset({"DELETE", "UPDATE", "INSERT"})
     return frozenset({step.action.value.upper()})
+
+
+def _needs_identity(table: Table, events: Iterable[str]) -> bool:
+    """Whether the server refuses these events as long as the table has no other replica identity."""
+    identity = table.replica_identity
+    return identity is not None and identity.clause is not None and not identity.refused.isdisjoint(events)
 
 
 def _fires(enabled: str) -> bool:
@@ -76,6 +84,8 @@ def _switches_of(table: Table, events: set[str]) -> Iterator[tuple[str, str]]:
     for rule in table.rules:
         if rule.event in events and _fires(rule.enabled):
             yield f"DISABLE RULE {quote(rule.name)}", f"{_ENABLE[rule.enabled]} RULE {quote(rule.name)}"
+    if table.replica_identity is not None and _needs_identity(table, events):
+        yield "REPLICA IDENTITY FULL", f"REPLICA IDENTITY {table.replica_identity.clause}"
 
 
 def _partitioned_above(schema: Schema, names: Many[QualifiedName]) -> list[QualifiedName]:
