@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from django.db import DEFAULT_DB_ALIAS, connections
 
 from testdb_app import guard
 from testdb_app.backends import get_backend
 from testdb_app.known_map import check_shape, read_map
-from testdb_app.looking import observe
-from testdb_app.options import check_options
+from testdb_app.looking import CAPTURING, explained, observe
+from testdb_app.options import ResetOptions, check_options
 from testdb_app.states import BASELINE, Baseline
 from testdb_app.transaction_state import check_no_transaction
+
+if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper
 
 logger = logging.getLogger("testdb_app")
 
@@ -52,15 +56,20 @@ def capture_baseline(
         lock_timeout=lock_timeout,
     )
     connection = connections[using]
-    backend = get_backend(connection)
     check_no_transaction(connection, "capture a baseline")
+    with explained(connection, CAPTURING):
+        return _capture(connection, options, replace=replace, state=state)
+
+
+def _capture(connection: BaseDatabaseWrapper, options: ResetOptions, *, replace: bool, state: str) -> Baseline:
+    backend = get_backend(connection)
     observation = observe(connection, lock_timeout=options.lock_timeout)
     guard.check_may_reset(observation.identity, allow=options.allow_database)
     known = read_map(connection, options)
     present = None if replace else backend.read_baseline(connection, state)
     if present is not None:
         check_shape(connection, known.schema, present)
-        logger.info("%s: the baseline captured %s is kept", using, present.captured_at)
+        logger.info("%s: the baseline captured %s is kept", connection.alias, present.captured_at)
         return present
     scope = known.scope
     tables = frozenset(name for name in observation.sizes if name in scope.tables)
@@ -84,5 +93,6 @@ def drop_baseline(using: str = DEFAULT_DB_ALIAS, *, allow_database: str | Iterab
     connection = connections[using]
     backend = get_backend(connection)
     names = (allow_database,) if isinstance(allow_database, str) else tuple(allow_database)
-    guard.check_may_reset(backend.identify(connection), allow=names)
-    backend.drop_baseline(connection)
+    with explained(connection, "Dropping the baseline of"):
+        guard.check_may_reset(backend.identify(connection), allow=names)
+        backend.drop_baseline(connection)

@@ -36,8 +36,21 @@ def to_document(baseline: Baseline) -> dict[str, Any]:
     }
 
 
-def from_document(document: Mapping[str, Any]) -> Baseline:
-    """Return the baseline of a document. Raises :class:`BaselineError` for one of another version."""
+def from_document(document: Mapping[str, Any], *, where: str = "this database") -> Baseline:
+    """Return the baseline of a document. Raises :class:`BaselineError` for one of another version, or a damaged one.
+
+    *where* names the database for the message.
+    """
+    try:
+        return _parse(document)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise BaselineError(
+            f"The document of the baseline in {where} is damaged ({type(error).__name__}: {error}). Nothing was changed. "
+            "Capture it again: resetdb --recapture, or capture_baseline(replace=True)."
+        ) from error
+
+
+def _parse(document: Mapping[str, Any]) -> Baseline:
     if document.get("version") != _VERSION:
         raise BaselineError(
             f"The baseline in this database was captured by another version of testdb_app (format {document.get('version')}, "

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from django.db import DatabaseError, InterfaceError
+from django.db import DatabaseError, Error, InterfaceError
 
 from testdb_app.backends import get_backend
 from testdb_app.backends.base import Observation, has_autocommit
-from testdb_app.exceptions import ConnectionLostError
 from testdb_app.states import Baseline
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
+
+READING, RESETTING, CAPTURING = "Reading the state of", "The reset of", "Capturing the baseline of"
+"""How the messages begin of what was being done."""
 
 logger = logging.getLogger("testdb_app")
 
@@ -32,7 +36,7 @@ def observe(connection: BaseDatabaseWrapper, *, lock_timeout: float, baseline: B
         if not has_autocommit(connection):
             raise
         if connection.connection is None:
-            raise _cannot_connect(connection, error) from error
+            raise backend.explain(connection, error, doing=READING) from error
         if not was_open or connection.is_usable():
             raise
         logger.info("Connection %s was lost (%s); connecting again", connection.alias, error)
@@ -40,12 +44,13 @@ def observe(connection: BaseDatabaseWrapper, *, lock_timeout: float, baseline: B
     try:
         return backend.observe(connection, lock_timeout=lock_timeout, baseline=baseline)
     except (DatabaseError, InterfaceError) as error:
-        raise _cannot_connect(connection, error) from error
+        raise backend.explain(connection, error, doing=READING) from error
 
 
-def _cannot_connect(connection: BaseDatabaseWrapper, error: Exception) -> ConnectionLostError:
-    name, why = connection.settings_dict["NAME"], " ".join(str(error).split())
-    return ConnectionLostError(
-        f'Cannot connect to database "{name}" (alias "{connection.alias}"): {why}. Nothing was changed. '
-        "Check that the server runs."
-    )
+@contextmanager
+def explained(connection: BaseDatabaseWrapper, doing: str) -> Iterator[None]:
+    """Have the package's errors leave the block in place of the database's; *doing* begins the message."""
+    try:
+        yield
+    except Error as error:
+        raise get_backend(connection).explain(connection, error, doing=doing) from error

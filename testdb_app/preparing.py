@@ -17,6 +17,7 @@ from testdb_app.backends import get_backend
 from testdb_app.baseline import capture_baseline, drop_baseline
 from testdb_app.exceptions import BaselineError, ConfigurationError, ResetError, UnsupportedError
 from testdb_app.known_map import refuse_changes, require_baseline
+from testdb_app.looking import READING, explained
 from testdb_app.resetter import Resetter
 from testdb_app.states import BASELINE, compare_shapes
 
@@ -84,11 +85,21 @@ def restart_sequences(using: str) -> None:
     """
     key = (using, _name(using))
     connection = connections[using]
-    if key not in _restarts:
-        _restarts[key] = _write_restarts(connection)
-    if _restarts[key]:
-        with transaction.atomic(using=using), connection.cursor() as cursor:
-            for statement in _restarts[key]:
+    with explained(connection, "Restarting the sequences of"):
+        if key not in _restarts:
+            _restarts[key] = _write_restarts(connection)
+        try:
+            _execute(connection, _restarts[key])
+        except DatabaseError:
+            # A test has dropped one of them.
+            _restarts[key] = _write_restarts(connection)
+            _execute(connection, _restarts[key])
+
+
+def _execute(connection: BaseDatabaseWrapper, statements: tuple[str, ...]) -> None:
+    if statements:
+        with transaction.atomic(using=connection.alias), connection.cursor() as cursor:
+            for statement in statements:
                 cursor.execute(statement)
 
 
@@ -109,9 +120,9 @@ def _write_restarts(connection: BaseDatabaseWrapper) -> tuple[str, ...]:
 def lacks_rows(using: str) -> bool:
     """Whether rows of the baseline are missing or changed. Costs a comparison with the copies."""
     connection = connections[using]
-    backend = get_backend(connection)
-    baseline = require_baseline(connection, BASELINE)
-    changes = backend.count_changes(connection, baseline, sorted(baseline.tables)).values()
+    with explained(connection, READING):
+        baseline = require_baseline(connection, BASELINE)
+        changes = get_backend(connection).count_changes(connection, baseline, sorted(baseline.tables)).values()
     return any(change.updated or change.inserted for change in changes)
 
 
@@ -124,6 +135,11 @@ def refit_baseline(using: str) -> None:
     guard's :class:`UnsafeDatabaseError`.
     """
     connection = connections[using]
+    with explained(connection, "Fitting the baseline to the schema of"):
+        _refit(connection)
+
+
+def _refit(connection: BaseDatabaseWrapper) -> None:
     backend = get_backend(connection)
     guard.check_may_reset(backend.identify(connection))
     schema = backend.read_schema(connection)
@@ -133,7 +149,9 @@ def refit_baseline(using: str) -> None:
     before, after = ({name: each[name] for name in kept if name in each} for each in (baseline.shape, shape))
     refuse_changes(connection, baseline, list(compare_shapes(before, after)))
     logger.info(
-        "%s: the baseline is for another schema now: %s", using, "; ".join(compare_shapes(baseline.shape, shape))
+        "%s: the baseline is for another schema now: %s",
+        connection.alias,
+        "; ".join(compare_shapes(baseline.shape, shape)),
     )
     sequences = {name: state for name, state in baseline.sequences.items() if name in schema.sequences_by_name}
     backend.rewrite_baseline(connection, replace(baseline, shape=shape, sequences=sequences))

@@ -21,7 +21,7 @@ from testdb_app.exceptions import (
 )
 from testdb_app.known_map import KnownMap, read_map
 from testdb_app.labels import index_models
-from testdb_app.looking import observe
+from testdb_app.looking import READING, RESETTING, explained, observe
 from testdb_app.options import check_options
 from testdb_app.plan import ResetPlan
 from testdb_app.references import check_references
@@ -101,7 +101,8 @@ class Resetter:
 
     def identify(self) -> DatabaseIdentity:
         """Ask the live connection where it leads. Does not ask the guard."""
-        return self.backend.identify(self.connection)
+        with explained(self.connection, READING):
+            return self.backend.identify(self.connection)
 
     def check_may_reset(self) -> str:
         """Ask the guard about the live connection; return the rule that permits, or raise."""
@@ -117,6 +118,10 @@ class Resetter:
         Raises what :meth:`reset` would raise for a plan that cannot be made.
         """
         check_transaction_state(self.connection, within_transaction=self.within_transaction)
+        with explained(self.connection, READING):
+            return self._preview()
+
+    def _preview(self) -> ResetPreview:
         observation, known = self._look()
         changes = self._count_changes(known)
         plan = self._plan(observation, known, self.options.strategy, differing=frozenset(changes))
@@ -142,7 +147,7 @@ class Resetter:
         started = time.perf_counter()
         check_transaction_state(self.connection, within_transaction=self.within_transaction)
         report, attempts = run_with_retries(
-            self._attempt,
+            self._try,
             name=self.using,
             strategy=self.options.strategy,
             lock_timeout=self.options.lock_timeout,
@@ -152,6 +157,10 @@ class Resetter:
         logger.debug("%s", report)
         announce(type(self), report)
         return report
+
+    def _try(self, strategy: str, rewrites: bool) -> ResetReport:
+        with explained(self.connection, RESETTING):
+            return self._attempt(strategy, rewrites)
 
     def _attempt(self, strategy: str, rewrites: bool) -> ResetReport:
         # Several attempts share the time-out: an attempt that gives its locks back lets others go on.

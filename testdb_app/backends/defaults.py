@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from testdb_app.backends.base import TransactionStatus
-from testdb_app.exceptions import Blocker, UnsupportedError
+from testdb_app.exceptions import Blocker, ConnectionLostError, ResetError, TestDBError, UnsupportedError
 from testdb_app.schema import Schema
 
 if TYPE_CHECKING:
+    from django.db import Error
     from django.db.backends.base.base import BaseDatabaseWrapper
 
 
@@ -72,6 +73,20 @@ def refuse_limits(
 
 def lift_no_limits(connection: BaseDatabaseWrapper, earlier: Mapping[str, str]) -> None:
     """Do nothing: the ``lift()`` of a vendor that has no limits."""
+
+
+def explain(connection: BaseDatabaseWrapper, error: Error, *, doing: str) -> TestDBError:
+    """Return an error that says what the database said: the ``explain()`` of a vendor whose errors nobody tells apart."""
+    name, why = connection.settings_dict["NAME"], " ".join(str(error).split())
+    if connection.connection is None:
+        return ConnectionLostError(
+            f'Cannot connect to database "{name}" (alias "{connection.alias}"): {why}. Nothing was changed. '
+            "Check that the server runs."
+        )
+    return ResetError(
+        f'{doing} database "{name}" (alias "{connection.alias}") failed: {why}. Nothing was changed, as far as the database '
+        "takes back what has failed. Correct what the message names."
+    )
 
 
 def nobody_blocks(connection: BaseDatabaseWrapper, pid: object, sql: str, error: BaseException) -> list[Blocker]:

@@ -21,11 +21,12 @@ from testdb_app.backends.base import (
 )
 from testdb_app.backends.data_protocols import DataBackend
 from testdb_app.details import TableDetails
-from testdb_app.exceptions import Blocker
+from testdb_app.exceptions import Blocker, TestDBError
 from testdb_app.schema import ForeignKey, QualifiedName, Schema
 from testdb_app.states import BASELINE, Baseline, RowChanges
 
 if TYPE_CHECKING:
+    from django.db import Error
     from django.db.backends.base.base import BaseDatabaseWrapper
 
 
@@ -193,6 +194,13 @@ class Backend(Protocol):
 
     def classify(self, error: BaseException) -> Failure:
         """Return why the database raised Django's *error*."""
+        ...
+
+    def explain(self, connection: BaseDatabaseWrapper, error: Error, *, doing: str) -> TestDBError:
+        """Return the package's error for Django's *error*, which a statement of ours met; *doing* begins its message.
+
+        Nothing was changed, and nothing is open.
+        """
         ...
 
     def find_blockers(

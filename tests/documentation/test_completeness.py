@@ -145,7 +145,9 @@ def test_the_page_of_the_commands_tells_every_key_of_the_map_as_json(db: None) -
 def test_the_page_on_baselines_tells_every_function_parameter_and_target() -> None:
     text = read("baseline.md")
     functions = [
-        value for _, value in inspect.getmembers(baseline, inspect.isfunction) if value.__module__ == baseline.__name__
+        value
+        for name, value in inspect.getmembers(baseline, inspect.isfunction)
+        if value.__module__ == baseline.__name__ and not name.startswith("_")
     ]
     for function in functions:
         (call,) = re.findall(rf"`{function.__name__}\((using=[^`]*)\)`", text)

@@ -10,6 +10,7 @@ from testdb_app.backends.defaults import (
     begin_with_savepoint,
     check_deferred,
     close_session,
+    explain,
     lift_no_limits,
     look_for_commits_nowhere,
     nobody_blocks,
@@ -62,6 +63,7 @@ class GenericBackend:
     undo = staticmethod(undo_to_savepoint)
     limit = staticmethod(refuse_limits)
     lift = staticmethod(lift_no_limits)
+    explain = staticmethod(explain)
     find_blockers = staticmethod(nobody_blocks)
     check_deferred = staticmethod(check_deferred)
     look_for_commits = staticmethod(look_for_commits_nowhere)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from django.db import DatabaseError, InterfaceError
+from django.db import DatabaseError, Error, InterfaceError
 
 from testdb_app.backends.base import (
     DatabaseIdentity,
@@ -22,15 +22,15 @@ from testdb_app.backends.postgresql.commits import look_for_commits
 from testdb_app.backends.postgresql.connection import rolled_back_on_error, run_sql, transaction_status
 from testdb_app.backends.postgresql.data import PostgreSQLData
 from testdb_app.backends.postgresql.details import read_details
-from testdb_app.backends.postgresql.errors import explain
+from testdb_app.backends.postgresql.errors import ABOUT_OBJECTS, explain, sqlstate, translate
 from testdb_app.backends.postgresql.introspection import parse_identity, read_schema
 from testdb_app.backends.postgresql.looks import parse_conditions
 from testdb_app.backends.postgresql.queries import count_referring, execute, read_rows, rows_of, scalars
 from testdb_app.backends.postgresql.quoting import quote
-from testdb_app.backends.postgresql.sequences import read_all_states, sequence_states
-from testdb_app.backends.postgresql.shapes import parse_shape, shape_queries
+from testdb_app.backends.postgresql.sequences import Read, read_all_states, sequence_states
+from testdb_app.backends.postgresql.shapes import parse_shape, shape_queries, unreadable
 from testdb_app.backends.postgresql.watch import PostgreSQLWatch
-from testdb_app.exceptions import RowsRemainError
+from testdb_app.exceptions import ResetError, RowsRemainError
 from testdb_app.schema import ForeignKey, QualifiedName, Schema
 from testdb_app.states import BASELINE, Baseline, RowChanges, describe_tables, migration_tables
 
@@ -73,19 +73,19 @@ class PostgreSQLBackend:
         read = partial(read_rows, connection, lock_timeout=lock_timeout)
         connection.ensure_connection()
         queries = sequence_states(connection)
-        shapes = shape_queries(baseline.tables, baseline.migrations) if baseline is not None else []
-        conditions, sessions, identity, token, size_rows, *others = read(
-            (signals.CONDITIONS, signals.OTHERS, catalog.IDENTITY, catalog.TOKEN, catalog.SIZES, *queries, *shapes)
+        state = (signals.CONDITIONS, signals.OTHERS, catalog.IDENTITY, catalog.TOKEN, catalog.SIZES, *queries)
+        (conditions, sessions, identity, token, size_rows, *others), shape = _read_with_shape(
+            read, state, baseline.tables if baseline else (), baseline.migrations if baseline else ()
         )
         missing = {QualifiedName(schema, name): lacks for schema, name, _, lacks in size_rows if lacks}
-        states, unreadable = read_all_states(read, others[: len(queries)])
+        states, forbidden = read_all_states(read, others)
         return Observation(
             identity=parse_identity(connection, identity[0]),
             token=token[0][0],
             sizes={QualifiedName(schema, name): size for schema, name, size, _ in size_rows},
             states=states,
-            missing=missing | dict.fromkeys(unreadable, "SELECT"),
-            shape=parse_shape(others[len(queries) :]),
+            missing=missing | dict.fromkeys(forbidden, "SELECT"),
+            shape=shape,
             conditions=parse_conditions(conditions[0], sessions),
         )
 
@@ -137,6 +137,10 @@ class PostgreSQLBackend:
     lift = staticmethod(limits.lift)
     classify = staticmethod(limits.classify)
     find_blockers = staticmethod(find_blockers)
+
+    def explain(self, connection: BaseDatabaseWrapper, error: Error, *, doing: str) -> ResetError:
+        """Return the package's error; see :func:`testdb_app.backends.postgresql.errors.translate`."""
+        return translate(connection, error, None, doing=doing)
 
     def check_deferred(self, connection: BaseDatabaseWrapper) -> None:
         """Check what is deferred at once. One round trip."""
@@ -203,10 +207,9 @@ class PostgreSQLBackend:
         self, connection: BaseDatabaseWrapper, schema: Schema, tables: Iterable[QualifiedName]
     ) -> dict[str, str]:
         """Describe the tables, and the columns and keys of those with copies. One round trip."""
-        queries = shape_queries(tables, migration_tables(schema))
         # It leaves no setting behind, also in the caller's transaction.
-        rows = read_rows(connection, queries, lock_timeout=_READING_TIMEOUT) if queries else []
-        return describe_tables(schema) | parse_shape(rows)
+        read = partial(read_rows, connection, lock_timeout=_READING_TIMEOUT)
+        return describe_tables(schema) | _read_with_shape(read, (), tables, migration_tables(schema))[1]
 
     def write_baseline(
         self,
@@ -237,6 +240,33 @@ class PostgreSQLBackend:
     def drop_baseline(self, connection: BaseDatabaseWrapper) -> None:
         """Drop the document and the copies."""
         baseline_tables.drop_baseline(connection)
+
+
+def _read_with_shape(
+    read: Read, queries: Sequence[str], tables: Iterable[QualifiedName], migrations: Iterable[QualifiedName]
+) -> tuple[list[list[tuple[Any, ...]]], dict[str, str]]:
+    """Run *queries*, and read what a baseline depends on. One round trip, or some more where a list of migrations is gone.
+
+    The other queries read the catalog alone. That list is a table of the user's, which a test may have dropped, renamed,
+    taken columns from or revoked: so it may fail, and what it fails by stands in the shape.
+    """
+    tables, migrations = list(tables), list(migrations)
+    try:
+        rows = read((*queries, *shape_queries(tables, migrations)))
+        return rows[: len(queries)], parse_shape(rows[len(queries) :])
+    except DatabaseError as error:
+        if not migrations or sqlstate(error)[:2] not in ABOUT_OBJECTS:
+            raise
+    rows = read((*queries, *shape_queries(tables, ())))
+    shape = parse_shape(rows[len(queries) :])
+    for name in migrations:
+        try:
+            shape |= parse_shape(read(shape_queries((), [name])))
+        except DatabaseError as error:
+            if sqlstate(error)[:2] not in ABOUT_OBJECTS:
+                raise
+            shape |= unreadable(name, error)
+    return rows[: len(queries)], shape
 
 
 BACKEND = PostgreSQLBackend()

@@ -18,7 +18,7 @@ from django.db import DatabaseError, InterfaceError
 
 from testdb_app.backends.base import OWN_SCHEMA, has_autocommit
 from testdb_app.backends.postgresql.connection import rolled_back_on_error, run_sql
-from testdb_app.backends.postgresql.errors import translate
+from testdb_app.backends.postgresql.errors import describe_database, translate
 from testdb_app.backends.postgresql.operations import DROP_SCHEMA, SHARED, set_sequence
 from testdb_app.backends.postgresql.queries import chunks, rows_of, scalars
 from testdb_app.backends.postgresql.quoting import milliseconds, quote, quote_literal
@@ -61,7 +61,7 @@ def read_baseline(connection: BaseDatabaseWrapper, state: str) -> Baseline | Non
             missing={OWN_SCHEMA: "USAGE, SELECT"},
         )
     rows = rows_of(run_sql(connection, f"SELECT document::text FROM {quote(_document(state))}")[0])
-    return from_document(json.loads(rows[0][0])) if rows else None
+    return from_document(json.loads(rows[0][0]), where=describe_database(connection)) if rows else None
 
 
 def write_baseline(

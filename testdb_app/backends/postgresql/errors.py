@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from django.db import DatabaseError, InterfaceError, OperationalError
+from django.db import DatabaseError, Error, InterfaceError, OperationalError
 
-from testdb_app.backends.base import Script, has_autocommit
+from testdb_app.backends.base import OWN_SCHEMA, Script, has_autocommit
 from testdb_app.backends.postgresql.connection import run_sql
 from testdb_app.backends.postgresql.operations import EXCLUSIVE
 from testdb_app.exceptions import (
+    BaselineError,
     Blocker,
     ConcurrencyError,
     ConnectionLostError,
@@ -23,6 +25,7 @@ from testdb_app.exceptions import (
     TransactionStateError,
 )
 from testdb_app.schema import QualifiedName
+from testdb_app.states import KEPT_STATES
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -75,8 +78,39 @@ _OTHERS: Mapping[str, tuple[type[ResetError], str]] = {
         TransactionStateError,
         "Close the cursor, or end the transaction that wrote to the table, or use the strategy delete",
     ),
-    "57014": (ResetError, "Raise statement_timeout for this role, or reset in parts"),
+    "57014": (
+        ResetError,
+        "Raise statement_timeout for tests (ALTER ROLE … IN DATABASE … SET, or OPTIONS of the alias), or reset in parts",
+    ),
+    "53100": (ResetError, "Make room on the server's disk, then reset again"),
+    "53400": (ResetError, "Raise the limit that the message names, for the role of the tests"),
+    "42P07": (
+        BaselineError,
+        "It is left of a baseline whose document is gone: DROP SCHEMA testdb CASCADE, then capture again",
+    ),
+    "42704": (ResetError, "Create what the message names again, or use a database that has it"),
+    "42883": (ResetError, "Create what the message names again, or drop what uses it"),
+    "P0001": (
+        ResetError,
+        "A check, a generated column, an index or an event trigger of the database raised this. Correct its function",
+    ),
 }
+# The classes of SQLSTATE, where the code itself is not listed.
+_CLASSES: Mapping[str, str] = {
+    "22": "A value does not fit what the database's own code or types expect: correct that code, or exclude the table",
+    "23": "A constraint refuses the state to go to: correct it, or exclude its table",
+    "53": "Give the server more of what the message names, then reset again",
+    "54": "Reset in parts: name app labels or schemas",
+    "58": "See the server's log: its files cannot be read or written",
+    "XX": "See the server's log: its files or catalogs may be damaged. Make the test database anew",
+}
+_ANY_CLASS = "Undo what was done to the object that the message names, or make the test database anew"
+_GONE = {"42P01", "3F000", "42703", "42501", "42809"}
+# What a copy causes that was dropped, altered, made a view, or given to another role.
+_DAMAGED = (
+    "The baseline is damaged: what the app keeps in its schema was dropped, altered or given to another role. Put that back, or "
+    "capture it again: resetdb --recapture, or capture_baseline(replace=True)"
+)
 
 
 RESET = "The reset of"
@@ -86,6 +120,10 @@ _INTERNAL_ERROR = "XX000"
 
 LOCK_NOT_AVAILABLE = "55P03"
 """The SQLSTATE of a lock that was not granted in time."""
+
+
+ABOUT_OBJECTS = frozenset({"0A", "22", "3F", "42"})
+"""The classes of SQLSTATE that tell of what a statement names: it is gone, of another kind, or not for this role."""
 
 
 def sqlstate(error: BaseException) -> str:
@@ -104,7 +142,7 @@ def is_connection_lost(connection: BaseDatabaseWrapper, error: BaseException) ->
 
 def translate(
     connection: BaseDatabaseWrapper,
-    error: DatabaseError | InterfaceError,
+    error: Error,
     locks: Mapping[QualifiedName, str] | None,
     *,
     doing: str = RESET,
@@ -114,20 +152,18 @@ def translate(
 
     Everything is rolled back. *restores* tells that rows were being put back one by one, which may conflict.
     """
-    where = _where(connection)
+    where = describe_database(connection)
     why = _first_line(error)
     if is_connection_lost(connection, error):
-        return ConnectionLostError(
-            f"The connection to {where} was lost: {why}. The server has undone what was not committed. "
-            "Check that the server runs, then reset again."
-        )
+        return _connection_lost(connection, error)
     state = sqlstate(error)
     if state == LOCK_NOT_AVAILABLE:
         return _lock_timeout(connection, where, locks)
-    if state == "53200":
+    if state == "53200" and _is_of_locks(error):
+        what = "what it reads" if locks is None else f"the {len(locks)} tables and sequences to reset"
         return TooManyLocksError(
-            f"One transaction cannot lock the {len(locks or ())} tables and sequences to reset in {where}, with their indexes: "
-            "the server's lock table is full. Nothing was changed. Raise max_locks_per_transaction (a restart is "
+            f"One transaction cannot lock {what} in {where}, with their indexes: the "
+            " server's lock table is full. Nothing was changed. Raise max_locks_per_transaction (a restart is "
             "needed), or reset in parts: name app labels or schemas.",
             tables=len(locks or ()),
         )
@@ -136,16 +172,45 @@ def translate(
             f"Rows of the baseline could not be put back in {where}: {why}. Nothing was changed. If it is the "
             "same again, the baseline itself breaks that constraint: correct its rows, and capture it again."
         )
-    if state in _TRANSIENT:
+    if state in _TRANSIENT and not _names_a_copy(error):
         return ConcurrencyError(
             f"{doing} {where} was ended by {_TRANSIENT[state]}: {why}. Nothing was changed. "
             "Stop the other sessions that write to it, or reset again.",
             attempts=1,
         )
-    kind, remedy = _OTHERS.get(state, (ResetError, "See the chained error"))
-    if state == "42501" and doing != RESET:
-        remedy = "Grant CREATE on the database, or connect as its owner"
+    kind, remedy = _OTHERS.get(state, (ResetError, _CLASSES.get(state[:2], _ANY_CLASS)))
+    if state in _GONE and _names_a_copy(error):
+        kind, remedy = BaselineError, _DAMAGED
+    elif state == "42501" and doing != RESET:
+        remedy = "Connect as the owner of the tables, who needs CREATE on the database to capture a baseline"
     return kind(f"{doing} {where} failed: {why}. Nothing was changed. {remedy}.")
+
+
+def _connection_lost(connection: BaseDatabaseWrapper, error: BaseException) -> ConnectionLostError:
+    if connection.connection is not None:
+        return ConnectionLostError(
+            f"The connection to {describe_database(connection)} was lost: {_first_line(error)}. The server has undone what was "
+            "not committed. Check that the server runs, and the time-outs of sessions that are set for the role and the "
+            "database, then reset again."
+        )
+    return ConnectionLostError(
+        f"Cannot connect to {describe_database(connection)}: {' '.join(str(error).split())}. Nothing was changed. Check that the "
+        "server runs, that the database exists and accepts connections, that the role may log in, and that it has a "
+        "connection free (max_connections, and CONNECTION LIMIT of the role and the database)."
+    )
+
+
+def _names_a_copy(error: BaseException) -> bool:
+    # As the server names relations, in whatever language.
+    return (
+        re.search(rf"\b{OWN_SCHEMA}\.|\b{OWN_SCHEMA}$|\b({'|'.join(KEPT_STATES)})(_[0-9]+)?$", _first_line(error))
+        is not None
+    )
+
+
+def _is_of_locks(error: BaseException) -> bool:
+    hint = getattr(getattr(error.__cause__, "diag", None), "message_hint", None) or ""
+    return "max_locks_per_transaction" in hint or "max_pred_locks" in hint
 
 
 def explain(connection: BaseDatabaseWrapper, error: DatabaseError | InterfaceError, script: Script) -> ResetError:
@@ -155,8 +220,8 @@ def explain(connection: BaseDatabaseWrapper, error: DatabaseError | InterfaceErr
         # keeps that plan when the rule is switched off. A new session has none.
         connection.close()
         return ConcurrencyError(
-            f"The reset of {_where(connection)} was ended by a plan that the session has kept: {_first_line(error)}. Nothing "
-            "was changed, and the connection was closed. Reset again.",
+            f"The reset of {describe_database(connection)} was ended by a plan that the session has kept: {_first_line(error)}. "
+            "Nothing was changed, and the connection was closed. Reset again.",
             attempts=1,
         )
     restores = any(statement.changes for statement in script.body)
@@ -166,7 +231,8 @@ def explain(connection: BaseDatabaseWrapper, error: DatabaseError | InterfaceErr
     return failure
 
 
-def _where(connection: BaseDatabaseWrapper) -> str:
+def describe_database(connection: BaseDatabaseWrapper) -> str:
+    """Return what messages call the database."""
     return f'database "{connection.settings_dict["NAME"]}" (alias "{connection.alias}")'
 
 

@@ -15,6 +15,7 @@ from testdb_app.backends.postgresql import catalog
 from testdb_app.backends.postgresql.connection import run_sql
 from testdb_app.backends.postgresql.quoting import quote
 from testdb_app.backends.postgresql.shapes import is_baseline_table
+from testdb_app.exceptions import UnsupportedError
 from testdb_app.schema import (
     DerivedRelation,
     ForeignKey,
@@ -265,6 +266,12 @@ def parse_identity(connection: BaseDatabaseWrapper, row: Rows[Any]) -> DatabaseI
     """Make the identity from the one row of :data:`catalog.IDENTITY`."""
     name, oid, system_identifier, server_started, user, address, port, *rest = row
     is_standby, is_read_only, isolation, protected, marked_for = rest
+    if not isinstance(name, str):
+        # The driver returns bytes then.
+        raise UnsupportedError(
+            f'The session of the connection "{connection.alias}" has client_encoding SQL_ASCII, with which names cannot be read. '
+            "Django sets UTF8: close the connection, or leave out the statement that has changed it."
+        )
     host = str(connection.settings_dict.get("HOST") or "")
     marks = {mark for mark, holds in ((Mark.PROTECTED, protected), (Mark.TEST, marked_for == name)) if holds}
     return DatabaseIdentity(

@@ -79,6 +79,16 @@ def shape_queries(tables: Iterable[QualifiedName], migrations: Iterable[Qualifie
     return [PLAIN_SPELLING, *queries] if queries else []
 
 
+def unreadable(name: QualifiedName, error: BaseException) -> dict[str, str]:
+    """Return what stands in the shape for a list of migrations that cannot be read, now or any more."""
+    why = str(error).strip().split("\n")[0]
+    return {_migrations_in(name): f"cannot be read: {why}"}
+
+
+def _migrations_in(name: QualifiedName) -> str:
+    return f"the list of migrations in {name}"
+
+
 def parse_shape(results: Iterable[Iterable[Many[Any]]]) -> dict[str, str]:
     """Make of the rows of :func:`shape_queries` what a baseline depends on."""
     shape: dict[str, str] = {}
@@ -92,7 +102,7 @@ def parse_shape(results: Iterable[Iterable[Many[Any]]]) -> dict[str, str]:
                 key = f"\nkey ({', '.join(rest[-1])})" if rest[-1] else ""
                 shape[f"table {QualifiedName(schema, name)}"] = f"{text or ''}{key}"
             else:
-                shape[f"the list of migrations in {QualifiedName(schema, name)}"] = text or ""
+                shape[_migrations_in(QualifiedName(schema, name))] = text or ""
     return shape
 
 

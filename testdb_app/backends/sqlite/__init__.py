@@ -21,8 +21,11 @@ from testdb_app.backends.defaults import (
 )
 from testdb_app.backends.sqlite import baseline, details, execution, identity, introspection, limits, operations
 from testdb_app.backends.sqlite.data import SQLiteData
+from testdb_app.backends.sqlite.errors import translate
+from testdb_app.exceptions import TestDBError
 
 if TYPE_CHECKING:
+    from django.db import Error
     from django.db.backends.base.base import BaseDatabaseWrapper
 
     from testdb_app.backends.protocols import Backend
@@ -58,6 +61,11 @@ class SQLiteBackend:
     lift = staticmethod(limits.lift)
     classify = staticmethod(limits.classify)
     find_blockers = staticmethod(nobody_blocks)
+
+    def explain(self, connection: BaseDatabaseWrapper, error: Error, *, doing: str) -> TestDBError:
+        """Return the package's error; see :func:`testdb_app.backends.sqlite.errors.translate`."""
+        return translate(error, connection, doing)
+
     check_deferred = staticmethod(check_deferred)
     drop_stale_session = staticmethod(without_kept_sessions)
     drop_baseline = staticmethod(baseline.drop_baseline)

@@ -54,7 +54,9 @@ def read_baseline(connection: BaseDatabaseWrapper, state: str = BASELINE) -> Bas
         if own not in present:
             return None
         rows = fetch(connection, cursor, f"SELECT document FROM {quote_qualified(own)}")
-    baseline = from_document(json.loads(rows[0][0])) if rows else None
+    baseline = (
+        from_document(json.loads(rows[0][0]), where=f'database "{connection.settings_dict["NAME"]}"') if rows else None
+    )
     missing = sorted({table.copy for table in baseline.tables.values()} - present) if baseline is not None else []
     if missing or baseline is None:
         raise BaselineError(
