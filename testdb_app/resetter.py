@@ -127,11 +127,12 @@ class Resetter:
         plan = self._plan(observation, known, self.options.strategy, differing=frozenset(changes))
         emptied = [name for name in plan.tables if known.schema.by_name[name].stores_rows and name not in changes]
         removed = {name: changes[name].removed for name in plan.tables if name in changes}
+        script = self._script(known, plan, self.options.lock_timeout)
         return ResetPreview(
             identity=observation.identity,
             plan=plan,
             rows=self.backend.count_rows(self.connection, emptied) | removed,
-            sql=tuple(statement.sql for statement in self._script(known, plan, self.options.lock_timeout).statements),
+            sql=tuple(statement.sql for statement in script.statements if not statement.is_proof),
             target="empty" if known.baseline is None else "baseline",
             labels=index_models(self.connection, known.schema).labels_by_table,
             changes=changes,

@@ -131,7 +131,8 @@ class ForeignKey:
     """A foreign key from the referencing ``table`` to the ``referenced`` one.
 
     ``inherited`` marks the copies that PostgreSQL keeps for partitions: they constrain, but nobody declared them.
-    ``indexed`` tells whether an index leads to the rows that refer to a given one.
+    ``indexed`` tells whether an index leads to the rows that refer to a given one. ``operators`` are the ones by which the
+    server compares a referenced column with a referencing one, as its SQL writes them; none where it has but one.
     """
 
     name: str
@@ -146,6 +147,7 @@ class ForeignKey:
     match_full: bool = False
     inherited: bool = False
     indexed: bool = True
+    operators: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.table}({', '.join(self.columns)}) → {self.referenced}({', '.join(self.referenced_columns)})"

@@ -144,13 +144,15 @@ class Statement:
 
     ``counts`` names the tables whose removed rows its result tells, in order of the columns, or, for a single table, by
     its row count. ``changes`` names those whose removed, updated and inserted rows it tells, in three columns each.
-    ``is_lock`` tells that it does nothing but take locks before others need them.
+    ``is_lock`` tells that it does nothing but take locks before others need them; ``is_proof`` that it fails, and with it the
+    transaction, where the script must not run.
     """
 
     sql: str
     counts: tuple[QualifiedName, ...] = ()
     changes: tuple[QualifiedName, ...] = ()
     is_lock: bool = False
+    is_proof: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from testdb_app.backends.postgresql.errors import sqlstate
 from testdb_app.backends.postgresql.looks import Conditions, Look, Relations, parse_look
 from testdb_app.backends.postgresql.memory import Memory
 from testdb_app.backends.postgresql.pipeline import Command, Pipeline
-from testdb_app.backends.postgresql.queries import chunks, rows_of, scalars
+from testdb_app.backends.postgresql.queries import chunks, read_rows, rows_of, scalars
 from testdb_app.backends.postgresql.quoting import quote
 from testdb_app.schema import Schema
 
@@ -35,9 +35,9 @@ class Asker:
     """Asks one connection at a time. One round trip a look."""
 
     def __init__(self, connection: BaseDatabaseWrapper, schema: Schema) -> None:
-        relations, database = run_sql(connection, f"{signals.RELATIONS};\n{signals.DATABASE}")
-        self.relations = Relations.from_rows(rows_of(relations), schema)
-        oid, prepared = rows_of(database)[0]
+        relations, database = read_rows(connection, [signals.RELATIONS, signals.DATABASE])
+        self.relations = Relations.from_rows(relations, schema)
+        oid, prepared = database[0]
         everything = signals.look_at_all(oid, self.relations.counted, self.relations.sequences, prepared=prepared)
         self._look_at_all = Command(everything, often=True)
         self._look = signals.look(oid, prepared=prepared)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -23,14 +23,15 @@ from testdb_app.backends.postgresql.connection import rolled_back_on_error, run_
 from testdb_app.backends.postgresql.data import PostgreSQLData
 from testdb_app.backends.postgresql.details import read_details
 from testdb_app.backends.postgresql.errors import ABOUT_OBJECTS, explain, sqlstate, translate
-from testdb_app.backends.postgresql.introspection import parse_identity, read_schema
+from testdb_app.backends.postgresql.introspection import parse_identity, parse_token, read_schema
 from testdb_app.backends.postgresql.looks import parse_conditions
-from testdb_app.backends.postgresql.queries import count_referring, execute, read_rows, rows_of, scalars
+from testdb_app.backends.postgresql.preconditions import explain_refusal, find_refusal, prove_own_schema
+from testdb_app.backends.postgresql.queries import count_referring, execute, read_rows, scalars
 from testdb_app.backends.postgresql.quoting import quote
-from testdb_app.backends.postgresql.sequences import Read, read_all_states, sequence_states
+from testdb_app.backends.postgresql.sequences import read_all_states, sequence_states
 from testdb_app.backends.postgresql.shapes import parse_shape, shape_queries, unreadable
 from testdb_app.backends.postgresql.watch import PostgreSQLWatch
-from testdb_app.exceptions import ResetError, RowsRemainError
+from testdb_app.exceptions import RowsRemainError, TestDBError
 from testdb_app.schema import ForeignKey, QualifiedName, Schema
 from testdb_app.states import BASELINE, Baseline, RowChanges, describe_tables, migration_tables
 
@@ -52,13 +53,12 @@ class PostgreSQLBackend:
 
     def identify(self, connection: BaseDatabaseWrapper) -> DatabaseIdentity:
         """Ask the live connection where it leads. One round trip."""
-        (result,) = run_sql(connection, catalog.IDENTITY)
-        return parse_identity(connection, rows_of(result)[0])
+        ((row,),) = read_rows(connection, [catalog.IDENTITY])
+        return parse_identity(connection, row)
 
     def read_schema(self, connection: BaseDatabaseWrapper) -> Schema:
         """Read the whole map from one snapshot. One round trip."""
-        with rolled_back_on_error(connection):
-            return read_schema(connection)
+        return read_schema(connection)
 
     read_details = staticmethod(read_details)
 
@@ -73,15 +73,19 @@ class PostgreSQLBackend:
         read = partial(read_rows, connection, lock_timeout=lock_timeout)
         connection.ensure_connection()
         queries = sequence_states(connection)
-        state = (signals.CONDITIONS, signals.OTHERS, catalog.IDENTITY, catalog.TOKEN, catalog.SIZES, *queries)
-        (conditions, sessions, identity, token, size_rows, *others), shape = _read_with_shape(
-            read, state, baseline.tables if baseline else (), baseline.migrations if baseline else ()
+        state = (catalog.IDENTITY, catalog.TOKEN, catalog.SIZES, *queries)
+        (conditions, sessions, path, identity, token, size_rows, *others), shape = _read_with_shape(
+            read,
+            state,
+            baseline.tables if baseline else (),
+            baseline.migrations if baseline else (),
+            first=(signals.CONDITIONS, signals.OTHERS, catalog.SEARCH_PATH),
         )
         missing = {QualifiedName(schema, name): lacks for schema, name, _, lacks in size_rows if lacks}
         states, forbidden = read_all_states(read, others)
         return Observation(
             identity=parse_identity(connection, identity[0]),
-            token=token[0][0],
+            token=parse_token(path, token),
             sizes={QualifiedName(schema, name): size for schema, name, size, _ in size_rows},
             states=states,
             missing=missing | dict.fromkeys(forbidden, "SELECT"),
@@ -100,7 +104,14 @@ class PostgreSQLBackend:
     ) -> tuple[int, ...]:
         """Count the referring rows by reading them. One round trip."""
         copies = {name: table.copy for name, table in baseline.tables.items()} if baseline is not None else {}
-        return tuple(scalars(connection, [count_referring(key, copies.get(key.referenced)) for key in keys]))
+        read = {copy.name for key in keys if (copy := copies.get(key.referenced)) is not None}
+        queries = [count_referring(key, copies.get(key.referenced)) for key in keys]
+        try:
+            return tuple(scalars(connection, queries, proof=prove_own_schema(read) if read else None))
+        except DatabaseError as error:
+            if reason := find_refusal(error):
+                raise explain_refusal(connection, reason) from error
+            raise
 
     def script(
         self,
@@ -138,7 +149,7 @@ class PostgreSQLBackend:
     classify = staticmethod(limits.classify)
     find_blockers = staticmethod(find_blockers)
 
-    def explain(self, connection: BaseDatabaseWrapper, error: Error, *, doing: str) -> ResetError:
+    def explain(self, connection: BaseDatabaseWrapper, error: Error, *, doing: str) -> TestDBError:
         """Return the package's error; see :func:`testdb_app.backends.postgresql.errors.translate`."""
         return translate(connection, error, None, doing=doing)
 
@@ -192,7 +203,9 @@ class PostgreSQLBackend:
         """Compare tables with their copies. One round trip."""
         names = [name for name in tables if name in baseline.tables]
         queries = [restoring.count_changes(baseline.tables[name]) for name in names]
-        results = read_rows(connection, [restoring.NEEDS_EXACT_TEXT, *queries], lock_timeout=_READING_TIMEOUT)[1:]
+        copies = [baseline.tables[name].copy.name for name in names]
+        queries = [prove_own_schema(copies), restoring.NEEDS_EXACT_TEXT, *queries]
+        results = read_rows(connection, queries, lock_timeout=_READING_TIMEOUT, safe_path=False)[2:]
         counts = (rows[0] for rows in results)
         return {
             name: RowChanges(removed=removed, updated=updated, inserted=inserted)
@@ -243,22 +256,28 @@ class PostgreSQLBackend:
 
 
 def _read_with_shape(
-    read: Read, queries: Sequence[str], tables: Iterable[QualifiedName], migrations: Iterable[QualifiedName]
+    read: Callable[..., list[list[tuple[Any, ...]]]],
+    queries: Sequence[str],
+    tables: Iterable[QualifiedName],
+    migrations: Iterable[QualifiedName],
+    *,
+    first: Sequence[str] = (),
 ) -> tuple[list[list[tuple[Any, ...]]], dict[str, str]]:
-    """Run *queries*, and read what a baseline depends on. One round trip, or some more where a list of migrations is gone.
+    """Run *first* and *queries*, and read what a baseline depends on. One round trip, or more where a list of migrations is gone.
 
     The other queries read the catalog alone. That list is a table of the user's, which a test may have dropped, renamed,
     taken columns from or revoked: so it may fail, and what it fails by stands in the shape.
     """
     tables, migrations = list(tables), list(migrations)
+    number = len(first) + len(queries)
     try:
-        rows = read((*queries, *shape_queries(tables, migrations)))
-        return rows[: len(queries)], parse_shape(rows[len(queries) :])
+        rows = read((*queries, *shape_queries(tables, migrations)), first=first)
+        return rows[:number], parse_shape(rows[number:])
     except DatabaseError as error:
         if not migrations or sqlstate(error)[:2] not in ABOUT_OBJECTS:
             raise
-    rows = read((*queries, *shape_queries(tables, ())))
-    shape = parse_shape(rows[len(queries) :])
+    rows = read((*queries, *shape_queries(tables, ())), first=first)
+    shape = parse_shape(rows[number:])
     for name in migrations:
         try:
             shape |= parse_shape(read(shape_queries((), [name])))
@@ -266,7 +285,7 @@ def _read_with_shape(
             if sqlstate(error)[:2] not in ABOUT_OBJECTS:
                 raise
             shape |= unreadable(name, error)
-    return rows[: len(queries)], shape
+    return rows[:number], shape
 
 
 BACKEND = PostgreSQLBackend()

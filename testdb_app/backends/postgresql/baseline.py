@@ -20,11 +20,17 @@ from testdb_app.backends.base import OWN_SCHEMA, has_autocommit
 from testdb_app.backends.postgresql.connection import rolled_back_on_error, run_sql
 from testdb_app.backends.postgresql.errors import describe_database, translate
 from testdb_app.backends.postgresql.operations import DROP_SCHEMA, SHARED, set_sequence
-from testdb_app.backends.postgresql.queries import chunks, rows_of, scalars
-from testdb_app.backends.postgresql.quoting import milliseconds, quote, quote_literal
-from testdb_app.backends.postgresql.shapes import parse_columns, parse_shape, shape_queries
+from testdb_app.backends.postgresql.preconditions import (
+    explain_refusal,
+    find_refusal,
+    own_faults,
+    prove_own_schema,
+)
+from testdb_app.backends.postgresql.queries import chunks, read_rows, rows_of, scalars
+from testdb_app.backends.postgresql.quoting import milliseconds, qualify, quote, quote_literal
+from testdb_app.backends.postgresql.shapes import is_baseline_table, parse_columns, parse_shape, shape_queries
 from testdb_app.baseline_document import from_document, to_document
-from testdb_app.exceptions import MissingPrivilegeError, TransactionStateError
+from testdb_app.exceptions import BaselineError, MissingPrivilegeError, TransactionStateError
 from testdb_app.schema import QualifiedName, Schema
 from testdb_app.states import (
     KEPT_STATES,
@@ -38,20 +44,23 @@ from testdb_app.states import (
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
-# whether there is such a state, whether this role may read it
-_EXISTS = """
+# whether there is such a state, whether this role may read it, what is wrong with the schema
+_EXISTS = f"""
 SELECT pg_catalog.count(*) > 0,
        coalesce(pg_catalog.bool_and(pg_catalog.has_schema_privilege(n.oid, 'USAGE')
-                                    AND pg_catalog.has_table_privilege(c.oid, 'SELECT')), false)
+                                    AND pg_catalog.has_table_privilege(c.oid, 'SELECT')), false),
+       ({own_faults()})
   FROM pg_catalog.pg_class c
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
- WHERE n.nspname = 'testdb' AND c.relname = '{state}'
+ WHERE n.nspname = 'testdb' AND c.relname = '{{state}}'
 """
 
 
 def read_baseline(connection: BaseDatabaseWrapper, state: str) -> Baseline | None:
     """Read the document; None where there is no such state. One round trip, or two."""
-    ((exists, is_readable),) = rows_of(run_sql(connection, _EXISTS.format(state=state))[0])
+    (((exists, is_readable, faults),),) = read_rows(connection, [_EXISTS.replace("{state}", state)])
+    if faults:
+        raise explain_refusal(connection, faults)
     if not exists:
         return None
     if not is_readable:
@@ -60,8 +69,19 @@ def read_baseline(connection: BaseDatabaseWrapper, state: str) -> Baseline | Non
             f"changed. Grant it USAGE on that schema and SELECT on its tables, or connect as the role that captured it.",
             missing={OWN_SCHEMA: "USAGE, SELECT"},
         )
-    rows = rows_of(run_sql(connection, f"SELECT document::text FROM {quote(_document(state))}")[0])
-    return from_document(json.loads(rows[0][0]), where=describe_database(connection)) if rows else None
+    _, rows = read_rows(
+        connection, [prove_own_schema([state]), f"SELECT document::text FROM {quote(_document(state))}"]
+    )
+    baseline = from_document(json.loads(rows[0][0]), where=describe_database(connection)) if rows else None
+    for table in baseline.tables.values() if baseline is not None else ():
+        # The proofs are about the tables of the schema, and the document is not to lead anywhere else.
+        if table.copy.schema != OWN_SCHEMA or not is_baseline_table(table.copy.name):
+            raise BaselineError(
+                f'The baseline of database "{connection.settings_dict["NAME"]}" (alias "{connection.alias}") names '
+                f"{table.copy} as the copy of a table: it was tampered with. Nothing was "
+                "changed. Capture it again: resetdb --recapture."
+            )
+    return baseline
 
 
 def write_baseline(
@@ -89,6 +109,8 @@ def write_baseline(
             run_sql(connection, ";\n".join([*_force_row_security(schema, names, on=True), "COMMIT"]))
             return baseline
     except (DatabaseError, InterfaceError) as error:
+        if reason := find_refusal(error):
+            raise explain_refusal(connection, reason, "capture the baseline of") from error
         raise translate(connection, error, dict.fromkeys(names, SHARED), doing="Capturing the baseline of") from error
 
 
@@ -96,8 +118,10 @@ def _opening(schema: Schema, names: Many[QualifiedName], lock_timeout: float, st
     yield "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
     yield f"SET LOCAL lock_timeout = '{milliseconds(lock_timeout)}ms'"
     yield "SET LOCAL row_security = off"
-    yield _drop(state)
+    # Whoever made a schema of that name just before owns it.
     yield f"CREATE SCHEMA IF NOT EXISTS {OWN_SCHEMA}"
+    yield prove_own_schema()
+    yield _drop(state)
     if names:
         yield f"LOCK TABLE {', '.join(f'ONLY {quote(name)}' for name in names)} IN {SHARED} MODE"
     yield from _force_row_security(schema, names, on=False)
@@ -126,9 +150,11 @@ def _capture(
     states = read_states(connection, sequences)
     migrations = migration_tables(schema)
     queries = shape_queries(names, migrations)
-    results = [rows_of(result) for result in run_sql(connection, ";\n".join(queries))] if queries else []
+    results = read_rows(connection, queries) if queries else []
     columns = {QualifiedName(row[0], row[1]): parse_columns(row) for row in results[1]} if names else {}
-    ((now,),) = rows_of(run_sql(connection, "SELECT pg_catalog.to_char(now(), 'YYYY-MM-DD\"T\"HH24:MI:SSTZH:TZM')")[0])
+    (((now,),),) = read_rows(
+        connection, ["SELECT pg_catalog.to_char(pg_catalog.now(), 'YYYY-MM-DD\"T\"HH24:MI:SSTZH:TZM')"]
+    )
     starts = {
         name: SequenceState(last_value=schema.sequences_by_name[name].start, is_called=False) for name in sequences
     }
@@ -148,7 +174,7 @@ def _capture(
     document = quote_literal(json.dumps(to_document(baseline)))
     statements = [
         # The key is for publications of all tables: without one the server refuses every UPDATE.
-        f"CREATE TABLE {quote(_document(state))} (id integer PRIMARY KEY DEFAULT 1, document jsonb NOT NULL)",
+        f"CREATE TABLE {quote(_document(state))} (id integer PRIMARY KEY DEFAULT 1, document pg_catalog.jsonb NOT NULL)",
         f"INSERT INTO {quote(_document(state))} (document) VALUES ({document})",
         # The next call of a sequence is then certain to be logged, and with that to take a transaction id.
         *(f"SELECT {set_sequence(name, state)}" for name, state in states.items() if state.is_called),
@@ -171,12 +197,25 @@ def read_states(connection: BaseDatabaseWrapper, names: Many[QualifiedName]) -> 
 def rewrite_baseline(connection: BaseDatabaseWrapper, baseline: Baseline, state: str) -> None:
     """Replace the document. One round trip."""
     document = quote_literal(json.dumps(to_document(baseline)))
-    run_sql(connection, f"UPDATE {quote(_document(state))} SET document = {document}")
+    _write(
+        connection,
+        f"{prove_own_schema([state])};\nUPDATE {quote(_document(state))} SET document = {document}",
+        "rewrite",
+    )
 
 
 def drop_baseline(connection: BaseDatabaseWrapper) -> None:
     """Drop the documents and the copies, and the schema if nothing else is in it."""
-    run_sql(connection, ";\n".join([*map(_drop, KEPT_STATES), DROP_SCHEMA]))
+    _write(connection, ";\n".join([prove_own_schema(), *map(_drop, KEPT_STATES), DROP_SCHEMA]), "drop")
+
+
+def _write(connection: BaseDatabaseWrapper, sql: str, doing: str) -> None:
+    try:
+        run_sql(connection, sql)
+    except DatabaseError as error:
+        if reason := find_refusal(error):
+            raise explain_refusal(connection, reason, f"{doing} the baseline of") from error
+        raise
 
 
 def _document(state: str) -> QualifiedName:
@@ -185,10 +224,12 @@ def _document(state: str) -> QualifiedName:
 
 def _drop(state: str) -> str:
     return (
-        "DO $$DECLARE t name; BEGIN "
-        "IF EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
-        f"WHERE n.nspname = 'testdb' AND c.relname = '{state}') THEN "
-        "FOR t IN SELECT c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
-        f"WHERE n.nspname = 'testdb' AND c.relkind = 'r' AND c.relname ~ '^{state}(_[0-9]+)?$' LOOP "
-        "EXECUTE pg_catalog.format('DROP TABLE testdb.%I', t); END LOOP; END IF; END$$"
+        "DO $$DECLARE t pg_catalog.name; BEGIN "
+        + qualify(
+            "IF EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
+            f"WHERE n.nspname = 'testdb' AND c.relname = '{state}') THEN "
+            "FOR t IN SELECT c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
+            f"WHERE n.nspname = 'testdb' AND c.relkind = 'r' AND c.relname ~ '^{state}(_[0-9]+)?$' LOOP "
+        )
+        + "EXECUTE pg_catalog.format('DROP TABLE testdb.%I', t); END LOOP; END IF; END$$"
     )

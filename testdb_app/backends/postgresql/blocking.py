@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from testdb_app.backends.postgresql.connection import run_sql
 from testdb_app.backends.postgresql.errors import describe_blocker
-from testdb_app.backends.postgresql.queries import rows_of
+from testdb_app.backends.postgresql.queries import read_rows
 from testdb_app.exceptions import Blocker
 from testdb_app.schema import QualifiedName
 
@@ -38,7 +37,7 @@ def find_blockers(connection: BaseDatabaseWrapper, pid: object, sql: str, error:
     Where they name none of what is locked, everybody who holds a lock.
     """
     number = int(pid) if isinstance(pid, int) else -1
-    rows = rows_of(run_sql(connection, _HOLDERS.format(pid=number))[0])
+    (rows,) = read_rows(connection, [_HOLDERS.format(pid=number)])
     context = getattr(getattr(error.__cause__, "diag", None), "context", None) or ""
     words = set(re.findall(r"[\w$]+", f"{sql} {context}".lower()))
     named = [row for row in rows if (row[7] or "advisory").lower() in words or (row[7] is None and "advisory" in sql)]

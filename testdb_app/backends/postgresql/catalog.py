@@ -1,4 +1,8 @@
-"""The catalog queries, as constants. None has parameters; each returns the columns that its comment names."""
+"""The catalog queries, as constants. None has parameters; each returns the columns that its comment names.
+
+They are written plainly, and run by :func:`~testdb_app.backends.postgresql.queries.read_rows`, under a ``search_path`` that
+offers nothing of the user's.
+"""
 
 from __future__ import annotations
 
@@ -89,15 +93,14 @@ SELECT pg_catalog.concat_ws('/',
     {_digest("oid, xmin::text", "pg_publication_rel")},
     {_digest("oid, xmin::text", "pg_publication_namespace")},
     {_digest("indexrelid, indisprimary, indisreplident", "pg_index WHERE indisprimary OR indisreplident")}) END,
-    pg_catalog.current_schemas(false)::text,
     current_user)
 """
 
-# search path, whether an event trigger fires on DDL
-SEARCH_PATH = """
-SELECT pg_catalog.current_schemas(false)::text[],
-       EXISTS (SELECT FROM pg_catalog.pg_event_trigger WHERE evtenabled IN ('O', 'A'))
-"""
+# search path, as the session has it: before it is set to a safe one
+SEARCH_PATH = "SELECT pg_catalog.current_schemas(false)::pg_catalog.text[]"
+
+# whether an event trigger fires on DDL
+EVENT_TRIGGERS = "SELECT EXISTS (SELECT FROM pg_catalog.pg_event_trigger WHERE evtenabled IN ('O', 'A'))"
 
 # oid, schema, name, kind, persistence, is partition, parents, extension, owner, owned, hides rows, forced
 TABLES = f"""
@@ -117,7 +120,7 @@ SELECT c.oid::bigint, n.nspname::text, c.relname::text, c.relkind::text, c.relpe
 """
 
 # name, table, columns, referenced table, referenced columns, on delete, on update, deferrable, initially deferred, match,
-# inherited, indexed: an index of the referencing table starts with a column of the key
+# inherited, indexed: an index of the referencing table starts with a column of the key; the operators of the comparison
 FOREIGN_KEYS = """
 SELECT k.conname::text, k.conrelid::bigint,
        ARRAY(SELECT a.attname::text
@@ -131,7 +134,12 @@ SELECT k.conname::text, k.conrelid::bigint,
               ORDER BY u.place),
        k.confdeltype::text, k.confupdtype::text, k.condeferrable, k.condeferred, k.confmatchtype::text, k.conparentid <> 0,
        EXISTS (SELECT FROM pg_catalog.pg_index i
-                WHERE i.indrelid = k.conrelid AND i.indisvalid AND i.indpred IS NULL AND i.indkey[0] = ANY (k.conkey))
+                WHERE i.indrelid = k.conrelid AND i.indisvalid AND i.indpred IS NULL AND i.indkey[0] = ANY (k.conkey)),
+       ARRAY(SELECT pg_catalog.format('OPERATOR(%I.%s)', n.nspname, o.oprname)
+               FROM pg_catalog.unnest(k.conpfeqop) WITH ORDINALITY u(operator, place)
+               JOIN pg_catalog.pg_operator o ON o.oid = u.operator
+               JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace
+              ORDER BY u.place)
   FROM pg_catalog.pg_constraint k
  WHERE k.contype = 'f'
 """

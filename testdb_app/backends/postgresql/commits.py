@@ -19,8 +19,11 @@ from testdb_app.backends.postgresql.queries import rows_of
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
-_NEXT = "SELECT pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text"
-_FATES = "SELECT id::text, pg_catalog.pg_xact_status(id::text::xid8) FROM pg_catalog.unnest('{{{}}}'::bigint[]) id"
+_NEXT = "SELECT pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::pg_catalog.text"
+_FATES = (
+    "SELECT id::pg_catalog.text, pg_catalog.pg_xact_status(id::pg_catalog.text::pg_catalog.xid8) "
+    "FROM pg_catalog.unnest('{{{}}}'::bigint[]) id"
+)
 _MOST = 5_000
 """Where more ids were used than this, somebody may have committed: it is not worth asking for each."""
 _NAME = f"{unique_prefix()}next".encode()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,9 @@ from testdb_app.exceptions import UnsupportedError
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
+
+SAFE_PATH = "SET LOCAL search_path = pg_catalog, pg_temp"
+"""Has a transaction take operators, functions and types from the catalog. Temporary tables come last, and shadow none of it."""
 
 # libpq's PQTRANS_IDLE, PQTRANS_ACTIVE, PQTRANS_INTRANS and PQTRANS_INERROR; psycopg is imported late, because it is optional.
 _IDLE = 0
@@ -73,6 +76,12 @@ def run_sql(connection: BaseDatabaseWrapper, sql: str) -> list[Result]:
                 return results
 
 
+def is_nested(connection: BaseDatabaseWrapper) -> bool:
+    """Whether a message of ours would be part of a transaction: one that is open, or one that the driver begins."""
+    raw = connection.connection
+    return not has_autocommit(connection) or (raw is not None and not raw.closed and not is_idle(connection))
+
+
 def is_idle(connection: BaseDatabaseWrapper) -> bool:
     """Whether no transaction is open on the connection, as the driver knows; also one that was begun behind Django."""
     return bool(connection.connection.pgconn.transaction_status == _IDLE)
@@ -81,6 +90,38 @@ def is_idle(connection: BaseDatabaseWrapper) -> bool:
 def transaction_status(connection: BaseDatabaseWrapper) -> TransactionStatus:
     """Return what the driver knows of the transaction; see :class:`testdb_app.backends.protocols.Backend`."""
     return _STATUS.get(connection.connection.pgconn.transaction_status, TransactionStatus.LOST)
+
+
+def read_safely(
+    connection: BaseDatabaseWrapper,
+    queries: Sequence[str],
+    *,
+    first: Sequence[str] = (),
+    settings: Sequence[str] = (),
+    safe_path: bool = True,
+    one_snapshot: bool = False,
+) -> list[Result]:
+    """Run queries that change nothing; return the results of *first*, then those of *queries*. One round trip.
+
+    The operators and types in *queries* come from ``pg_catalog``, whatever the ``search_path`` offers. Those of *first*, and of
+    *queries* with *safe_path* off, must be qualified one by one: they see the ``search_path`` as it is. *settings* are
+    statements for the transaction; no setting stays. With *one_snapshot* all see the same, unless a transaction is open.
+    """
+    nested = is_nested(connection)
+    # Several statements in one message are one transaction, in which SET LOCAL holds.
+    before, after = [*settings], list[str]()
+    if nested:
+        before.insert(0, "SAVEPOINT testdb_reset")
+        after = ["ROLLBACK TO SAVEPOINT testdb_reset", "RELEASE SAVEPOINT testdb_reset"]
+    elif one_snapshot:
+        before.insert(0, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        after = ["COMMIT"]
+    pin = [SAFE_PATH] if safe_path else []
+    with rolled_back_on_error(connection, savepoint=nested):
+        results = run_sql(connection, ";\n".join((*before, *first, *pin, *queries, *after)))
+    start = len(before)
+    then = start + len(first) + len(pin)
+    return results[start : start + len(first)] + results[then : then + len(queries)]
 
 
 @contextmanager

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from testdb_app.backends.postgresql import catalog, differing, signs
 from testdb_app.backends.postgresql.connection import raw_cursor, run_sql
-from testdb_app.backends.postgresql.introspection import read_schema
+from testdb_app.backends.postgresql.introspection import parse_token, read_schema
 from testdb_app.backends.postgresql.known import ask
 from testdb_app.backends.postgresql.pipeline import Command
+from testdb_app.backends.postgresql.preconditions import prove_own_schema
 from testdb_app.backends.postgresql.queries import chunks, read_rows, rows_of
 from testdb_app.backends.postgresql.quoting import quote, quote_literal
 from testdb_app.backends.postgresql.shapes import parse_columns
@@ -41,8 +42,8 @@ class PostgreSQLData:
     def read_schema(self, connection: BaseDatabaseWrapper, known: Schema | None) -> Schema:
         """Return *known* if its token is still the schema's. One round trip, or two."""
         if known is not None:
-            ((token,),) = rows_of(run_sql(connection, catalog.TOKEN)[0])
-            if token == known.token:
+            path, token = read_rows(connection, [catalog.TOKEN], first=[catalog.SEARCH_PATH])
+            if parse_token(path, token) == known.token:
                 return known
         return read_schema(connection)
 
@@ -112,6 +113,7 @@ class PostgreSQLData:
         columns = signs.parse_relations([], shapes).columns
         found = []
         for chunk in chunks(names, _COMPARISONS_A_MESSAGE):
+            proof = prove_own_schema(copies[name].copy.name for name in chunk if name in copies)
             queries = [
                 differing.differences(
                     columns[name],
@@ -121,7 +123,7 @@ class PostgreSQLData:
                 )
                 for name in chunk
             ]
-            results = ask(connection, [Command(query) for query in queries])
+            _, *results = ask(connection, [Command(query) for query in (proof, *queries)])
             compared = zip(chunk, results, strict=True)
             found += [differing.parse_differences(name, columns[name], rows) for name, rows in compared]
         return [difference for difference in found if difference is not None]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from testdb_app.backends.postgresql.catalog import USER_SCHEMAS
 from testdb_app.backends.postgresql.queries import chunks, read_rows
-from testdb_app.backends.postgresql.quoting import quote
+from testdb_app.backends.postgresql.quoting import qualify, quote
 from testdb_app.details import Column, TableDetails, UniqueKey, gather_details
 from testdb_app.schema import QualifiedName, Schema
 
@@ -17,17 +17,18 @@ if TYPE_CHECKING:
 # (it has no columns in it), the expressions of generated columns and indexes not at all, and no size is asked for.
 
 # schema, table, column, type, nullable, default, generated
-COLUMNS = f"""
+# Types and defaults are spelled as the session's search path has it, so the query sees that path.
+COLUMNS = qualify(f"""
 SELECT n.nspname::text, c.relname::text, a.attname::text, pg_catalog.format_type(a.atttypid, a.atttypmod),
-       NOT a.attnotnull, CASE WHEN a.attgenerated = '' THEN COALESCE(pg_catalog.pg_get_expr(f.adbin, 0), '') ELSE '' END,
+       NOT a.attnotnull, CASE WHEN a.attgenerated = '' THEN coalesce(pg_catalog.pg_get_expr(f.adbin, 0), '') ELSE '' END,
        CASE WHEN a.attidentity <> '' THEN 'identity' WHEN a.attgenerated <> '' THEN 'generated' ELSE '' END
   FROM pg_catalog.pg_class c
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
   JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
   LEFT JOIN pg_catalog.pg_attrdef f ON f.adrelid = a.attrelid AND f.adnum = a.attnum
- WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND {USER_SCHEMAS}
+ WHERE c.relkind = ANY ('{{r,p}}') AND c.relpersistence <> 't' AND {USER_SCHEMAS}
  ORDER BY a.attrelid, a.attnum
-"""
+""")
 
 # schema, table, columns (null: an expression), is primary, the index if it is partial
 UNIQUE_KEYS = f"""
@@ -79,7 +80,7 @@ def read_details(
     Raises :class:`~testdb_app.exceptions.LockTimeoutError` where another session keeps a table from being counted.
     """
     column_rows, key_rows, number_rows = read_rows(
-        connection, (COLUMNS, UNIQUE_KEYS, READABLE if count_rows else ESTIMATES), lock_timeout=LOCK_TIMEOUT
+        connection, (UNIQUE_KEYS, READABLE if count_rows else ESTIMATES), first=[COLUMNS], lock_timeout=LOCK_TIMEOUT
     )
     columns: dict[QualifiedName, list[Column]] = {}
     for namespace, table, name, data_type, nullable, default, generated in column_rows:
@@ -103,6 +104,6 @@ def _count(
     found: dict[QualifiedName, int | None] = {}
     for part in chunks(names, _TABLES_A_MESSAGE):
         queries = [f"SELECT pg_catalog.count(*) FROM ONLY {quote(name)}" for name in part]
-        results = read_rows(connection, queries, lock_timeout=LOCK_TIMEOUT)
+        results = read_rows(connection, queries, lock_timeout=LOCK_TIMEOUT, safe_path=False)
         found |= {name: rows[0][0] for name, rows in zip(part, results, strict=True)}
     return found

@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from testdb_app.backends.postgresql.quoting import quote, quote_literal
+from testdb_app.backends.postgresql.quoting import equals, quote, quote_literal
 from testdb_app.differences import RowDifference, TableDifference
 from testdb_app.schema import QualifiedName
 
@@ -48,7 +48,7 @@ def rows_as_text(table: QualifiedName, most_bytes: int) -> str:
     # ROW(), because an alias alone may be the name of a column.
     rows = f"SELECT pg_catalog.array_agg(ROW(t.*))::pg_catalog.text FROM ONLY {quote(table)} t"
     size = f"pg_catalog.pg_relation_size({quote_literal(quote(table))}::pg_catalog.regclass)"
-    return f"{size}, CASE WHEN {size} <= {most_bytes} THEN ({rows}) END"
+    return f"{size}, CASE WHEN {size} OPERATOR(pg_catalog.<=) {most_bytes} THEN ({rows}) END"
 
 
 def differences(columns: Columns, before: str, after: str, limit: int) -> str:
@@ -72,15 +72,15 @@ def differences(columns: Columns, before: str, after: str, limit: int) -> str:
             + ", ".join(
                 f"pg_catalog.record_image_ne(ROW(o.{quote(name)}), ROW(n.{quote(name)}))" for name in columns.names
             )
-            + "])::text"
+            + "])::pg_catalog.text"
         )
     return f"""SELECT kind, total, before, after, others
   FROM (SELECT {kind} AS kind, pg_catalog.count(*) OVER (PARTITION BY {kind}) AS total,
                pg_catalog.row_number() OVER (PARTITION BY {kind} ORDER BY {order}) AS place,
-               pg_catalog.to_json(ARRAY[{old}]::text[])::text AS before,
-               pg_catalog.to_json(ARRAY[{new}]::text[])::text AS after, {others} AS others
+               pg_catalog.to_json(ARRAY[{old}]::pg_catalog.text[])::pg_catalog.text AS before,
+               pg_catalog.to_json(ARRAY[{new}]::pg_catalog.text[])::pg_catalog.text AS after, {others} AS others
           FROM {pairs}) d
- WHERE place <= {limit}
+ WHERE place OPERATOR(pg_catalog.<=) {limit}
  ORDER BY pg_catalog.strpos('{_ADDED}{_CHANGED}{_REMOVED}', kind), place"""
 
 
@@ -104,7 +104,8 @@ def _pairs_by_text(columns: Columns, before: str, after: str) -> tuple[str, str]
     )
     kind = f"CASE WHEN o.{image} IS NULL THEN '{_ADDED}' ELSE '{_REMOVED}' END"
     return kind, (
-        f"{old} AS o FULL JOIN {new} AS n ON o.{image} = n.{image} AND o.{number} = n.{number} "
+        f"{old} AS o FULL JOIN {new} AS n ON {equals(f'o.{image}', f'n.{image}')} "
+        f"AND {equals(f'o.{number}', f'n.{number}')} "
         f"WHERE o.{image} IS NULL OR n.{image} IS NULL"
     )
 

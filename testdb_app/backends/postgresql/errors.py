@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from django.db import DatabaseError, Error, InterfaceError, OperationalError
 
 from testdb_app.backends.base import OWN_SCHEMA, Script, has_autocommit
-from testdb_app.backends.postgresql.connection import run_sql
+from testdb_app.backends.postgresql.connection import read_safely
 from testdb_app.backends.postgresql.operations import EXCLUSIVE
+from testdb_app.backends.postgresql.preconditions import explain_refusal, find_refusal
 from testdb_app.exceptions import (
     BaselineError,
     Blocker,
@@ -21,6 +22,7 @@ from testdb_app.exceptions import (
     ReadOnlyError,
     ResetError,
     RestoreConflictError,
+    TestDBError,
     TooManyLocksError,
     TransactionStateError,
 )
@@ -147,11 +149,24 @@ def translate(
     *,
     doing: str = RESET,
     restores: bool = False,
-) -> ResetError:
+) -> TestDBError:
     """Return the package's error for *error*, which ended a script that took *locks*; None for a look, which only reads.
 
     Everything is rolled back. *restores* tells that rows were being put back one by one, which may conflict.
     """
+    if reason := find_refusal(error):
+        return explain_refusal(connection, reason)
+    return _translate(connection, error, locks, doing, restores=restores)
+
+
+def _translate(
+    connection: BaseDatabaseWrapper,
+    error: Error,
+    locks: Mapping[QualifiedName, str] | None,
+    doing: str,
+    *,
+    restores: bool,
+) -> ResetError:
     where = describe_database(connection)
     why = _first_line(error)
     if is_connection_lost(connection, error):
@@ -213,7 +228,7 @@ def _is_of_locks(error: BaseException) -> bool:
     return "max_locks_per_transaction" in hint or "max_pred_locks" in hint
 
 
-def explain(connection: BaseDatabaseWrapper, error: DatabaseError | InterfaceError, script: Script) -> ResetError:
+def explain(connection: BaseDatabaseWrapper, error: DatabaseError | InterfaceError, script: Script) -> TestDBError:
     """Return the package's error for *error*, which ended *script*; a connection that is lost, or of no more use, is closed."""
     if sqlstate(error) == _INTERNAL_ERROR and has_autocommit(connection):
         # A foreign key's own query that a rule has rewritten to nothing depends on nothing, and the session that has run it
@@ -258,7 +273,7 @@ def find_blockers(connection: BaseDatabaseWrapper, locks: Mapping[QualifiedName,
     None stands for the locks of a look: it reads tables, and takes from a sequence the lock of nextval().
     """
     blockers: list[Blocker] = []
-    for row in run_sql(connection, BLOCKERS)[0].rows or ():
+    for row in read_safely(connection, [BLOCKERS])[0].rows or ():
         *session, schema, relation, kind, mode = row
         name = QualifiedName(schema, relation)
         if locks is None:

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as Rows
 from typing import TYPE_CHECKING, Any
 
-from testdb_app.backends.base import OWN_SCHEMA, DatabaseIdentity, Mark, has_autocommit
+from testdb_app.backends.base import OWN_SCHEMA, DatabaseIdentity, Mark
 from testdb_app.backends.postgresql import catalog
-from testdb_app.backends.postgresql.connection import run_sql
+from testdb_app.backends.postgresql.queries import read_rows
 from testdb_app.backends.postgresql.quoting import quote
 from testdb_app.backends.postgresql.shapes import is_baseline_table
 from testdb_app.exceptions import UnsupportedError
@@ -55,7 +55,7 @@ def read_schema(connection: BaseDatabaseWrapper) -> Schema:
     """
     queries = (
         catalog.TOKEN,
-        catalog.SEARCH_PATH,
+        catalog.EVENT_TRIGGERS,
         catalog.TABLES,
         catalog.FOREIGN_KEYS,
         catalog.SEQUENCES,
@@ -64,16 +64,26 @@ def read_schema(connection: BaseDatabaseWrapper) -> Schema:
         catalog.MATERIALIZED_VIEWS,
         catalog.PUBLISHED,
     )
-    results = run_sql(connection, _in_one_snapshot(connection, queries))
-    rows = [result.rows for result in results if result.rows is not None]
-    token, path, table_rows, key_rows, sequence_rows, trigger_rows, rule_rows, view_rows, published_rows = rows
+    rows = read_rows(connection, queries, first=[catalog.SEARCH_PATH], one_snapshot=True)
+    (
+        path,
+        token,
+        event_triggers,
+        table_rows,
+        key_rows,
+        sequence_rows,
+        trigger_rows,
+        rule_rows,
+        view_rows,
+        published_rows,
+    ) = rows
     names = {row[0]: QualifiedName(row[1], row[2]) for row in table_rows}
     kept = {row[0]: row for row in table_rows if _reason_to_leave_out(row) is None}
     return Schema(
         vendor="postgresql",
-        token=token[0][0],
+        token=parse_token(path, token),
         search_path=tuple(path[0][0]),
-        has_ddl_event_triggers=path[0][1],
+        has_ddl_event_triggers=event_triggers[0][0],
         tables=_tables(kept.values(), names, trigger_rows, rule_rows, published_rows),
         foreign_keys=_foreign_keys(key_rows, names, kept),
         sequences=_sequences(sequence_rows, names),
@@ -88,12 +98,9 @@ def read_schema(connection: BaseDatabaseWrapper) -> Schema:
     )
 
 
-def _in_one_snapshot(connection: BaseDatabaseWrapper, queries: Iterable[str]) -> str:
-    """Wrap *queries* in a read-only transaction with one snapshot, unless the caller is inside a transaction."""
-    body = ";\n".join(queries)
-    if not has_autocommit(connection):
-        return body
-    return f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;\n{body};\nCOMMIT"
+def parse_token(path: Rows[Rows[Any]], digest: Rows[Rows[Any]]) -> str:
+    """Make the token of the rows of :data:`catalog.SEARCH_PATH` and :data:`catalog.TOKEN`."""
+    return f"{digest[0][0]}/{','.join(path[0][0])}"
 
 
 def _reason_to_leave_out(row: Rows[Any]) -> str | None:
@@ -203,6 +210,7 @@ def _foreign_keys(
             match_full=match == "f",
             inherited=inherited,
             indexed=indexed,
+            operators=tuple(operators),
         )
         for (
             name,
@@ -217,6 +225,7 @@ def _foreign_keys(
             match,
             inherited,
             indexed,
+            operators,
         ) in rows
         if table in kept and referenced in kept
     ]

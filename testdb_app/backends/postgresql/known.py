@@ -15,6 +15,7 @@ from testdb_app.backends.postgresql.asking import NOT_PREPARED, pipeline_of
 from testdb_app.backends.postgresql.connection import Result, is_idle, rolled_back_on_error, run_sql
 from testdb_app.backends.postgresql.errors import LOCK_NOT_AVAILABLE, sqlstate, translate
 from testdb_app.backends.postgresql.pipeline import Command
+from testdb_app.backends.postgresql.preconditions import explain_refusal, find_refusal
 from testdb_app.backends.postgresql.queries import read_rows, rows_of
 from testdb_app.backends.postgresql.quoting import milliseconds
 from testdb_app.backends.postgresql.signs import Relations, Signs
@@ -120,6 +121,8 @@ def ask(connection: BaseDatabaseWrapper, commands: Sequence[Command]) -> list[li
         state = sqlstate(error)
         if state == LOCK_NOT_AVAILABLE:
             raise translate(connection, error, None) from error
+        if reason := find_refusal(error):
+            raise explain_refusal(connection, reason, "read the baseline of") from error
         if state != NOT_PREPARED:
             raise
         # The code under test has dropped all that was prepared.

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Many
 
 from testdb_app.backends.base import Action, Mark, Script, Statement, Step
+from testdb_app.backends.postgresql.preconditions import prove_own_schema
 from testdb_app.backends.postgresql.quoting import milliseconds, quote, quote_literal
 from testdb_app.backends.postgresql.restoring import NEEDS_EXACT_TEXT, restore, rewrite
 from testdb_app.backends.postgresql.switches import BY_ROW, events_of, needs_exclusive, switches
@@ -67,12 +68,14 @@ def write_script(
         body.append(Statement(sql="SET CONSTRAINTS ALL IMMEDIATE"))
         body.extend(Statement(sql=sql) for sql in on)
     states = {name: _target(schema, name, baseline) for name in restarted}
+    copies = [table.copy.name for name in deleted if baseline and (table := baseline.tables.get(name)) is not None]
     if not for_watch:
         body.extend(Statement(sql=sql) for name in restarted for sql in _restart(schema, name, states[name]))
     end = ("COMMIT", set_sequences(states)) if for_watch else _end(within_transaction)
     return Script(
         opening=(
             *(Statement(sql=sql) for sql in begin),
+            *([] if for_watch else [Statement(sql=prove_own_schema(copies), is_proof=True)]),
             *(Statement(sql=sql, is_lock=True) for sql in _lock_statements(schema, steps, deleted, checks)),
         ),
         body=tuple(body),
@@ -228,10 +231,10 @@ def set_sequence(name: QualifiedName, state: SequenceState) -> str:
 def set_sequences(states: Mapping[QualifiedName, SequenceState]) -> str:
     """Write the setting of sequences as one statement; its last column is the transaction id that follows it."""
     if not states:
-        return "SELECT pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text"
+        return "SELECT pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::pg_catalog.text"
     values = ", ".join(set_sequence(name, state) for name, state in states.items())
     # A transaction of its own: it should not wait for the disk.
     return (
         f"SELECT pg_catalog.set_config('synchronous_commit', 'off', true), {values}, "
-        "(pg_catalog.pg_current_xact_id()::text::bigint + 1)::text"
+        "(pg_catalog.pg_current_xact_id()::pg_catalog.text::bigint OPERATOR(pg_catalog.+) 1)::pg_catalog.text"
     )

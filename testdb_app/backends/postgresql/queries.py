@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.db import DatabaseError
 
-from testdb_app.backends.base import Statement, has_autocommit
-from testdb_app.backends.postgresql.connection import Result, rolled_back_on_error, run_sql
+from testdb_app.backends.base import Statement
+from testdb_app.backends.postgresql.connection import Result, read_safely, run_sql
 from testdb_app.backends.postgresql.errors import LOCK_NOT_AVAILABLE, sqlstate, translate
-from testdb_app.backends.postgresql.quoting import milliseconds, quote
+from testdb_app.backends.postgresql.preconditions import explain_refusal, find_refusal
+from testdb_app.backends.postgresql.quoting import EQUALS, equals, milliseconds, quote
 from testdb_app.exceptions import UnsupportedError
 from testdb_app.schema import ForeignKey, QualifiedName
 from testdb_app.states import RowChanges
@@ -25,27 +26,31 @@ _TABLES_A_STATEMENT = 50
 
 
 def read_rows(
-    connection: BaseDatabaseWrapper, queries: Sequence[str], *, lock_timeout: float
+    connection: BaseDatabaseWrapper,
+    queries: Sequence[str],
+    *,
+    first: Sequence[str] = (),
+    lock_timeout: float | None = None,
+    safe_path: bool = True,
+    one_snapshot: bool = False,
 ) -> list[list[tuple[Any, ...]]]:
-    """Run queries with bounded waits for locks, and leave no trace of that in the session. One round trip.
+    """Return the rows of *first* and of *queries*; see :func:`~testdb_app.backends.postgresql.connection.read_safely`.
 
-    Raises :class:`~testdb_app.exceptions.LockTimeoutError`.
+    Waits at most *lock_timeout* seconds for each lock. Raises :class:`~testdb_app.exceptions.LockTimeoutError`, and for a proof
+    among the queries (:mod:`~testdb_app.backends.postgresql.preconditions`) that fails its error.
     """
-    nested = not has_autocommit(connection)
-    # Several statements in one message are one transaction, in which SET LOCAL holds.
-    before = [f"SET LOCAL lock_timeout = '{milliseconds(lock_timeout)}ms'"]
-    after: list[str] = []
-    if nested:
-        before.insert(0, "SAVEPOINT testdb_reset")
-        after = ["ROLLBACK TO SAVEPOINT testdb_reset", "RELEASE SAVEPOINT testdb_reset"]
+    settings = [] if lock_timeout is None else [f"SET LOCAL lock_timeout = '{milliseconds(lock_timeout)}ms'"]
     try:
-        with rolled_back_on_error(connection, savepoint=nested):
-            results = run_sql(connection, ";\n".join((*before, *queries, *after)))
+        results = read_safely(
+            connection, queries, first=first, settings=settings, safe_path=safe_path, one_snapshot=one_snapshot
+        )
     except DatabaseError as error:
         if sqlstate(error) == LOCK_NOT_AVAILABLE:
             raise translate(connection, error, None) from error
+        if reason := find_refusal(error):
+            raise explain_refusal(connection, reason) from error
         raise
-    return [rows_of(result) for result in results[len(before) : len(before) + len(queries)]]
+    return [rows_of(result) for result in results]
 
 
 def rows_of(result: Result) -> list[tuple[Any, ...]]:
@@ -87,28 +92,38 @@ def sum_changes(statements: Sequence[Statement], results: Sequence[Result]) -> d
     return found
 
 
-def scalars(connection: BaseDatabaseWrapper, queries: Sequence[str]) -> list[int]:
-    """Run queries of one number each, some in one statement, all in one round trip."""
+def scalars(connection: BaseDatabaseWrapper, queries: Sequence[str], *, proof: str | None = None) -> list[int]:
+    """Run queries of one number each, some in one statement, all in one round trip; none if *proof*, a query, fails."""
     if not queries:
         return []
     statements = [
         "SELECT ARRAY[" + ", ".join(f"({query})" for query in chunk) + "]::bigint[]"
         for chunk in chunks(queries, _TABLES_A_STATEMENT)
     ]
-    return [number for result in run_sql(connection, ";\n".join(statements)) for number in rows_of(result)[0][0]]
+    before = [] if proof is None else [proof]
+    results = run_sql(connection, ";\n".join((*before, *statements)))[len(before) :]
+    return [number for result in results for number in rows_of(result)[0][0]]
 
 
 def count_referring(key: ForeignKey, copy: QualifiedName | None = None) -> str:
     """Count the rows whose key columns are all set: with MATCH SIMPLE and MATCH FULL alike only those refer.
 
-    Rows that refer to a row of *copy*, which stays, do not count.
+    Rows that refer to a row of *copy*, which stays, do not count: as the key's own operators compare them.
     """
     condition = " AND ".join(f"k.{quote(column)} IS NOT NULL" for column in key.columns)
     if copy is not None:
         columns = zip(key.columns, key.referenced_columns, strict=True)
-        same = " AND ".join(f"c.{quote(there)} = k.{quote(here)}" for here, there in columns)
+        same = " AND ".join(
+            equals(f"c.{quote(there)}", f"k.{quote(here)}", operator)
+            for (here, there), operator in zip(columns, operators_of(key), strict=True)
+        )
         condition += f" AND NOT EXISTS (SELECT FROM {quote(copy)} c WHERE {same})"
     return f"SELECT pg_catalog.count(*) FROM ONLY {quote(key.table)} k WHERE {condition}"
+
+
+def operators_of(key: ForeignKey) -> tuple[str, ...]:
+    """Return the operator that compares each referenced column with the referencing one, as the key itself does."""
+    return key.operators or (EQUALS,) * len(key.columns)
 
 
 def chunks(items: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from testdb_app.schema import QualifiedName
 
 
@@ -16,6 +18,25 @@ def quote_literal(text: str) -> str:
     """Quote a text for SQL, whatever ``standard_conforming_strings`` says."""
     escaped = text.replace("\\", "\\\\").replace("'", "''")
     return f"E'{escaped}'" if "\\" in text else f"'{escaped}'"
+
+
+EQUALS = "OPERATOR(pg_catalog.=)"
+"""The operator ``=`` of the catalog, whatever the ``search_path`` offers before it."""
+
+
+def qualify(sql: str) -> str:
+    """Have the operators and types of a query come from the catalog, where it runs under the user's ``search_path``.
+
+    For queries of ours without any name of the user's. All such operators bind alike, from left to right: use parentheses.
+    IN, BETWEEN, IS DISTINCT FROM and USING look for their operators on the ``search_path``, and are not to be used.
+    """
+    operators = re.sub(r"(?<=[ \n])([=<>!~+*/-]+)(?= )", r"OPERATOR(pg_catalog.\1)", sql)
+    return re.sub(r"::(text|oid|regclass|name|xid8|float8)\b", r"::pg_catalog.\1", operators)
+
+
+def equals(left: str, right: str, operator: str = EQUALS) -> str:
+    """Write a comparison of two expressions by *operator*, which is qualified."""
+    return f"{left} {operator} {right}"
 
 
 def milliseconds(seconds: float) -> int:

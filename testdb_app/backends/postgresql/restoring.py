@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from collections.abc import Sequence as Many
 
 from testdb_app.backends.base import Statement
-from testdb_app.backends.postgresql.quoting import quote
+from testdb_app.backends.postgresql.quoting import equals, quote
 from testdb_app.schema import QualifiedName
 from testdb_app.states import Baseline, BaselineTable
 
@@ -42,7 +42,8 @@ def restore(
         else:
             parts.append(f"x{number} AS MATERIALIZED ({_differences(table)})")
             parts.append(
-                f"d{number} AS (DELETE FROM ONLY {quote(name)} WHERE ctid = {_found(number, 'old', 'new IS NULL')} RETURNING 1)"
+                f"d{number} AS (DELETE FROM ONLY {quote(name)} "
+                f"WHERE {equals('ctid', _found(number, 'old', 'new IS NULL'))} RETURNING 1)"
             )
     first = _after("d", written)
     updates = [number for number in written if (table := kept[number]) is not None and table.key]
@@ -56,7 +57,7 @@ def restore(
     then = [part for part in (first, _after("u", updates)) if part]
     for number, table in enumerate(kept):
         if table is not None:
-            missing = [f"ctid = {_found(number, 'new', 'old IS NULL')}"] if number in written else []
+            missing = [equals("ctid", _found(number, "new", "old IS NULL"))] if number in written else []
             where = f" WHERE {' AND '.join([*missing, *then])}" if missing or then else ""
             parts.append(f"n{number} AS ({_insert(table)}{where} RETURNING 1)")
     return Statement(
@@ -107,7 +108,7 @@ def _differences(table: BaselineTable) -> str:
         new = rows.format(image=image, source=quote(table.copy))
         return (
             f"SELECT t.ctid AS old, c.ctid AS new FROM ({old}) AS t FULL JOIN ({new}) AS c "
-            "ON t.image = c.image AND t.number = c.number WHERE t.ctid IS NULL OR c.ctid IS NULL"
+            f"ON {equals('t.image', 'c.image')} AND {equals('t.number', 'c.number')} WHERE t.ctid IS NULL OR c.ctid IS NULL"
         )
     # Of a column that no UPDATE can set, another value is another row.
     on = dict.fromkeys([*table.key, *(column.name for column in table.columns if column.is_fixed)])
@@ -126,8 +127,8 @@ def _update(table: BaselineTable, number: int, condition: str) -> str | None:
     changed = "old IS NOT NULL AND new IS NOT NULL"
     return (
         f"UPDATE ONLY {quote(table.name)} AS t SET {', '.join(f'{column} = c.{column}' for column in columns)} "
-        f"FROM {quote(table.copy)} AS c WHERE t.ctid = {_found(number, 'old', changed)} "
-        f"AND c.ctid = {_found(number, 'new', changed)} "
+        f"FROM {quote(table.copy)} AS c WHERE {equals('t.ctid', _found(number, 'old', changed))} "
+        f"AND {equals('c.ctid', _found(number, 'new', changed))} "
         f"AND {' AND '.join(f't.{quote(name)} = c.{quote(name)}' for name in table.key)} AND {condition} RETURNING 1"
     )
 
@@ -146,7 +147,9 @@ def _found(number: int, place: str, condition: str) -> str:
 
 def _after(kind: str, numbers: Many[int]) -> str:
     """A condition that is always true, and that makes PostgreSQL finish those parts of the statement first."""
-    return " AND ".join(f"(SELECT pg_catalog.count(*) FROM {kind}{number}) >= 0" for number in numbers)
+    return " AND ".join(
+        f"(SELECT pg_catalog.count(*) FROM {kind}{number}) OPERATOR(pg_catalog.>=) 0" for number in numbers
+    )
 
 
 def _counts(kept: Many[BaselineTable | None], written: Many[int]) -> Iterator[str]:

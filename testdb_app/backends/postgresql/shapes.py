@@ -13,7 +13,8 @@ from testdb_app.states import KEPT_STATES, BaselineColumn
 
 # Names and types are to be spelled alike in every session, whatever its search path; for this transaction.
 PLAIN_SPELLING = """
-SELECT pg_catalog.set_config('quote_all_identifiers', 'off', true), pg_catalog.set_config('search_path', '', true)
+SELECT pg_catalog.set_config('quote_all_identifiers', 'off', true),
+       pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true)
 """
 
 # schema, name, columns as lines of a description, column names, generated ones, ones that no UPDATE can set, key

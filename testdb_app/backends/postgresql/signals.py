@@ -27,7 +27,7 @@ before, and the tables are those that the last two resets found written.
 is connected to this database, and none has been but those that this process opened through Django
 (``pg_stat_get_db_sessions`` as it was or as many more, so that not even one with ``track_counts`` off has come and gone), or
 those that are connected are idle, visibly, since before that reset: their
-``state_change`` has not moved. Prepared transactions are as many as they were, the counters were not reset,
+``state_change`` has not moved. Prepared transactions are the ones that there were, the counters were not reset,
 ``track_counts`` is on, and the server has not restarted, nor recovered from a crash, which empties unlogged tables and
 discards all counters (pgstat_reset_after_failure() dates those of the background writer). Whatever does not hold sends
 the resetter to the look that needs no condition. Who is connected is read before the counters are, in the same message: a
@@ -44,6 +44,8 @@ with the default, which copies each entry first.
 from __future__ import annotations
 
 from collections.abc import Iterable
+
+from testdb_app.backends.postgresql.quoting import qualify
 
 FORCE_FLUSH = "SELECT pg_catalog.pg_stat_force_next_flush()"
 
@@ -89,16 +91,18 @@ SELECT d.oid::bigint, pg_catalog.current_setting('max_prepared_transactions') <>
  WHERE d.datname = pg_catalog.current_database()
 """
 
-_DATABASE_OID = "(SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())"
+_DATABASE_OID = qualify("(SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())")
+# Each by its id and its time, as one may end while another begins; a name of theirs may hold anything.
 _PREPARED = (
     "CASE WHEN pg_catalog.current_setting('max_prepared_transactions') <> '0' "
-    "THEN (SELECT pg_catalog.count(*) FROM pg_catalog.pg_prepared_xacts p WHERE p.database = pg_catalog.current_database()) END"
+    "THEN (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(':', p.transaction, EXTRACT(EPOCH FROM p.prepared)), '+' "
+    "ORDER BY p.transaction::text) FROM pg_catalog.pg_prepared_xacts p WHERE p.database = pg_catalog.current_database()) END"
 )
-_WRITES = "".join(
-    f"+ pg_catalog.pg_stat_get_{kind}tuples_{verb}(o)"
+_WRITES = " + ".join(
+    f"pg_catalog.pg_stat_get_{kind}tuples_{verb}(o)"
     for kind in ("", "xact_")
     for verb in ("inserted", "updated", "deleted")
-).removeprefix("+ ")
+)
 _CALLS = "pg_catalog.pg_stat_get_blocks_fetched(o) + pg_catalog.pg_stat_get_xact_blocks_fetched(o)"
 # That of the transaction that writes is not the one of the looks.
 _ISOLATION = "default_transaction_isolation"
@@ -107,13 +111,13 @@ _WITHOUT_COPIES = "pg_catalog.set_config('stats_fetch_consistency', 'none', true
 
 def _epoch(database: str, *, prepared: bool) -> str:
     """A text that must not change."""
-    return f"""pg_catalog.concat_ws(' ',
+    return qualify(f"""pg_catalog.concat_ws(' ',
            CASE WHEN pg_catalog.current_setting('track_counts') = 'on' THEN '{COUNTING}' ELSE 'blind' END,
            EXTRACT(EPOCH FROM pg_catalog.pg_stat_get_db_stat_reset_time({database})),
            EXTRACT(EPOCH FROM pg_catalog.pg_postmaster_start_time()),
            EXTRACT(EPOCH FROM pg_catalog.pg_stat_get_bgwriter_stat_reset_time()),
            pg_catalog.current_setting('default_transaction_read_only'), pg_catalog.current_setting('{_ISOLATION}'),
-           current_user, pg_catalog.current_schemas(false){", " + _PREPARED if prepared else ""})"""
+           current_user, pg_catalog.current_schemas(false){", " + _PREPARED if prepared else ""})""")
 
 
 def _conditions(database: str, *, prepared: bool) -> str:
@@ -124,18 +128,18 @@ def _conditions(database: str, *, prepared: bool) -> str:
        pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text"""
 
 
-CONDITIONS = f"SELECT {_conditions(_DATABASE_OID, prepared=True)}"
+CONDITIONS = qualify(f"SELECT {_conditions(_DATABASE_OID, prepared=True)}")
 """The conditions alone, for any database."""
 
 # An autovacuum worker has no user, and writes no rows.
-OTHERS = """
+OTHERS = qualify("""
 SELECT pg_catalog.concat_ws('/', a.pid, EXTRACT(EPOCH FROM a.backend_start), EXTRACT(EPOCH FROM a.state_change),
                             coalesce(a.state, 'hidden'))
   FROM pg_catalog.pg_stat_get_activity(NULL) a
  WHERE a.datid = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())
    AND a.usesysid IS NOT NULL AND a.pid <> pg_catalog.pg_backend_pid()
  ORDER BY a.pid
-"""
+""")
 """One text for each other session that is connected to the database."""
 
 
@@ -144,7 +148,7 @@ def look(database: int, *, prepared: bool) -> str:
 
     Columns: (settings), process id, the four of the conditions, the counts of writes and of calls as texts.
     """
-    return (
+    return qualify(
         f"SELECT {_WITHOUT_COPIES}, pg_catalog.pg_backend_pid(), {_conditions(str(database), prepared=prepared)}, "
         f"ARRAY(SELECT {_WRITES} FROM pg_catalog.unnest($1::oid[]) o)::text, "
         f"ARRAY(SELECT {_CALLS} FROM pg_catalog.unnest($2::oid[]) o)::text, pg_catalog.pg_stat_force_next_flush()"
@@ -157,7 +161,7 @@ def look_at_all(database: int, tables: Iterable[int], sequences: Iterable[int], 
     What the session has not reported is in these counts, and not in the sums of the database.
     """
     catalogs = ", ".join(f"'pg_catalog.{name}'::pg_catalog.regclass" for name in SCHEMA_CATALOGS)
-    return (
+    return qualify(
         f"SELECT {_WITHOUT_COPIES}, pg_catalog.pg_backend_pid(), {_conditions(str(database), prepared=prepared)}, "
         f"ARRAY(SELECT {_WRITES} FROM pg_catalog.unnest({_oids(tables)}) o)::text, "
         f"ARRAY(SELECT {_CALLS} FROM pg_catalog.unnest({_oids(sequences)}) o)::text, "
@@ -194,17 +198,18 @@ def insist(database: int, sequences: Iterable[int], *, prepared: bool) -> str:
         " + ".join(f"pg_catalog.pg_stat_get_{kind}(o)" for kind in kinds)
         for kinds in (("tuples_inserted", "tuples_updated", "tuples_deleted"), ("blocks_fetched",))
     )
-    return f"""SELECT pg_catalog.set_config('synchronous_commit', 'off', true), pg_catalog.set_config('lock_timeout', $1, true),
-       t.counts, s.counts, d.rows, d.blocks,
+    return qualify(f"""SELECT pg_catalog.set_config('synchronous_commit', 'off', true),
+       pg_catalog.set_config('lock_timeout', $1, true), t.counts, s.counts, d.rows, d.blocks,
        1 / (pg_catalog.pg_backend_pid() = $2::integer AND {_epoch(str(database), prepared=prepared)} = $3
             AND pg_catalog.pg_stat_get_db_sessions({database}) = $4::bigint
             AND ($5::integer IS NULL OR d.connected = $5::integer)
             AND t.least > 0 AND t.most <= $12::bigint AND s.least > 0
-            AND ($10::bigint IS NULL OR (d.rows - $10::bigint = t.total AND d.blocks - $11::bigint = s.total)))::integer
+            AND ($10::bigint IS NULL
+                 OR ((d.rows - $10::bigint) = t.total AND (d.blocks - $11::bigint) = s.total)))::integer
   FROM (SELECT {_WITHOUT_COPIES} AS mode, pg_catalog.pg_stat_get_db_numbackends({database}) AS connected,
                {_rows(database)} AS rows, {_blocks(sequences)} AS blocks OFFSET 0) d,
        LATERAL ({_moved(now, "$6", "$7")}) t,
-       LATERAL ({_moved(calls, "$8", "$9")}) s"""
+       LATERAL ({_moved(calls, "$8", "$9")}) s""")
 
 
 def _moved(count: str, oids: str, remembered: str) -> str:
@@ -212,7 +217,7 @@ def _moved(count: str, oids: str, remembered: str) -> str:
     return f"""SELECT pg_catalog.array_agg(now)::text AS counts, coalesce(pg_catalog.sum(now - was), 0) AS total,
                coalesce(pg_catalog.min(now - was), 1) AS least, coalesce(pg_catalog.max(now - was), 0) AS most
           FROM (SELECT {count} AS now, was
-                  FROM ROWS FROM (pg_catalog.unnest(CASE d.mode WHEN 'none' THEN {oids}::oid[] END),
+                  FROM ROWS FROM (pg_catalog.unnest(CASE WHEN d.mode = 'none' THEN {oids}::oid[] END),
                                   pg_catalog.unnest({remembered}::bigint[])) u(o, was)
                 OFFSET 0) c"""
 

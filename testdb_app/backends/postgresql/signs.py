@@ -21,7 +21,7 @@ from testdb_app.backends.base import OWN_SCHEMA, Mark
 from testdb_app.backends.postgresql import signals
 from testdb_app.backends.postgresql.differing import Columns
 from testdb_app.backends.postgresql.looks import Conditions, are_trusted, parse_numbers
-from testdb_app.backends.postgresql.quoting import quote_literal
+from testdb_app.backends.postgresql.quoting import qualify, quote_literal
 from testdb_app.backends.postgresql.shapes import PLAIN_SPELLING, TABLE_SHAPES, is_baseline_table, parse_columns
 from testdb_app.schema import QualifiedName
 from testdb_app.scope import ALWAYS_KEPT
@@ -90,7 +90,7 @@ def look(oids: Iterable[int]) -> str:
     """Write the query of a look at those tables, for :func:`parse_signs`. All its columns are texts."""
     tables, catalogs = "'{" + ",".join(map(str, oids)) + "}'::oid[]", f"ARRAY[{_CATALOGS}]::oid[]"
     arrays = ", ".join(f"{_reported(source)}, {_pending(source)}" for source in (tables, catalogs))
-    return (
+    return qualify(
         f"SELECT c.*, ARRAY({signals.OTHERS}), pg_catalog.current_setting('transaction_isolation'), {arrays} "
         f"FROM ({signals.CONDITIONS}) c"
     )

@@ -16,8 +16,8 @@ from django.db import DatabaseError
 from testdb_app.backends.base import has_autocommit
 from testdb_app.backends.postgresql.baseline import read_states
 from testdb_app.backends.postgresql.connection import run_sql
-from testdb_app.backends.postgresql.queries import chunks, read_rows
-from testdb_app.backends.postgresql.quoting import quote
+from testdb_app.backends.postgresql.queries import chunks, operators_of, read_rows
+from testdb_app.backends.postgresql.quoting import equals, quote
 from testdb_app.differences import LateSequence, Violation
 from testdb_app.schema import ForeignKey, QualifiedName, Schema, SequenceUse, TableKind
 from testdb_app.schema import Sequence as SequenceValue
@@ -86,7 +86,8 @@ def find_violations(connection: BaseDatabaseWrapper, schema: Schema, limit: int)
 
 def _ask(connection: BaseDatabaseWrapper, queries: Sequence[tuple[Any, str]]) -> Iterator[tuple[Any, Any]]:
     for chunk in chunks(queries, _QUERIES_A_MESSAGE):
-        results = read_rows(connection, [query for _, query in chunk], lock_timeout=_LOCK_TIMEOUT)
+        # The tables may have policies, which see the search path as it is.
+        results = read_rows(connection, [query for _, query in chunk], lock_timeout=_LOCK_TIMEOUT, safe_path=False)
         for (what, _), rows in zip(chunk, results, strict=True):
             yield from ((what, row) for row in rows)
 
@@ -99,14 +100,15 @@ def _source(schema: Schema, table: QualifiedName) -> str:
 
 
 def _dangling(schema: Schema, key: ForeignKey, limit: int) -> str:
-    listed = ", ".join(f"pg_catalog.left(k.{quote(column)}::text, {_MOST_CHARACTERS})" for column in key.columns)
-    columns = ", ".join(f"k.{quote(column)}" for column in key.columns)
-    same = " AND ".join(
-        f"r.{quote(there)} = k.{quote(here)}" for here, there in zip(key.columns, key.referenced_columns, strict=True)
+    listed = ", ".join(
+        f"pg_catalog.left(k.{quote(column)}::pg_catalog.text, {_MOST_CHARACTERS})" for column in key.columns
     )
+    columns = ", ".join(f"k.{quote(column)}" for column in key.columns)
+    pairs = zip(key.columns, key.referenced_columns, operators_of(key), strict=True)
+    same = " AND ".join(equals(f"r.{quote(there)}", f"k.{quote(here)}", operator) for here, there, operator in pairs)
     present = f" {'OR' if key.match_full else 'AND'} ".join(f"k.{quote(column)} IS NOT NULL" for column in key.columns)
     return (
-        f"SELECT ARRAY[{listed}]::text[], pg_catalog.count(*) FROM {_source(schema, key.table)} k WHERE ({present}) "
+        f"SELECT ARRAY[{listed}]::pg_catalog.text[], pg_catalog.count(*) FROM {_source(schema, key.table)} k WHERE ({present}) "
         f"AND NOT EXISTS (SELECT FROM {_source(schema, key.referenced)} r WHERE {same}) GROUP BY {columns} "
         f"ORDER BY 1 LIMIT {limit}"
     )
@@ -114,11 +116,11 @@ def _dangling(schema: Schema, key: ForeignKey, limit: int) -> str:
 
 def _repeated(table: QualifiedName, columns: Sequence[str], nulls_are_equal: bool, limit: int) -> str:
     quoted = ", ".join(map(quote, columns))
-    listed = ", ".join(f"pg_catalog.left({quote(column)}::text, {_MOST_CHARACTERS})" for column in columns)
+    listed = ", ".join(f"pg_catalog.left({quote(column)}::pg_catalog.text, {_MOST_CHARACTERS})" for column in columns)
     present = "true" if nulls_are_equal else " AND ".join(f"{quote(column)} IS NOT NULL" for column in columns)
     return (
-        f"SELECT ARRAY[{listed}]::text[], pg_catalog.count(*) FROM ONLY {quote(table)} WHERE {present} "
-        f"GROUP BY {quoted} HAVING pg_catalog.count(*) > 1 ORDER BY 1 LIMIT {limit}"
+        f"SELECT ARRAY[{listed}]::pg_catalog.text[], pg_catalog.count(*) FROM ONLY {quote(table)} WHERE {present} "
+        f"GROUP BY {quoted} HAVING pg_catalog.count(*) OPERATOR(pg_catalog.>) 1 ORDER BY 1 LIMIT {limit}"
     )
 
 
@@ -153,7 +155,7 @@ def find_late_sequences(connection: BaseDatabaseWrapper, schema: Schema) -> list
         extreme = "max" if sequence.increment > 0 else "min"
         for use in sorted(set(sequence.uses), key=lambda use: (use.table, use.column)):
             value = f"pg_catalog.{extreme}({quote(use.column)})"
-            query = f"SELECT {value}::text, pg_catalog.pg_typeof({value})::text FROM {quote(use.table)}"
+            query = f"SELECT {value}::pg_catalog.text, pg_catalog.pg_typeof({value})::pg_catalog.text FROM {quote(use.table)}"
             asked.append(((sequence, use), query))
     found: list[LateSequence] = []
     for (sequence, use), (furthest, kind) in _ask(connection, asked):

@@ -27,7 +27,7 @@ from testdb_app.backends.postgresql.introspection import parse_identity
 from testdb_app.backends.postgresql.looks import Conditions, Look, Relations, are_trusted
 from testdb_app.backends.postgresql.memory import Memory, Written
 from testdb_app.backends.postgresql.opened import sessions_opened
-from testdb_app.backends.postgresql.queries import rows_of
+from testdb_app.backends.postgresql.queries import read_rows
 from testdb_app.backends.postgresql.replaying import Changes, UnfitError, run_script
 from testdb_app.exceptions import ConnectionLostError
 from testdb_app.schema import Schema
@@ -141,7 +141,7 @@ class PostgreSQLWatch:
         try:
             if not asker.is_ready(connection):
                 # A new one of this process, which may lead elsewhere, and which is one session more.
-                (row,) = rows_of(run_sql(connection, catalog.IDENTITY)[0])
+                ((row,),) = read_rows(connection, [catalog.IDENTITY])
                 self._identity = parse_identity(connection, row)
                 asker.turn_to(connection)
             elif not is_idle(connection):
