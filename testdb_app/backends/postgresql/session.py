@@ -23,26 +23,26 @@ from testdb_app.backends.postgresql import opened
 from testdb_app.backends.postgresql.connection import is_idle, run_sql
 from testdb_app.backends.postgresql.opened import is_as_opened_now, read_configuration
 from testdb_app.backends.postgresql.queries import rows_of
-from testdb_app.backends.postgresql.quoting import quote_literal
+from testdb_app.backends.postgresql.quoting import qualify, quote_literal
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
 # name, setting, of those that differ from what RESET ALL leads to
-_SETTINGS = """
+_SETTINGS = qualify("""
 SELECT s.name::text, s.setting
   FROM pg_catalog.pg_settings s
  WHERE s.source = 'session'
  ORDER BY s.name
-"""
+""")
 # Whether the session has something that its settings do not tell, right after connecting.
-_POSSESSIONS = """
+_POSSESSIONS = qualify("""
 SELECT pg_catalog.pg_my_temp_schema() <> 0
        OR EXISTS (SELECT FROM pg_catalog.pg_prepared_statements p WHERE p.from_sql)
        OR EXISTS (SELECT FROM pg_catalog.pg_listening_channels())
        OR EXISTS (SELECT FROM pg_catalog.pg_locks l
                    WHERE l.locktype = 'advisory' AND l.pid = pg_catalog.pg_backend_pid())
-"""
+""")
 _ROLE = "SELECT pg_catalog.current_setting('role')"
 _PREPARED_BY_SQL = "SELECT EXISTS (SELECT FROM pg_catalog.pg_prepared_statements p WHERE p.from_sql)"
 _AS_NEW = (
