@@ -11,10 +11,10 @@ from django.db import DatabaseError, InterfaceError, connections
 
 from testdb_app.backends import get_backend
 from testdb_app.caches import clear_all_caches
-from testdb_app.exceptions import BaselineError, ConfigurationError, TestDBError, UnsupportedError
+from testdb_app.exceptions import ConfigurationError, TestDBError, UnsupportedError
 from testdb_app.flushing import flush
 from testdb_app.options import TARGETS
-from testdb_app.preparing import find_obstacle, get_resetter, lacks_rows, refit_baseline
+from testdb_app.preparing import find_obstacle, get_resetter, lacks_rows
 from testdb_app.transaction_state import end_transaction
 
 if TYPE_CHECKING:
@@ -117,13 +117,8 @@ def without_loading(case: type[Any]) -> Iterator[None]:
 
 
 def _reset_to_baseline(using: str) -> None:
-    resetter = get_resetter(using, "baseline")
-    try:
-        resetter.reset()
-    except BaselineError:
-        # Django's flush does not mind that a test has left a table.
-        refit_baseline(using)
-        resetter.reset()
+    # Django's flush does not mind that a test has left a table.
+    get_resetter(using, "baseline").reset(refit=True)
 
 
 def close_others(case: Any) -> bool:

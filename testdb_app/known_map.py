@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from testdb_app import guard
 from testdb_app.backends import get_backend
 from testdb_app.backends.base import Observation
 from testdb_app.exceptions import BaselineError
@@ -15,11 +19,14 @@ from testdb_app.plan import ResetPlan, plan_reset
 from testdb_app.schema import QualifiedName, Schema
 from testdb_app.scope import Scope, make_scope
 from testdb_app.selection import select_tables
-from testdb_app.states import KEPT_STATES, Baseline, compare_shapes
+from testdb_app.states import KEPT_STATES, Baseline, compare_shapes, migration_tables
 from testdb_app.truncation import find_refused
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
+
+
+logger = logging.getLogger("testdb_app")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,8 +59,12 @@ class KnownMap:
         )
 
 
-def read_map(connection: BaseDatabaseWrapper, options: ResetOptions) -> KnownMap:
+def read_map(
+    connection: BaseDatabaseWrapper, options: ResetOptions, *, refits: bool = False, before: Schema | None = None
+) -> KnownMap:
     """Read the map from the live database. A few round trips.
+
+    With *refits* the baseline is made to fit the present schema; *before* is the one that it fitted; see :func:`refit`.
 
     Raises :class:`UnknownNameError` for a label that matches nothing, and :class:`BaselineError` where a baseline is
     asked for and there is none, or the one there is belongs to another schema; and :class:`PublicationError`.
@@ -65,7 +76,12 @@ def read_map(connection: BaseDatabaseWrapper, options: ResetOptions) -> KnownMap
     else:
         baseline = backend.read_baseline(connection) if options.to is None else None
     if baseline is not None:
-        check_shape(connection, schema, baseline)
+        shape = backend.read_shape(connection, schema, baseline.tables)
+        changes = list(compare_shapes(baseline.shape, shape))
+        if changes and refits:
+            baseline = refit(connection, schema, baseline, shape, before=before)
+        else:
+            refuse_changes(connection, baseline, changes)
     labels = index_models(connection, schema).labels_by_table
     scope = make_scope(
         schema,
@@ -94,6 +110,57 @@ def check_shape(connection: BaseDatabaseWrapper, schema: Schema, baseline: Basel
     """Raise :class:`BaselineError`, with what has changed, if *baseline* was captured from another schema."""
     shape = get_backend(connection).read_shape(connection, schema, baseline.tables)
     refuse_changes(connection, baseline, list(compare_shapes(baseline.shape, shape)))
+
+
+def refit(
+    connection: BaseDatabaseWrapper,
+    schema: Schema,
+    baseline: Baseline,
+    shape: Mapping[str, str],
+    *,
+    before: Schema | None,
+) -> Baseline:
+    """Have *baseline* hold for *schema* as it is now, whose *shape* this is, and return it so.
+
+    For test runs in which a test has left tables or sequences, taken some away, or recorded a migration: those that came
+    count as empty and as new from then on, those that went are forgotten. Of a table with rows in the baseline that is
+    known by *before*, and was dropped and not renamed, a warning tells; that it is missing stops no later test.
+    Raises :class:`BaselineError` if another table that it has rows of has changed or is gone, and the guard's
+    :class:`UnsafeDatabaseError`.
+    """
+    backend = get_backend(connection)
+    guard.check_may_reset(backend.identify(connection))
+    oids = {table.oid for table in schema.tables}
+    dropped = {
+        name
+        for name in baseline.tables
+        if name not in schema.by_name
+        and before is not None
+        and name in before.by_name
+        and before.by_name[name].oid not in {None, *oids}
+    }
+    kept = [f"table {name}" for name in baseline.tables if name not in dropped]
+    was, now = ({name: each[name] for name in kept if name in each} for each in (baseline.shape, shape))
+    refuse_changes(connection, baseline, list(compare_shapes(was, now)))
+    changes = "; ".join(compare_shapes(baseline.shape, shape))
+    logger.info("%s: the baseline is for another schema now: %s", connection.alias, changes)
+    if dropped:
+        rows = sum(baseline.tables[name].rows for name in dropped)
+        warnings.warn(
+            f'In database "{connection.settings_dict["NAME"]}" (alias "{connection.alias}") tables were dropped that have '
+            f"{rows} rows in the baseline: {', '.join(map(str, sorted(dropped)))}. Resets go on without them. A test that drops "
+            "tables should make them again, or use a database of its own.",
+            stacklevel=2,
+        )
+    fitted = replace(
+        baseline,
+        shape=shape,
+        tables={name: table for name, table in baseline.tables.items() if name not in dropped},
+        sequences={name: state for name, state in baseline.sequences.items() if name in schema.sequences_by_name},
+        migrations=migration_tables(schema),
+    )
+    backend.rewrite_baseline(connection, fitted)
+    return fitted
 
 
 def refuse_changes(connection: BaseDatabaseWrapper, baseline: Baseline, changes: list[str]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from django.apps import apps
@@ -16,10 +15,10 @@ from testdb_app import guard
 from testdb_app.backends import get_backend
 from testdb_app.baseline import capture_baseline, drop_baseline
 from testdb_app.exceptions import BaselineError, ConfigurationError, ResetError, UnsupportedError
-from testdb_app.known_map import refuse_changes, require_baseline
+from testdb_app.known_map import refit, require_baseline
 from testdb_app.looking import READING, explained
 from testdb_app.resetter import Resetter
-from testdb_app.states import BASELINE, compare_shapes
+from testdb_app.states import BASELINE
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -127,34 +126,14 @@ def lacks_rows(using: str) -> bool:
 
 
 def refit_baseline(using: str) -> None:
-    """Have the baseline hold for the schema as it is now, if the tables that it has rows of are as they were.
-
-    For test runs in which a test has left tables or sequences, taken some away, or recorded a migration: those that came
-    count as empty and as new from then on, those that went are forgotten.
-    Raises :class:`BaselineError` if a table that it has rows of has changed or is gone, or there is no baseline, and the
-    guard's :class:`UnsafeDatabaseError`.
-    """
+    """Have the baseline hold for the schema as it is now; see :func:`testdb_app.known_map.refit`. There has to be one."""
     connection = connections[using]
     with explained(connection, "Fitting the baseline to the schema of"):
-        _refit(connection)
-
-
-def _refit(connection: BaseDatabaseWrapper) -> None:
-    backend = get_backend(connection)
-    guard.check_may_reset(backend.identify(connection))
-    schema = backend.read_schema(connection)
-    baseline = require_baseline(connection, BASELINE)
-    shape = backend.read_shape(connection, schema, baseline.tables)
-    kept = [f"table {name}" for name in baseline.tables]
-    before, after = ({name: each[name] for name in kept if name in each} for each in (baseline.shape, shape))
-    refuse_changes(connection, baseline, list(compare_shapes(before, after)))
-    logger.info(
-        "%s: the baseline is for another schema now: %s",
-        connection.alias,
-        "; ".join(compare_shapes(baseline.shape, shape)),
-    )
-    sequences = {name: state for name, state in baseline.sequences.items() if name in schema.sequences_by_name}
-    backend.rewrite_baseline(connection, replace(baseline, shape=shape, sequences=sequences))
+        backend = get_backend(connection)
+        guard.check_may_reset(backend.identify(connection))
+        schema = backend.read_schema(connection)
+        baseline = require_baseline(connection, BASELINE)
+        refit(connection, schema, baseline, backend.read_shape(connection, schema, baseline.tables), before=None)
 
 
 def restore_kept_databases(aliases: Iterable[str]) -> None:

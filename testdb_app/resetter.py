@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from django.db import DEFAULT_DB_ALIAS, connections
@@ -138,8 +139,11 @@ class Resetter:
             changes=changes,
         )
 
-    def reset(self) -> ResetReport:
+    def reset(self, *, refit: bool = False) -> ResetReport:
         """Reset the database and return what was done.
+
+        With *refit* a baseline that was captured from another schema is made to fit the present one, as far as that is
+        possible: for the time between two tests, as Django's flush does not mind tables that came or went.
 
         Before the first write the guard asks the live connection. All or nothing, in one transaction. After a
         deadlock, a serialization failure or a lock time-out it is tried again, ten times at most in all, within the
@@ -148,7 +152,7 @@ class Resetter:
         started = time.perf_counter()
         check_transaction_state(self.connection, within_transaction=self.within_transaction)
         report, attempts = run_with_retries(
-            self._try,
+            partial(self._try, refit),
             name=self.using,
             strategy=self.options.strategy,
             lock_timeout=self.options.lock_timeout,
@@ -159,11 +163,11 @@ class Resetter:
         announce(type(self), report)
         return report
 
-    def _try(self, strategy: str, rewrites: bool) -> ResetReport:
+    def _try(self, refit: bool, strategy: str, rewrites: bool) -> ResetReport:
         with explained(self.connection, RESETTING):
-            return self._attempt(strategy, rewrites)
+            return self._attempt(strategy, rewrites, refit=refit)
 
-    def _attempt(self, strategy: str, rewrites: bool) -> ResetReport:
+    def _attempt(self, strategy: str, rewrites: bool, *, refit: bool) -> ResetReport:
         # Several attempts share the time-out: an attempt that gives its locks back lets others go on.
         timeout = self.options.lock_timeout / WAITS
         if self._watch is not None and not (self.within_transaction or rewrites) and strategy == self.options.strategy:
@@ -175,7 +179,7 @@ class Resetter:
                 if replay.script is not None:
                     plan = cast("ResetPlan", replay.script.origin)
                 return self._report(replay.identity, plan, replay.changes, replay.permitted_by)
-        observation, known = self._look()
+        observation, known = self._look(refit=refit)
         if self.within_transaction and observation.identity.has_fixed_snapshot:
             raise TransactionStateError(
                 f'Refusing to reset: the transaction of the connection "{self.using}" is repeatable read or serializable, and '
@@ -218,7 +222,7 @@ class Resetter:
             warning=self.backend.warning,
         )
 
-    def _look(self) -> tuple[Observation, KnownMap]:
+    def _look(self, *, refit: bool = False) -> tuple[Observation, KnownMap]:
         """Observe, and read the map where it is missing or older than the schema."""
         for _ in range(MOST_ATTEMPTS):
             baseline = self._map.baseline if self._map is not None else None
@@ -226,7 +230,8 @@ class Resetter:
             observation = observe(self.connection, lock_timeout=timeout, baseline=baseline)
             if self._map is not None and self._map.is_still_true(observation):
                 return observation, self._map
-            self._map = read_map(self.connection, self.options)
+            before = self._map.schema if self._map is not None else None
+            self._map = read_map(self.connection, self.options, refits=refit, before=before)
             self._watch = self.backend.watch(self._map.schema)
         raise ConcurrencyError(
             f'The schema of database "{observation.identity.name}" changes faster than it can be read. Nothing was changed. '

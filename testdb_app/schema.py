@@ -95,7 +95,8 @@ class Table:
 
     ``owned`` tells whether the connected role may alter it; ``hides_rows`` whether row security applies to that
     role; ``row_security_forced`` whether it applies to owners too. ``extension`` names the extension it belongs to.
-    ``replica_identity`` is there where a publication has the server refuse statements.
+    ``replica_identity`` is there where a publication has the server refuse statements. ``oid`` stays when it is renamed;
+    None where the vendor has no such number.
     """
 
     name: QualifiedName
@@ -111,6 +112,7 @@ class Table:
     triggers: tuple[Trigger, ...] = ()
     rules: tuple[Rule, ...] = ()
     replica_identity: ReplicaIdentity | None = None
+    oid: int | None = field(default=None, compare=False)
 
     @property
     def refused(self) -> frozenset[str]:

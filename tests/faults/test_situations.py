@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from testdb_app.baseline import capture_baseline, drop_baseline
-from testdb_app.exceptions import TestDBError
-from testdb_app.preparing import refit_baseline
+from testdb_app.between_tests import reset_databases
+from testdb_app.exceptions import BaselineError, TestDBError
+from testdb_app.preparing import forget_test_databases, prepare_test_database, refit_baseline
 from tests.scratch import ScratchDatabase, connect_as_superuser
 
 pytestmark = pytest.mark.postgresql
@@ -305,3 +306,41 @@ def test_a_database_of_another_encoding_is_reset(scratch, settings, encoding):
             session.execute("UPDATE shelf SET name = 'naïve'; DELETE FROM nokey; INSERT INTO nokey VALUES ('ü')")
         resetter.reset()
         assert content_of_baseline(scratch) == before
+
+
+@pytest.fixture
+def prepared(scratch: ScratchDatabase, settings: Any) -> Iterator[ScratchDatabase]:
+    """A database with a baseline, prepared as a test runner does it."""
+    settings.TESTDB = {"ALLOWED_DATABASES": [scratch.name]}
+    scratch.execute(TABLES)
+    prepare_test_database(scratch.alias)
+    yield scratch
+    forget_test_databases()
+
+
+@pytest.mark.parametrize("statement", ["DROP TABLE book", "DROP SCHEMA tenant CASCADE; DROP TABLE book"])
+def test_tables_with_rows_that_a_test_drops_are_told_once_and_stop_no_later_test(prepared, statement):
+    before = content_of_baseline(prepared)
+    prepared.execute(f"{statement}; UPDATE shelf SET name = 'other'")
+    with pytest.warns(UserWarning, match=r"1 rows in the baseline: public\.book\. Resets go on without"):
+        reset_databases([prepared.alias])
+    del before["public.book"]
+    for _ in range(2):
+        assert content_of_baseline(prepared) == before
+        prepared.execute("DELETE FROM shelf; INSERT INTO nokey VALUES ('y')")
+        reset_databases([prepared.alias])
+    prepared.execute("CREATE TABLE book (id integer); INSERT INTO book VALUES (1)")
+    reset_databases([prepared.alias])
+    assert prepared.count("book") == 0
+
+
+def test_a_table_with_rows_that_a_test_renames_is_refused_until_it_has_its_name_again(prepared):
+    before = content_of_baseline(prepared)
+    prepared.execute("ALTER TABLE book RENAME TO other")
+    for _ in range(2):
+        with pytest.raises(BaselineError, match=r"table public\.book is gone"):
+            reset_databases([prepared.alias])
+        assert prepared.count("other") == 1
+    prepared.execute("ALTER TABLE other RENAME TO book; DELETE FROM book")
+    reset_databases([prepared.alias])
+    assert content_of_baseline(prepared) == before

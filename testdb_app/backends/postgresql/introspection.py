@@ -132,6 +132,7 @@ def _tables(
     tables = [
         Table(
             name=names[oid],
+            oid=oid,
             kind=TableKind.PARTITIONED if kind == "p" else TableKind.ORDINARY,
             is_partition=is_partition,
             inherits=tuple(sorted(names[parent] for parent in parents if parent in names)),
