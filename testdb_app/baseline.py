@@ -72,7 +72,7 @@ def _capture(connection: BaseDatabaseWrapper, options: ResetOptions, *, replace:
         logger.info("%s: the baseline captured %s is kept", connection.alias, present.captured_at)
         return present
     scope = known.scope
-    tables = frozenset(name for name in observation.sizes if name in scope.tables)
+    tables = (frozenset(observation.sizes) | known.schema.outside_heap) & scope.tables
     stored = {table.name for table in known.schema.tables if table.stores_rows}
     return backend.write_baseline(
         connection,

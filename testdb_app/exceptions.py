@@ -22,6 +22,7 @@
     │   ├── ConcurrencyError      deadlocks or serialization failures, more often than the retries allow
     │   ├── TooManyLocksError     the server's lock table is too small for one transaction
     │   ├── PublicationError      the server refuses to delete rows of a published table
+    │   ├── StorageError          rows are stored where this package cannot put them back
     │   ├── RowsRemainError       rows were there again after the reset
     │   ├── BaselineError         there is no baseline, or it belongs to another schema
     │   ├── RestoreConflictError  rows of the baseline could not be put back
@@ -211,6 +212,12 @@ class PublicationError(ResetError):
     """
 
     publications: list[str]
+    tables: list[str]
+
+
+class StorageError(ResetError):
+    """Rows are stored by an access method or an extension where they cannot be put back; ``tables`` (list of str) names them."""
+
     tables: list[str]
 
 

@@ -20,7 +20,7 @@ from testdb_app.schema import QualifiedName, Schema
 from testdb_app.scope import Scope, make_scope
 from testdb_app.selection import select_tables
 from testdb_app.states import KEPT_STATES, Baseline, compare_shapes, migration_tables
-from testdb_app.truncation import find_refused
+from testdb_app.truncation import check_storage, find_refused
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -90,6 +90,7 @@ def read_map(
         uncaptured=baseline.excluded if baseline is not None else frozenset(),
         reset_sequences=options.reset_sequences,
     )
+    check_storage(schema, scope.tables)
     # What a reset of some table could not do is refused at the first one, whatever was written, and not test by test.
     find_refused(schema, scope.tables, scope.tables, frozenset(baseline.tables if baseline is not None else ()))
     return KnownMap(schema=schema, graph=DependencyGraph.from_schema(schema), scope=scope, baseline=baseline)

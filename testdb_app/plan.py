@@ -239,9 +239,8 @@ def _truncation(
         names = tuple(name for name in graph.deletion_order() if name in truncated)
         reason = "asked for" if strategy == "truncate" else "large or slow to delete, with all that references it"
         if refused and strategy != "truncate":
-            reason = (
-                "a publication refuses DELETE" if refused == truncated else f"{reason}; a publication refuses DELETE"
-            )
+            only = "a publication refuses DELETE, or another access method stores the rows"
+            reason = only if refused == truncated else f"{reason}; {only}"
         # Where there is no other way, the lock is waited for.
         yield Step(action=Action.TRUNCATE, names=names, reason=reason, waits=strategy == "truncate" or bool(refused))
 

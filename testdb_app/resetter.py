@@ -232,7 +232,9 @@ class Resetter:
                 return observation, self._map
             before = self._map.schema if self._map is not None else None
             self._map = read_map(self.connection, self.options, refits=refit, before=before)
-            self._watch = self.backend.watch(self._map.schema)
+            # Of what another access method stores no counter tells.
+            can_watch = self._map.schema.outside_heap.isdisjoint(self._map.scope.tables)
+            self._watch = self.backend.watch(self._map.schema) if can_watch else None
         raise ConcurrencyError(
             f'The schema of database "{observation.identity.name}" changes faster than it can be read. Nothing was changed. '
             "Wait until the migrations that run on it have ended.",

@@ -28,6 +28,10 @@ class QualifiedName(NamedTuple):
         return ".".join(show_part(part) for part in (self.schema, self.name) if part or part is self.name)
 
 
+HEAP = "heap"
+"""The access method of PostgreSQL's own tables. What the server tells of sizes and of writes holds for it alone."""
+
+
 class TableKind(StrEnum):
     """What a table is: one that stores rows, the root or branch of partitions, or a virtual one (SQLite)."""
 
@@ -95,6 +99,7 @@ class Table:
 
     ``owned`` tells whether the connected role may alter it; ``hides_rows`` whether row security applies to that
     role; ``row_security_forced`` whether it applies to owners too. ``extension`` names the extension it belongs to.
+    ``access_method`` names what stores its rows; ``stored_by`` says what the table is to an extension that does so elsewhere.
     ``replica_identity`` is there where a publication has the server refuse statements. ``oid`` stays when it is renamed;
     None where the vendor has no such number.
     """
@@ -112,6 +117,8 @@ class Table:
     triggers: tuple[Trigger, ...] = ()
     rules: tuple[Rule, ...] = ()
     replica_identity: ReplicaIdentity | None = None
+    access_method: str = HEAP
+    stored_by: str | None = None
     oid: int | None = field(default=None, compare=False)
 
     @property
@@ -242,6 +249,11 @@ class Schema:
     def refusing(self) -> tuple[Table, ...]:
         """The tables on which a publication has the server refuse statements of this role."""
         return tuple(table for table in self.tables if table.refused)
+
+    @cached_property
+    def outside_heap(self) -> frozenset[QualifiedName]:
+        """The tables whose rows another access method stores: nothing tells whether they were written to."""
+        return frozenset(table.name for table in self.tables if table.stores_rows and table.access_method != HEAP)
 
     @cached_property
     def partitions(self) -> Mapping[QualifiedName, tuple[QualifiedName, ...]]:

@@ -1,5 +1,5 @@
-"""Which tables are truncated rather than deleted from: large ones, those that are slow to delete from, and those where the
-server refuses DELETE because of a publication.
+"""Which tables are truncated rather than deleted from: large ones, those that are slow to delete from, those where the server
+refuses DELETE because of a publication, and those whose rows another access method stores.
 
 TRUNCATE takes all tables that reference the truncated ones along, empty or not; CASCADE would do the same silently.
 """
@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from testdb_app.backends.base import Action
-from testdb_app.exceptions import PublicationError, ResetError
+from testdb_app.exceptions import PublicationError, ResetError, StorageError
 from testdb_app.naming import show_part
-from testdb_app.schema import ForeignKey, QualifiedName, Schema, Table
+from testdb_app.schema import HEAP, ForeignKey, QualifiedName, Schema, Table
 from testdb_app.ties import events_of_action
 
 _BYTES_A_PAGE = 8192
@@ -60,12 +60,15 @@ def find_refused(
 ) -> frozenset[QualifiedName]:
     """Return the tables of *written* that only TRUNCATE can empty, closed under references.
 
-    A publication has the server refuse DELETE on them, or UPDATE, which puts back rows of *restorable* tables. Raises
-    :class:`PublicationError` where TRUNCATE would need a table outside of *scope*, or a privilege that the role lacks.
-    Cost: nothing where there is no such publication.
+    A publication has the server refuse DELETE on them, or UPDATE, which puts back rows of *restorable* tables. Or another
+    access method stores their rows, of which nothing is known but that it can truncate: of these every one of *scope* is
+    returned, because nothing tells whether it was written to. Raises :class:`PublicationError` and :class:`StorageError` where
+    TRUNCATE would need a table outside of *scope*, or a privilege that the role lacks.
+    Cost: nothing where there is no such publication, and no such table.
     """
-    if not schema.refusing:
+    if not (schema.refusing or schema.outside_heap):
         return frozenset()
+    written |= schema.outside_heap & scope
     causes = _find_causes(schema)
     found: set[QualifiedName] = set()
     for name in sorted(written):
@@ -78,12 +81,26 @@ def find_refused(
     return frozenset(found)
 
 
+def check_storage(schema: Schema, scope: frozenset[QualifiedName]) -> None:
+    """Raise :class:`StorageError` for tables of *scope* whose rows an extension keeps where no reset reaches them for sure."""
+    found = [table for table in schema.tables if table.stored_by is not None and table.name in scope]
+    if found:
+        raise StorageError(
+            f"The rows of {', '.join(f'{table.name} ({table.stored_by})' for table in found[:5])}"
+            f"{f' and {len(found) - 5} more tables' if len(found) > 5 else ''} are not in this server's own tables, and this "
+            'version cannot put them back. Nothing was changed. Exclude them from resets, in TESTDB["EXCLUDE"], and empty '
+            "them in the tests that write to them; or leave the tables undistributed and uncompressed in the test database.",
+            tables=[str(table.name) for table in found],
+        )
+
+
 def _find_causes(schema: Schema) -> dict[tuple[QualifiedName, str], Table]:
     """Return the events that the server refuses by table, each with the published table because of which it does.
 
     A row is not deleted either where a foreign key would have to delete, or change, rows of a table that refuses.
     """
     causes = {(table.name, event): table for table in schema.refusing for event in table.refused}
+    causes |= {(name, event): schema.by_name[name] for name in schema.outside_heap for event in ("DELETE", "UPDATE")}
     keys: dict[QualifiedName, list[ForeignKey]] = {}
     for key in schema.foreign_keys:
         if key.on_delete.changes_rows:
@@ -119,6 +136,13 @@ def _check_truncatable(
         why = f"the role may not TRUNCATE {', '.join(lacking)}"
     else:
         return
+    if cause.access_method != HEAP:
+        raise StorageError(
+            f"The rows of {cause.name} are stored by the access method {show_part(cause.access_method)}, which can be trusted to "
+            f"truncate a table and with no more. TRUNCATE cannot empty {name}: {why}. Nothing was changed. Reset these tables "
+            f'together, as their owner, or exclude {name} from resets, in TESTDB["EXCLUDE"].',
+            tables=[str(name)],
+        )
     assert cause.replica_identity is not None
     publications = ", ".join(map(show_part, cause.replica_identity.publications))
     through = "" if cause.name == name else f", because a foreign key would write to {cause.name} with it"

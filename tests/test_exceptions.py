@@ -38,6 +38,7 @@ DETAILS: dict[str, Any] = {
     "blockers": [BLOCKER],
     "attempts": 4,
     "tables": ["public.a"],
+    "publications": ["everything"],
     "changes": ["table public.a is gone"],
     "ending": 'session "outer"',
     "still_open": 'session "inner"',

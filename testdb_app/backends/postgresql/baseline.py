@@ -143,10 +143,8 @@ def _capture(
     state: str,
 ) -> Baseline:
     copies = {name: QualifiedName(OWN_SCHEMA, f"{state}_{number}") for number, name in enumerate(names, 1)}
-    rows = [
-        run_sql(connection, f"CREATE TABLE {quote(copies[name])} AS SELECT * FROM ONLY {quote(name)}")[0].row_count
-        for name in names
-    ]
+    making = [f"CREATE TABLE {quote(copies[name])} USING heap AS SELECT * FROM ONLY {quote(name)}" for name in names]
+    rows = [run_sql(connection, statement)[0].row_count for statement in making]
     states = read_states(connection, sequences)
     migrations = migration_tables(schema)
     queries = shape_queries(names, migrations)
@@ -174,7 +172,10 @@ def _capture(
     document = quote_literal(json.dumps(to_document(baseline)))
     statements = [
         # The key is for publications of all tables: without one the server refuses every UPDATE.
-        f"CREATE TABLE {quote(_document(state))} (id integer PRIMARY KEY DEFAULT 1, document pg_catalog.jsonb NOT NULL)",
+        (
+            f"CREATE TABLE {quote(_document(state))} (id integer PRIMARY KEY DEFAULT 1, document pg_catalog.jsonb NOT NULL) "
+            "USING heap"
+        ),
         f"INSERT INTO {quote(_document(state))} (document) VALUES ({document})",
         # The next call of a sequence is then certain to be logged, and with that to take a transaction id.
         *(f"SELECT {set_sequence(name, state)}" for name, state in states.items() if state.is_called),

@@ -66,7 +66,7 @@ SELECT pg_catalog.concat_ws('/',
     {
     _digest(
         "oid, relname, relnamespace, relkind, relowner, relpersistence, relrowsecurity, relforcerowsecurity, "
-        "relhasrules, relispartition, relispopulated, relreplident",
+        "relhasrules, relispartition, relispopulated, relreplident, relam",
         f"pg_class WHERE relkind IN ('r', 'p', 'f', 'S', 'm') AND relnamespace = ANY ({_USER_SCHEMA_OIDS})",
     )
 },
@@ -102,7 +102,41 @@ SEARCH_PATH = "SELECT pg_catalog.current_schemas(false)::pg_catalog.text[]"
 # whether an event trigger fires on DDL
 EVENT_TRIGGERS = "SELECT EXISTS (SELECT FROM pg_catalog.pg_event_trigger WHERE evtenabled IN ('O', 'A'))"
 
-# oid, schema, name, kind, persistence, is partition, parents, extension, owner, owned, hides rows, forced
+# which of the catalogs of STORED_BY there are, as tables of an extension or of a superuser: nothing else is read
+STORES = """
+SELECT n.nspname || '.' || c.relname
+  FROM pg_catalog.pg_class c
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE (n.nspname, c.relname) IN (('pg_catalog', 'pg_dist_partition'), ('_timescaledb_catalog', 'chunk')) AND c.relkind = 'r'
+   AND (EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid
+                   AND d.refclassid = 'pg_catalog.pg_extension'::regclass AND d.deptype = 'e')
+        OR EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.oid = c.relowner AND r.rolsuper))
+"""
+
+# By the catalog in which an extension lists tables whose rows it keeps elsewhere: what they are called; and the query of
+# schema, name. Columns that a version of the extension may lack are read as JSON.
+STORED_BY = {
+    "pg_catalog.pg_dist_partition": (
+        "a distributed table of Citus",
+        """
+SELECT n.nspname::text, c.relname::text
+  FROM pg_catalog.pg_dist_partition p
+  JOIN pg_catalog.pg_class c ON c.oid = p.logicalrelid
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+""",
+    ),
+    "_timescaledb_catalog.chunk": (
+        "a hypertable of TimescaleDB with compressed chunks",
+        """
+SELECT DISTINCT h.schema_name::text, h.table_name::text
+  FROM _timescaledb_catalog.chunk c
+  JOIN _timescaledb_catalog.hypertable h ON h.id = c.hypertable_id
+ WHERE pg_catalog.to_jsonb(c) ->> 'compressed_chunk_id' IS NOT NULL
+""",
+    ),
+}
+
+# oid, schema, name, kind, persistence, is partition, parents, extension, owner, owned, hides rows, forced, access method
 TABLES = f"""
 SELECT c.oid::bigint, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence::text, c.relispartition,
        ARRAY(SELECT i.inhparent::bigint FROM pg_catalog.pg_inherits i WHERE i.inhrelid = c.oid),
@@ -110,9 +144,11 @@ SELECT c.oid::bigint, n.nspname::text, c.relname::text, c.relkind::text, c.relpe
        pg_catalog.pg_get_userbyid(c.relowner)::text,
        pg_catalog.pg_has_role(c.relowner, 'USAGE'),
        c.relrowsecurity AND pg_catalog.row_security_active(c.oid),
-       c.relrowsecurity AND c.relforcerowsecurity
+       c.relrowsecurity AND c.relforcerowsecurity,
+       coalesce(m.amname::text, 'heap')
   FROM pg_catalog.pg_class c
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+  LEFT JOIN pg_catalog.pg_am m ON m.oid = c.relam
   LEFT JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid
                                   AND d.refclassid = 'pg_catalog.pg_extension'::regclass AND d.deptype = 'e'
   LEFT JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid
@@ -199,7 +235,7 @@ SELECT t.oid::bigint, p.pubname::text, p.pubupdate, p.pubdelete, pg_catalog.to_j
        t.relreplident::text, i.name,
        ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a WHERE a.attrelid = t.oid AND a.attnum = ANY (i.columns)),
        ARRAY(SELECT DISTINCT a.attname::text
-               FROM pg_catalog.regexp_matches(r.prqual::text, ':varattno (\\d+)', 'g') m
+               FROM pg_catalog.regexp_matches(r.prqual::text, ':varattno ([0-9]+)', 'g') m
                JOIN pg_catalog.pg_attribute a ON a.attrelid = r.prrelid AND a.attnum = m[1]::integer),
        CASE WHEN r.prattrs IS NOT NULL THEN
            ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a

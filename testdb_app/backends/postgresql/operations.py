@@ -97,7 +97,7 @@ def write_mark(mark: Mark, database: str, *, present: bool) -> str:
     if present:
         return (
             "CREATE SCHEMA IF NOT EXISTS testdb;\n"
-            f"CREATE TABLE IF NOT EXISTS testdb.{mark} ();\n"
+            f"CREATE TABLE IF NOT EXISTS testdb.{mark} () USING heap;\n"
             f"COMMENT ON TABLE testdb.{mark} IS {quote_literal(database)}"
         )
     return f"DROP TABLE IF EXISTS testdb.{mark};\n{DROP_SCHEMA}"

@@ -203,7 +203,7 @@ def store_state(connection: BaseDatabaseWrapper, tables: frozenset[QualifiedName
         run_sql(
             connection,
             ";\n".join(
-                f"CREATE TEMPORARY TABLE {copies[oid].removeprefix('pg_temp.')} AS SELECT * FROM ONLY "
+                f"CREATE TEMPORARY TABLE {copies[oid].removeprefix('pg_temp.')} USING heap AS SELECT * FROM ONLY "
                 f"{quote(relations.tables[oid])}"
                 for oid in large
             ),
