@@ -9,7 +9,7 @@ from testdb_app.exceptions import BaselineError
 from testdb_app.schema import QualifiedName
 from testdb_app.states import Baseline, BaselineColumn, BaselineTable, SequenceState
 
-_VERSION = 1
+_VERSION = 2
 
 
 def to_document(baseline: Baseline) -> dict[str, Any]:
@@ -22,8 +22,11 @@ def to_document(baseline: Baseline) -> dict[str, Any]:
                 "name": [table.name.schema, table.name.name],
                 "copy": [table.copy.schema, table.copy.name],
                 "rows": table.rows,
-                "columns": [[column.name, column.is_generated, column.is_fixed] for column in table.columns],
+                "columns": [
+                    [c.name, c.is_generated, c.is_fixed, c.type, c.kept_as, c.collation] for c in table.columns
+                ],
                 "key": list(table.key),
+                "operators": list(table.operators),
             }
             for table in baseline.tables.values()
         ],
@@ -61,8 +64,12 @@ def _parse(document: Mapping[str, Any]) -> Baseline:
             name=QualifiedName(*table["name"]),
             copy=QualifiedName(*table["copy"]),
             rows=table["rows"],
-            columns=tuple(BaselineColumn(name=n, is_generated=g, is_fixed=f) for n, g, f in table["columns"]),
+            columns=tuple(
+                BaselineColumn(name=n, is_generated=g, is_fixed=f, type=t, kept_as=k, collation=c)
+                for n, g, f, t, k, c in table["columns"]
+            ),
             key=tuple(table["key"]),
+            operators=tuple(table["operators"]),
         )
         for table in document["tables"]
     ]

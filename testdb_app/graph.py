@@ -44,10 +44,10 @@ class DependencyGraph(Generic[N]):
 
     @classmethod
     def from_schema(cls, schema: Schema) -> DependencyGraph[QualifiedName]:
-        """Make the graph of all tables and all foreign keys, the copies for partitions included."""
+        """Make the graph of all tables and all enforced foreign keys, the copies for partitions included."""
         return DependencyGraph(
             (table.name for table in schema.tables),
-            ((key.table, key.referenced) for key in schema.foreign_keys),
+            ((key.table, key.referenced) for key in schema.enforced_foreign_keys),
         )
 
     @cached_property

@@ -19,7 +19,7 @@ from testdb_app.plan import ResetPlan, plan_reset
 from testdb_app.schema import QualifiedName, Schema
 from testdb_app.scope import Scope, make_scope
 from testdb_app.selection import select_tables
-from testdb_app.states import KEPT_STATES, Baseline, compare_shapes, migration_tables
+from testdb_app.states import KEPT_STATES, KIND_OF, Baseline, compare_shapes, is_same_shape, migration_tables
 from testdb_app.truncation import check_storage, find_refused
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class KnownMap:
         if self.schema.token != observation.token:
             return False
         shape = self.baseline.shape if self.baseline is not None else {}
-        return all(shape.get(what) == text for what, text in observation.shape.items())
+        return all(what in shape and is_same_shape(shape[what], text) for what, text in observation.shape.items())
 
     def plan(self, observation: Observation, *, strategy: str, truncate_above: int, **options: Any) -> ResetPlan:
         """Plan the way from what *observation* saw to the target; see :func:`testdb_app.plan.plan_reset`."""
@@ -126,7 +126,8 @@ def refit(
     For test runs in which a test has left tables or sequences, taken some away, or recorded a migration: those that came
     count as empty and as new from then on, those that went are forgotten. Of a table with rows in the baseline that is
     known by *before*, and was dropped and not renamed, a warning tells; that it is missing stops no later test.
-    Raises :class:`BaselineError` if another table that it has rows of has changed or is gone, and the guard's
+    Raises :class:`BaselineError` if another table that it has rows of has changed or is gone, or a partition was detached or
+    the like, and the guard's
     :class:`UnsafeDatabaseError`.
     """
     backend = get_backend(connection)
@@ -140,7 +141,9 @@ def refit(
         and name in before.by_name
         and before.by_name[name].oid not in {None, *oids}
     }
-    kept = [f"table {name}" for name in baseline.tables if name not in dropped]
+    # A table that was empty may go, and any may come; what is there still has to be of the same kind, and in the same place.
+    kept = {f"table {name}" for name in baseline.tables if name not in dropped}
+    kept |= {what for what in baseline.shape.keys() & shape.keys() if what.startswith(KIND_OF)}
     was, now = ({name: each[name] for name in kept if name in each} for each in (baseline.shape, shape))
     refuse_changes(connection, baseline, list(compare_shapes(was, now)))
     changes = "; ".join(compare_shapes(baseline.shape, shape))

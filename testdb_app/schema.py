@@ -142,6 +142,8 @@ class ForeignKey:
     ``inherited`` marks the copies that PostgreSQL keeps for partitions: they constrain, but nobody declared them.
     ``indexed`` tells whether an index leads to the rows that refer to a given one. ``operators`` are the ones by which the
     server compares a referenced column with a referencing one, as its SQL writes them; none where it has but one.
+    ``has_period`` marks a temporal key, whose last column is a range that several rows cover together. One that is not
+    ``enforced`` is only told: no row has to obey it, and the server does nothing for it.
     """
 
     name: str
@@ -157,6 +159,8 @@ class ForeignKey:
     inherited: bool = False
     indexed: bool = True
     operators: tuple[str, ...] = ()
+    has_period: bool = False
+    enforced: bool = True
 
     def __str__(self) -> str:
         return f"{self.table}({', '.join(self.columns)}) → {self.referenced}({', '.join(self.referenced_columns)})"
@@ -239,9 +243,9 @@ class Schema:
 
     @cached_property
     def referencing(self) -> Mapping[QualifiedName, tuple[ForeignKey, ...]]:
-        """For every referenced table, the foreign keys that point at it."""
+        """For every referenced table, the foreign keys that point at it and are enforced."""
         found: dict[QualifiedName, list[ForeignKey]] = {}
-        for key in self.foreign_keys:
+        for key in self.enforced_foreign_keys:
             found.setdefault(key.referenced, []).append(key)
         return {name: tuple(keys) for name, keys in found.items()}
 
@@ -264,6 +268,11 @@ class Schema:
                 for root in table.inherits:
                     found.setdefault(root, []).append(table.name)
         return {name: tuple(children) for name, children in found.items()}
+
+    @cached_property
+    def enforced_foreign_keys(self) -> tuple[ForeignKey, ...]:
+        """The foreign keys that rows have to obey."""
+        return tuple(key for key in self.foreign_keys if key.enforced)
 
     @property
     def declared_foreign_keys(self) -> tuple[ForeignKey, ...]:

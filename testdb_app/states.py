@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from testdb_app.schema import QualifiedName, Schema
+from testdb_app.schema import QualifiedName, Schema, Sequence, Table
 
 MIGRATIONS_TABLE = "django_migrations"
 """The name of Django's list of applied migrations, in whatever schema: without its rows each would run again."""
@@ -25,18 +25,26 @@ class SequenceState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaselineColumn:
-    """A column whose values a baseline keeps. ``is_fixed``: it takes no value in an UPDATE (GENERATED ALWAYS AS IDENTITY)."""
+    """A column whose values a baseline keeps. ``is_fixed``: it takes no value in an UPDATE (GENERATED ALWAYS AS IDENTITY).
+
+    ``kept_as`` is the built-in type of the copy where the column's own is the user's, else empty; ``type`` what a kept text
+    is cast back to; ``collation`` that of the column where it is the user's. These three are SQL.
+    """
 
     name: str
     is_generated: bool = False
     is_fixed: bool = False
+    type: str = ""
+    kept_as: str = ""
+    collation: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaselineTable:
     """A table that had rows when the baseline was captured: how many, and the table that keeps their copies.
 
-    ``key`` names the columns that tell its rows apart; empty where it has no primary key or the like.
+    ``key`` names the columns that tell its rows apart; empty where it has no primary key or the like. ``operators`` are
+    those by which the values of these columns are equal, as SQL.
     """
 
     name: QualifiedName
@@ -44,6 +52,12 @@ class BaselineTable:
     rows: int
     columns: tuple[BaselineColumn, ...] = ()
     key: tuple[str, ...] = ()
+    operators: tuple[str, ...] = ()
+
+    def operator(self, column: str) -> str:
+        """The operator by which values of *column* are equal, as SQL."""
+        found = dict(zip(self.key, self.operators, strict=False))
+        return found.get(column, "OPERATOR(pg_catalog.=)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,15 +84,28 @@ class Baseline:
         return sum(table.rows for table in self.tables.values())
 
 
+MIGRATIONS_IN = "the list of migrations in "
+"""How the entries of a shape begin that tell which migrations were applied."""
+
+KIND_OF = "the kind of "
+"""How the entries of a shape begin that tell what a table is, and where it belongs."""
+
+
 def describe_tables(schema: Schema) -> dict[str, str]:
-    """Describe which tables and sequences there are, whether or not they hold rows."""
-    shape = {
-        f"table {table.name}": f"{'partition of' if table.is_partition else 'inherits'} {', '.join(map(str, table.inherits))}"
-        if table.inherits
-        else str(table.kind)
-        for table in schema.tables
-    }
-    return shape | {f"sequence {sequence.name}": sequence.data_type for sequence in schema.sequences}
+    """Describe which tables and sequences there are, whether or not they hold rows, and of what kind."""
+    shape = {f"table {table.name}": "" for table in schema.tables}
+    shape |= {f"{KIND_OF}table {table.name}": _kind(table) for table in schema.tables}
+    return shape | {f"sequence {sequence.name}": _sequence(sequence) for sequence in schema.sequences}
+
+
+def _kind(table: Table) -> str:
+    kind = f"{'unlogged ' if table.unlogged else ''}{table.kind}"
+    return "\n".join([kind, *(f"{'partition of' if table.is_partition else 'inherits'} {n}" for n in table.inherits)])
+
+
+def _sequence(sequence: Sequence) -> str:
+    limits = f"minimum {sequence.minimum}\nmaximum {sequence.maximum}{chr(10) + 'cycle' if sequence.cycle else ''}"
+    return f"{sequence.data_type}\nstart {sequence.start}\nincrement {sequence.increment}\n{limits}"
 
 
 def migration_tables(schema: Schema) -> tuple[QualifiedName, ...]:
@@ -88,19 +115,30 @@ def migration_tables(schema: Schema) -> tuple[QualifiedName, ...]:
 
 def compare_shapes(before: Mapping[str, str], after: Mapping[str, str]) -> Iterator[str]:
     """Yield, in order, what differs between the shape at the capture and the present one, as people say it."""
-    for what in sorted({*before, *after}):
-        if what not in after:
-            yield f"{what} is gone"
-        elif what not in before:
-            yield f"{what} is new"
-        elif before[what] != after[what]:
-            yield f"{what} has changed" + _first_difference(before[what], after[what])
+    for what in sorted({*before, *after}, key=lambda what: (what.removeprefix(KIND_OF), what)):
+        if what not in before or what not in after:
+            # That of a table that came or went is told with the table.
+            if not what.startswith(KIND_OF):
+                yield f"{what} is {'new' if what in after else 'gone'}"
+        elif not is_same_shape(before[what], after[what]):
+            yield f"{what} has changed{_first_difference(before[what], after[what])}"
+
+
+_ENUM = "(enum) "
+
+
+def is_same_shape(before: str, after: str) -> bool:
+    """Whether two descriptions say the same, but for values that an enum has got since."""
+    if before == after or _ENUM not in after:
+        return before == after
+    known = before.split("\n")
+    return known == [line for line in after.split("\n") if line in known or not line.startswith(_ENUM)]
 
 
 def _first_difference(before: str, after: str) -> str:
     old, new = before.split("\n"), after.split("\n")
-    gone = [line for line in old if line not in set(new)]
-    came = [line for line in new if line not in set(old)]
+    gone = [line for line in old if line and line not in set(new)]
+    came = [line for line in new if line and line not in set(old)]
     if not gone and not came:
         return ""
     return f" ({', '.join([f'- {line}' for line in gone[:3]] + [f'+ {line}' for line in came[:3]])})"

@@ -33,7 +33,7 @@ def tied_groups(schema: Schema, names: Iterable[QualifiedName]) -> list[frozense
     """
     wanted = set(names)
     neighbours: dict[QualifiedName, set[QualifiedName]] = {name: set() for name in wanted}
-    for key in schema.foreign_keys:
+    for key in schema.enforced_foreign_keys:
         if is_immediate(key):
             ends = [*_stored(schema, key.table, wanted), *_stored(schema, key.referenced, wanted)]
             for end in ends[1:]:

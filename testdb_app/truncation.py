@@ -171,9 +171,12 @@ def _truncation_closure(schema: Schema, names: Iterable[QualifiedName]) -> froze
     """Return what one TRUNCATE of *names* must name: all that reference them, and the partitions of those."""
     found = set(names)
     work = list(found)
+    # TRUNCATE minds also a key that is not enforced.
+    unenforced = [key for key in schema.foreign_keys if not key.enforced]
     while work:
         name = work.pop()
         following = [key.table for key in schema.referencing.get(name, ())]
+        following += [key.table for key in unenforced if key.referenced == name]
         following += schema.partitions.get(name, ())
         for other in following:
             if other not in found:

@@ -95,9 +95,10 @@ def _referring(
 ) -> Iterator[Key]:
     quote = get_backend(connection).data.quote
     listed = ", ".join(f"k.{quote(connection, column)}" for column in columns)
+    operators = key.operators or ("=",) * len(key.columns)
     same = " AND ".join(
-        f"r.{quote(connection, there)} = k.{quote(connection, here)}"
-        for here, there in zip(key.columns, key.referenced_columns, strict=True)
+        f"r.{quote(connection, there)} {operator} k.{quote(connection, here)}"
+        for here, there, operator in zip(key.columns, key.referenced_columns, operators, strict=True)
     )
     source = f"{quote(connection, key.table)} k JOIN {quote(connection, key.referenced)} r ON {same}"
     with connection.cursor() as cursor:

@@ -41,7 +41,7 @@ def find_cycles(
     groups = graph.cycles()
     number_of = {name: number for number, group in enumerate(groups, start=1) for name in group}
     keys_of: dict[int, list[ForeignKey]] = {}
-    for key in schema.foreign_keys:
+    for key in schema.enforced_foreign_keys:
         number = number_of.get(key.table)
         if number is not None and number == number_of.get(key.referenced):
             keys_of.setdefault(number, []).append(key)

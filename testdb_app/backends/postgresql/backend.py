@@ -29,11 +29,11 @@ from testdb_app.backends.postgresql.preconditions import explain_refusal, find_r
 from testdb_app.backends.postgresql.queries import count_referring, execute, read_rows, scalars
 from testdb_app.backends.postgresql.quoting import quote
 from testdb_app.backends.postgresql.sequences import read_all_states, sequence_states
-from testdb_app.backends.postgresql.shapes import parse_shape, shape_queries, unreadable
+from testdb_app.backends.postgresql.shapes import EXACT_TEXT, make_shape, parse_shape, shape_queries, unreadable
 from testdb_app.backends.postgresql.watch import PostgreSQLWatch
 from testdb_app.exceptions import RowsRemainError, TestDBError
 from testdb_app.schema import ForeignKey, QualifiedName, Schema
-from testdb_app.states import BASELINE, Baseline, RowChanges, describe_tables, migration_tables
+from testdb_app.states import BASELINE, Baseline, RowChanges, migration_tables
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -103,8 +103,8 @@ class PostgreSQLBackend:
         self, connection: BaseDatabaseWrapper, keys: Sequence[ForeignKey], baseline: Baseline | None = None
     ) -> tuple[int, ...]:
         """Count the referring rows by reading them. One round trip."""
-        copies = {name: table.copy for name, table in baseline.tables.items()} if baseline is not None else {}
-        read = {copy.name for key in keys if (copy := copies.get(key.referenced)) is not None}
+        copies = baseline.tables if baseline is not None else {}
+        read = {table.copy.name for key in keys if (table := copies.get(key.referenced)) is not None}
         queries = [count_referring(key, copies.get(key.referenced)) for key in keys]
         try:
             return tuple(scalars(connection, queries, proof=prove_own_schema(read) if read else None))
@@ -204,7 +204,7 @@ class PostgreSQLBackend:
         names = [name for name in tables if name in baseline.tables]
         queries = [restoring.count_changes(baseline.tables[name]) for name in names]
         copies = [baseline.tables[name].copy.name for name in names]
-        queries = [prove_own_schema(copies), restoring.NEEDS_EXACT_TEXT, *queries]
+        queries = [prove_own_schema(copies), EXACT_TEXT, *queries]
         results = read_rows(connection, queries, lock_timeout=_READING_TIMEOUT, safe_path=False)[2:]
         counts = (rows[0] for rows in results)
         return {
@@ -219,10 +219,10 @@ class PostgreSQLBackend:
     def read_shape(
         self, connection: BaseDatabaseWrapper, schema: Schema, tables: Iterable[QualifiedName]
     ) -> dict[str, str]:
-        """Describe the tables, and the columns and keys of those with copies. One round trip."""
+        """Describe the tables, with partitions and parents, and the columns and keys of those with copies. One round trip."""
         # It leaves no setting behind, also in the caller's transaction.
         read = partial(read_rows, connection, lock_timeout=_READING_TIMEOUT)
-        return describe_tables(schema) | _read_with_shape(read, (), tables, migration_tables(schema))[1]
+        return make_shape(schema, _read_with_shape(read, (), tables, migration_tables(schema), with_kinds=True)[1])
 
     def write_baseline(
         self,
@@ -262,6 +262,7 @@ def _read_with_shape(
     migrations: Iterable[QualifiedName],
     *,
     first: Sequence[str] = (),
+    with_kinds: bool = False,
 ) -> tuple[list[list[tuple[Any, ...]]], dict[str, str]]:
     """Run *first* and *queries*, and read what a baseline depends on. One round trip, or more where a list of migrations is gone.
 
@@ -271,12 +272,12 @@ def _read_with_shape(
     tables, migrations = list(tables), list(migrations)
     number = len(first) + len(queries)
     try:
-        rows = read((*queries, *shape_queries(tables, migrations)), first=first)
+        rows = read((*queries, *shape_queries(tables, migrations, with_kinds=with_kinds)), first=first)
         return rows[:number], parse_shape(rows[number:])
     except DatabaseError as error:
         if not migrations or sqlstate(error)[:2] not in ABOUT_OBJECTS:
             raise
-    rows = read((*queries, *shape_queries(tables, ())), first=first)
+    rows = read((*queries, *shape_queries(tables, (), with_kinds=with_kinds)), first=first)
     shape = parse_shape(rows[number:])
     for name in migrations:
         try:

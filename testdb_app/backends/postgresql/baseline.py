@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from collections.abc import Sequence as Many
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from django.db import DatabaseError, InterfaceError
@@ -28,16 +29,23 @@ from testdb_app.backends.postgresql.preconditions import (
 )
 from testdb_app.backends.postgresql.queries import chunks, read_rows, rows_of, scalars
 from testdb_app.backends.postgresql.quoting import milliseconds, qualify, quote, quote_literal
-from testdb_app.backends.postgresql.shapes import is_baseline_table, parse_columns, parse_shape, shape_queries
+from testdb_app.backends.postgresql.restoring import copy, count_unreadable
+from testdb_app.backends.postgresql.shapes import (
+    PLAIN_SPELLING,
+    is_baseline_table,
+    make_shape,
+    parse_shape,
+    parse_tables,
+    shape_queries,
+)
 from testdb_app.baseline_document import from_document, to_document
-from testdb_app.exceptions import BaselineError, MissingPrivilegeError, TransactionStateError
+from testdb_app.exceptions import BaselineError, MissingPrivilegeError, TransactionStateError, UnsupportedError
 from testdb_app.schema import QualifiedName, Schema
 from testdb_app.states import (
     KEPT_STATES,
     Baseline,
     BaselineTable,
     SequenceState,
-    describe_tables,
     migration_tables,
 )
 
@@ -118,6 +126,7 @@ def _opening(schema: Schema, names: Many[QualifiedName], lock_timeout: float, st
     yield "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
     yield f"SET LOCAL lock_timeout = '{milliseconds(lock_timeout)}ms'"
     yield "SET LOCAL row_security = off"
+    yield PLAIN_SPELLING
     # Whoever made a schema of that name just before owns it.
     yield f"CREATE SCHEMA IF NOT EXISTS {OWN_SCHEMA}"
     yield prove_own_schema()
@@ -142,14 +151,24 @@ def _capture(
     excluded: frozenset[QualifiedName],
     state: str,
 ) -> Baseline:
-    copies = {name: QualifiedName(OWN_SCHEMA, f"{state}_{number}") for number, name in enumerate(names, 1)}
-    making = [f"CREATE TABLE {quote(copies[name])} USING heap AS SELECT * FROM ONLY {quote(name)}" for name in names]
-    rows = [run_sql(connection, statement)[0].row_count for statement in making]
-    states = read_states(connection, sequences)
     migrations = migration_tables(schema)
-    queries = shape_queries(names, migrations)
-    results = read_rows(connection, queries) if queries else []
-    columns = {QualifiedName(row[0], row[1]): parse_columns(row) for row in results[1]} if names else {}
+    queries = shape_queries(names, migrations, with_kinds=True)
+    results = read_rows(connection, queries)
+    shapes = parse_tables(results)
+    tables = [
+        BaselineTable(
+            name=name,
+            copy=QualifiedName(OWN_SCHEMA, f"{state}_{number}"),
+            rows=0,
+            columns=shapes[name].columns,
+            key=shapes[name].key,
+            operators=shapes[name].operators,
+        )
+        for number, name in enumerate(names, 1)
+    ]
+    tables = [replace(table, rows=run_sql(connection, copy(table))[0].row_count) for table in tables]
+    _check_readable(connection, tables)
+    states = read_states(connection, sequences)
     (((now,),),) = read_rows(
         connection, ["SELECT pg_catalog.to_char(pg_catalog.now(), 'YYYY-MM-DD\"T\"HH24:MI:SSTZH:TZM')"]
     )
@@ -158,16 +177,11 @@ def _capture(
     }
     baseline = Baseline(
         captured_at=now,
-        tables={
-            name: BaselineTable(
-                name=name, copy=copies[name], rows=count, columns=columns[name][0], key=columns[name][1]
-            )
-            for name, count in zip(names, rows, strict=True)
-        },
+        tables={table.name: table for table in tables},
         sequences={name: state for name, state in states.items() if state != starts[name]},
         excluded=excluded,
         migrations=migrations,
-        shape=describe_tables(schema) | parse_shape(results),
+        shape=make_shape(schema, parse_shape(results)),
     )
     document = quote_literal(json.dumps(to_document(baseline)))
     statements = [
@@ -182,6 +196,29 @@ def _capture(
     ]
     run_sql(connection, ";\n".join(statements))
     return baseline
+
+
+def _check_readable(connection: BaseDatabaseWrapper, tables: Iterable[BaselineTable]) -> None:
+    """Raise :class:`UnsupportedError` for a table with values of a type whose text cannot be read, or reads as another."""
+    for table in tables:
+        query = count_unreadable(table)
+        if query is None:
+            continue
+        why = "it is another value when it is read again"
+        try:
+            run_sql(connection, "SAVEPOINT testdb_capture")
+            ((unreadable,),) = rows_of(run_sql(connection, query)[0])
+        except DatabaseError as error:
+            run_sql(connection, "ROLLBACK TO SAVEPOINT testdb_capture")
+            unreadable, why = table.rows, str(error).strip().split("\n")[0]
+        if unreadable:
+            kinds = ", ".join(f"{c.name} ({c.type})" for c in table.columns if c.type)
+            raise UnsupportedError(
+                f'A baseline of database "{connection.settings_dict["NAME"]}" (alias "{connection.alias}") cannot keep the rows '
+                f"of {table.name}: a baseline keeps the text of values of other types than PostgreSQL's own, here of {kinds}, "
+                f"and for {unreadable} row(s) that text is of no use: {why}. Nothing was changed. Empty this table first, "
+                "or exclude it from the baseline."
+            )
 
 
 def read_states(connection: BaseDatabaseWrapper, names: Many[QualifiedName]) -> dict[QualifiedName, SequenceState]:

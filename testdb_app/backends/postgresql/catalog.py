@@ -59,26 +59,28 @@ def _digest(columns: str, source: str) -> str:
 
 
 # token
-# Only what a plan depends on is hashed: a TRUNCATE changes relfilenode and xmin, but not the plan.
+# Only what a plan or a baseline depends on is hashed: a TRUNCATE changes relfilenode and xmin, but not the plan.
 TOKEN = f"""
 SELECT pg_catalog.concat_ws('/',
     {_digest("oid, nspname", "pg_namespace")},
     {
     _digest(
         "oid, relname, relnamespace, relkind, relowner, relpersistence, relrowsecurity, relforcerowsecurity, "
-        "relhasrules, relispartition, relispopulated, relreplident, relam",
+        "relhasrules, relispartition, relispopulated, relreplident, relam, relpartbound::text",
         f"pg_class WHERE relkind IN ('r', 'p', 'f', 'S', 'm') AND relnamespace = ANY ({_USER_SCHEMA_OIDS})",
     )
 },
     {
     _digest(
-        "oid, conname, conrelid, confrelid, conkey, confkey, condeferrable, condeferred, confdeltype, confupdtype",
+        "oid, conname, conrelid, confrelid, conkey, confkey, condeferrable, condeferred, confdeltype, confupdtype, "
+        "convalidated",
         "pg_constraint WHERE contype = 'f'",
     )
 },
     {_digest("oid, tgname, tgrelid, tgenabled, tgtype", "pg_trigger WHERE NOT tgisinternal")},
     {_digest("oid, rulename, ev_class, ev_type, ev_enabled", "pg_rewrite WHERE oid >= 16384")},
     {_digest("s.seqrelid, s.seqstart, s.seqincrement, s.seqmin, s.seqmax", "pg_sequence s")},
+    {_digest("inhrelid, inhparent", "pg_inherits")},
     {_digest("oid, xmin::text", "pg_attrdef")},
     {
     _digest(
@@ -156,8 +158,9 @@ SELECT c.oid::bigint, n.nspname::text, c.relname::text, c.relkind::text, c.relpe
 """
 
 # name, table, columns, referenced table, referenced columns, on delete, on update, deferrable, initially deferred, match,
-# inherited, indexed: an index of the referencing table starts with a column of the key; the operators of the comparison
-FOREIGN_KEYS = """
+# inherited, indexed: an index of the referencing table starts with a column of the key; the operators of the comparison, has
+# period, enforced
+_FOREIGN_KEYS = """
 SELECT k.conname::text, k.conrelid::bigint,
        ARRAY(SELECT a.attname::text
                FROM pg_catalog.unnest(k.conkey) WITH ORDINALITY u(number, place)
@@ -171,14 +174,24 @@ SELECT k.conname::text, k.conrelid::bigint,
        k.confdeltype::text, k.confupdtype::text, k.condeferrable, k.condeferred, k.confmatchtype::text, k.conparentid <> 0,
        EXISTS (SELECT FROM pg_catalog.pg_index i
                 WHERE i.indrelid = k.conrelid AND i.indisvalid AND i.indpred IS NULL AND i.indkey[0] = ANY (k.conkey)),
-       ARRAY(SELECT pg_catalog.format('OPERATOR(%I.%s)', n.nspname, o.oprname)
+       ARRAY(SELECT pg_catalog.format('OPERATOR(%I.%s)', s.nspname, o.oprname)
                FROM pg_catalog.unnest(k.conpfeqop) WITH ORDINALITY u(operator, place)
                JOIN pg_catalog.pg_operator o ON o.oid = u.operator
-               JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace
-              ORDER BY u.place)
+               JOIN pg_catalog.pg_namespace s ON s.oid = o.oprnamespace
+              ORDER BY u.place),
+       {since_18}
   FROM pg_catalog.pg_constraint k
  WHERE k.contype = 'f'
 """
+
+_FOREIGN_KEYS_18 = _FOREIGN_KEYS.format(since_18="k.conperiod, k.conenforced")
+_FOREIGN_KEYS_15 = _FOREIGN_KEYS.format(since_18="false, true")
+
+
+def foreign_keys(version: int) -> str:
+    """Return the query of the foreign keys for a server of that version (180001)."""
+    return _FOREIGN_KEYS_18 if version >= 18_00_00 else _FOREIGN_KEYS_15
+
 
 # schema, name, type, start, increment, minimum, maximum, cache, cycle, extension, owned, uses
 SEQUENCES = f"""

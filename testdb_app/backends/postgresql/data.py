@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from testdb_app.backends.postgresql import catalog, differing, signs
@@ -13,13 +14,14 @@ from testdb_app.backends.postgresql.pipeline import Command
 from testdb_app.backends.postgresql.preconditions import prove_own_schema
 from testdb_app.backends.postgresql.queries import chunks, read_rows, rows_of
 from testdb_app.backends.postgresql.quoting import quote, quote_literal
-from testdb_app.backends.postgresql.shapes import parse_columns
+from testdb_app.backends.postgresql.restoring import comparable_operators, comparable_rows
+from testdb_app.backends.postgresql.shapes import EXACT_TEXT, TableShape
 from testdb_app.backends.postgresql.stored import store_state
 from testdb_app.backends.postgresql.violations import find_late_sequences, find_violations
 from testdb_app.differences import TableDifference
 from testdb_app.exceptions import UnsupportedError
 from testdb_app.schema import QualifiedName, Schema
-from testdb_app.states import Baseline
+from testdb_app.states import Baseline, BaselineTable
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -53,7 +55,7 @@ class PostgreSQLData:
         """Return the primary key of each table, or its narrowest unique key of columns that are never null."""
         names = sorted(tables)
         rows = read_rows(connection, signs.shapes_of(names), lock_timeout=_LOCK_TIMEOUT)[1] if names else []
-        return {QualifiedName(row[0], row[1]): parse_columns(row)[1] for row in rows}
+        return {shape.name: shape.key for shape in map(TableShape.from_row, rows)}
 
     def delete_together(
         self, connection: BaseDatabaseWrapper, deletes: Sequence[tuple[QualifiedName, str, Sequence[Any]]]
@@ -114,16 +116,15 @@ class PostgreSQLData:
         found = []
         for chunk in chunks(names, _COMPARISONS_A_MESSAGE):
             proof = prove_own_schema(copies[name].copy.name for name in chunk if name in copies)
-            queries = [
-                differing.differences(
-                    columns[name],
-                    quote(copies[name].copy) if name in copies else differing.no_rows(name),
-                    differing.live(name),
-                    limit,
-                )
-                for name in chunk
-            ]
-            _, *results = ask(connection, [Command(query) for query in (proof, *queries)])
+            queries = [_compare(name, columns[name], copies.get(name), limit) for name in chunk]
+            _, _, *results = ask(connection, [Command(query) for query in (proof, EXACT_TEXT, *queries)])
             compared = zip(chunk, results, strict=True)
             found += [differing.parse_differences(name, columns[name], rows) for name, rows in compared]
         return [difference for difference in found if difference is not None]
+
+
+def _compare(name: QualifiedName, columns: differing.Columns, kept: BaselineTable | None, limit: int) -> str:
+    if kept is None:
+        return differing.differences(columns, differing.no_rows(name), differing.live(name), limit)
+    comparable = replace(columns, key=kept.key, operators=comparable_operators(kept))
+    return differing.differences(comparable, quote(kept.copy), comparable_rows(kept), limit)

@@ -21,10 +21,11 @@ _ADDED, _CHANGED, _REMOVED = "+", "~", "-"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Columns:
-    """A table's columns and key; ``text`` describes them, and is other where they are."""
+    """A table's columns and key, with the operators by which its values are equal; ``text`` is other where they are."""
 
     names: tuple[str, ...]
     key: tuple[str, ...]
+    operators: tuple[str, ...]
     text: str
 
 
@@ -87,7 +88,8 @@ def differences(columns: Columns, before: str, after: str, limit: int) -> str:
 def _pairs_by_key(columns: Columns, before: str, after: str) -> tuple[str, str]:
     first = quote(columns.key[0])
     old, new = (", ".join(f"{side}.{quote(name)}" for name in columns.names) for side in "on")
-    on = " AND ".join(f"o.{quote(name)} = n.{quote(name)}" for name in columns.key)
+    pairs = zip(columns.key, columns.operators, strict=True)
+    on = " AND ".join(f"o.{quote(name)} {equals} n.{quote(name)}" for name, equals in pairs)
     kind = f"CASE WHEN o.{first} IS NULL THEN '{_ADDED}' WHEN n.{first} IS NULL THEN '{_REMOVED}' ELSE '{_CHANGED}' END"
     return kind, (
         f"{before} AS o FULL JOIN {after} AS n ON {on} WHERE o.{first} IS NULL OR n.{first} IS NULL "

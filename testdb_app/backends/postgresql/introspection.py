@@ -58,7 +58,7 @@ def read_schema(connection: BaseDatabaseWrapper) -> Schema:
         catalog.TOKEN,
         catalog.EVENT_TRIGGERS,
         catalog.TABLES,
-        catalog.FOREIGN_KEYS,
+        catalog.foreign_keys(connection.pg_version),  # type: ignore[attr-defined]
         catalog.SEQUENCES,
         catalog.TRIGGERS,
         catalog.RULES,
@@ -248,6 +248,8 @@ def _foreign_keys(
             inherited=inherited,
             indexed=indexed,
             operators=tuple(operators),
+            has_period=has_period,
+            enforced=enforced,
         )
         for (
             name,
@@ -263,6 +265,8 @@ def _foreign_keys(
             inherited,
             indexed,
             operators,
+            has_period,
+            enforced,
         ) in rows
         if table in kept and referenced in kept
     ]

@@ -35,7 +35,7 @@ class Relations:
     @classmethod
     def from_rows(cls, rows: Iterable[tuple[Any, ...]], schema: Schema) -> Relations:
         """Make them of the rows of :data:`signals.RELATIONS`."""
-        slow = {key.referenced for key in schema.foreign_keys if not key.indexed}
+        slow = {key.referenced for key in schema.enforced_foreign_keys if not key.indexed}
         tables: dict[int, QualifiedName] = {}
         sequences: dict[int, QualifiedName] = {}
         toasts: dict[int, int] = {}

@@ -20,7 +20,8 @@ from collections.abc import Sequence as Many
 from testdb_app.backends.base import Action, Mark, Script, Statement, Step
 from testdb_app.backends.postgresql.preconditions import prove_own_schema
 from testdb_app.backends.postgresql.quoting import milliseconds, quote, quote_literal
-from testdb_app.backends.postgresql.restoring import NEEDS_EXACT_TEXT, restore, rewrite
+from testdb_app.backends.postgresql.restoring import needs_exact_text, restore, rewrite
+from testdb_app.backends.postgresql.shapes import EXACT_TEXT, KEEP_SETTINGS, PUT_SETTINGS_BACK
 from testdb_app.backends.postgresql.switches import BY_ROW, events_of, needs_exclusive, switches
 from testdb_app.schema import ForeignKey, QualifiedName, Schema
 from testdb_app.states import Baseline, SequenceState
@@ -61,7 +62,7 @@ def write_script(
     body = [
         *(Statement(sql=sql) for sql in off),
         *_truncations(schema, steps),
-        *_writes(schema, steps, baseline),
+        *_writes(schema, steps, baseline, within_transaction=within_transaction),
     ]
     if on:
         # A table with pending events of deferred keys cannot be altered.
@@ -177,13 +178,21 @@ def _delete(step: Step) -> Statement:
     return Statement(sql=f"WITH {deletes}\nSELECT {counts}", counts=step.names)
 
 
-def _writes(schema: Schema, steps: Many[Step], baseline: Baseline | None) -> Iterator[Statement]:
+def _writes(
+    schema: Schema, steps: Many[Step], baseline: Baseline | None, *, within_transaction: bool
+) -> Iterator[Statement]:
+    exact = False
     if any(step.action is Action.RESTORE for step in steps):
         assert baseline is not None
         # Checks that can wait see the end of it all, in whatever order the rows come.
         yield Statement(sql="SET CONSTRAINTS ALL DEFERRED")
-        if any(not table.key for step in steps for name in step.names if (table := baseline.tables.get(name))):
-            yield Statement(sql=NEEDS_EXACT_TEXT)
+        exact = any(
+            needs_exact_text(table) for step in steps for name in step.names if (table := baseline.tables.get(name))
+        )
+    if exact:
+        if within_transaction:
+            yield Statement(sql=KEEP_SETTINGS)
+        yield Statement(sql=EXACT_TEXT)
     truncated = frozenset(name for step in steps if step.action is Action.TRUNCATE for name in step.names)
     for step in steps:
         if step.action is Action.DELETE:
@@ -203,6 +212,9 @@ def _writes(schema: Schema, steps: Many[Step], baseline: Baseline | None) -> Ite
             accepting = [name for name in names if not schema.by_name[name].refused]
             if accepting:
                 yield restore(accepting, baseline)
+    if exact and within_transaction:
+        # SET LOCAL would last to the end of the caller's transaction.
+        yield Statement(sql=PUT_SETTINGS_BACK)
 
 
 def _target(schema: Schema, name: QualifiedName, baseline: Baseline | None) -> SequenceState:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.db import DatabaseError
@@ -12,9 +13,10 @@ from testdb_app.backends.postgresql.connection import Result, read_safely, run_s
 from testdb_app.backends.postgresql.errors import LOCK_NOT_AVAILABLE, sqlstate, translate
 from testdb_app.backends.postgresql.preconditions import explain_refusal, find_refusal
 from testdb_app.backends.postgresql.quoting import EQUALS, equals, milliseconds, quote
+from testdb_app.backends.postgresql.restoring import live_value
 from testdb_app.exceptions import UnsupportedError
 from testdb_app.schema import ForeignKey, QualifiedName
-from testdb_app.states import RowChanges
+from testdb_app.states import BaselineTable, RowChanges
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -105,25 +107,32 @@ def scalars(connection: BaseDatabaseWrapper, queries: Sequence[str], *, proof: s
     return [number for result in results for number in rows_of(result)[0][0]]
 
 
-def count_referring(key: ForeignKey, copy: QualifiedName | None = None) -> str:
+def count_referring(key: ForeignKey, copied: BaselineTable | None = None) -> str:
     """Count the rows whose key columns are all set: with MATCH SIMPLE and MATCH FULL alike only those refer.
 
-    Rows that refer to a row of *copy*, which stays, do not count: as the key's own operators compare them.
+    Rows that refer to a row of the copy of *copied*, which stays, do not count.
     """
     condition = " AND ".join(f"k.{quote(column)} IS NOT NULL" for column in key.columns)
-    if copy is not None:
-        columns = zip(key.columns, key.referenced_columns, strict=True)
-        same = " AND ".join(
-            equals(f"c.{quote(there)}", f"k.{quote(here)}", operator)
-            for (here, there), operator in zip(columns, operators_of(key), strict=True)
-        )
-        condition += f" AND NOT EXISTS (SELECT FROM {quote(copy)} c WHERE {same})"
+    if copied is not None:
+        found = partial(live_value, copied)
+        condition += f" AND {lacks_referenced(key, quote(copied.copy), lambda column: found(column, 'r'))}"
     return f"SELECT pg_catalog.count(*) FROM ONLY {quote(key.table)} k WHERE {condition}"
 
 
-def operators_of(key: ForeignKey) -> tuple[str, ...]:
-    """Return the operator that compares each referenced column with the referencing one, as the key itself does."""
-    return key.operators or (EQUALS,) * len(key.columns)
+def lacks_referenced(key: ForeignKey, source: str, value: Callable[[str], str]) -> str:
+    """Write the condition that no row ``r`` of *source* is referred to by a row ``k``; *value* writes a column's value there.
+
+    The operators are those of the key itself. The last column of a key with PERIOD has to be covered by several rows together.
+    """
+    operators = key.operators or (EQUALS,) * len(key.columns)
+    pairs = zip(key.columns, key.referenced_columns, operators, strict=True)
+    terms = [equals(value(there), f"k.{quote(here)}", operator) for here, there, operator in pairs]
+    rows = f"FROM {source} r WHERE {' AND '.join(terms)}"
+    if not key.has_period:
+        return f"NOT EXISTS (SELECT {rows})"
+    period, covered = f"k.{quote(key.columns[-1])}", value(key.referenced_columns[-1])
+    aggregate = f"(SELECT pg_catalog.range_agg({covered}) {rows})"
+    return f"({period} OPERATOR(pg_catalog.<@) {aggregate}) IS NOT TRUE"
 
 
 def chunks(items: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:

@@ -5,6 +5,10 @@ are deleted, those that changed are updated in place, those that went are insert
 (record_image_ne, the operator ``*<>``), so that every type has an answer, also those without equality. A table without a key is
 compared by the text of its rows, numbered among their equals.
 
+A copy has columns of PostgreSQL's own types only, and no collation of the user's, so that nothing of the user's can be held
+by it: a domain is kept as what it is made of, any other type of the user's as its text, which is compared as it is and cast
+back where it is written. Keys are compared by the operators of their own index, wherever these are.
+
 Tables that foreign keys tie together at once (not deferrable, or RESTRICT) are one statement: the checks run at its end.
 Inside it deletions come first, then updates, then insertions, because unique keys are checked row by row; each part
 reads the count of the ones before, which makes PostgreSQL finish those first. In one statement all parts see the same
@@ -13,16 +17,75 @@ snapshot, so that none is confused by another.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Many
 
 from testdb_app.backends.base import Statement
-from testdb_app.backends.postgresql.quoting import equals, quote
+from testdb_app.backends.postgresql.quoting import EQUALS, equals, quote
 from testdb_app.schema import QualifiedName
-from testdb_app.states import Baseline, BaselineTable
+from testdb_app.states import Baseline, BaselineColumn, BaselineTable
 
-NEEDS_EXACT_TEXT = "SELECT pg_catalog.set_config('extra_float_digits', '1', true)"
-"""Without it two numbers could have one text."""
+
+def needs_exact_text(table: BaselineTable) -> bool:
+    """Whether rows of the table are compared by a text, which depends on the session's settings."""
+    return not table.key or any(column.type for column in table.columns)
+
+
+def copy(table: BaselineTable) -> str:
+    """Write the making of a table's copy. The role's own access method and tablespace have no part in it."""
+    columns = ", ".join(f"{_kept(column, 't', neutral=True)} AS {quote(column.name)}" for column in table.columns)
+    return (
+        f"CREATE TABLE {quote(table.copy)} USING heap TABLESPACE pg_default "
+        f"AS SELECT {columns} FROM ONLY {quote(table.name)} AS t"
+    )
+
+
+def count_unreadable(table: BaselineTable) -> str | None:
+    """Write the query of how many kept texts do not give the same text again; None where there is none that may not."""
+    changed = [
+        f'{_live(column, "c")}::{column.kept_as} COLLATE "C" OPERATOR(pg_catalog.<>) c.{quote(column.name)} COLLATE "C"'
+        for column in table.columns
+        if column.type
+    ]
+    return f"SELECT pg_catalog.count(*) FROM {quote(table.copy)} AS c WHERE {' OR '.join(changed)}" if changed else None
+
+
+def _kept(column: BaselineColumn, source: str, *, neutral: bool = False) -> str:
+    """Write the value of a live column as its copy keeps it; *neutral*, without its collation, which the copy would depend on."""
+    value = f"{source}.{quote(column.name)}"
+    if column.kept_as:
+        value = f"{value}::{column.kept_as}"
+    return f'{value} COLLATE "C"' if neutral and (column.type or column.collation) else value
+
+
+def _live(column: BaselineColumn, source: str) -> str:
+    """Write the value of a column of the copy as the live one."""
+    value = f"{source}.{quote(column.name)}"
+    if column.type:
+        value = f"{value}::{column.type}"
+    return f"({value} COLLATE {column.collation})" if column.collation else value
+
+
+def live_value(table: BaselineTable, column: str, source: str) -> str:
+    """Write the value that *column* of the copy, called *source*, stands for."""
+    return _live(next(found for found in table.columns if found.name == column), source)
+
+
+def comparable_rows(table: BaselineTable) -> str:
+    """Write the rows of the table itself with the types that its copy has."""
+    values = ", ".join(f"{_kept(column, 't', neutral=True)} AS {quote(column.name)}" for column in table.columns)
+    return f"(SELECT {values} FROM ONLY {quote(table.name)} AS t)"
+
+
+def comparable_operators(table: BaselineTable) -> tuple[str, ...]:
+    """Return the operators by which the key's values are equal as its copy has them: texts, where they are kept so."""
+    texts = {column.name for column in table.columns if column.type}
+    return tuple(EQUALS if name in texts else table.operator(name) for name in table.key)
+
+
+def _same_key(table: BaselineTable, names: Iterable[str]) -> str:
+    """Write the condition under which a row ``t`` of the table and one ``c`` of its copy have the same key."""
+    return " AND ".join(f"t.{quote(name)} {table.operator(name)} {live_value(table, name, 'c')}" for name in names)
 
 
 def restore(
@@ -57,7 +120,7 @@ def restore(
     then = [part for part in (first, _after("u", updates)) if part]
     for number, table in enumerate(kept):
         if table is not None:
-            missing = [equals("ctid", _found(number, "new", "old IS NULL"))] if number in written else []
+            missing = [equals("c.ctid", _found(number, "new", "old IS NULL"))] if number in written else []
             where = f" WHERE {' AND '.join([*missing, *then])}" if missing or then else ""
             parts.append(f"n{number} AS ({_insert(table)}{where} RETURNING 1)")
     return Statement(
@@ -98,47 +161,51 @@ def rewrite(
 
 def _differences(table: BaselineTable) -> str:
     """Select the places of rows that differ: ``old`` in the table, ``new`` in the copy, NULL where there is none."""
-    columns = [column.name for column in table.columns if not column.is_generated]
+    columns = [column for column in table.columns if not column.is_generated]
+    left = ", ".join(_kept(column, "t") for column in columns)
+    right = ", ".join(f"c.{quote(column.name)}" for column in columns)
     if not table.key:
-        image = f"ROW({', '.join(map(quote, columns))})::pg_catalog.text"
         rows = (
-            "SELECT ctid, {image} AS image, pg_catalog.row_number() OVER (PARTITION BY {image}) AS number FROM {source}"
+            "SELECT {side}.ctid, {image} AS image, pg_catalog.row_number() OVER (PARTITION BY {image}) AS number "
+            "FROM {source} AS {side}"
         )
-        old = rows.format(image=image, source=f"ONLY {quote(table.name)}")
-        new = rows.format(image=image, source=quote(table.copy))
+        text = 'ROW({})::pg_catalog.text COLLATE "C"'.format
+        old = rows.format(side="t", image=text(left), source=f"ONLY {quote(table.name)}")
+        new = rows.format(side="c", image=text(right), source=quote(table.copy))
         return (
             f"SELECT t.ctid AS old, c.ctid AS new FROM ({old}) AS t FULL JOIN ({new}) AS c "
             f"ON {equals('t.image', 'c.image')} AND {equals('t.number', 'c.number')} WHERE t.ctid IS NULL OR c.ctid IS NULL"
         )
     # Of a column that no UPDATE can set, another value is another row.
     on = dict.fromkeys([*table.key, *(column.name for column in table.columns if column.is_fixed)])
-    left, right = (", ".join(f"{side}.{quote(name)}" for name in columns) for side in "tc")
     return (
         f"SELECT t.ctid AS old, c.ctid AS new FROM ONLY {quote(table.name)} AS t FULL JOIN {quote(table.copy)} AS c "
-        f"ON {' AND '.join(f't.{quote(name)} = c.{quote(name)}' for name in on)} "
+        f"ON {_same_key(table, on)} "
         f"WHERE t.ctid IS NULL OR c.ctid IS NULL OR pg_catalog.record_image_ne(ROW({left}), ROW({right}))"
     )
 
 
 def _update(table: BaselineTable, number: int, condition: str) -> str | None:
-    columns = [quote(column.name) for column in table.columns if not (column.is_generated or column.is_fixed)]
+    columns = [column for column in table.columns if not (column.is_generated or column.is_fixed)]
     if not columns:
         return None
     changed = "old IS NOT NULL AND new IS NOT NULL"
+    values = ", ".join(f"{quote(column.name)} = {_live(column, 'c')}" for column in columns)
     return (
-        f"UPDATE ONLY {quote(table.name)} AS t SET {', '.join(f'{column} = c.{column}' for column in columns)} "
+        f"UPDATE ONLY {quote(table.name)} AS t SET {values} "
         f"FROM {quote(table.copy)} AS c WHERE {equals('t.ctid', _found(number, 'old', changed))} "
         f"AND {equals('c.ctid', _found(number, 'new', changed))} "
-        f"AND {' AND '.join(f't.{quote(name)} = c.{quote(name)}' for name in table.key)} AND {condition} RETURNING 1"
+        f"AND {_same_key(table, table.key)} AND {condition} RETURNING 1"
     )
 
 
 def _insert(table: BaselineTable) -> str:
-    columns = ", ".join(quote(column.name) for column in table.columns if not column.is_generated)
-    listed = f" ({columns})" if columns else ""
+    columns = [column for column in table.columns if not column.is_generated]
+    listed = f" ({', '.join(quote(column.name) for column in columns)})" if columns else ""
+    values = ", ".join(_live(column, "c") for column in columns)
     # Without it a column GENERATED ALWAYS AS IDENTITY takes no value.
     overriding = " OVERRIDING SYSTEM VALUE" if any(column.is_fixed for column in table.columns) else ""
-    return f"INSERT INTO {quote(table.name)}{listed}{overriding} SELECT {columns} FROM {quote(table.copy)}"
+    return f"INSERT INTO {quote(table.name)}{listed}{overriding} SELECT {values} FROM {quote(table.copy)} AS c"
 
 
 def _found(number: int, place: str, condition: str) -> str:

@@ -22,7 +22,7 @@ from testdb_app.backends.postgresql import signals
 from testdb_app.backends.postgresql.differing import Columns
 from testdb_app.backends.postgresql.looks import Conditions, are_trusted, parse_numbers
 from testdb_app.backends.postgresql.quoting import qualify, quote_literal
-from testdb_app.backends.postgresql.shapes import PLAIN_SPELLING, TABLE_SHAPES, is_baseline_table, parse_columns
+from testdb_app.backends.postgresql.shapes import PLAIN_SPELLING, TABLE_SHAPES, TableShape, is_baseline_table
 from testdb_app.schema import QualifiedName
 from testdb_app.scope import ALWAYS_KEPT
 
@@ -148,10 +148,12 @@ def parse_relations(rows: Iterable[Sequence[Any]], shapes: Iterable[Sequence[Any
     """Make the relations of the rows of :data:`TABLES`, and of those of :func:`shapes_of`."""
     tables = {oid: QualifiedName(schema, name) for oid, schema, name, _ in rows}
     columns = {}
-    for row in shapes:
-        found, key = parse_columns(row)
-        columns[QualifiedName(row[0], row[1])] = Columns(
-            names=tuple(column.name for column in found), key=key, text=f"{row[2]}\nkey {key}"
+    for shape in map(TableShape.from_row, shapes):
+        columns[shape.name] = Columns(
+            names=tuple(column.name for column in shape.columns),
+            key=shape.key,
+            operators=shape.operators,
+            text=shape.text,
         )
     tables = {oid: name for oid, name in tables.items() if name in columns}
     return Relations(

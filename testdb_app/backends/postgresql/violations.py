@@ -16,8 +16,8 @@ from django.db import DatabaseError
 from testdb_app.backends.base import has_autocommit
 from testdb_app.backends.postgresql.baseline import read_states
 from testdb_app.backends.postgresql.connection import run_sql
-from testdb_app.backends.postgresql.queries import chunks, operators_of, read_rows
-from testdb_app.backends.postgresql.quoting import equals, quote
+from testdb_app.backends.postgresql.queries import chunks, lacks_referenced, read_rows
+from testdb_app.backends.postgresql.quoting import quote
 from testdb_app.differences import LateSequence, Violation
 from testdb_app.schema import ForeignKey, QualifiedName, Schema, SequenceUse, TableKind
 from testdb_app.schema import Sequence as SequenceValue
@@ -66,7 +66,7 @@ def find_violations(connection: BaseDatabaseWrapper, schema: Schema, limit: int)
             rows=rows,
         )
         for key, (values, rows) in _ask(
-            connection, [(key, _dangling(schema, key, limit)) for key in schema.declared_foreign_keys]
+            connection, [(key, _dangling(schema, key, limit)) for key in schema.declared_foreign_keys if key.enforced]
         )
     ]
     found += [
@@ -104,12 +104,11 @@ def _dangling(schema: Schema, key: ForeignKey, limit: int) -> str:
         f"pg_catalog.left(k.{quote(column)}::pg_catalog.text, {_MOST_CHARACTERS})" for column in key.columns
     )
     columns = ", ".join(f"k.{quote(column)}" for column in key.columns)
-    pairs = zip(key.columns, key.referenced_columns, operators_of(key), strict=True)
-    same = " AND ".join(equals(f"r.{quote(there)}", f"k.{quote(here)}", operator) for here, there, operator in pairs)
+    lacks = lacks_referenced(key, _source(schema, key.referenced), lambda column: f"r.{quote(column)}")
     present = f" {'OR' if key.match_full else 'AND'} ".join(f"k.{quote(column)} IS NOT NULL" for column in key.columns)
     return (
         f"SELECT ARRAY[{listed}]::pg_catalog.text[], pg_catalog.count(*) FROM {_source(schema, key.table)} k WHERE ({present}) "
-        f"AND NOT EXISTS (SELECT FROM {_source(schema, key.referenced)} r WHERE {same}) GROUP BY {columns} "
+        f"AND {lacks} GROUP BY {columns} "
         f"ORDER BY 1 LIMIT {limit}"
     )
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from testdb_app.backends.sqlite.errors import fetch
 from testdb_app.backends.sqlite.sql import chunks, fold, quote_literal, quote_name, quote_qualified
 from testdb_app.schema import QualifiedName
-from testdb_app.states import BaselineColumn
+from testdb_app.states import MIGRATIONS_IN, BaselineColumn
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -144,5 +144,5 @@ def read_migrations(
         told = [column.name for column in shape.columns if column.name not in {"id", "applied"}]
         line = " || ' ' || ".join(f"quote({quote_name(column)})" for column in told) or "''"
         rows = fetch(connection, cursor, f"SELECT {line} AS line FROM {quote_qualified(name)}")
-        found[f"the list of migrations in {name}"] = "\n".join(sorted(line for (line,) in rows))
+        found[f"{MIGRATIONS_IN}{name}"] = "\n".join(sorted(line for (line,) in rows))
     return found
