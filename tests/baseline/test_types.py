@@ -15,7 +15,7 @@ SELECT d.classid::regclass::text, pg_describe_object(d.classid, d.objid, d.objsu
   FROM pg_depend d
   JOIN pg_class c ON d.classid = 'pg_class'::regclass AND c.oid = d.objid
   JOIN pg_namespace n ON n.oid = c.relnamespace
- WHERE n.nspname = 'testdb' AND NOT (d.refclassid = 'pg_namespace'::regclass AND d.refobjid = n.oid)
+ WHERE n.nspname = 'testdb' AND c.relkind = 'r' AND NOT (d.refclassid = 'pg_namespace'::regclass AND d.refobjid = n.oid)
    AND NOT (d.refclassid = 'pg_class'::regclass AND d.refobjid IN (SELECT oid FROM pg_class WHERE relnamespace = n.oid))
 """
 TYPES = """
@@ -133,6 +133,24 @@ def test_a_reset_within_the_callers_transaction_leaves_its_settings(scratch, cap
         resetter.reset()
         assert read() == settings
     assert content(scratch) == before
+
+
+def test_differences_from_the_baseline_are_told_by_the_kept_texts(scratch, captured):
+    captured(TYPES + ROWS)
+    backend = scratch.resetter().backend
+    baseline = backend.read_baseline(scratch.connection)
+
+    def compare() -> dict[str, tuple[int, int, int]]:
+        found = backend.data.compare_with_baseline(scratch.connection, baseline, baseline.tables, 5)
+        return {each.table.name: (each.added, each.changed, each.removed) for each in found}
+
+    with scratch.connection.cursor() as cursor:
+        cursor.execute(SETTINGS["all"])
+    assert compare() == {}
+    scratch.execute(
+        "UPDATE t SET more = 5, v.f = 1 WHERE id = 3; UPDATE by_pair SET p = p + 5; DELETE FROM by_enum WHERE m = ''"
+    )
+    assert compare() == {"t": (0, 1, 0), "by_pair": (2, 0, 2), "by_enum": (0, 0, 1)}
 
 
 DROPS = {
