@@ -5,52 +5,65 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from argparse import ArgumentParser
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import dataclass
+from types import MethodType
 from typing import TYPE_CHECKING, Any, ClassVar
+from unittest import TestSuite
 
-from django.db import connections
-from django.test import runner as django_runner
+from django.db import Error, connections
 from django.test.runner import DiscoverRunner, ParallelTestSuite
 from django.test.utils import get_unique_databases_and_mirrors
 
+from testdb_app.exceptions import TestDBError
 from testdb_app.preparing import close, forget_test_databases, prepare_test_database, restore_kept_databases
 from testdb_app.testcases import reset_all, resetting_all
+
+logger = logging.getLogger("testdb_app")
 
 if TYPE_CHECKING:
     _Base = DiscoverRunner
 else:
     _Base = object
 
-# The type stubs leave out what is hooked into.
-_DJANGO: Any = django_runner
+
+@dataclass(frozen=True, slots=True)
+class WorkerInitializer:
+    """Does what *initialize* does when a worker of ``--parallel`` starts, and prepares the databases that it has to itself.
+
+    *initialize* is the function of the project's own suite, or Django's. With *resets_all* every ``TransactionTestCase`` of the
+    worker resets, as it does in this process. It is pickled where workers are spawned.
+    """
+
+    initialize: Callable[..., Any]
+    resets_all: bool
+
+    def __call__(self, *arguments: Any, **options: Any) -> None:
+        """Initialize the worker. The arguments are Django's; the seventh names the aliases that the tests use."""
+        self.initialize(*arguments, **options)
+        used = options.get("used_aliases") or (arguments[6] if len(arguments) > 6 else None)
+        for alias in used if used is not None else connections:
+            if not connections[alias].settings_dict["TEST"]["MIRROR"]:
+                try:
+                    prepare_test_database(alias)
+                except (TestDBError, Error) as error:
+                    # A worker that fails here is started again without end. The first test that resets there says it, too.
+                    logger.warning("Worker %d: %s", os.getpid(), error)
+        if self.resets_all:
+            reset_all()
 
 
-def init_worker(*arguments: Any, **options: Any) -> None:
-    """Do what Django does when a worker of ``--parallel`` starts, and prepare the databases that it has to itself."""
-    _DJANGO._init_worker(*arguments, **options)
-    used = options.get("used_aliases") or (arguments[6] if len(arguments) > 6 else None)
-    for alias in used if used is not None else connections:
-        if not connections[alias].settings_dict["TEST"]["MIRROR"]:
-            prepare_test_database(alias)
-
-
-def init_resetting_worker(*arguments: Any, **options: Any) -> None:
-    """Do that, and have every ``TransactionTestCase`` reset: a worker that is spawned knows nothing of it yet."""
-    init_worker(*arguments, **options)
-    reset_all()
-
-
-class PreparingTestSuite(ParallelTestSuite):
-    """Django's suite in parallel processes, each with baselines of its own."""
-
-    init_worker = init_worker
-
-
-class ResettingTestSuite(ParallelTestSuite):
-    """The same, for the option ``--reset-transaction-tests``."""
-
-    init_worker = init_resetting_worker
+def _parallel_suites(suite: Any) -> Iterator[ParallelTestSuite]:
+    """Yield the suites of parallel processes: *suite* itself, as Django makes it, or those that a project has put into it."""
+    if isinstance(suite, ParallelTestSuite):
+        yield suite
+    elif isinstance(suite, TestSuite):
+        for part in suite:
+            yield from _parallel_suites(part)
 
 
 class ResetRunnerMixin(_Base):
@@ -59,17 +72,16 @@ class ResetRunnerMixin(_Base):
     With ``--keepdb`` they go back to their baselines before the migrations, so that rows of a killed run do not
     get into the one that is captured after them. Connections and pools are closed first: they would go on leading to the real
     database. ``reset_transaction_tests``, or the option ``--reset-transaction-tests``, has every ``TransactionTestCase`` of the
-    project end by a reset to the baseline instead of a flush, without a change to it.
+    project end with a reset to the baseline instead of a flush, without a change to it.
+
+    What the runner of one's own does stays: its suite of parallel processes, and what that does when a worker starts.
     """
 
     reset_transaction_tests: ClassVar[bool] = False
-    parallel_test_suite: type[ParallelTestSuite] = PreparingTestSuite
 
     def __init__(self, *arguments: Any, reset_transaction_tests: bool = False, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.resets_all = reset_transaction_tests or self.reset_transaction_tests
-        if self.resets_all and self.parallel_test_suite is PreparingTestSuite:
-            self.parallel_test_suite = ResettingTestSuite
 
     @classmethod
     def add_arguments(cls, parser: ArgumentParser) -> None:
@@ -78,8 +90,18 @@ class ResetRunnerMixin(_Base):
         parser.add_argument(
             "--reset-transaction-tests",
             action="store_true",
-            help="End every TransactionTestCase by a reset to the baseline, instead of a flush.",
+            help="End every TransactionTestCase with a reset to the baseline, instead of a flush.",
         )
+
+    def build_suite(self, *arguments: Any, **options: Any) -> TestSuite:
+        """Build the suite, and have each worker of it prepare its databases after what it does when it starts."""
+        suite = super().build_suite(*arguments, **options)
+        for parallel in _parallel_suites(suite):
+            initialize: Any = parallel.init_worker
+            # Django hands the function behind the method to the processes.
+            prepared = MethodType(WorkerInitializer(initialize.__func__, self.resets_all), parallel)
+            parallel.init_worker = prepared
+        return suite
 
     def setup_databases(self, **kwargs: Any) -> Any:
         """Make the test databases, and capture their baselines, or go back to those that they have kept."""

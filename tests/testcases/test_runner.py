@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import django
 import pytest
 from django.db import connections
 
@@ -99,12 +100,86 @@ def test_every_class_resets_if_asked_for(mixed: Project, options: tuple[str, ...
 def test_processes_that_are_spawned_prepare_their_databases_too(mixed: Project, option: tuple[str, ...]) -> None:
     if connections["default"].vendor == "sqlite":
         pytest.skip("Django's workers that are spawned have in-memory databases of their own")
-    manage = (mixed.directory / "manage.py").read_text()
-    spawning = "import multiprocessing\n    multiprocessing.set_start_method('spawn')\n    execute_from"
-    mixed.write("manage.py", manage.replace("execute_from_command_line(sys", f"{spawning}_command_line(sys"))
+    start_processes_by(mixed, "spawn")
     found = run(mixed, "--parallel", "2", *option)
     assert found["test_4_ours"]["rows"] == CLEAN
     assert (found["test_2_stock"]["rows"] == CLEAN) is bool(option)
+
+
+OWN_RUNNER = """
+import json, os
+from django.conf import settings
+from django.test.runner import DiscoverRunner, ParallelTestSuite, _init_worker
+from testdb_app.runner import ResetRunnerMixin
+
+def init_worker(*arguments, **options):
+    _init_worker(*arguments, **options)
+    (settings.HERE / f"worker-{os.getpid()}.txt").write_text("of the project")
+
+class OwnSuite(ParallelTestSuite):
+    init_worker = init_worker
+
+    def run(self, result):
+        (settings.HERE / "suite.txt").write_text(type(self).__name__)
+        return super().run(result)
+
+class OwnRunner(DiscoverRunner):
+    parallel_test_suite = OwnSuite
+
+class Runner(ResetRunnerMixin, OwnRunner):
+    pass
+
+class WrappingRunner(ResetRunnerMixin, OwnRunner):
+    def build_suite(self, *arguments, **options):
+        suite = super().build_suite(*arguments, **options)
+        assert self.parallel_test_suite is OwnSuite
+        return suite
+
+class Inner(OwnRunner):
+    def build_suite(self, *arguments, **options):
+        return self.test_suite([super().build_suite(*arguments, **options)])
+
+    def run_suite(self, suite, **options):
+        return super().run_suite(suite._tests[0], **options)
+
+class Nested(ResetRunnerMixin, Inner):
+    pass
+"""
+
+
+def start_processes_by(project: Project, method: str) -> None:
+    """Have the workers of --parallel started by that method of multiprocessing."""
+    manage = (project.directory / "manage.py").read_text()
+    chosen = f"import multiprocessing\n    multiprocessing.set_start_method('{method}')\n    execute_from"
+    project.write("manage.py", manage.replace("execute_from_command_line(sys", f"{chosen}_command_line(sys"))
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize("option", [(), ("--reset-transaction-tests",)], ids=["some", "all"])
+def test_a_runner_of_the_project_keeps_its_suite_and_what_that_does_in_a_worker(
+    mixed: Project, method: str, option: tuple[str, ...]
+) -> None:
+    if method == "forkserver" and django.VERSION < (6, 1):
+        pytest.skip("Django starts no workers by a fork server before 6.1")
+    if method != "fork" and connections["default"].vendor == "sqlite":
+        pytest.skip("Django's workers that are spawned have in-memory databases of their own")
+    mixed.write("shop/runner.py", OWN_RUNNER)
+    mixed.add_settings('TEST_RUNNER = "shop.runner.Runner"\n')
+    start_processes_by(mixed, method)
+    found = run(mixed, "--parallel", "2", *option)
+    assert (mixed.directory / "suite.txt").read_text() == "OwnSuite"
+    assert len(list(mixed.directory.glob("worker-*.txt"))) == 2
+    assert found["test_4_ours"]["rows"] == CLEAN
+    assert (found["test_2_stock"]["rows"] == CLEAN) is bool(option)
+
+
+@pytest.mark.parametrize("name", ["WrappingRunner", "Nested"])
+def test_workers_are_prepared_where_a_project_builds_the_suite_itself(mixed: Project, name: str) -> None:
+    mixed.write("shop/runner.py", OWN_RUNNER)
+    mixed.add_settings(f'TEST_RUNNER = "shop.runner.{name}"\n')
+    found = run(mixed, "--parallel", "2", "--reset-transaction-tests")
+    assert len(list(mixed.directory.glob("worker-*.txt"))) == 2
+    assert [each["rows"] for each in found.values()] == [CLEAN] * 5
 
 
 KILLED = """
