@@ -8,13 +8,13 @@
     ├── UnsafeDatabaseError       the guard does not know this database to be a test database
     ├── UnsupportedError          this database, server or schema cannot do what was asked
     ├── DataError                 data could not be set up, taken away or kept
-    │   ├── DependentRowsError    rows that stay refer to rows that were set up and would go
+    │   ├── DependentRowsError    rows that stay refer to rows that were set up and would be deleted
     │   ├── SeedError             seeds that come after each other in a circle
     │   ├── MakeError             a row cannot be made of nothing
     │   └── SnapshotError         the snapshot is gone, or belongs to another schema
     ├── VerificationError         what a test verifies does not hold; an AssertionError too
     ├── ResetError                the reset was refused or failed; nothing was changed
-    │   ├── ExclusionError        rows that stay refer to rows that would go
+    │   ├── ExclusionError        rows that stay refer to rows that would be deleted
     │   ├── TransactionStateError the connection is inside a transaction, or an aborted one
     │   ├── ReadOnlyError         a standby server, or a session that is read-only
     │   ├── MissingPrivilegeError the role lacks a privilege
@@ -137,7 +137,7 @@ class ResetError(TestDBError):
 
 
 class ExclusionError(ResetError):
-    """Rows that stay refer to rows that would go; ``references`` lists the foreign-key paths and their rows."""
+    """Rows that stay refer to rows that would be deleted; ``references`` lists the foreign-key paths and their rows."""
 
     references: list[Any]
 

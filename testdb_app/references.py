@@ -1,4 +1,4 @@
-"""Rows that stay and refer to rows that would go: refused, with the paths of keys and what would have to go too."""
+"""Rows that stay and refer to rows that would be deleted: refused, with the paths of keys and what would have to go too."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def check_references(schema: Schema, scope: Scope, keys: Sequence[ForeignKey], c
     names = ", ".join(str(name) for name in sorted(tables | {key.table for key in behind}))
     gone = ", ".join(str(name) for name in sorted({key.referenced for key, _ in violated}))
     raise ExclusionError(
-        "Rows that stay refer to rows that would go:\n"
+        "Rows that stay refer to rows that would be deleted:\n"
         + "\n".join(lines)
         + f"\nNothing was changed. Reset {names} too, or keep {gone} as well.",
         references=[(str(key), count) for key, count in violated],

@@ -11,6 +11,8 @@ from testdb_app.plan import ResetPlan
 from testdb_app.schema import LeftOut, QualifiedName
 from testdb_app.states import RowChanges
 
+_UNCHANGED = RowChanges()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResetTable:
@@ -46,10 +48,10 @@ def list_tables(plan: ResetPlan, changes: Mapping[QualifiedName, RowChanges]) ->
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResetPreview:
-    """What a reset would do now. ``rows`` counts what would go per table; ``sql`` is the script, a statement each.
+    """What a reset would do now. ``rows`` counts per table those that would be deleted; ``sql`` is the script, a statement each.
 
-    ``target`` is "baseline" or "empty", as in a report. ``changes`` tells for tables with a baseline what else would be done
-    to their rows.
+    ``target`` is "baseline" or "empty", as in a report. ``changes`` tells for tables with a baseline which rows would be
+    deleted, updated and inserted.
     """
 
     identity: DatabaseIdentity
@@ -62,8 +64,13 @@ class ResetPreview:
 
     @property
     def total_rows(self) -> int:
-        """The rows that would go, in all."""
+        """The rows that would be deleted, in all."""
         return sum(self.rows.values())
+
+    @property
+    def restored(self) -> int:
+        """The rows of the baseline that would be put back: updated or inserted."""
+        return sum(changes.updated + changes.inserted for changes in self.changes.values())
 
     def as_dict(self) -> dict[str, Any]:
         """Return the preview as JSON's types."""
@@ -72,11 +79,14 @@ class ResetPreview:
             "database": self.identity.name,
             "server": self.identity.server,
             "dry_run": True,
+            "target": self.target,
             "tables": [
                 {
                     "name": str(name),
                     "action": step.action.value,
                     "rows": self.rows.get(name),
+                    "updated": self.changes.get(name, _UNCHANGED).updated,
+                    "inserted": self.changes.get(name, _UNCHANGED).inserted,
                     "reason": step.reason,
                 }
                 for step in self.plan.steps

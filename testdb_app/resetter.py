@@ -113,7 +113,7 @@ class Resetter:
         return guard.check_may_reset(identity, allow=self.options.allow_database)
 
     def plan(self) -> ResetPreview:
-        """Return what :meth:`reset` would do now: the plan, its SQL, and the rows that would go. Changes nothing.
+        """Return what :meth:`reset` would do now: the plan, its SQL, and the rows that would be deleted. Changes nothing.
 
         Does not ask the guard, so that a plan can be read for any database. Costs a count of every written table.
         Raises what :meth:`reset` would raise for a plan that cannot be made.

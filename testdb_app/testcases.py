@@ -97,6 +97,8 @@ class ResetLiveServerTestCase(ResetMixin, LiveServerTestCase):
 
 
 def _pre_setup(cls: type[Any]) -> None:
+    if hasattr(cls, "reset_to"):
+        check_target(cls)
     drop_stale_sessions(cls)
     _STOCK["_pre_setup"].__func__(cls)
 

@@ -187,7 +187,7 @@ class Script:
         found = [(str(key), rows) for key, rows in zip(self.checks, counts, strict=True) if rows]
         if found:
             raise ExclusionError(
-                "Rows of tables that this reset leaves alone refer to rows that would go: "
+                "Rows of tables that this reset leaves alone refer to rows that would be deleted: "
                 + "; ".join(f"{key}: {rows} row(s)" for key, rows in found)
                 + ". Nothing was changed. Reset the referencing tables too, or leave the referenced ones alone.",
                 references=found,

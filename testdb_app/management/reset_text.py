@@ -8,9 +8,9 @@ from typing import Any
 from testdb_app.backends.base import Action, DatabaseIdentity
 from testdb_app.rendering import PLAIN, Paint
 from testdb_app.rendering.names import on_one_line
-from testdb_app.report import ResetPreview, ResetReport
+from testdb_app.report import ResetPreview, ResetReport, ResetTable
 from testdb_app.schema import LeftOut, QualifiedName
-from testdb_app.states import Baseline
+from testdb_app.states import Baseline, RowChanges
 
 
 def describe_database(identity: DatabaseIdentity) -> str:
@@ -54,7 +54,7 @@ def describe_loss(preview: ResetPreview) -> Iterator[str]:
     where = describe_database(preview.identity)
     if preview.target == "baseline":
         yield f"About to reset {where} to its baseline:"
-        yield f"  {what}rows of the baseline put back where they are missing or changed, {sequences} set back."
+        yield f"  {what}{plural(preview.restored, 'row')} of the baseline put back, {sequences} set back."
     else:
         yield f"About to empty {where}:"
         yield f"  {what}{sequences} restarted."
@@ -69,7 +69,8 @@ def describe_preview(preview: ResetPreview, paint: Paint = PLAIN) -> Iterator[st
         to = " to baseline" if preview.target == "baseline" else ""
         yield paint.heading(
             f"{_capital(describe_database(preview.identity))}{to}: {plural(preview.total_rows, 'row')} in "
-            f"{plural(sum(1 for rows in preview.rows.values() if rows), 'table')} would go."
+            f"{plural(sum(1 for rows in preview.rows.values() if rows), 'table')} would be deleted"
+            f"{_would_be_put_back(preview)}."
         )
         yield ""
     width = max((len(f"{rows:,}") for rows in preview.rows.values()), default=1)
@@ -78,9 +79,9 @@ def describe_preview(preview: ResetPreview, paint: Paint = PLAIN) -> Iterator[st
             rows = preview.rows.get(name)
             count = f"{rows:,}" if rows is not None else ""
             models = ", ".join(preview.labels.get(name, ())[:1])
-            yield f"  {number:>3}  {step.action.value:<8}  {count:>{width}}  {paint.table(str(name))}" + (
-                f"  {paint.model(f'({models})')}" if models else ""
-            )
+            model = f"  {paint.model(f'({models})')}" if models else ""
+            back = _rows_back(preview.changes[name]) if name in preview.changes else ""
+            yield f"  {number:>3}  {step.action.value:<8}  {count:>{width}}  {paint.table(str(name))}{model}{back}"
         if step.reason:
             yield f"       {step.reason}"
     if preview.plan.sequences:
@@ -104,17 +105,21 @@ def describe_report(report: ResetReport, verbosity: int, paint: Paint = PLAIN) -
         width = max((len(f"{table.rows:,}") for table in report.tables if table.rows is not None), default=1)
         for table in report.tables:
             count = f"{table.rows:,}" if table.rows is not None else ""
-            back = (
-                f"  ({table.updated:,} put back, {table.inserted:,} put in again)"
-                if table.action is Action.RESTORE
-                else ""
-            )
+            back = _rows_back(table) if table.action is Action.RESTORE else ""
             yield f"  {table.action.value:<8}  {count:>{width}}  {paint.table(str(table.name))}{back}"
         for name in report.sequences:
             yield f"  restart   {'':>{width}}  {paint.table(str(name))}"
         yield from _describe_kept(report.kept)
         yield f"  permitted by the rule {report.permitted_by}"
     yield from _describe_stale(report.stale_views)
+
+
+def _would_be_put_back(preview: ResetPreview) -> str:
+    return f", {plural(preview.restored, 'row')} put back" if preview.target == "baseline" else ""
+
+
+def _rows_back(changes: RowChanges | ResetTable) -> str:
+    return f"  ({changes.updated:,} put back, {changes.inserted:,} put in again)"
 
 
 def _put_back(report: ResetReport) -> str:

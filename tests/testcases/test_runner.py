@@ -106,6 +106,42 @@ def test_processes_that_are_spawned_prepare_their_databases_too(mixed: Project, 
     assert (found["test_2_stock"]["rows"] == CLEAN) is bool(option)
 
 
+RESET_TO = """
+from django.contrib.contenttypes.models import ContentType
+from django.test import TransactionTestCase
+from shop.models import Shelf
+
+class A(TransactionTestCase):
+    reset_to = "empty"
+
+    def test_1(self):
+        self.assertEqual(Shelf.objects.get().name, "from a migration")
+
+    def test_2(self):
+        self.assertFalse(Shelf.objects.exists())
+        self.assertTrue(ContentType.objects.exists())
+
+class B(TransactionTestCase):
+    reset_to = "baseline"
+
+    def test_1(self):
+        self.assertFalse(Shelf.objects.exists())
+
+    def test_2(self):
+        self.assertEqual(Shelf.objects.get().name, "from a migration")
+"""
+
+
+def test_a_class_of_django_says_what_it_leaves_behind(mixed: Project) -> None:
+    mixed.write("shop/tests.py", RESET_TO)
+    done = mixed.manage("test", "--noinput", "--reset-transaction-tests").must_pass()
+    assert "Ran 4 tests" in done.stderr
+    mixed.write("shop/tests.py", RESET_TO.replace('"empty"', '"emtpy"'))
+    done = mixed.manage("test", "--noinput", "--reset-transaction-tests")
+    assert "shop.tests.A.reset_to must be one of baseline, empty, not 'emtpy'" in done.stderr
+    assert done.returncode == 1
+
+
 OWN_RUNNER = """
 import json, os
 from django.conf import settings

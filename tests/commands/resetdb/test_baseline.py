@@ -94,4 +94,22 @@ def test_a_dry_run_counts_what_differs(allowed: ScratchDatabase) -> None:
     resetdb("--capture")
     assert resetdb("--dry-run").stdout.startswith("Nothing to do: ")
     allowed.execute("INSERT INTO shelf (name) VALUES ('new')")
-    assert ": 1 row in 1 table would go.\n" in resetdb("--dry-run").stdout
+    assert ": 1 row in 1 table would be deleted, 0 rows put back.\n" in resetdb("--dry-run").stdout
+
+
+def test_a_dry_run_tells_the_rows_that_would_be_put_back(allowed: ScratchDatabase) -> None:
+    resetdb("--capture")
+    allowed.execute(
+        "DELETE FROM item WHERE id = (SELECT min(id) FROM item); UPDATE shelf SET name = 'other' WHERE id = 1;"
+        " INSERT INTO shelf (name) VALUES ('new')"
+    )
+    shown = resetdb("--dry-run").stdout
+    assert ": 1 row in 1 table would be deleted, 2 rows put back.\n" in shown
+    assert "public.shelf  (1 put back, 0 put in again)\n" in shown
+    assert "public.item  (0 put back, 1 put in again)\n" in shown
+    told = json.loads(resetdb("--dry-run", "--format", "json").stdout)
+    assert told["target"] == "baseline"
+    counted = {table["name"]: (table["rows"], table["updated"], table["inserted"]) for table in told["tables"]}
+    assert counted == {"public.shelf": (1, 1, 0), "public.item": (0, 0, 1)}
+    done = json.loads(resetdb("--no-input", "--format", "json").stdout)
+    assert {table["name"]: (table["rows"], table["updated"], table["inserted"]) for table in done["tables"]} == counted

@@ -97,7 +97,7 @@ def test_the_question_is_no_part_of_the_json(allowed: ScratchDatabase) -> None:
 
 
 PREVIEW = """\
-Database {place}: 6 rows in 3 tables would go.
+Database {place}: 6 rows in 3 tables would be deleted.
 
     1  delete    3  public.item
     2  delete    1  public.django_site  (sites.Site)
@@ -168,7 +168,7 @@ def test_a_dry_run_says_why_a_step_is_as_it_is_and_what_will_be_stale(scratch: S
     )
     assert resetdb("--dry-run", "--allow-database", scratch.name).stdout == (
         f"""\
-Database {place(scratch)}: 2 rows in 2 tables would go.
+Database {place(scratch)}: 2 rows in 2 tables would be deleted.
 
     1  delete    1  public.a
     1  delete    1  public.b
@@ -254,7 +254,7 @@ def test_an_excluded_table_that_refers_is_refused_with_the_path_and_the_rows(
     before = content(allowed)
     outcome = resetdb("--no-input", "--exclude", "public.item", *options)
     assert outcome.error == (
-        "Rows that stay refer to rows that would go:\n"
+        "Rows that stay refer to rows that would be deleted:\n"
         "  public.item(shelf_id) → public.shelf(id): 3 row(s)\n"
         "Nothing was changed. Reset public.item too, or keep public.shelf as well."
     )

@@ -25,16 +25,15 @@ def test_the_question_shows_the_live_database_the_server_and_the_rows(allowed: S
 
 def test_the_question_says_where_there_is_a_baseline_to_go_back_to(allowed: ScratchDatabase) -> None:
     resetdb("--capture")
-    allowed.execute("INSERT INTO item (shelf_id) VALUES (1)")
+    allowed.execute("INSERT INTO item (shelf_id) VALUES (1); UPDATE shelf SET name = 'other' WHERE id = 1")
     outcome = resetdb(answer="no\n")
     assert outcome.stderr.startswith(
         f"About to reset database {place(allowed)} to its baseline:\n"
-        "  1 row in 1 table will be removed, rows of the baseline put back where they are missing or changed, "
-        "1 sequence set back.\n"
+        "  1 row in 1 table will be removed, 1 row of the baseline put back, 1 sequence set back.\n"
         "This cannot be undone.\n"
     )
     assert resetdb("--dry-run").stdout.startswith(
-        f"Database {place(allowed)} to baseline: 1 row in 1 table would go.\n"
+        f"Database {place(allowed)} to baseline: 1 row in 1 table would be deleted, 1 row put back.\n"
     )
     assert resetdb("--to", "empty", answer="no\n").stderr.startswith(f"About to empty database {place(allowed)}:\n")
 
