@@ -14,8 +14,9 @@ class TestDBConfig(AppConfig):
     verbose_name = "Test database reset"
 
     def ready(self) -> None:
-        """Register the system checks; remember the configured names. Touches no database."""
+        """Register the system checks; remember the configured databases, and be told which ones are made. Touches none."""
         from testdb_app import checks, guard  # noqa: PLC0415 - Django's apps must be ready first
 
         checks.register_checks()
         guard.remember_configured_names(connections.settings)
+        guard.install_hooks(connections.settings)

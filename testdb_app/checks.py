@@ -2,7 +2,7 @@
 
 ==================== =======================================================================================
 ``testdb_app.E001``  ``settings.TESTDB`` has an unknown key or an impossible value
-``testdb_app.E002``  a test database has the name of a real one
+``testdb_app.E002``  a test database is a real one: by its name, on SQLite by the file
 ``testdb_app.E003``  an open connection pool leads to another database than the settings name
 ``testdb_app.W001``  ``testdb_app`` is installed in a deployment (``check --deploy``)
 ``testdb_app.W002``  ``testdb_app.demo`` is installed in a deployment (``check --deploy``)
@@ -20,7 +20,7 @@ from django.db import connections
 
 from testdb_app.conf import get_settings
 from testdb_app.exceptions import ConfigurationError
-from testdb_app.guard import get_configured_name
+from testdb_app.guard import get_configured_name, is_configured_for, settings_line, vendor_of
 
 
 def register_checks() -> None:
@@ -41,23 +41,35 @@ def check_settings(**_: Any) -> list[CheckMessage]:
 
 
 def check_test_names(**_: Any) -> list[CheckMessage]:
-    """E002: no alias has a test database with the name of a real database on the same server."""
+    """E002: no alias has a test database that is the real database of an alias, unless that is allowed by name."""
     return list(_equal_names())
 
 
 def _equal_names() -> Iterator[CheckMessage]:
-    # A test runner has replaced the names in the settings when it runs the checks: ask for those it found.
-    real = {_place(alias, get_configured_name(alias)): alias for alias in connections if get_configured_name(alias)}
+    try:
+        allowed = get_settings().allowed_databases
+    except ConfigurationError:
+        allowed = ()  # E001
     for alias in connections:
         test_name = _test_name(alias)
-        owner = real.get(_place(alias, test_name))
-        if test_name and owner is not None:
+        owner = next((real for real in connections if test_name and _is_database_of(real, alias, test_name)), None)
+        if owner is not None and test_name not in allowed:
             yield Error(
-                f'The test database of alias "{alias}" has the name of the real database of alias "{owner}": "{test_name}".',
-                hint=f'Set DATABASES["{alias}"]["TEST"]["NAME"] to another: a test run would destroy the real database.',
+                f'The test database of alias "{alias}" has the name of the real database of alias "{owner}": "{test_name}".'
+                if vendor_of(connections.settings[alias]) != "sqlite"
+                else f'The test database of alias "{alias}" is the real database of alias "{owner}": "{test_name}".',
+                hint=f'Set DATABASES["{alias}"]["TEST"]["NAME"] to another: a test run would destroy the real database. If '
+                f"it is there for tests alone, add this line to the settings: {settings_line(str(test_name))}",
                 obj=alias,
                 id="testdb_app.E002",
             )
+
+
+def _is_database_of(owner: str, alias: str, name: str) -> bool:
+    """Whether the database that *alias* would have under *name* is the one that *owner* had before any test runner."""
+    if not is_configured_for(owner, connections.settings[alias], name):
+        return False
+    return vendor_of(connections.settings[alias]) == "sqlite" or _server(owner) == _server(alias)
 
 
 def _test_name(alias: str) -> str | None:
@@ -66,12 +78,12 @@ def _test_name(alias: str) -> str | None:
     configured = get_configured_name(alias)
     if test.get("MIRROR") or test.get("NAME"):
         return None if test.get("MIRROR") else str(test["NAME"])
-    return f"test_{configured}" if configured and connections[alias].vendor != "sqlite" else None
+    return f"test_{configured}" if configured and vendor_of(connections.settings[alias]) != "sqlite" else None
 
 
-def _place(alias: str, name: object) -> tuple[str, ...]:
+def _server(alias: str) -> tuple[str, ...]:
     configuration = connections.settings[alias]
-    return (*(str(configuration.get(key) or "") for key in ("ENGINE", "HOST", "PORT")), str(name))
+    return tuple(str(configuration.get(key) or "") for key in ("ENGINE", "HOST", "PORT"))
 
 
 def check_pools(**_: Any) -> list[CheckMessage]:

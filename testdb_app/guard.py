@@ -8,84 +8,63 @@ The rules, in this order; the first that applies decides:
 ``names-differ``        no    the settings name another database than the connection leads to
 ``read-only``           no    the session is read-only by default
 ``in-memory``           yes   an in-memory SQLite database
-``test-runner``         yes   the name is the one that Django's test runner, pytest-django, xdist or
-                              ``--parallel`` gave this alias in this process
-``marked-as-test``      yes   the database bears the mark "test", under this very name
-``allowed``             yes   the caller named this database, or ``TESTDB["ALLOWED_DATABASES"]`` does
+``test-runner``         yes   hooks saw that this run made the database for tests under this alias, and no
+                              alias had it configured as its own when the app became ready
+``marked-as-test``      yes   the database bears the mark "test", given to this very database
+``allowed``             yes   the caller named this database, or ``TESTDB["ALLOWED_DATABASES"]`` or
+                              :func:`trust_test_database` does
 ``unknown``             no    none of the above
 ======================  ====  ==========================================================================
 
-No environment variable and no host name is looked at: both say where somebody meant to be, not where the connection
-leads. The marks live inside the database, so they travel with a dump or a copy.
+**What the run made** is told by hooks around Django's ``create_test_db()``, ``clone_test_db()``, ``set_as_test_mirror()`` and
+``setup_worker_connection()``, which Django's runner, pytest-django and xdist go through. A worker of ``--parallel`` inherits what
+its parent was told: by fork in memory, by spawn and forkserver in the settings that Django hands to its workers. A name alone
+proves nothing: code that changes ``settings_dict["NAME"]`` permits nothing. The first look at such a database remembers its OID
+and its server, and no other database passes under its name.
+
+**What an alias had configured** is compared by name, whatever the server, as one server has many names; for SQLite by device
+and inode of the file. Nobody connects to find out.
+
+**The mark "test"** holds for one database: by name, OID and the cluster's system identifier, or by path and inode. In a copy it
+counts as no mark. *Protected* holds in every copy.
+
+No environment variable and no host name is looked at: both say where somebody meant to be, not where the connection leads.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
+import difflib
+import functools
+import inspect
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
-from django.db import DEFAULT_DB_ALIAS, connections
+from django.conf import settings as django_settings
+from django.core.exceptions import ImproperlyConfigured
+from django.db import DEFAULT_DB_ALIAS, DatabaseError, connections
+from django.db.backends.base.creation import BaseDatabaseCreation
+from django.db.utils import load_backend
 
-from testdb_app.backends.base import DatabaseIdentity, Mark
+from testdb_app.backends import get_backend
+from testdb_app.backends.base import DatabaseIdentity, FileName, Mark, is_same_file
 from testdb_app.conf import get_settings
-from testdb_app.exceptions import ReadOnlyError, UnsafeDatabaseError
+from testdb_app.exceptions import ReadOnlyError, UnsafeDatabaseError, UnsupportedError
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
-_configured_names: dict[str, str] = {}
-_trusted_names: dict[str, set[str]] = {}
-# What follows the test database's name: --parallel appends the number of the worker.
-_CLONE_SUFFIX = re.compile(r"_[0-9]+\Z")
+logger = logging.getLogger("testdb_app")
 
 
-def remember_configured_names(databases: dict[str, dict[str, Any]]) -> None:
-    """Remember the name that each alias has before a test runner replaces it. Called once, when the app is ready."""
-    for alias, configuration in databases.items():
-        _configured_names.setdefault(alias, str(configuration.get("NAME") or ""))
-
-
-def get_configured_name(alias: str) -> str | None:
-    """Return the name that *alias* had before any test runner replaced it; None before the app was ready."""
-    return _configured_names.get(alias)
-
-
-def trust_test_database(alias: str, name: str) -> None:
-    """Tell the guard that this process made the database *name* for tests, under *alias*.
-
-    For runners and plugins that do not go through Django's ``create_test_db()``. It holds for this process only.
-    """
-    _trusted_names.setdefault(alias, set()).add(name)
-
-
-def is_test_runner_name(connection: BaseDatabaseWrapper, name: str) -> bool:
-    """Whether *name* is the one that Django's test runner gave this connection's alias in this process.
-
-    That is: the settings were changed since the app was ready, to the name that Django makes of the configured one
-    (``TEST["NAME"]``, else ``test_`` and the configured name), perhaps with the number of a parallel clone.
-    """
-    alias = connection.alias
-    if name in _trusted_names.get(alias, ()):
-        return True
-    mirrored = connection.settings_dict.get("TEST", {}).get("MIRROR")
-    if mirrored and mirrored != alias:
-        return is_test_runner_name(connections[mirrored], name)
-    configured = _configured_names.get(alias)
-    if configured is None or name in {*_configured_names.values(), ""}:
-        return False
-    current = connection.settings_dict
-    given = str(current.get("TEST", {}).get("NAME") or f"test_{configured}")
-    return name == str(current["NAME"]) and name in {given, _with_clone_suffix(given, name)}
-
-
-def _with_clone_suffix(given: str, name: str) -> str:
-    """Return *name* if it is *given* with a clone's number, before the extension of a file."""
-    stem, dot, extension = given.rpartition(".")
-    if dot and "/" not in extension and name.startswith(f"{stem}_") and name.endswith(f".{extension}"):
-        middle = name[len(stem) : -len(extension) - 1]
-        return name if _CLONE_SUFFIX.fullmatch(middle) else given
-    return name if name.startswith(given) and _CLONE_SUFFIX.fullmatch(name[len(given) :]) else given
+class UnmarkedDatabaseWarning(UserWarning):
+    """A kept test database that this package has not marked was taken for one, because the test runner said so."""
 
 
 def check_may_reset(identity: DatabaseIdentity, *, allow: Iterable[str] = (), act: str = "reset") -> str:
@@ -99,21 +78,17 @@ def check_may_reset(identity: DatabaseIdentity, *, allow: Iterable[str] = (), ac
         raise refusal
     if identity.in_memory:
         return "in-memory"
-    # A name that only the settings tell proves nothing: there the caller has to give it.
-    if identity.is_live and is_test_runner_name(connections[identity.alias], identity.name):
+    made = find_made(identity)
+    if made is not None:
+        if made.is_kept and Mark.TEST not in identity.marks:
+            _warn_of_unmarked(identity)
         return "test-runner"
     if Mark.TEST in identity.marks:
         return "marked-as-test"
-    if identity.name in {*allow, *get_settings().allowed_databases}:
+    named = {*allow, *get_settings().allowed_databases, *_trusted_names.get(identity.alias, ())}
+    if identity.name in named:
         return "allowed"
-    raise _unsafe(
-        identity,
-        "unknown",
-        "it is not known to be a test database. If it may be emptied, name it: "
-        f'resetdb{_database_option(identity)} --allow-database "{identity.name}", or add the name to '
-        'TESTDB["ALLOWED_DATABASES"], or mark it once with resetdb --mark-test.',
-        act,
-    )
+    raise _unsafe(identity, "unknown", _explain_unknown(identity, named), act)
 
 
 def check_may_mark_as_test(identity: DatabaseIdentity) -> None:
@@ -121,6 +96,444 @@ def check_may_mark_as_test(identity: DatabaseIdentity) -> None:
     refusal = _find_refusal(identity, act="mark")
     if refusal is not None:
         raise refusal
+
+
+# The driver's connection that the guard was asked about last, and the name that the settings had then.
+_permitted: WeakKeyDictionary[BaseDatabaseWrapper, tuple[Any, str]] = WeakKeyDictionary()
+
+
+def check_may_write(connection: BaseDatabaseWrapper, allow: str | Iterable[str] = ()) -> None:
+    """Raise :class:`UnsafeDatabaseError`, as :func:`check_may_reset` does, unless *connection* leads to a test database.
+
+    One round trip for a connection of the driver's that was not asked yet; none for one that was.
+    """
+    connection.ensure_connection()
+    asked = connection.connection, str(connection.settings_dict["NAME"])
+    if _permitted.get(connection) == asked:
+        return
+    names = (allow,) if isinstance(allow, str) else tuple(allow)
+    check_may_reset(get_backend(connection).identify(connection), allow=names, act="write to")
+    _permitted[connection] = asked
+
+
+# What the aliases had configured --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfiguredDatabase:
+    """What an alias named as its own when the app became ready. ``files`` are a SQLite file's path and that behind its links."""
+
+    name: str
+    files: tuple[str, ...] = ()
+
+    def is_named(self, name: str, file: str) -> bool:
+        """Whether a database with that *name*, or in that *file*, is this one."""
+        if file:
+            return any(is_same_file(path, file) for path in self.files)
+        return bool(name) and self.name == name
+
+
+_configured_names: dict[str, ConfiguredDatabase] = {}
+
+
+def remember_configured_names(databases: Mapping[str, Mapping[str, Any]]) -> None:
+    """Remember the database that each alias has before a test runner replaces it. Called once, when the app is ready."""
+    for alias, configuration in databases.items():
+        name = str(configuration.get("NAME") or "")
+        _configured_names.setdefault(alias, ConfiguredDatabase(name=name, files=_find_files(configuration, name)))
+
+
+def _find_files(configuration: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    """Return the paths of a SQLite file that *name* means, without the links, which may lead elsewhere later."""
+    if vendor_of(configuration) != "sqlite":
+        return ()
+    named = FileName.parse(name)
+    path = Path.cwd() / named.path
+    # A URI may name a file in memory, and another program may read the same as a file.
+    return () if named.is_in_memory else (str(path), str(path.resolve()))
+
+
+def vendor_of(configuration: Mapping[str, Any]) -> str:
+    """Return the vendor of an alias's settings, without making a connection; '' where Django cannot load its backend."""
+    wrapper = _load_wrapper(configuration)
+    return str(wrapper.vendor) if wrapper is not None else ""
+
+
+def _load_wrapper(configuration: Mapping[str, Any]) -> Any:
+    """Return the class of a connection, without making one; None where Django cannot load it, which it says itself."""
+    with suppress(ImproperlyConfigured, ImportError, AttributeError):
+        return load_backend(str(configuration.get("ENGINE") or "django.db.backends.dummy")).DatabaseWrapper
+    return None
+
+
+def get_configured_name(alias: str) -> str | None:
+    """Return the name that *alias* had before any test runner replaced it; None before the app was ready."""
+    configured = _configured_names.get(alias)
+    return configured.name if configured is not None else None
+
+
+def find_configured(name: str, file: str = "") -> str | None:
+    """Return the alias that had the database with that *name*, or that SQLite *file*, configured as its own."""
+    return next((alias for alias, configured in _configured_names.items() if configured.is_named(name, file)), None)
+
+
+def is_configured_for(alias: str, settings: Mapping[str, Any], name: str) -> bool:
+    """Whether *alias* had the database as its own that *name* means in the *settings* of an alias. Connects to nothing."""
+    configured = _configured_names.get(alias)
+    if configured is None or vendor_of(settings) != "sqlite":
+        return configured is not None and configured.is_named(name, "")
+    named = FileName.parse(name)
+    return not named.is_in_memory and configured.is_named(name, str(Path.cwd() / named.path))
+
+
+def is_configured(settings: Mapping[str, Any], name: str) -> bool:
+    """Whether any alias had it as its own; see :func:`is_configured_for`."""
+    return any(is_configured_for(alias, settings, name) for alias in _configured_names)
+
+
+# What the run has made ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MadeDatabase:
+    """A database that a hook was told to be made for tests, under one alias and name.
+
+    ``is_kept``: it was there before this run. ``stays``: it will be there after it. ``place``: what tells it from another one of
+    that name, from the first look at it on.
+    """
+
+    is_kept: bool = False
+    stays: bool = False
+    place: tuple[object, ...] | None = None
+
+
+_made: dict[tuple[str, str], MadeDatabase] = {}
+_mirrored: dict[str, str] = {}
+_trusted_names: dict[str, set[str]] = {}
+_warned: set[tuple[str, str]] = set()
+
+_INHERITED = "TESTDB_MADE"
+"""A key of ``DATABASES[alias]["TEST"]``: what a worker that does not share the memory of its parent learns from it."""
+
+
+def trust_test_database(alias: str, name: str) -> None:
+    """Tell the guard that the database *name* may be reset under *alias*. It counts as naming it, for this process only.
+
+    For suites that override pytest-django's ``django_db_setup``, and for runners that do not go through Django's
+    ``create_test_db()``.
+    """
+    _trusted_names.setdefault(alias, set()).add(name)
+
+
+def add_mirror(alias: str, primary: str) -> None:
+    """Tell the guard that the connection *alias* was made as one more to the database of *primary*.
+
+    Where that is a test database of this run, it holds for the server and database that *primary* really leads to.
+    """
+    _mirrored[alias] = primary
+    if primary in _trusted_names:
+        _trusted_names[alias] = _trusted_names[primary]
+
+
+def is_set_up(alias: str) -> bool:
+    """Whether this process was told of a test database for *alias*, other than as a mirror."""
+    return alias in {alias for alias, _ in _made} and alias not in _mirrored
+
+
+def find_made(identity: DatabaseIdentity) -> MadeDatabase | None:
+    """Return what the hooks were told of this live database: None if nothing, or if an alias had it configured as its own."""
+    if not identity.is_live or find_configured(identity.name, identity.file) is not None:
+        return None
+    alias = _mirrored.get(identity.alias, identity.alias)
+    made = _made.get((alias, identity.name))
+    if made is None:
+        return None
+    if made.place is None:
+        # A mirror is compared with what it mirrors, not the other way round.
+        original = identity if alias == identity.alias else get_backend(connections[alias]).identify(connections[alias])
+        if original.name != identity.name:
+            return None
+        made = _made[alias, identity.name] = replace(made, place=_place_of(original))
+    return made if _is_same_place(made.place, identity) else None
+
+
+def _place_of(identity: DatabaseIdentity) -> tuple[object, ...]:
+    # A SQLite file may be put in place of another one; that it is no configured one is asked each time.
+    if identity.oid:
+        return identity.oid, identity.system_identifier
+    return (identity.server,) if not identity.file else ()
+
+
+def _is_same_place(place: tuple[object, ...] | None, identity: DatabaseIdentity) -> bool:
+    here = _place_of(identity)
+    if place is not None and identity.oid and len(place) == len(here):
+        # Where one of the roles may not read the system identifier, the OID has to do.
+        return place[0] == here[0] and (place[1] == here[1] or "" in {place[1], here[1]})
+    return place == here
+
+
+def _warn_of_unmarked(identity: DatabaseIdentity) -> None:
+    """Warn, once a process, that a database is taken for a test one because the runner keeps it."""
+    if (identity.alias, identity.name) in _warned:
+        return
+    _warned.add((identity.alias, identity.name))
+    why = f" ({identity.misfit})" if identity.misfit else ""
+    text = (
+        f'Database "{identity.name}" (alias "{identity.alias}", {identity.server}) was there before this run, and bears no '
+        f"test mark of testdb_app that fits{why}. It is taken for a test database: the test runner keeps it under that name, "
+        "and no alias has it configured as its own. If that is wrong, stop, and mark it with resetdb --mark-protected."
+    )
+    try:
+        warnings.warn(text, UnmarkedDatabaseWarning, stacklevel=2)
+    except UnmarkedDatabaseWarning:
+        # Warnings are errors here; this one is none.
+        logger.warning(text)
+
+
+def mark_kept_database(connection: BaseDatabaseWrapper) -> None:
+    """Give a test database that stays after this run the mark "test", so that the next run knows it."""
+    made = _made.get((connection.alias, str(connection.settings_dict["NAME"])))
+    if made is None or not made.stays:
+        return
+    backend = get_backend(connection)
+    identity = backend.identify(connection)
+    if identity.in_memory or Mark.TEST in identity.marks or find_made(identity) is None:
+        return
+    try:
+        backend.set_mark(connection, Mark.TEST, present=True)
+    except (DatabaseError, UnsupportedError) as error:
+        logger.info("%s: the kept test database could not be marked: %s", connection.alias, error)
+
+
+# The hooks ------------------------------------------------------------------------------------------------------------
+
+_refusing = False
+
+
+@contextmanager
+def refusing_configured_databases() -> Iterator[None]:
+    """Refuse, while the block runs, to have a test database made or kept that an alias has configured as its own.
+
+    Unless it is named or marked. For runs that would refuse its reset anyway: so nothing is written to it before.
+    """
+    global _refusing  # noqa: PLW0603 - hooks have no other way to learn what run they are in
+    before, _refusing = _refusing, True
+    try:
+        yield
+    finally:
+        _refusing = before
+
+
+def install_hooks(databases: Mapping[str, Mapping[str, Any]]) -> None:
+    """Hook into Django's class that makes test databases, and into the vendors' that override it. Once a process."""
+    classes: set[type] = {BaseDatabaseCreation}
+    for configuration in databases.values():
+        wrapper = _load_wrapper(configuration)
+        creation = getattr(wrapper, "creation_class", None)
+        if isinstance(creation, type):
+            classes |= {base for base in creation.__mro__ if issubclass(base, BaseDatabaseCreation)}
+    for name, hook in _HOOKS.items():
+        signature = inspect.signature(getattr(BaseDatabaseCreation, name))
+        for each in classes:
+            original = vars(each).get(name)
+            if callable(original) and not hasattr(original, "__testdb_hook__"):
+                setattr(each, name, _wrap(original, hook, signature))
+
+
+def _wrap(original: Callable[..., Any], hook: Callable[..., Any], signature: inspect.Signature) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def hooked(creation: Any, *arguments: Any, **options: Any) -> Any:
+        def call() -> Any:
+            return original(creation, *arguments, **options)
+
+        connection = creation.connection
+        # A copy of a connection, or one that belongs to no alias, is nobody's test database.
+        is_own = connection.alias in connections and connections[connection.alias] is connection
+        if not is_own or connection.alias in _hooked:
+            return call()
+        _hooked.add(connection.alias)
+        try:
+            return hook(creation, call, _arguments(signature, creation, *arguments, **options))
+        finally:
+            _hooked.discard(connection.alias)
+
+    hooked.__testdb_hook__ = True  # type: ignore[attr-defined]
+    return hooked
+
+
+def _arguments(signature: inspect.Signature, *arguments: Any, **options: Any) -> Mapping[str, Any]:
+    """Return the arguments by the names that Django's base class gives them; a vendor's method may take others besides."""
+    try:
+        bound = signature.bind_partial(*arguments, **options)
+    except TypeError:
+        return options
+    bound.apply_defaults()
+    return bound.arguments
+
+
+_hooked: set[str] = set()
+"""The aliases whose hooks run now: a method that calls the one it overrides tells it once."""
+
+
+def _create_test_db(creation: Any, call: Callable[[], Any], given: Mapping[str, Any]) -> Any:
+    connection = creation.connection
+    name = str(creation._get_test_db_name())
+    with _told(creation, name, keeps=bool(given.get("keepdb"))):
+        if _refusing:
+            _refuse_configured(connection, name)
+        result = call()
+        # A vendor's own way may have led to another name.
+        final = str(connection.settings_dict["NAME"])
+        if final != name:
+            _made[connection.alias, final] = _made.pop((connection.alias, name))
+    if connection.vendor != "sqlite":  # a file needs no look: it has no server
+        # From now on no other database passes under that name. What fails here fails again where it matters.
+        with suppress(Exception):
+            find_made(get_backend(connection).identify(connection))
+    return result
+
+
+def _clone_test_db(creation: Any, call: Callable[[], Any], given: Mapping[str, Any]) -> Any:
+    if "suffix" not in given:
+        return call()
+    name = str(creation.get_test_db_clone_settings(given["suffix"])["NAME"])
+    with _told(creation, name, keeps=bool(given.get("keepdb"))):
+        result = call()
+    made = _made[creation.connection.alias, name]
+    _inherited(creation.connection).setdefault("databases", {})[name] = [made.is_kept, made.stays]
+    return result
+
+
+@contextmanager
+def _told(creation: Any, name: str, *, keeps: bool) -> Iterator[None]:
+    """Remember that *name* is made for tests, while it is made too, as migrations may ask; forget it if that fails."""
+    alias = creation.connection.alias
+    _made[alias, name] = MadeDatabase(is_kept=keeps and _may_exist(creation, name), stays=keeps)
+    try:
+        with _noting_existence(creation, alias, name) if keeps else nullcontext():
+            yield
+    except BaseException:
+        _made.pop((alias, name), None)
+        raise
+
+
+def _may_exist(creation: Any, name: str) -> bool:
+    if creation.connection.vendor != "sqlite":
+        return hasattr(creation, "_database_exists")
+    named = FileName.parse(name)
+    return not named.is_in_memory and Path(named.path).exists()
+
+
+@contextmanager
+def _noting_existence(creation: Any, alias: str, name: str) -> Iterator[None]:
+    """Note what PostgreSQL answers to Django's own question, whether the database to keep is there.
+
+    ``_database_exists()`` is Django's in 5.2, 6.0 and 6.1. Where it is not asked, the database counts as kept; other vendors'
+    have no marks, so that nothing is said of them.
+    """
+    original = getattr(creation, "_database_exists", None)
+    if original is None:
+        yield
+        return
+
+    def database_exists(*arguments: Any) -> Any:
+        exists = original(*arguments)
+        _made[alias, name] = replace(_made[alias, name], is_kept=bool(exists))
+        return exists
+
+    creation._database_exists = database_exists
+    try:
+        yield
+    finally:
+        del creation._database_exists
+
+
+def _refuse_configured(connection: BaseDatabaseWrapper, name: str) -> None:
+    """Raise the guard's error for a test name that means a configured database, unless that is named or marked."""
+    if not is_configured(connection.settings_dict, name):
+        return
+    if connection.vendor == "sqlite" and not Path(FileName.parse(name).path).exists():
+        return
+    with renamed(connection, name):
+        try:
+            identity = get_backend(connection).identify(connection)
+        except DatabaseError:
+            return  # there is nothing to lose, or Django says what is wrong
+        check_may_reset(identity, act="use as a test database")
+
+
+@contextmanager
+def renamed(connection: BaseDatabaseWrapper, name: str) -> Iterator[None]:
+    """Have the connection lead to the database *name*."""
+    configured = connection.settings_dict["NAME"]
+    close(connection)
+    connection.settings_dict["NAME"] = name
+    try:
+        yield
+    finally:
+        close(connection)
+        connection.settings_dict["NAME"] = configured
+
+
+def close(connection: BaseDatabaseWrapper) -> None:
+    """Close a connection and its pool, which goes on leading to the database that it was opened for."""
+    connection.close()
+    close_pool = getattr(connection, "close_pool", None)
+    if close_pool is not None:
+        close_pool()
+
+
+def _set_as_test_mirror(creation: Any, call: Callable[[], Any], given: Mapping[str, Any]) -> Any:
+    result = call()
+    connection = creation.connection
+    settings = given.get("primary_settings_dict")
+    primary = next((alias for alias in connections if connections[alias].settings_dict is settings), None)
+    primary = primary or connection.settings_dict.get("TEST", {}).get("MIRROR")
+    if primary and primary != connection.alias:
+        _mirrored[connection.alias] = primary
+        _inherited(connection)["mirrors"] = primary
+    return result
+
+
+def _setup_worker_connection(creation: Any, call: Callable[[], Any], _given: Mapping[str, Any]) -> Any:
+    result = call()
+    alias = creation.connection.alias
+    inherited = creation.connection.settings_dict.get("TEST", {}).get(_INHERITED) or {}
+    for name, (is_kept, stays) in inherited.get("databases", {}).items():
+        _made.setdefault((alias, name), MadeDatabase(is_kept=is_kept, stays=stays))
+    if "mirrors" in inherited:
+        _mirrored[alias] = inherited["mirrors"]
+    return result
+
+
+def _destroy_test_db(creation: Any, call: Callable[[], Any], given: Mapping[str, Any]) -> Any:
+    connection = creation.connection
+    suffix = given.get("suffix")
+    settings = connection.settings_dict if suffix is None else creation.get_test_db_clone_settings(suffix)
+    name = str(settings["NAME"])
+    result = call()
+    if not given.get("keepdb"):
+        _made.pop((connection.alias, name), None)
+        _inherited(connection).get("databases", {}).pop(name, None)
+    return result
+
+
+def _inherited(connection: BaseDatabaseWrapper) -> dict[str, Any]:
+    test = connection.settings_dict.setdefault("TEST", {})
+    found: dict[str, Any] = test.setdefault(_INHERITED, {})
+    return found
+
+
+_HOOKS: dict[str, Callable[[Any, Callable[[], Any], Mapping[str, Any]], Any]] = {
+    "create_test_db": _create_test_db,
+    "clone_test_db": _clone_test_db,
+    "set_as_test_mirror": _set_as_test_mirror,
+    "setup_worker_connection": _setup_worker_connection,
+    "destroy_test_db": _destroy_test_db,
+}
+
+
+# The refusals ---------------------------------------------------------------------------------------------------------
 
 
 def _find_refusal(identity: DatabaseIdentity, act: str = "reset") -> UnsafeDatabaseError | ReadOnlyError | None:
@@ -131,7 +544,7 @@ def _find_refusal(identity: DatabaseIdentity, act: str = "reset") -> UnsafeDatab
             identity,
             "protected",
             "it is marked as protected, here or in the database that it was copied from. If that is wrong, take the mark "
-            f"away: resetdb{_database_option(identity)} --unmark-protected.",
+            f"away: resetdb{_database_option(identity.alias)} --unmark-protected.",
             act,
         )
     if identity.names_differ:
@@ -151,6 +564,53 @@ def _find_refusal(identity: DatabaseIdentity, act: str = "reset") -> UnsafeDatab
     return None
 
 
+def _explain_unknown(identity: DatabaseIdentity, named: Iterable[str]) -> str:
+    reasons = [*_reasons(identity), *_nearly_named(identity, named)]
+    owner = find_configured(identity.name, identity.file)
+    mark = ""
+    if owner is not None or identity.alias not in _configured_names:
+        # Else a test runner has changed the name, and the command would mark what the settings name without it.
+        option = _database_option(owner or identity.alias)
+        mark = f", or mark it {'anew' if identity.misfit else 'once'} with resetdb{option} --mark-test"
+    return (
+        "it is not known to be a test database. "
+        + "".join(f"{reason[0].upper()}{reason[1:]}. " for reason in reasons)
+        + f'If it may be emptied, name it: resetdb{_database_option(identity.alias)} --allow-database "{identity.name}", or add '
+        f"this line to the settings: {settings_line(identity.name)}{mark}."
+    )
+
+
+def _reasons(identity: DatabaseIdentity) -> Iterator[str]:
+    """Why a database that may look like a test one to its user does not count as one."""
+    owner = find_configured(identity.name, identity.file)
+    made = _made.get((_mirrored.get(identity.alias, identity.alias), identity.name))
+    if made is not None and owner is not None:
+        yield f'the test runner uses it, but alias "{owner}" has it configured as its own'
+    elif made is not None and made.place is not None and not _is_same_place(made.place, identity):
+        yield "the test database that this run made has the same name, but is another one, or on another server"
+    elif made is None and owner is None and _configured_names.get(identity.alias) is not None:
+        yield (
+            "no hook saw this process make it: its name came into the settings in another way. If a fixture or a runner of your "
+            f'own did that, have it call testdb_app.guard.trust_test_database("{identity.alias}", "{identity.name}")'
+        )
+    if identity.misfit:
+        yield identity.misfit
+
+
+def _nearly_named(identity: DatabaseIdentity, named: Iterable[str]) -> Iterator[str]:
+    near = difflib.get_close_matches(identity.name, sorted(named), n=1)
+    if near:
+        yield f'"{near[0]}" is allowed, which is not its name: did you mean "{identity.name}"?'
+
+
+def settings_line(name: str) -> str:
+    """Return the line that allows *name*, to be added at the end of the settings as they are now."""
+    names = json.dumps([*get_settings().allowed_databases, name], ensure_ascii=False)
+    if getattr(django_settings, "TESTDB", None):
+        return f'TESTDB["ALLOWED_DATABASES"] = {names}'
+    return f'TESTDB = {{"ALLOWED_DATABASES": {names}}}'
+
+
 def _unsafe(identity: DatabaseIdentity, rule: str, why: str, act: str = "reset") -> UnsafeDatabaseError:
     return UnsafeDatabaseError(
         f'Refusing to {act} database "{identity.name}" (alias "{identity.alias}", {identity.server}): {why}',
@@ -160,5 +620,5 @@ def _unsafe(identity: DatabaseIdentity, rule: str, why: str, act: str = "reset")
     )
 
 
-def _database_option(identity: DatabaseIdentity) -> str:
-    return "" if identity.alias == DEFAULT_DB_ALIAS else f" --database {identity.alias}"
+def _database_option(alias: str) -> str:
+    return "" if alias == DEFAULT_DB_ALIAS else f" --database {alias}"

@@ -23,7 +23,7 @@ from testdb_app.backends import get_backend
 from testdb_app.connection_hooks import ConnectionHooks
 from testdb_app.damage import Damage, close_for_good, describe_end, find_damage, find_dangling, has_failed, is_lost
 from testdb_app.exceptions import SessionBrokenError, SessionNestingError
-from testdb_app.permission import check_may_write
+from testdb_app.guard import check_may_write
 from testdb_app.transaction_state import check_no_transaction, leave_blocks
 
 if TYPE_CHECKING:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from django.apps import apps
@@ -60,6 +59,7 @@ def prepare_test_database(using: str, *, allow_database: tuple[str, ...] = ()) -
     except UnsupportedError as error:
         logger.info("%s: %s", using, error)
         obstacle = error
+    guard.mark_kept_database(connections[using])
     _prepared[key] = obstacle
 
 
@@ -147,35 +147,14 @@ def restore_kept_databases(aliases: Iterable[str]) -> None:
         creation: Any = connection.creation
         name = str(creation._get_test_db_name())
         # Memory keeps nothing, and a real database is not gone back to because somebody calls it the test one.
-        if name in {str(connection.settings_dict["NAME"]), ":memory:"} or "mode=memory" in name:
+        if name == ":memory:" or "mode=memory" in name or guard.is_configured(connection.settings_dict, name):
             continue
-        with _renamed(connection, name):
+        with guard.renamed(connection, name):
             try:
                 Resetter(alias, to="baseline", allow_database=name, once=True).reset()
                 drop_baseline(alias, allow_database=name)
             except (ResetError, UnsupportedError, DatabaseError) as error:
                 logger.info("%s: nothing to restore in %s: %s", alias, name, error)
-
-
-@contextmanager
-def _renamed(connection: BaseDatabaseWrapper, name: str) -> Iterator[None]:
-    """Have the connection lead to the database *name*."""
-    configured = connection.settings_dict["NAME"]
-    close(connection)
-    connection.settings_dict["NAME"] = name
-    try:
-        yield
-    finally:
-        close(connection)
-        connection.settings_dict["NAME"] = configured
-
-
-def close(connection: BaseDatabaseWrapper) -> None:
-    """Close a connection and its pool, which goes on leading to the database that it was opened for."""
-    connection.close()
-    close_pool = getattr(connection, "close_pool", None)
-    if close_pool is not None:
-        close_pool()
 
 
 def forget_test_databases() -> None:

@@ -24,10 +24,10 @@ LAYERS = (
     ("details", "graph", "conf", "scope", "baseline_document", "backends.base"),
     ("backends.data_protocols", "backends.defaults", "ties"),
     ("backends.protocols", "truncation"),
-    ("guard", "options", "connection_hooks", "transaction_state", "plan", "selection", "labels", "rendering"),
+    ("options", "connection_hooks", "transaction_state", "plan", "selection", "labels", "rendering"),
     ("backends.postgresql", "backends.sqlite", "backends.generic"),
     ("backends",),  # finds the folder of a vendor
-    ("references", "report", "damage", "permission", "looking", "known_map", "caches", "signals", "retrying"),
+    ("references", "report", "damage", "guard", "looking", "known_map", "caches", "signals", "retrying"),
     ("announcing",),
     ("baseline", "resetter", "outer_transaction"),
     ("checks", "preparing", "data"),

@@ -76,8 +76,41 @@ def test_e002_for_a_test_name_that_is_the_real_one() -> None:
         'The test database of alias "shop" has the name of the real database of alias "shop": "shop".'
     )
     assert message.hint == (
-        'Set DATABASES["shop"]["TEST"]["NAME"] to another: a test run would destroy the real database.'
+        'Set DATABASES["shop"]["TEST"]["NAME"] to another: a test run would destroy the real database. If it is there for '
+        'tests alone, add this line to the settings: TESTDB = {"ALLOWED_DATABASES": ["shop"]}'
     )
+
+
+def test_e002_leaves_a_database_alone_that_the_settings_allow(settings: Any) -> None:
+    settings.TESTDB = {"ALLOWED_DATABASES": ["shop"]}
+    with configured(shop={**SERVER, "NAME": "shop", "TEST": {"NAME": "shop"}}):
+        assert ids_of_names() == []
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        "{folder}/real.sqlite3",
+        "{folder}/../{name}/real.sqlite3",
+        "{folder}/link",
+        "{folder}/hard",
+        "file:{folder}/re%61l.sqlite3",
+    ],
+)
+def test_e002_compares_files_of_sqlite_and_not_their_names(tmp_path: Path, spelling: str) -> None:
+    real = tmp_path / "real.sqlite3"
+    real.touch()
+    (tmp_path / "link").symlink_to(real)
+    (tmp_path / "hard").hardlink_to(real)
+    sqlite = {"ENGINE": "django.db.backends.sqlite3", "HOST": "", "PORT": ""}
+    for name, expected in (
+        (spelling.format(folder=tmp_path, name=tmp_path.name), [("testdb_app.E002", "shop")]),
+        (f"{tmp_path}/other.sqlite3", []),
+        (f"file:{real}?mode=memory", []),
+        (":memory:", []),
+    ):
+        with configured(shop={**sqlite, "NAME": str(real), "TEST": {"NAME": name}}):
+            assert ids_of_names() == expected
 
 
 def test_e002_for_a_test_name_that_is_another_aliass_real_one() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl, unquote
 
 from testdb_app.exceptions import ExclusionError
 from testdb_app.schema import ForeignKey, QualifiedName
@@ -23,6 +26,40 @@ def has_autocommit(connection: BaseDatabaseWrapper) -> bool:
     if connection.in_atomic_block:
         return False
     return bool(connection.autocommit if connection.connection is not None else connection.settings_dict["AUTOCOMMIT"])
+
+
+@dataclass(frozen=True, slots=True)
+class FileName:
+    """What the name of a SQLite database means: a path and the options of a URI (https://www.sqlite.org/uri.html)."""
+
+    path: str
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, name: str) -> FileName:
+        """Read a name as SQLite does; Django always allows URIs."""
+        if not name.startswith("file:"):
+            return cls(name)
+        path, _, query = name.removeprefix("file:").partition("#")[0].partition("?")
+        if path.startswith("//"):
+            path = "/" + path[2:].partition("/")[2]
+        # The last of several counts, and what follows a NUL does not.
+        options = dict(parse_qsl(query, keep_blank_values=True))
+        return cls(unquote(path).partition("\0")[0], options)
+
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether it means a database in memory, or a temporary one."""
+        is_temporary = self.path in {"", ":memory:"}
+        return is_temporary or self.options.get("mode") == "memory" or self.options.get("vfs") == "memdb"
+
+
+def is_same_file(path: str, other: str) -> bool:
+    """Whether two paths lead to one file: by device and inode where it exists, by the path behind the links otherwise."""
+    try:
+        return Path(path).samefile(other)
+    except OSError:
+        return os.path.realpath(path) == os.path.realpath(other)
 
 
 class TransactionStatus(StrEnum):
@@ -45,7 +82,7 @@ class Failure(StrEnum):
 
 
 class Mark(StrEnum):
-    """A mark inside a database. PROTECTED holds wherever a copy is restored; TEST only under the name it was given to."""
+    """A mark inside a database. PROTECTED holds in every copy of it; TEST only in the very database that it was given to."""
 
     PROTECTED = "protected"
     TEST = "test"
@@ -61,7 +98,8 @@ class DatabaseIdentity:
 
     What a copy of the database does not share: ``oid``, the database's own number in its server (0 where there is none);
     ``system_identifier``, the server's ('' where it has none, or the role may not read it); ``server_started``, when the
-    server began to run, as a text to compare ('' where it does not tell).
+    server began to run, as a text to compare ('' where it does not tell); ``file``, the file of a SQLite database that is not
+    in memory. ``misfit`` says why a test mark that is inside the database is not counted: it was given to another one.
     """
 
     alias: str
@@ -72,6 +110,7 @@ class DatabaseIdentity:
     oid: int = 0
     system_identifier: str = ""
     server_started: str = ""
+    file: str = ""
     user: str = ""
     in_memory: bool = False
     is_standby: bool = False
@@ -79,6 +118,7 @@ class DatabaseIdentity:
     has_fixed_snapshot: bool = False
     is_live: bool = True
     marks: frozenset[Mark] = frozenset()
+    misfit: str = ""
 
     @property
     def names_differ(self) -> bool:

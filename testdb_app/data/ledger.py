@@ -17,7 +17,7 @@ from testdb_app.data.removal import remove
 from testdb_app.data.seeds import SeedRegistry, seeds
 from testdb_app.data.values import Values
 from testdb_app.exceptions import ConfigurationError
-from testdb_app.permission import check_may_write
+from testdb_app.guard import check_may_write
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -15,7 +15,7 @@ from django.db.models import Model
 from testdb_app.data.files import read_csv, run_sql_file
 from testdb_app.data.maps import find_model
 from testdb_app.exceptions import DataError
-from testdb_app.permission import check_may_write
+from testdb_app.guard import check_may_write
 
 if TYPE_CHECKING:
     from django.core.serializers.base import DeserializedObject

@@ -12,7 +12,7 @@ from django.db.models.fields import NOT_PROVIDED
 from testdb_app.data.inventing import NoMoreValuesError, invent
 from testdb_app.data.values import Values
 from testdb_app.exceptions import MakeError
-from testdb_app.permission import check_may_write
+from testdb_app.guard import check_may_write
 
 if TYPE_CHECKING:
     from django.db.models import Field

@@ -77,9 +77,10 @@ class Run:
         needs_baseline = any(map(transactional.wants_baseline, request.session.items))
         blocker = request.getfixturevalue("django_db_blocker")
         transactional.before_the_databases(config, blocker, restores=needs_baseline)
-        result = yield
         if not needs_baseline:
-            return result
+            return (yield)
+        with transactional.refusing_configured_databases():
+            result = yield
         aliases = transactional.prepare_databases(blocker)
         if mode is not None:
             self.leaks = LeakFinder(aliases, blocker, fails=mode == "fail")

@@ -28,16 +28,25 @@ def before_the_databases(config: pytest.Config, blocker: Any, *, restores: bool)
     """
     from django.db import connections  # noqa: PLC0415 - Django is imported where it is used
 
-    from testdb_app import preparing  # noqa: PLC0415
+    from testdb_app import guard, preparing  # noqa: PLC0415
 
     preparing.forget_test_databases()
     given: Any = config.option
     with blocker.unblock():
         for connection in connections.all(initialized_only=True):
-            preparing.close(connection)
+            guard.close(connection)
         if restores and given.reuse_db and not given.create_db:
             aliases = [alias for alias in connections if not connections[alias].settings_dict["TEST"]["MIRROR"]]
             preparing.restore_kept_databases(aliases)
+
+
+@contextmanager
+def refusing_configured_databases() -> Iterator[None]:
+    """Refuse, while the databases are set up, those that an alias has configured as its own: they would be captured."""
+    from testdb_app import guard  # noqa: PLC0415
+
+    with guard.refusing_configured_databases():
+        yield
 
 
 def prepare_databases(blocker: Any) -> list[str]:
@@ -61,10 +70,13 @@ def aliases_set_up() -> list[str]:
 def _was_set_up(alias: str) -> bool:
     from django.db import connections  # noqa: PLC0415
 
-    from testdb_app.guard import get_configured_name  # noqa: PLC0415
+    from testdb_app.guard import get_configured_name, is_set_up  # noqa: PLC0415
 
     settings = connections[alias].settings_dict
-    return not settings["TEST"]["MIRROR"] and str(settings["NAME"]) != get_configured_name(alias)
+    if settings["TEST"]["MIRROR"]:
+        return False
+    # A fixture of the project's own may have set it up.
+    return is_set_up(alias) or str(settings["NAME"]) != get_configured_name(alias)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from django.db.utils import load_backend
 
 from testdb_app.damage import close_for_good
 from testdb_app.exceptions import UnsupportedError
+from testdb_app.guard import add_mirror
 from testdb_app.sessions.aliases import find_primary
 from testdb_app.sessions.pool_options import check_may_pool
 
@@ -79,8 +80,8 @@ def _name(alias: str, number: int) -> str:
 def _make(primary: BaseDatabaseWrapper, name: str, session: OpenSession) -> BaseDatabaseWrapper:
     settings: dict[str, Any] = copy.deepcopy({k: v for k, v in primary.settings_dict.items() if k != "OPTIONS"})
     settings["OPTIONS"] = {key: value for key, value in primary.settings_dict["OPTIONS"].items() if key != "pool"}
-    # The guard knows it for what it is a mirror of.
     settings["TEST"]["MIRROR"] = primary.alias
+    add_mirror(name, primary.alias)
     if session.options.pool is not None:
         check_may_pool(primary)
         settings["OPTIONS"]["pool"] = dict(session.options.pool) or True

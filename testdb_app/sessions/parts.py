@@ -12,8 +12,8 @@ from django.db import DatabaseError, InterfaceError
 from testdb_app.backends import get_backend
 from testdb_app.damage import Damage
 from testdb_app.exceptions import SessionNestingError
+from testdb_app.guard import check_may_write
 from testdb_app.outer_transaction import OuterTransaction, open_transactions
-from testdb_app.permission import check_may_write
 from testdb_app.preparing import get_resetter, prepare_test_database
 from testdb_app.sessions.aliases import database_of
 from testdb_app.sessions.opened import OpenSession, sessions_on

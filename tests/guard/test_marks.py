@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 import subprocess
@@ -94,7 +95,7 @@ def test_protection_beats_every_permission(
     monkeypatch.setattr(guard, "_trusted_names", {"scratch": {filled.name}})
     settings.TESTDB = {"ALLOWED_DATABASES": [filled.name]}
     set_mark("mark-test")
-    assert Resetter("scratch", allow_database=filled.name).check_may_reset() == "test-runner"
+    assert Resetter("scratch", allow_database=filled.name).check_may_reset() == "marked-as-test"
     set_mark("mark-protected")
     assert marks() == {Mark.PROTECTED, Mark.TEST}
     assert refused_by("scratch", allow_database=filled.name) == "protected"
@@ -125,6 +126,101 @@ def test_a_test_mark_holds_only_under_its_own_name(filled: ScratchDatabase, make
     for copy in (by_template, by_dump):
         assert refused_by(copy.alias) == "unknown"
         assert copy.count("item") == 3
+
+
+def rename(database: ScratchDatabase, name: str) -> None:
+    database.connection.close()
+    with connect_as_superuser("postgres") as connection:
+        old, new = sql.Identifier(database.name), sql.Identifier(name)
+        connection.execute(sql.SQL("ALTER DATABASE {} RENAME TO {}").format(old, new))
+    database.name = database.connection.settings_dict["NAME"] = name
+
+
+def by_template(source: ScratchDatabase, make_scratch: Make) -> ScratchDatabase:
+    source.connection.close()
+    return make_scratch("copy", template=source.name)
+
+
+def by_dump(source: ScratchDatabase, make_scratch: Make) -> ScratchDatabase:
+    copy = make_scratch("copy")
+    restore(dump(source), copy)
+    return copy
+
+
+@pytest.mark.parametrize("make_copy", [by_template, by_dump])
+def test_a_copy_under_the_same_name_is_refused_with_the_reason_and_can_be_marked_anew(
+    filled: ScratchDatabase, make_scratch: Make, make_copy: Callable[[ScratchDatabase, Make], ScratchDatabase]
+) -> None:
+    set_mark("mark-test")
+    original = Resetter("scratch").identify().oid
+    copy = make_copy(filled, make_scratch)
+    rename(filled, f"{filled.name}_old")
+    rename(copy, filled.name.removesuffix("_old"))
+    with pytest.raises(UnsafeDatabaseError) as caught:
+        Resetter("copy").reset()
+    assert (caught.value.rule, copy.count("item")) == ("unknown", 3)
+    here = Resetter("copy").identify().oid
+    expected = (
+        f'Its test mark was given to database "{copy.name}" with OID {original}, and this one has {here}: it is a copy'
+    )
+    assert expected in caught.value.message
+    assert "or mark it anew with resetdb --database copy --mark-test." in caught.value.message
+    set_mark("mark-test", "copy")
+    assert Resetter("copy").reset().permitted_by == "marked-as-test"
+
+
+def binding_of(database: ScratchDatabase) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(database.value("SELECT obj_description('testdb.test'::regclass)"))
+    return found
+
+
+def bind(database: ScratchDatabase, comment: str) -> None:
+    text = sql.SQL("COMMENT ON TABLE testdb.test IS {}").format(sql.Literal(comment))
+    with database.connect() as connection:
+        connection.execute(text)
+
+
+def test_a_mark_of_another_cluster_is_refused_with_the_reason(filled: ScratchDatabase) -> None:
+    # As pg_upgrade leaves it: it keeps names and OIDs, and makes another system identifier.
+    set_mark("mark-test")
+    bind(filled, json.dumps({**binding_of(filled), "system_identifier": "7000000000000000001"}))
+    with pytest.raises(
+        UnsafeDatabaseError, match=r"of another cluster: this one was restored .* pg_upgrade.*mark it anew"
+    ):
+        Resetter("scratch").reset()
+    assert filled.count("item") == 3
+
+
+@pytest.mark.parametrize("comment", ["{name}", "", "null", "[]", '{{"database": "{name}"}}', "17"])
+def test_a_mark_of_an_older_format_counts_as_none_and_is_named(filled: ScratchDatabase, comment: str) -> None:
+    set_mark("mark-test")
+    bind(filled, comment.format(name=filled.name))
+    with pytest.raises(UnsafeDatabaseError, match=r"Its test mark is of an older format.*mark it anew") as caught:
+        Resetter("scratch").reset()
+    assert caught.value.rule == "unknown"
+    set_mark("mark-test")
+    assert Resetter("scratch").reset().permitted_by == "marked-as-test"
+
+
+def test_a_mark_holds_where_the_system_identifier_may_not_be_read(filled: ScratchDatabase) -> None:
+    set_mark("mark-test")
+    with filled.superuser() as connection:
+        connection.execute("REVOKE EXECUTE ON FUNCTION pg_catalog.pg_control_system() FROM PUBLIC")
+    filled.connection.close()
+    assert Resetter("scratch").check_may_reset() == "marked-as-test"
+    bind(filled, json.dumps({**binding_of(filled), "oid": 1}))
+    assert refused_by("scratch") == "unknown"
+    set_mark("mark-test")
+    assert binding_of(filled)["system_identifier"] == ""
+    assert Resetter("scratch").reset().permitted_by == "marked-as-test"
+
+
+def test_the_command_says_where_a_mark_is_bound_to_the_oid_alone(filled: ScratchDatabase) -> None:
+    with filled.superuser() as connection:
+        connection.execute("REVOKE EXECUTE ON FUNCTION pg_catalog.pg_control_system() FROM PUBLIC")
+    out = io.StringIO()
+    call_command("resetdb", "--mark-test", "--no-input", database="scratch", stdout=out)
+    assert "may not read the cluster's system identifier (pg_control_system())" in " ".join(out.getvalue().split())
 
 
 def test_a_test_mark_does_not_survive_a_new_name(filled: ScratchDatabase) -> None:

@@ -183,6 +183,45 @@ def test_no_copy_of_a_test_file_is_one(register: Register, path: Path, make_copy
     assert Resetter(alias).reset().permitted_by == "marked-as-test"
 
 
+def test_a_copy_that_was_put_in_place_of_a_marked_file_is_refused_and_can_be_marked_anew(
+    register: Register, path: Path
+) -> None:
+    alias = register(path)
+    set_mark("mark-test")
+    connections[alias].close()
+    shutil.copy(path, path.parent / "copy.sqlite3")
+    (path.parent / "copy.sqlite3").replace(path)
+    with pytest.raises(
+        UnsafeDatabaseError, match=r"given to another file of this path.*mark it anew with resetdb --data"
+    ):
+        Resetter(alias).reset()
+    set_mark("mark-test")
+    assert Resetter(alias).reset().permitted_by == "marked-as-test"
+
+
+def test_a_mark_of_an_older_format_counts_as_none(register: Register, path: Path) -> None:
+    alias = register(path)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("CREATE TABLE testdb_test (path TEXT NOT NULL)")
+        connection.execute("INSERT INTO testdb_test VALUES (?)", [str(path.resolve())])
+    with pytest.raises(UnsafeDatabaseError, match=r"Its test mark is of an older format.*mark it anew"):
+        Resetter(alias).reset()
+    set_mark("mark-test")
+    assert Resetter(alias).reset().permitted_by == "marked-as-test"
+
+
+@pytest.mark.parametrize(
+    "spelling", ["{path}", "{folder}/link", "file:{path}", "file://localhost{path}?mode=rw", "file:{quoted}"]
+)
+def test_a_marked_file_is_known_by_every_spelling(register: Register, path: Path, spelling: str) -> None:
+    (path.parent / "link").symlink_to(path)
+    register(path)
+    set_mark("mark-test")
+    quoted = str(path).replace("shop", "sh%6Fp")
+    name = spelling.format(path=path, folder=path.parent, quoted=quoted)
+    assert Resetter(register(name, "other")).reset().permitted_by == "marked-as-test"
+
+
 def test_protection_beats_memory_and_names(register: Register, path: Path) -> None:
     register(path)
     set_mark("mark-protected")
@@ -283,3 +322,102 @@ def test_django_runner(
         assert re.fullmatch(pattern, Path(found["database"]).name)
         assert found.get("real") == ("refused: unknown" if rule == "test-runner" else None)
     assert real.read_bytes() == before
+
+
+SPELLINGS = {
+    "the same path": "{real}",
+    "a relative path": "real.sqlite3",
+    "a path with dots": "{folder}/shop/../real.sqlite3",
+    "a symbolic link": "{folder}/link.sqlite3",
+    "a hard link": "{folder}/hard.sqlite3",
+    "a link to the folder": "{folder}/folder/real.sqlite3",
+    "a URI": "file:{real}?cache=private",
+    "a URI with a host": "file://localhost{real}",
+    "a URI with percent signs": "file:{folder}/re%61l%2esqlite3?mode=rw",
+    "a relative URI": "file:real.sqlite3",
+    "a URI of a link": "file:link.sqlite3#fragment",
+}
+
+NO_TEST = """
+from django.test import TransactionTestCase
+from shop.models import Shelf
+
+class Reads(TransactionTestCase):
+    def _fixture_teardown(self):
+        "Django's own flush asks nobody."
+
+    def test_reads(self):
+        Shelf.objects.count()
+"""
+
+
+def contents(path: Path) -> tuple[list[Any], list[Any]]:
+    with closing(sqlite3.connect(path)) as connection:
+        rows = connection.execute("SELECT name FROM shop_shelf").fetchall()
+        return rows, connection.execute("SELECT name FROM sqlite_master WHERE name LIKE 'testdb%'").fetchall()
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS.values(), ids=SPELLINGS)
+def test_no_spelling_of_a_real_file_passes_for_a_test_database(sqlite_project: Project, spelling: str) -> None:
+    folder = sqlite_project.directory
+    real = folder / "real.sqlite3"
+    (folder / "link.sqlite3").symlink_to(real)
+    (folder / "hard.sqlite3").hardlink_to(real)
+    (folder / "folder").symlink_to(folder)
+    name = spelling.format(real=real, folder=folder)
+    engine = {"ENGINE": "django.db.backends.sqlite3"}
+    # The one that has it configured is another alias than the one that is tested.
+    databases = {
+        "default": {**engine, "NAME": str(folder / "own.sqlite3"), "TEST": {"NAME": name}},
+        "other": {**engine, "NAME": str(real)},
+    }
+    sqlite_project.write("databases.json", json.dumps(databases))
+    sqlite_project.write("shop/tests.py", NO_TEST)
+    for options in ((), ("--testrunner", "testdb_app.runner.ResetDiscoverRunner", "--reset-transaction-tests")):
+        run = sqlite_project.manage("test", "--noinput", "--keepdb", *options)
+        assert contents(real) == ([("real",)], [])
+        if options:
+            assert run.returncode != 0
+            assert 'alias "other" has it configured as its own' in run.stderr
+            assert f'TESTDB = {{"ALLOWED_DATABASES": ["{name}"]}}' in run.stderr
+
+
+def test_a_real_file_that_is_named_or_marked_is_reset(sqlite_project: Project) -> None:
+    real = sqlite_project.directory / "real.sqlite3"
+    database = {"ENGINE": "django.db.backends.sqlite3", "NAME": str(real), "TEST": {"NAME": str(real)}}
+    sqlite_project.write("databases.json", json.dumps({"default": database}))
+    options = ["--noinput", "--keepdb", "--testrunner", "testdb_app.runner.ResetDiscoverRunner"]
+    sqlite_project.manage("resetdb", "--mark-test", "--no-input").must_pass()
+    sqlite_project.add_settings('SILENCED_SYSTEM_CHECKS = ["testdb_app.E002"]\n')
+    run = sqlite_project.manage("test", *options).must_pass()
+    assert {found["rule"] for found in run.found} == {"marked-as-test"}
+    sqlite_project.manage("resetdb", "--unmark-test", "--no-input").must_pass()
+    sqlite_project.add_settings(f'TESTDB = {{"ALLOWED_DATABASES": [{str(real)!r}]}}\n')
+    run = sqlite_project.manage("test", *options).must_pass()
+    assert {found["rule"] for found in run.found} == {"allowed"}
+
+
+def test_a_file_that_was_configured_behind_a_link_stays_configured_when_the_link_leads_elsewhere(
+    sqlite_project: Project,
+) -> None:
+    folder = sqlite_project.directory
+    link = folder / "current.sqlite3"
+    link.symlink_to(folder / "real.sqlite3")
+    engine = {"ENGINE": "django.db.backends.sqlite3", "TEST": {"NAME": str(folder / "real.sqlite3")}}
+    sqlite_project.write("databases.json", json.dumps({"default": {**engine, "NAME": str(link)}}))
+    sqlite_project.write(
+        "shop/tests.py",
+        NO_TEST.replace("Shelf.objects.count()", "record(attempt('default'))").replace(
+            "from shop.models import Shelf",
+            f"""
+from pathlib import Path
+from shop.attempts import attempt, record
+Path({str(link)!r}).unlink()
+Path({str(link)!r}).symlink_to({str(folder / "other.sqlite3")!r})
+""",
+        ),
+    )
+    sqlite_project.add_settings('SILENCED_SYSTEM_CHECKS = ["testdb_app.E002"]\n')
+    run = sqlite_project.manage("test", "--noinput", "--keepdb").must_pass()
+    assert run.found == [{"rule": "refused: unknown", "rows": 0}]
+    assert contents(folder / "real.sqlite3") == ([("real",)], [])

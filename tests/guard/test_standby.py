@@ -29,7 +29,8 @@ DATABASE = "shop"
 ROWS = f"""CREATE TABLE public.item AS SELECT 1 AS id
 CREATE SCHEMA testdb
 CREATE TABLE testdb.test ()
-COMMENT ON TABLE testdb.test IS '{DATABASE}'
+DO $$BEGIN EXECUTE (SELECT format('COMMENT ON TABLE testdb.test IS %L', json_build_object('database', datname, 'oid', oid::bigint, \
+'system_identifier', (SELECT system_identifier::text FROM pg_control_system()))) FROM pg_database WHERE datname = '{DATABASE}'); END$$
 """
 
 

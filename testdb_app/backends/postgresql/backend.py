@@ -23,7 +23,7 @@ from testdb_app.backends.postgresql.connection import rolled_back_on_error, run_
 from testdb_app.backends.postgresql.data import PostgreSQLData
 from testdb_app.backends.postgresql.details import read_details
 from testdb_app.backends.postgresql.errors import ABOUT_OBJECTS, explain, sqlstate, translate
-from testdb_app.backends.postgresql.introspection import parse_identity, parse_token, read_schema
+from testdb_app.backends.postgresql.introspection import parse_identity, parse_token, read_schema, write_binding
 from testdb_app.backends.postgresql.looks import parse_conditions
 from testdb_app.backends.postgresql.preconditions import explain_refusal, find_refusal, prove_own_schema
 from testdb_app.backends.postgresql.queries import count_referring, execute, read_rows, scalars
@@ -194,8 +194,7 @@ class PostgreSQLBackend:
 
     def set_mark(self, connection: BaseDatabaseWrapper, mark: Mark, *, present: bool) -> None:
         """Put or take away a mark; see :func:`testdb_app.backends.postgresql.operations.write_mark`."""
-        name = self.identify(connection).name
-        run_sql(connection, operations.write_mark(mark, name, present=present))
+        run_sql(connection, operations.write_mark(mark, write_binding(self.identify(connection)), present=present))
 
     def count_changes(
         self, connection: BaseDatabaseWrapper, baseline: Baseline, tables: Iterable[QualifiedName]

@@ -21,7 +21,7 @@ _SYSTEM_IDENTIFIER = """
        END"""
 
 # database, its OID, system identifier ('': no privilege), start of the server, user, server address, port, is standby,
-# is read-only, isolation, is protected, database that the test mark names
+# is read-only, isolation, is protected, bears a test mark, what that is bound to
 # to_regclass() would raise for a schema without USAGE; the catalog never does. Operators and types are qualified: the search
 # path is the user's, and may offer others before those of pg_catalog.
 IDENTITY = f"""
@@ -37,13 +37,17 @@ SELECT pg_catalog.current_database(),
        pg_catalog.current_setting('default_transaction_read_only')::boolean
            OR pg_catalog.current_setting('transaction_read_only')::boolean,
        pg_catalog.current_setting('transaction_isolation'),
-       EXISTS (SELECT FROM pg_catalog.pg_class c
-                 JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
-                WHERE n.nspname OPERATOR(pg_catalog.=) 'testdb' AND c.relname OPERATOR(pg_catalog.=) 'protected'),
-       (SELECT pg_catalog.obj_description(c.oid, 'pg_class')
+       m.is_protected,
+       m.is_marked,
+       m.binding
+  FROM (SELECT coalesce(pg_catalog.bool_or(c.relname OPERATOR(pg_catalog.=) 'protected'), false) AS is_protected,
+               coalesce(pg_catalog.bool_or(c.relname OPERATOR(pg_catalog.=) 'test'), false) AS is_marked,
+               pg_catalog.min(pg_catalog.obj_description(c.oid, 'pg_class'))
+                   FILTER (WHERE c.relname OPERATOR(pg_catalog.=) 'test') AS binding
           FROM pg_catalog.pg_class c
           JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
-         WHERE n.nspname OPERATOR(pg_catalog.=) 'testdb' AND c.relname OPERATOR(pg_catalog.=) 'test')
+         WHERE n.nspname OPERATOR(pg_catalog.=) 'testdb'
+           AND (c.relname OPERATOR(pg_catalog.=) 'protected' OR c.relname OPERATOR(pg_catalog.=) 'test')) m
 """
 
 _USER_SCHEMA_OIDS = f"ARRAY(SELECT n.oid FROM pg_catalog.pg_namespace n WHERE {_USER_OR_TEMPORARY})"

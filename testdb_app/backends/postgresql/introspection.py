@@ -6,6 +6,7 @@ Names are joined on OIDs throughout: a constraint's name is unique only within i
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as Rows
 from typing import TYPE_CHECKING, Any
@@ -315,7 +316,7 @@ def _materialized_views(rows: Iterable[Rows[Any]], names: Mapping[int, Qualified
 def parse_identity(connection: BaseDatabaseWrapper, row: Rows[Any]) -> DatabaseIdentity:
     """Make the identity from the one row of :data:`catalog.IDENTITY`."""
     name, oid, system_identifier, server_started, user, address, port, *rest = row
-    is_standby, is_read_only, isolation, protected, marked_for = rest
+    is_standby, is_read_only, isolation, protected, has_test_mark, binding = rest
     if not isinstance(name, str):
         # The driver returns bytes then.
         raise UnsupportedError(
@@ -323,7 +324,10 @@ def parse_identity(connection: BaseDatabaseWrapper, row: Rows[Any]) -> DatabaseI
             "Django sets UTF8: close the connection, or leave out the statement that has changed it."
         )
     host = str(connection.settings_dict.get("HOST") or "")
-    marks = {mark for mark, holds in ((Mark.PROTECTED, protected), (Mark.TEST, marked_for == name)) if holds}
+    misfit = (
+        explain_misfit(binding, database=name, oid=oid, system_identifier=system_identifier) if has_test_mark else ""
+    )
+    found = ((Mark.PROTECTED, protected), (Mark.TEST, has_test_mark and not misfit))
     return DatabaseIdentity(
         alias=connection.alias,
         vendor="postgresql",
@@ -337,5 +341,39 @@ def parse_identity(connection: BaseDatabaseWrapper, row: Rows[Any]) -> DatabaseI
         is_standby=is_standby,
         is_read_only=is_read_only,
         has_fixed_snapshot=isolation in {"repeatable read", "serializable"},
-        marks=frozenset(marks),
+        marks=frozenset(mark for mark, holds in found if holds),
+        misfit=misfit,
     )
+
+
+def write_binding(identity: DatabaseIdentity) -> str:
+    """Write what a test mark is bound to: the name of the database, its OID, and the cluster's system identifier."""
+    return json.dumps({"database": identity.name, "oid": identity.oid, "system_identifier": identity.system_identifier})
+
+
+def explain_misfit(comment: str | None, *, database: str, oid: int, system_identifier: str) -> str:
+    """Return why a test mark with this comment does not hold for that database; '' if it does.
+
+    Where the role may not read the system identifier, now or when the mark was made, name and OID have to do.
+    """
+    try:
+        given = json.loads(comment or "")
+        name, number, cluster = given["database"], given["oid"], given["system_identifier"]
+    except (ValueError, TypeError, KeyError):
+        return "its test mark is of an older format, which tells a database from its copies by the name alone"
+    shown = json.dumps(
+        name, ensure_ascii=False
+    )  # with its control characters escaped: somebody else may have written it
+    if cluster and system_identifier and cluster != system_identifier:
+        return (
+            f"its test mark was given to database {shown} of another cluster: this one was restored from a dump there, or "
+            "the cluster went through pg_upgrade"
+        )
+    if number != oid:
+        return (
+            f"its test mark was given to database {shown} with OID {number}, and this one has {oid}: it is a copy of that, "
+            "by template or restored from a dump"
+        )
+    if name != database:
+        return f"its test mark was given to this database when it was named {shown}"
+    return ""

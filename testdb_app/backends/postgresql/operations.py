@@ -90,16 +90,16 @@ def write_script(
     )
 
 
-def write_mark(mark: Mark, database: str, *, present: bool) -> str:
+def write_mark(mark: Mark, binding: str, *, present: bool) -> str:
     """Write the making or dropping of the table ``testdb.protected`` or ``testdb.test``; a dump or a copy carries it along.
 
-    The name of the *database* that a test mark is for is the table's comment. Needs CREATE on the database.
+    The table's comment is the *binding*: which database the mark was given to. Needs CREATE on the database.
     """
     if present:
         return (
             "CREATE SCHEMA IF NOT EXISTS testdb;\n"
             f"CREATE TABLE IF NOT EXISTS testdb.{mark} () USING heap;\n"
-            f"COMMENT ON TABLE testdb.{mark} IS {quote_literal(database)}"
+            f"COMMENT ON TABLE testdb.{mark} IS {quote_literal(binding)}"
         )
     return f"DROP TABLE IF EXISTS testdb.{mark};\n{DROP_SCHEMA}"
 

@@ -148,7 +148,12 @@ class Command(BaseCommand):
             return
         get_backend(resetter.connection).set_mark(resetter.connection, mark, present=present)
         if options["verbosity"] > 0:
-            self._show([f"{what}: done."])
+            is_weak = mark is Mark.TEST and present and identity.oid and not identity.system_identifier
+            weakness = (
+                f' The role "{identity.user}" may not read the cluster\'s system identifier (pg_control_system()): a '
+                "database of another cluster with this name and OID would pass for this one."
+            )
+            self._show([f"{what}: done.{weakness if is_weak else ''}"])
 
     def _keep_baseline(self, resetter: Resetter, **options: Any) -> None:
         database, allow = options["database"], options["allow_database"]
