@@ -27,7 +27,8 @@ LAYERS = (
     ("options", "connection_hooks", "transaction_state", "plan", "selection", "labels", "rendering"),
     ("backends.postgresql", "backends.sqlite", "backends.generic"),
     ("backends",),  # finds the folder of a vendor
-    ("references", "report", "damage", "guard", "looking", "known_map", "caches", "signals", "retrying"),
+    ("guard",),
+    ("references", "report", "damage", "looking", "known_map", "caches", "signals", "retrying"),
     ("announcing",),
     ("baseline", "resetter", "outer_transaction"),
     ("checks", "preparing", "data"),
