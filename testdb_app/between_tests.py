@@ -57,8 +57,8 @@ def reset_databases(aliases: Iterable[str]) -> None:
     """Take the databases of *aliases* back to their baselines, whatever becomes of the others; raises as :func:`reset_after`."""
 
     def reset(connection: BaseDatabaseWrapper) -> None:
-        _end_use(connection)
-        _reset_to_baseline(connection.alias)
+        with _session_between_tests(connection):
+            _reset_to_baseline(connection.alias)
 
     _for_each(aliases, reset)
 
@@ -82,16 +82,28 @@ def _for_each(aliases: Iterable[str], do: Callable[[BaseDatabaseWrapper], None])
 
 
 def _end_use(connection: BaseDatabaseWrapper) -> None:
+    with _session_between_tests(connection):
+        pass
+
+
+@contextmanager
+def _session_between_tests(connection: BaseDatabaseWrapper) -> Iterator[None]:
+    """End the test's transaction and session; run the block with one that is as good as new, and leave the next test no other."""
+    backend = get_backend(connection)
     end_transaction(connection)
-    get_backend(connection).renew_session(connection)
+    keep = backend.renew_session(connection)
+    try:
+        yield
+    finally:
+        backend.release_session(connection, keep=keep)
 
 
 def _reset_database(case: Any, connection: BaseDatabaseWrapper) -> None:
-    _end_use(connection)
-    if keeps_baseline(case, connection.alias):
-        _reset_to_baseline(connection.alias)
-    else:
-        flush(connection.alias, inhibit_post_migrate=_inhibits_post_migrate(case, connection))
+    with _session_between_tests(connection):
+        if keeps_baseline(case, connection.alias):
+            _reset_to_baseline(connection.alias)
+        else:
+            flush(connection.alias, inhibit_post_migrate=_inhibits_post_migrate(case, connection))
 
 
 def keeps_baseline(case: Any, using: str) -> bool:

@@ -12,6 +12,7 @@ from django.conf import settings as django_settings
 from testdb_app.exceptions import ConfigurationError
 
 STRATEGIES = ("auto", "delete", "truncate")
+KEEP_CONNECTIONS = ("auto", "never", "always")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +24,8 @@ class Settings:
     - ``strategy``: "auto", "delete" or "truncate".
     - ``lock_timeout``: seconds that a reset waits for locks.
     - ``truncate_above``: bytes per table from which ``auto`` truncates instead of deleting.
+    - ``keep_connections``: "auto" keeps a connection between two tests where its session is proved to be as good as a new
+      one, "never" closes it, "always" keeps what can be put back.
     """
 
     allowed_databases: tuple[str, ...] = ()
@@ -30,6 +33,7 @@ class Settings:
     strategy: str = "auto"
     lock_timeout: float = 5.0
     truncate_above: int = 4 * 1024 * 1024
+    keep_connections: str = "auto"
 
 
 def get_settings() -> Settings:
@@ -66,6 +70,14 @@ def check_strategy(key: str, value: Any) -> str:
     return str(value)
 
 
+def _keep_connections(key: str, value: Any) -> str:
+    if value not in KEEP_CONNECTIONS:
+        raise ConfigurationError(
+            f'settings.TESTDB["{key}"] must be one of {", ".join(KEEP_CONNECTIONS)}, not {value!r}.'
+        )
+    return str(value)
+
+
 def check_seconds(key: str, value: Any) -> float:
     """Return *value* in seconds if it is a positive number; raise :class:`ConfigurationError` otherwise."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 86_400:
@@ -85,4 +97,5 @@ _CHECKS = {
     "strategy": lambda key, value: check_strategy(f'settings.TESTDB["{key}"]', value),
     "lock_timeout": lambda key, value: check_seconds(f'settings.TESTDB["{key}"]', value),
     "truncate_above": _bytes,
+    "keep_connections": _keep_connections,
 }

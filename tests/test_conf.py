@@ -13,7 +13,7 @@ from testdb_app.conf import Settings, check_seconds, check_strategy, get_setting
 from testdb_app.exceptions import ConfigurationError
 from testdb_app.resetter import Resetter
 
-KNOWN = "Known keys: ALLOWED_DATABASES, EXCLUDE, STRATEGY, LOCK_TIMEOUT, TRUNCATE_ABOVE."
+KNOWN = "Known keys: ALLOWED_DATABASES, EXCLUDE, STRATEGY, LOCK_TIMEOUT, TRUNCATE_ABOVE, KEEP_CONNECTIONS."
 
 
 def test_nothing_set_is_the_defaults(settings: Any) -> None:
@@ -21,7 +21,12 @@ def test_nothing_set_is_the_defaults(settings: Any) -> None:
     assert get_settings() == Settings()
     settings.TESTDB = {}
     assert get_settings() == Settings(
-        allowed_databases=(), exclude=(), strategy="auto", lock_timeout=5.0, truncate_above=4 * 1024 * 1024
+        allowed_databases=(),
+        exclude=(),
+        strategy="auto",
+        lock_timeout=5.0,
+        truncate_above=4 * 1024 * 1024,
+        keep_connections="auto",
     )
 
 
@@ -32,6 +37,7 @@ def test_every_key_arrives_at_its_field(settings: Any) -> None:
         "STRATEGY": "delete",
         "LOCK_TIMEOUT": 2,
         "TRUNCATE_ABOVE": 0,
+        "KEEP_CONNECTIONS": "never",
     }
     assert get_settings() == Settings(
         allowed_databases=("shop",),
@@ -39,6 +45,7 @@ def test_every_key_arrives_at_its_field(settings: Any) -> None:
         strategy="delete",
         lock_timeout=2.0,
         truncate_above=0,
+        keep_connections="never",
     )
     assert len(settings.TESTDB) == len(fields(Settings))
 

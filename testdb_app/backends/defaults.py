@@ -14,9 +14,17 @@ if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
 
-def close_session(connection: BaseDatabaseWrapper) -> None:
-    """Close *connection*: the ``renew_session()`` of a vendor where a new one costs little, or nothing else is sure."""
+def close_session(connection: BaseDatabaseWrapper) -> bool:
+    """Close *connection*: the ``renew_session()`` of a vendor where a new one costs little, or nothing else is sure.
+
+    What the reset opens after that is as good as new for the next test.
+    """
     connection.close()
+    return True
+
+
+def leave_session(connection: BaseDatabaseWrapper, *, keep: bool) -> None:
+    """Do nothing: the ``release_session()`` of such a vendor."""
 
 
 def without_kept_sessions(connection: BaseDatabaseWrapper) -> None:

@@ -147,8 +147,15 @@ class Backend(Protocol):
         """Return a watch over a database with that schema, which remembers nothing yet; None where there is no such thing."""
         ...
 
-    def renew_session(self, connection: BaseDatabaseWrapper) -> None:
-        """Leave *connection* with a session that is as good as a new one, or closed. No transaction may be open."""
+    def renew_session(self, connection: BaseDatabaseWrapper) -> bool:
+        """Leave *connection* with a session that is as good as a new one, or closed. No transaction may be open.
+
+        Returns whether the session that it has after the reset may stay open for the next test.
+        """
+        ...
+
+    def release_session(self, connection: BaseDatabaseWrapper, *, keep: bool) -> None:
+        """Close the session after the reset unless *keep*, what :meth:`renew_session` said; else prepare it for its first use."""
         ...
 
     def drop_stale_session(self, connection: BaseDatabaseWrapper) -> None:

@@ -156,7 +156,7 @@ CHANGES = {
 for name, change in CHANGES.items():
     make(name, change)
 """
-CLOSED = {"i_prepares", "j_driver", "k_closes", "k_is_ended"}
+CLOSED = {"e_temporary", "i_prepares", "j_driver", "k_closes", "k_is_ended"}
 
 
 @pytest.mark.postgresql

@@ -11,6 +11,7 @@ from testdb_app.backends.defaults import (
     check_deferred,
     close_session,
     explain,
+    leave_session,
     lift_no_limits,
     look_for_commits_nowhere,
     nobody_blocks,
@@ -58,6 +59,7 @@ class GenericBackend:
     rewrite_baseline = staticmethod(operations.rewrite_baseline)
     watch = staticmethod(without_watch)
     renew_session = staticmethod(close_session)
+    release_session = staticmethod(leave_session)
     transaction_status = staticmethod(status_as_django_knows)
     begin = staticmethod(begin_with_savepoint)
     undo = staticmethod(undo_to_savepoint)

@@ -139,6 +139,7 @@ class PostgreSQLBackend:
         )
 
     renew_session = staticmethod(session.renew_session)
+    release_session = staticmethod(session.release_session)
     drop_stale_session = staticmethod(session.drop_stale_session)
     transaction_status = staticmethod(transaction_status)
     look_for_commits = staticmethod(look_for_commits)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from django.db import DatabaseError, InterfaceError
 
 from testdb_app.backends.base import TransactionStatus, has_autocommit
+from testdb_app.backends.postgresql._psycopg_private import own_statements
 from testdb_app.exceptions import UnsupportedError
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ def raw_cursor(connection: BaseDatabaseWrapper) -> Iterator[Any]:
                 "testdb_app needs psycopg 3 on PostgreSQL, and this connection uses another driver. "
                 'Install it with: pip install "django-testdb-app[postgresql]"'
             )
-        yield raw
+        with own_statements():
+            yield raw
 
 
 def _is_psycopg_3(cursor: object) -> bool:

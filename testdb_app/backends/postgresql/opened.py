@@ -1,4 +1,4 @@
-"""The sessions that this process opens through Django: how many, and how each of the driver's connections was opened."""
+"""The sessions that this process opens through Django: how many, how each was opened, and what ran in it."""
 
 from __future__ import annotations
 
@@ -8,17 +8,42 @@ from typing import TYPE_CHECKING, Any
 
 from django.db.backends.signals import connection_created
 
+from testdb_app.backends.postgresql._psycopg_private import observe_statements, statement_text
+from testdb_app.backends.postgresql.session_state import Verdict, judge_statement
+
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
+
+class ServerSession:
+    """One session: how it was opened, and what the statements that ran since its last renewal can leave in it."""
+
+    def __init__(self, configuration: object) -> None:
+        self.configuration = configuration
+        self.verdicts: set[Verdict] = set()
+
+    def note(self, statement: object) -> None:
+        """Take note of a statement that is about to be sent."""
+        self.verdicts.add(judge_statement(statement_text(statement)))
+
+
 _opened: Counter[str] = Counter()
-_configurations: weakref.WeakKeyDictionary[Any, object] = weakref.WeakKeyDictionary()
+_sessions: weakref.WeakKeyDictionary[Any, ServerSession] = weakref.WeakKeyDictionary()
+_observing: set[bool] = set()
+
+
+def observe_from_now_on() -> None:
+    """Have the statements noted of all sessions that are opened from now on; in a process that runs no tests none are."""
+    _observing.add(True)
 
 
 def _take_note(connection: BaseDatabaseWrapper, **_: object) -> None:
     if connection.vendor == "postgresql":
+        raw = connection.connection
         _opened[connection.alias] += 1
-        _configurations[connection.connection] = read_configuration(connection)
+        if _observing and hasattr(type(raw), "wait") and not connection.settings_dict["OPTIONS"].get("pool"):
+            session = _sessions[raw] = ServerSession(read_configuration(connection))
+            observe_statements(raw, session.note)
 
 
 connection_created.connect(_take_note, dispatch_uid=__name__)
@@ -35,6 +60,13 @@ def read_configuration(connection: BaseDatabaseWrapper) -> object:
     return connection.get_connection_params(), connection.timezone_name, options.get("assume_role")
 
 
+def session_of(connection: BaseDatabaseWrapper) -> ServerSession | None:
+    """Return what is known of the session of *connection*; None if it was opened before sessions were observed, or by others."""
+    raw = connection.connection
+    return None if raw is None else _sessions.get(raw)
+
+
 def is_as_opened_now(connection: BaseDatabaseWrapper) -> bool:
-    """Whether the session was opened since then, so that nothing came before what is known of it, and as it would be now."""
-    return _configurations.get(connection.connection) == read_configuration(connection)
+    """Whether the session is known since it was opened, and was opened as it would be now."""
+    session = session_of(connection)
+    return session is not None and session.configuration == read_configuration(connection)

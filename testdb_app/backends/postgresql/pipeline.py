@@ -12,6 +12,7 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from testdb_app.backends.postgresql._psycopg_private import own_statements
 from testdb_app.backends.postgresql.connection import Result
 
 if TYPE_CHECKING:
@@ -85,7 +86,8 @@ class Pipeline:
                 for command in batch:
                     sent.extend(self._send(conn, command))
                 conn.pipeline_sync()
-            answers = raw.wait(_receive(conn, len(batches)))
+            with own_statements():
+                answers = raw.wait(_receive(conn, len(batches)))
         finally:
             if conn.status == _CONNECTION_OK:
                 conn.exit_pipeline_mode()

@@ -14,6 +14,7 @@ from testdb_app.backends.defaults import (
     begin_with_savepoint,
     check_deferred,
     close_session,
+    leave_session,
     nobody_blocks,
     undo_to_savepoint,
     without_kept_sessions,
@@ -55,6 +56,7 @@ class SQLiteBackend:
     rewrite_baseline = staticmethod(baseline.rewrite_baseline)
     watch = staticmethod(without_watch)
     renew_session = staticmethod(close_session)
+    release_session = staticmethod(leave_session)
     begin = staticmethod(begin_with_savepoint)
     undo = staticmethod(undo_to_savepoint)
     limit = staticmethod(limits.limit)
