@@ -12,6 +12,7 @@
     │   ├── SeedError             seeds that come after each other in a circle
     │   ├── MakeError             a row cannot be made of nothing
     │   └── SnapshotError         the snapshot is gone, or belongs to another schema
+    ├── PostMigrateError          a receiver of post_migrate failed after a reset, which stays
     ├── VerificationError         what a test verifies does not hold; an AssertionError too
     ├── ResetError                the reset was refused or failed; nothing was changed
     │   ├── ExclusionError        rows that stay refer to rows that would be deleted
@@ -123,6 +124,10 @@ class SnapshotError(DataError):
     """A snapshot is closed or lost, or the schema has changed since; ``tables`` (list of str) names the tables, if any."""
 
     tables: list[str] = []  # noqa: RUF012 - the default of an attribute that the constructor sets
+
+
+class PostMigrateError(TestDBError):
+    """A receiver of ``post_migrate`` failed after a reset, which is committed; ``receiver`` names the function."""
 
 
 class VerificationError(TestDBError, AssertionError):

@@ -28,7 +28,7 @@ LAYERS = (
     ("backends.postgresql", "backends.sqlite", "backends.generic"),
     ("backends",),  # finds the folder of a vendor
     ("guard",),
-    ("references", "report", "damage", "looking", "known_map", "caches", "signals", "retrying"),
+    ("references", "report", "damage", "looking", "known_map", "caches", "signals", "retrying", "post_migrate"),
     ("announcing",),
     ("baseline", "resetter", "outer_transaction"),
     ("checks", "preparing", "data"),

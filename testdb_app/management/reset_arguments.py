@@ -47,6 +47,12 @@ def add_arguments(parser: ArgumentParser) -> None:
         dest="reset_sequences",
         help="Leave the sequences where they are.",
     )
+    parser.add_argument(
+        "--no-post-migrate",
+        action="store_false",
+        dest="post_migrate",
+        help="Do not send post_migrate after a reset to empty, as flush does it; see also --to empty, which sends nothing.",
+    )
     parser.add_argument("--dry-run", action="store_true", help="Show what would be done, and change nothing.")
     parser.add_argument("--sql", action="store_true", help="Print it as SQL, and change nothing.")
     parser.add_argument(

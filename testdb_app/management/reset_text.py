@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from testdb_app.backends.base import Action, DatabaseIdentity
@@ -11,6 +12,40 @@ from testdb_app.rendering.names import on_one_line
 from testdb_app.report import ResetPreview, ResetReport, ResetTable
 from testdb_app.schema import LeftOut, QualifiedName
 from testdb_app.states import Baseline, RowChanges
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MigratedRows:
+    """Rows that a reset to empty deletes although ``migrate`` made them.
+
+    ``data_migrations`` made rows that do not come back; ``remade`` are labels of models whose rows receivers of
+    ``post_migrate`` make. ``sends`` tells whether the command calls them after the reset.
+    """
+
+    data_migrations: tuple[str, ...] = ()
+    remade: tuple[str, ...] = ()
+    sends: bool = False
+
+    def describe(self) -> Iterator[str]:
+        """Yield what a reset does, or has done, to these rows, and how to keep them."""
+        if self.data_migrations:
+            yield (
+                f"Rows that data migrations made ({_listed(self.data_migrations, 5)}) will not come back. To keep them, "
+                "capture a baseline after the migrations, before anything else is written: resetdb --capture; or leave "
+                "their tables out: --exclude."
+            )
+        if self.remade and self.sends:
+            yield f"Rows of {_listed(self.remade, 5)} are made again by post_migrate after the reset, perhaps with other ids."
+        elif self.remade:
+            yield f"Rows of {_listed(self.remade, 5)} come back with the next manage.py migrate, perhaps with other ids."
+
+
+def describe_post_migrate(made: Mapping[QualifiedName, int]) -> Iterator[str]:
+    """Yield the line of the rows that receivers of ``post_migrate`` made after the reset, by table."""
+    if made:
+        tables = tuple(f"{name} {rows:,}" for name, rows in sorted(made.items()))
+        total = plural(sum(made.values()), "row")
+        yield f"Then post_migrate made {total} in {plural(len(made), 'table')}: {_listed(tables, 5)}."
 
 
 def describe_database(identity: DatabaseIdentity) -> str:
@@ -46,7 +81,7 @@ def baseline_as_dict(identity: DatabaseIdentity, baseline: Baseline | None) -> d
     }
 
 
-def describe_loss(preview: ResetPreview) -> Iterator[str]:
+def describe_loss(preview: ResetPreview, migrated: MigratedRows = MigratedRows()) -> Iterator[str]:
     """Yield the lines of what somebody is asked to confirm: where, to what state, what goes."""
     tables = sum(1 for rows in preview.rows.values() if rows)
     what = f"{plural(preview.total_rows, 'row')} in {plural(tables, 'table')} will be removed, "
@@ -58,6 +93,8 @@ def describe_loss(preview: ResetPreview) -> Iterator[str]:
     else:
         yield f"About to empty {where}:"
         yield f"  {what}{sequences} restarted."
+    for line in migrated.describe():
+        yield f"  {line}"
     yield "This cannot be undone."
 
 
@@ -140,7 +177,11 @@ def _describe_stale(views: tuple[QualifiedName, ...]) -> Iterator[str]:
 
 
 def _names(names: tuple[QualifiedName, ...], most: int = 3) -> str:
-    listed = ", ".join(str(name) for name in names[:most])
+    return _listed(tuple(map(str, names)), most)
+
+
+def _listed(names: tuple[str, ...], most: int) -> str:
+    listed = ", ".join(names[:most])
     return listed if len(names) <= most else f"{listed} and {len(names) - most} more"
 
 

@@ -15,21 +15,29 @@ from django.db import Error, connections
 from testdb_app.backends import get_backend
 from testdb_app.backends.base import Mark
 from testdb_app.baseline import capture_baseline, drop_baseline
-from testdb_app.exceptions import ConfigurationError, TestDBError, UnknownNameError
+from testdb_app.exceptions import ConfigurationError, PostMigrateError, TestDBError, UnknownNameError
 from testdb_app.guard import check_may_mark_as_test
+from testdb_app.labels import index_models
 from testdb_app.management.progress import elapsed_time
 from testdb_app.management.reset_arguments import add_arguments
 from testdb_app.management.reset_text import (
+    MigratedRows,
     baseline_as_dict,
     describe_baseline,
     describe_database,
     describe_loss,
+    describe_post_migrate,
     describe_preview,
     describe_report,
 )
 from testdb_app.management.terminal import explained, folded, paint_for, write_text
+from testdb_app.post_migrate import find_data_migrations, send_post_migrate, was_migrated
+from testdb_app.report import ResetPreview, ResetReport
 from testdb_app.resetter import Resetter
+from testdb_app.schema import QualifiedName
 
+# Models of Django whose rows receivers of post_migrate make again.
+_REMADE = {"contenttypes.ContentType", "auth.Permission", "sites.Site"}
 _MARKS = {
     "mark_protected": (Mark.PROTECTED, True),
     "unmark_protected": (Mark.PROTECTED, False),
@@ -106,12 +114,15 @@ class Command(BaseCommand):
         if options["sql"]:
             write_text(self.stdout, "".join(f"{statement};\n" for statement in preview.sql if preview.plan.steps))
             return
+        migrated = _find_migrated_rows(resetter, preview, **options)
         if options["format"] == "json":
-            self.stdout.write(json.dumps({**preview.as_dict(), "refused": _refusal(resetter)}, indent=2))
+            values = {**preview.as_dict(), "data_migrations": migrated.data_migrations, "refused": _refusal(resetter)}
+            self.stdout.write(json.dumps(values, indent=2))
             return
         if options["verbosity"] > 0:
             paint = paint_for(self.stdout, self.style, options)
-            lines = [*describe_preview(preview, paint), "", "Nothing was changed: this is a dry run."]
+            lines = [*describe_preview(preview, paint), *map(paint.warning, migrated.describe())]
+            lines += ["", "Nothing was changed: this is a dry run."]
             if refusal := _refusal(resetter):
                 lines.append(paint.warning(f"A real run would be refused. {refusal}"))
             self._show(lines)
@@ -121,15 +132,27 @@ class Command(BaseCommand):
         if options["interactive"]:
             with self._elapsed("Counting rows", **options):
                 preview = resetter.plan()
-            if preview.plan.steps and not self._confirm(list(describe_loss(preview)), preview.identity.name):
+            loss = list(describe_loss(preview, _find_migrated_rows(resetter, preview, **options)))
+            if preview.plan.steps and not self._confirm(loss, preview.identity.name):
                 self.stderr.write("Cancelled. Nothing was changed.", self.style.NOTICE)
                 return
         with self._elapsed("Resetting", **options):
             report = resetter.reset()
+        migrated = _find_migrated_rows(resetter, report, **options)
+        made, error = _send_post_migrate(resetter, **options) if migrated.sends else ({}, None)
         if options["format"] == "json":
-            self.stdout.write(json.dumps(report.as_dict(), indent=2))
+            values = {
+                **report.as_dict(),
+                "data_migrations": migrated.data_migrations,
+                "post_migrate": {str(name): rows for name, rows in sorted(made.items())} if migrated.sends else None,
+            }
+            self.stdout.write(json.dumps(values, indent=2))
         elif options["verbosity"] > 0:
-            self._show(describe_report(report, options["verbosity"], paint_for(self.stdout, self.style, options)))
+            paint = paint_for(self.stdout, self.style, options)
+            lines = [*describe_report(report, options["verbosity"], paint), *map(paint.warning, migrated.describe())]
+            self._show([*lines, *describe_post_migrate(made)])
+        if error is not None:
+            raise error
         if report.warning and options["verbosity"] > 0:
             self.stderr.write(folded(f"Warning: {report.warning}", self.stderr), self.style.NOTICE)
 
@@ -198,6 +221,52 @@ class Command(BaseCommand):
 
     def _elapsed(self, text: str, **options: Any) -> Any:
         return elapsed_time(sys.stderr, text, color=not options["no_color"], silent=options["verbosity"] == 0)
+
+
+def _find_migrated_rows(resetter: Resetter, reset: ResetPreview | ResetReport, **options: Any) -> MigratedRows:
+    """Find out which rows of ``migrate`` the reset to empty deletes, or has deleted; none where a baseline keeps them."""
+    connection, backend = resetter.connection, get_backend(resetter.connection)
+    is_empty = reset.target == "empty" and (options["to"] is None or backend.read_baseline(connection) is None)
+    if not is_empty or not was_migrated(connection):
+        return MigratedRows()
+    if isinstance(reset, ResetPreview):
+        emptied = {name for name, rows in reset.rows.items() if rows}
+    else:
+        emptied = {table.name for table in reset.tables if table.rows != 0}
+    labels = index_models(connection, backend.read_schema(connection)).labels_by_table
+    found = {label for name in emptied for label in labels.get(name, ())[:1]}
+    migrations: tuple[tuple[str, str], ...] = ()
+    if found - _REMADE or any(name not in labels for name in emptied):
+        migrations = find_data_migrations(connection)
+    if resetter.options.include or resetter.options.exclude:
+        # The tables of other apps stay, perhaps.
+        apps = {label.partition(".")[0] for label in found}
+        migrations = tuple(each for each in migrations if each[0] in apps)
+    return MigratedRows(
+        data_migrations=tuple(map(".".join, migrations)),
+        remade=tuple(sorted(found & _REMADE)),
+        sends=options["post_migrate"] and options["to"] is None and not resetter.options.include,
+    )
+
+
+def _send_post_migrate(resetter: Resetter, **options: Any) -> tuple[dict[QualifiedName, int], CommandError | None]:
+    """Call the receivers of ``post_migrate``; return the rows that they made, by table, and what one of them failed with."""
+    error = None
+    verbosity = options["verbosity"] if options["format"] == "text" else 0
+    try:
+        send_post_migrate(resetter.using, verbosity=verbosity, interactive=options["interactive"])
+    except PostMigrateError as caught:
+        error = CommandError(
+            f"{caught.message}. The reset itself is committed, and so is what receivers wrote before. Correct the receiver "
+            "and run manage.py migrate, which calls it again; or leave it out with --no-post-migrate."
+        )
+        error.__cause__ = caught
+        resetter.connection.close()
+    try:
+        return {name: rows for name, rows in resetter.plan().rows.items() if rows}, error
+    except (TestDBError, Error) as caught:
+        found = CommandError(f"The reset is committed, but the rows that post_migrate made cannot be counted: {caught}")
+        return {}, error or found
 
 
 def _refusal(resetter: Resetter) -> str | None:

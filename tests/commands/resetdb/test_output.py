@@ -85,6 +85,8 @@ def test_json_is_the_report_and_nothing_else(allowed: ScratchDatabase, verbosity
         "stale_materialized_views": [],
         "warning": None,
         "attempts": 1,
+        "data_migrations": [],
+        "post_migrate": None,
     }
     assert outcome.stderr == ""
     assert content(allowed)["item"] == []

@@ -69,7 +69,7 @@ def test_the_flags_are_those_of_the_design(monkeypatch: pytest.MonkeyPatch) -> N
     flags = {flag for action in parser._actions for flag in action.option_strings} - inherited
     assert flags == {
         *("--database", "--exclude", "--to", "--strategy", "--no-reset-sequences", "--dry-run", "--sql"),
-        *("--allow-database", "--lock-timeout", "--no-input", "--noinput", "--format"),
+        *("--allow-database", "--lock-timeout", "--no-input", "--noinput", "--format", "--no-post-migrate"),
         *("--capture", "--recapture", "--drop-baseline"),
         *("--mark-protected", "--unmark-protected", "--mark-test", "--unmark-test"),
     }

@@ -1,0 +1,142 @@
+"""What ``migrate`` writes besides the schema: rows of data migrations, and what receivers of ``post_migrate`` do.
+
+A reset to empty deletes both. The receivers can be called again, as Django's ``flush`` does; a data migration runs once.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import re
+from collections.abc import Iterator
+from types import CodeType, FunctionType
+from typing import TYPE_CHECKING, Any
+
+from django.apps import apps
+from django.core.management.sql import emit_post_migrate_signal
+from django.db import DatabaseError, router
+from django.db.migrations.loader import MigrationLoader
+from django.db.migrations.operations import RunPython, RunSQL
+from django.db.migrations.recorder import MigrationRecorder
+
+from testdb_app.exceptions import PostMigrateError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
+logger = logging.getLogger("testdb_app")
+
+_WRITES_ROWS = re.compile(
+    r"\bINSERT\s+INTO\b(?!\s+sqlite_sequence)|\bUPDATE\s+(?!ON\b|OR\b|OF\b)|\bCOPY\s|\bMERGE\s+INTO\b|\bREPLACE\s+INTO\b|\bSELECT\s.*\sINTO\s",
+    re.IGNORECASE | re.DOTALL,
+)
+# What code that writes rows calls: managers, instances, cursors, commands, and files with SQL.
+_WRITING_NAMES = {
+    *("create", "acreate", "bulk_create", "get_or_create", "update_or_create", "save", "asave", "save_base", "update"),
+    *("bulk_update", "add", "set", "call_command", "executemany", "copy", "copy_from", "copy_expert", "read_text"),
+}
+
+
+def was_migrated(connection: BaseDatabaseWrapper) -> bool:
+    """Whether ``migrate`` has run on the database, so that receivers of ``post_migrate`` find their tables."""
+    try:
+        if MigrationRecorder(connection).applied_migrations():
+            return True
+        managed = set(connection.introspection.django_table_names(only_existing=False, include_views=False))
+        return bool(managed) and managed <= set(connection.introspection.table_names())
+    except DatabaseError as error:
+        logger.info("%s: no record of migrations: %s", connection.alias, error)
+        return False
+
+
+def find_data_migrations(connection: BaseDatabaseWrapper) -> tuple[tuple[str, str], ...]:
+    """Return the app labels and names of the applied migrations that may have written rows, in the order of the names.
+
+    These are migrations of installed apps with ``RunPython`` whose code may write rows, or with ``RunSQL`` that inserts or
+    updates. Those of Django's own apps are left out: receivers of ``post_migrate`` make their rows. Costs the import of
+    every migration and two queries.
+    """
+    try:
+        loader = MigrationLoader(connection, ignore_no_migrations=True)
+    except Exception as error:  # noqa: BLE001 - a project's migrations may raise whatever they like when they are imported
+        logger.info("%s: the migrations cannot be read: %s", connection.alias, error)
+        return ()
+    return tuple(
+        sorted(
+            (label, name)
+            for label, name in loader.applied_migrations
+            if (label, name) in loader.graph.nodes
+            and not apps.get_app_config(label).name.startswith("django.contrib.")
+            and any(_may_write_rows(each, connection.alias, label) for each in _operations(loader, label, name))
+        )
+    )
+
+
+def _operations(loader: MigrationLoader, label: str, name: str) -> Iterator[Any]:
+    pending: list[Any] = list(loader.graph.nodes[label, name].operations)
+    while pending:
+        operation = pending.pop()
+        yield operation
+        pending.extend(getattr(operation, "database_operations", ()))
+
+
+def _may_write_rows(operation: Any, using: str, label: str) -> bool:
+    if isinstance(operation, RunPython):
+        writes = _code_may_write(operation.code, set())
+    elif isinstance(operation, RunSQL):
+        writes = _WRITES_ROWS.search(str(operation.sql)) is not None
+    else:
+        return False
+    hints: dict[str, Any] = operation.hints or {}
+    return writes and router.allow_migrate(using, label, **hints)
+
+
+def _code_may_write(function: Any, seen: set[Any]) -> bool:
+    """Whether *function*, or a function that it names, may write rows; True where its code cannot be read."""
+    if not isinstance(function, FunctionType):
+        return not (inspect.isbuiltin(function) or inspect.ismodule(function))
+    pending, names = [function.__code__], set[str]()
+    while pending:
+        code = pending.pop()
+        names.update(code.co_names)
+        for value in code.co_consts:
+            if isinstance(value, CodeType):
+                pending.append(value)
+            elif isinstance(value, str) and value != function.__doc__ and _WRITES_ROWS.search(value):
+                return True
+    seen.add(function)
+    called = [
+        found for name in names if callable(found := function.__globals__.get(name)) and not isinstance(found, type)
+    ]
+    return bool(names & _WRITING_NAMES) or any(_code_may_write(each, seen) for each in called if each not in seen)
+
+
+def send_post_migrate(using: str, *, verbosity: int = 0, interactive: bool = False) -> None:
+    """Call the receivers of ``post_migrate`` for the alias *using*, as ``flush`` does.
+
+    Raises :class:`PostMigrateError` for the first receiver that fails, chained to its error; what was written before stays.
+    """
+    try:
+        emit_post_migrate_signal(verbosity, interactive, using)
+    except Exception as error:
+        receiver = _find_receiver(error.__traceback__)
+        raise PostMigrateError(
+            f'The receiver of post_migrate {receiver} failed for the alias "{using}": {type(error).__name__}: '
+            f"{str(error).strip()}",
+            receiver=receiver,
+        ) from error
+
+
+def _find_receiver(traceback: TracebackType | None) -> str:
+    """Return the name of the function that Django's dispatcher called."""
+    is_next = False
+    while traceback is not None:
+        code = traceback.tb_frame.f_code
+        module = str(traceback.tb_frame.f_globals.get("__name__"))
+        if is_next and module != "django.dispatch.dispatcher":
+            return f"{module}.{code.co_qualname}"
+        is_next = is_next or module == "django.dispatch.dispatcher"
+        traceback = traceback.tb_next
+    return "(unknown)"
