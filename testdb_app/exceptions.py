@@ -239,7 +239,14 @@ class BaselineError(ResetError):
 
 
 class RestoreConflictError(ResetError):
-    """Rows of the baseline conflict with rows that are there, in whatever order they are put back."""
+    """Rows of the baseline conflict with rows that are there, or with a constraint, in whatever order they are put back.
+
+    ``table`` is the table, ``constraint`` the constraint and ``row`` the text of the row, shortened; empty where unknown.
+    """
+
+    table: str = ""
+    constraint: str = ""
+    row: str = ""
 
 
 class ConnectionLostError(ResetError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from testdb_app.backends.base import Action, Observation, Step
+from testdb_app.backends.base import Action, Observation, Restoration, Step
 from testdb_app.exceptions import MissingPrivilegeError
 from testdb_app.graph import DependencyGraph
 from testdb_app.schema import ForeignKey, LeftOut, QualifiedName, Schema
@@ -58,13 +58,13 @@ def plan_reset(
     truncate_above: int,
     baseline: Baseline | None = None,
     differing: frozenset[QualifiedName] | None = None,
-    rewrites: bool = False,
+    restoration: Restoration = Restoration.DIFFERENCES,
 ) -> ResetPlan:
     """Plan to empty the tables in *scope* that may hold rows, and to restart the sequences that moved.
 
     *strategy* is "delete", "truncate" or "auto"; *truncate_above* the bytes a table from which "auto" truncates. With a
     *baseline* its rows are put back, and the sequences to where they were then; *differing* are the tables of the baseline
-    that are known not to be as they were (None: any may be); *rewrites* says how rows are put back, see
+    that are known not to be as they were (None: any may be); *restoration* says how rows are put back, see also
     :class:`~testdb_app.backends.base.Step`.
     Raises :class:`ResetError` if truncation was asked for and a table that stays references one that goes, and
     :class:`MissingPrivilegeError`. Cost: O(tables + foreign keys of the written tables).
@@ -76,7 +76,7 @@ def plan_reset(
     elif not observation.is_precise:
         # A table with a baseline may have lost all its rows, and has no size then.
         written |= restorable
-    if rewrites:
+    if restoration is Restoration.ANEW:
         written |= _dependents(schema, written & restorable) & scope.tables
     _check_privileges(observation, written | scope.sequences)
     sizes = {**observation.sizes, **_grown(baseline, observation.sizes)}
@@ -86,7 +86,7 @@ def plan_reset(
     filled = (written | truncated) & restorable
     _check_switchable(observation, schema, filled)
     deletes = tuple(_deletions(schema, graph, written - truncated - filled))
-    steps, tied = _tie(schema, graph, deletes, filled, rewrites=rewrites)
+    steps, tied = _tie(schema, graph, deletes, filled, restoration)
     may_refill = _may_refill(schema, deletes)
     # A trigger that fires meanwhile may move any sequence.
     moved = scope.sequences if may_refill else _moved(observation, baseline) & scope.sequences
@@ -136,15 +136,14 @@ def _tie(
     graph: DependencyGraph[QualifiedName],
     deletes: tuple[Step, ...],
     restored: frozenset[QualifiedName],
-    *,
-    rewrites: bool,
+    restoration: Restoration,
 ) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
     """Split into deletions of their own, and restorations with the deletions that keys tie to them."""
     if not restored:
         return deletes, ()
     order = {name: number for number, name in enumerate(graph.deletion_order())}
     everything = restored | {name for step in deletes for name in step.names}
-    if rewrites:
+    if restoration is Restoration.ANEW:
         stored = sorted((name for name in everything if schema.by_name[name].stores_rows), key=order.__getitem__)
         return (), (Step(action=Action.RESTORE, names=tuple(stored), rewrites=True, reason="put in anew"),)
     groups = [
@@ -155,7 +154,12 @@ def _tie(
     left = [name for step in deletes if not tied.isdisjoint(step.names) for name in step.names if name not in tied]
     steps += tuple(Step(action=Action.DELETE, names=(name,)) for name in left)
     restores = (
-        Step(action=Action.RESTORE, names=group, reason="tied by foreign keys: one statement" if len(group) > 1 else "")
+        Step(
+            action=Action.RESTORE,
+            names=group,
+            reason="tied by foreign keys: one statement" if len(group) > 1 else "",
+            in_passes=restoration is Restoration.IN_PASSES,
+        )
         for group in sorted(groups, key=lambda group: order[group[0]])
     )
     return steps, tuple(restores)

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, cast
 from django.db import DEFAULT_DB_ALIAS, connections
 
 from testdb_app import guard
-from testdb_app.announcing import announce
+from testdb_app.announcing import announce, warn_of_stale_views
 from testdb_app.backends import get_backend
-from testdb_app.backends.base import DatabaseIdentity, Observation, Script
+from testdb_app.backends.base import DatabaseIdentity, Observation, Restoration, Script
 from testdb_app.backends.protocols import Backend, Watch
 from testdb_app.exceptions import (
     ConcurrencyError,
@@ -157,20 +157,24 @@ class Resetter:
             strategy=self.options.strategy,
             lock_timeout=self.options.lock_timeout,
             may_retry=not self.within_transaction,
+            ways=self.backend.ways_to_restore,
         )
         report = replace(report, attempts=attempts, seconds=time.perf_counter() - started)
         logger.debug("%s", report)
+        if not self.once:
+            warn_of_stale_views(report)
         announce(type(self), report)
         return report
 
-    def _try(self, refit: bool, strategy: str, rewrites: bool) -> ResetReport:
+    def _try(self, refit: bool, strategy: str, restoration: Restoration) -> ResetReport:
         with explained(self.connection, RESETTING):
-            return self._attempt(strategy, rewrites, refit=refit)
+            return self._attempt(strategy, restoration, refit=refit)
 
-    def _attempt(self, strategy: str, rewrites: bool, *, refit: bool) -> ResetReport:
+    def _attempt(self, strategy: str, restoration: Restoration, *, refit: bool) -> ResetReport:
         # Several attempts share the time-out: an attempt that gives its locks back lets others go on.
         timeout = self.options.lock_timeout / WAITS
-        if self._watch is not None and not (self.within_transaction or rewrites) and strategy == self.options.strategy:
+        is_first = restoration is Restoration.DIFFERENCES and strategy == self.options.strategy
+        if self._watch is not None and is_first and not self.within_transaction:
             replay = self._watch.replay(
                 self.connection, permit=self._permit, write=self._write_replay, lock_timeout=timeout
             )
@@ -186,12 +190,16 @@ class Resetter:
                 "would not see the rows that others committed since it began. Use read committed, or reset outside of it."
             )
         rule = self._permit(observation.identity)
-        differing = frozenset(self._count_changes(known)) if rewrites else None
-        plan = self._plan(observation, known, strategy, rewrites=rewrites, differing=differing)
+        counted = self._count_changes(known) if restoration is not Restoration.DIFFERENCES else None
+        differing = frozenset(counted) if counted is not None else None
+        plan = self._plan(observation, known, strategy, restoration=restoration, differing=differing)
         changes: Mapping[QualifiedName, RowChanges] = {}
         if plan.steps:
             script = self._script(known, plan, timeout)
             changes = self.backend.run(self.connection, script, within_transaction=self.within_transaction)
+            if counted is not None and restoration is Restoration.IN_PASSES:
+                # The server does not tell what it did.
+                changes = {**{name: done for name, done in counted.items() if name in plan.tables}, **changes}
         if self._watch is not None and not (self.once or self.within_transaction):
             self._watch.renew(self.connection, observation)
         return self._report(observation.identity, plan, changes, rule)
@@ -213,7 +221,7 @@ class Resetter:
         self, identity: DatabaseIdentity, plan: ResetPlan, changes: Mapping[QualifiedName, RowChanges], rule: str
     ) -> ResetReport:
         assert self._map is not None
-        return make_report(
+        report = make_report(
             identity,
             plan,
             changes,
@@ -221,6 +229,12 @@ class Resetter:
             permitted_by=rule,
             warning=self.backend.warning,
         )
+        if not plan.stale_views:
+            return report
+        # The plan has those over tables that may have been written.
+        changed = {table.name for table in report.tables}
+        views = self._map.schema.materialized_views
+        return replace(report, stale_views=tuple(view.name for view in views if not changed.isdisjoint(view.tables)))
 
     def _look(self, *, refit: bool = False) -> tuple[Observation, KnownMap]:
         """Observe, and read the map where it is missing or older than the schema."""

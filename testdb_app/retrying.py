@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from testdb_app.backends.base import Restoration
 from testdb_app.exceptions import ConcurrencyError, LockTimeoutError, RestoreConflictError
 
 logger = logging.getLogger("testdb_app")
@@ -21,23 +22,30 @@ _LONGEST_PAUSE = 0.2
 
 
 def run_with_retries(
-    run: Callable[[str, bool], _T], *, name: str, strategy: str, lock_timeout: float, may_retry: bool
+    run: Callable[[str, Restoration], _T],
+    *,
+    name: str,
+    strategy: str,
+    lock_timeout: float,
+    may_retry: bool,
+    ways: Sequence[Restoration],
 ) -> tuple[_T, int]:
-    """Call *run* with a strategy and whether to put all rows in anew; return its result and the number of attempts.
+    """Call *run* with a strategy and a way to put rows back; return its result and the number of attempts.
 
     Parameters: *name*, for the log; *strategy* to begin with; *lock_timeout*, seconds in which a next attempt may begin;
-    *may_retry*, off inside the caller's transaction, which may have to end first. There are at most ``MOST_ATTEMPTS``;
+    *may_retry*, off inside the caller's transaction, which may have to end first; *ways*, to put rows back, one after the
+    other where rows are in each other's way, or a constraint refuses them. There are at most ``MOST_ATTEMPTS``;
     before another a deadlock's is given a random moment, so that the two do not meet again. Raises what the last one raises.
     """
     deadline = time.perf_counter() + lock_timeout
-    rewrites = False
+    ways = list(ways)
     for attempt in range(1, MOST_ATTEMPTS + 1):
         try:
-            return run(strategy, rewrites), attempt
+            return run(strategy, ways[0]), attempt
         except RestoreConflictError as error:
-            if rewrites or attempt == MOST_ATTEMPTS:
+            if len(ways) == 1 or attempt == MOST_ATTEMPTS:
                 raise
-            rewrites = True
+            del ways[0]
             logger.info("Reset of %s, attempt %d: %s", name, attempt, error)
         except (LockTimeoutError, ConcurrencyError) as error:
             if isinstance(error, ConcurrencyError):

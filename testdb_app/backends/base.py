@@ -163,12 +163,21 @@ class Action(StrEnum):
     RESTART = "restart"
 
 
+class Restoration(StrEnum):
+    """How rows are put back: those that differ, by one statement a group of tables; all anew; or row by row, in passes."""
+
+    DIFFERENCES = "differences"
+    ANEW = "anew"
+    IN_PASSES = "in passes"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
     """One step of a plan: ``names`` are tables that go together (a cycle, a truncation's closure), or a sequence.
 
     ``reason`` says why it is done this way, where that is not plain. With ``waits`` off, a lock that is not free at
-    once is an error: the plan has another way. With ``rewrites`` on, a restoring step puts all rows in anew.
+    once is an error: the plan has another way. With ``rewrites`` on, a restoring step puts all rows in anew; with
+    ``in_passes`` on, it and the others like it go on without the rows that are refused, and try these again.
     """
 
     action: Action
@@ -176,6 +185,7 @@ class Step:
     reason: str = ""
     waits: bool = True
     rewrites: bool = False
+    in_passes: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ from testdb_app.backends.base import (
     Mark,
     Observation,
     Replay,
+    Restoration,
     Script,
     Step,
     TransactionStatus,
@@ -64,12 +65,13 @@ class Backend(Protocol):
     """One vendor.
 
     ``warning`` says what this backend cannot promise; None where it keeps every promise. ``has_local_limits`` tells that
-    limits can end with a transaction.
+    limits can end with a transaction. ``ways_to_restore`` are the ways to put rows back, in the order to try them in.
     """
 
     vendor: str
     warning: str | None
     has_local_limits: bool
+    ways_to_restore: tuple[Restoration, ...]
 
     @property
     def data(self) -> DataBackend:

@@ -5,7 +5,7 @@ It keeps fewer promises, and its warning says which. A vendor that is to keep th
 
 from __future__ import annotations
 
-from testdb_app.backends.base import Failure
+from testdb_app.backends.base import Failure, Restoration
 from testdb_app.backends.defaults import (
     begin_with_savepoint,
     check_deferred,
@@ -42,6 +42,7 @@ class GenericBackend:
     data = GenericData()
     warning: str | None = WARNING
     has_local_limits = False
+    ways_to_restore: tuple[Restoration, ...] = (Restoration.DIFFERENCES, Restoration.ANEW)
 
     identify = staticmethod(introspection.identify)
     read_schema = staticmethod(introspection.read_schema)

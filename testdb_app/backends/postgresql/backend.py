@@ -12,6 +12,7 @@ from testdb_app.backends.base import (
     DatabaseIdentity,
     Mark,
     Observation,
+    Restoration,
     Script,
     Step,
 )
@@ -49,6 +50,7 @@ class PostgreSQLBackend:
     vendor = "postgresql"
     warning: str | None = None
     has_local_limits = True
+    ways_to_restore: tuple[Restoration, ...] = tuple(Restoration)
     data = PostgreSQLData()
 
     def identify(self, connection: BaseDatabaseWrapper) -> DatabaseIdentity:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from testdb_app.backends.base import OWN_SCHEMA, Script, has_autocommit
 from testdb_app.backends.postgresql.connection import read_safely
 from testdb_app.backends.postgresql.operations import EXCLUSIVE
 from testdb_app.backends.postgresql.preconditions import explain_refusal, find_refusal
+from testdb_app.backends.postgresql.restoring import REFUSED_ROW
 from testdb_app.exceptions import (
     BaselineError,
     Blocker,
@@ -67,6 +69,8 @@ _TRANSIENT = {
 }
 # Unique keys and exclusion constraints are checked row by row, and RESTRICT at the end of each statement.
 _CONFLICTS = {"23505", "23P01", "23503", "23001"}
+# The classes of SQLSTATE of a row that a constraint, a type, or a function of the database refuses.
+_OF_ROWS = {"21", "22", "23", "2F", "38", "39", "44", "P0"}
 _PUBLISHED = (
     "If the table is in a publication, give it a primary key or ALTER TABLE … REPLICA IDENTITY FULL, or drop the publication in "
     "the test database, or exclude the table"
@@ -159,7 +163,7 @@ def translate(
     return _translate(connection, error, locks, doing, restores=restores)
 
 
-def _translate(
+def _translate(  # noqa: PLR0911 - one for each kind of error
     connection: BaseDatabaseWrapper,
     error: Error,
     locks: Mapping[QualifiedName, str] | None,
@@ -172,6 +176,8 @@ def _translate(
     if is_connection_lost(connection, error):
         return _connection_lost(connection, error)
     state = sqlstate(error)
+    if state == REFUSED_ROW:
+        return _refused_row(where, error)
     if state == LOCK_NOT_AVAILABLE:
         return _lock_timeout(connection, where, locks)
     if state == "53200" and _is_of_locks(error):
@@ -182,7 +188,7 @@ def _translate(
             "needed), or reset in parts: name app labels or schemas.",
             tables=len(locks or ()),
         )
-    if restores and state in _CONFLICTS:
+    if restores and (state in _CONFLICTS or state[:2] in _OF_ROWS) and not _names_a_copy(error):
         return RestoreConflictError(
             f"Rows of the baseline could not be put back in {where}: {why}. Nothing was changed. If it is the "
             "same again, the baseline itself breaks that constraint: correct its rows, and capture it again."
@@ -199,6 +205,30 @@ def _translate(
     elif state == "42501" and doing != RESET:
         remedy = "Connect as the owner of the tables, who needs CREATE on the database to capture a baseline"
     return kind(f"{doing} {where} failed: {why}. Nothing was changed. {remedy}.")
+
+
+def _refused_row(where: str, error: BaseException) -> RestoreConflictError:
+    diagnosis = getattr(error.__cause__, "diag", None)
+    try:
+        refusal = json.loads(getattr(diagnosis, "message_detail", None) or "{}")
+    except ValueError:
+        refusal = {}
+    table, row, constraint = (str(refusal.get(name) or "") for name in ("table", "row", "constraint"))
+    reason = str(refusal.get("reason") or _first_line(error)).rstrip(".")
+    what = f"the row {_printable(row)} of {table}" if row else f"rows of {table}" if table else "rows of the baseline"
+    return RestoreConflictError(
+        f"In {where}, {what} cannot be put back in any order: {_printable(reason)}. Nothing was changed. A constraint NOT VALID "
+        "does not hold for rows that were there before it, and a function in a constraint, an index or a generated column may "
+        "refuse today what it once took. Correct the row or the constraint in a migration and capture the baseline again "
+        f'(resetdb --recapture); or exclude {table or "the table"}, in TESTDB["EXCLUDE"]; or do not change that row in a test.',
+        table=table,
+        constraint=constraint,
+        row=row,
+    )
+
+
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else f"\\u{ord(char):04x}" for char in text)
 
 
 def _connection_lost(connection: BaseDatabaseWrapper, error: BaseException) -> ConnectionLostError:

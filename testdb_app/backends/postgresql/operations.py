@@ -20,7 +20,7 @@ from collections.abc import Sequence as Many
 from testdb_app.backends.base import Action, Mark, Script, Statement, Step
 from testdb_app.backends.postgresql.preconditions import prove_own_schema
 from testdb_app.backends.postgresql.quoting import milliseconds, quote, quote_literal
-from testdb_app.backends.postgresql.restoring import needs_exact_text, restore, rewrite
+from testdb_app.backends.postgresql.restoring import needs_exact_text, restore, restore_in_passes, rewrite
 from testdb_app.backends.postgresql.shapes import EXACT_TEXT, KEEP_SETTINGS, PUT_SETTINGS_BACK
 from testdb_app.backends.postgresql.switches import BY_ROW, events_of, needs_exclusive, switches
 from testdb_app.schema import ForeignKey, QualifiedName, Schema
@@ -193,18 +193,29 @@ def _writes(
         if within_transaction:
             yield Statement(sql=KEEP_SETTINGS)
         yield Statement(sql=EXACT_TEXT)
+    yield from (_delete(step) for step in steps if step.action is Action.DELETE)
+    if baseline is not None:
+        yield from _restorations(schema, steps, baseline)
+    if exact and within_transaction:
+        # SET LOCAL would last to the end of the caller's transaction.
+        yield Statement(sql=PUT_SETTINGS_BACK)
+
+
+def _restorations(schema: Schema, steps: Many[Step], baseline: Baseline) -> Iterator[Statement]:
     truncated = frozenset(name for step in steps if step.action is Action.TRUNCATE for name in step.names)
-    for step in steps:
-        if step.action is Action.DELETE:
-            yield _delete(step)
-        elif step.action is Action.RESTORE and baseline is not None:
-            if step.rewrites:
-                yield from rewrite(step.names, baseline, truncated=truncated)
-            else:
-                yield restore(step.names, baseline, truncated=truncated)
+    restores = [step for step in steps if step.action is Action.RESTORE]
+    groups = [step.names for step in restores if step.in_passes]
+    if groups:
+        yield restore_in_passes(groups, baseline, truncated=truncated)
+        return
+    for step in restores:
+        if step.rewrites:
+            yield from rewrite(step.names, baseline, truncated=truncated)
+        else:
+            yield restore(step.names, baseline, truncated=truncated)
     # A key that was put back may have changed rows that refer to it, also restored ones: these are put back once more.
-    restored = [step.names for step in steps if step.action is Action.RESTORE and not step.rewrites]
-    if baseline is not None and any(
+    restored = [step.names for step in restores if not step.rewrites]
+    if any(
         key.on_update.changes_rows for names in restored for name in names for key in schema.referencing.get(name, ())
     ):
         for names in restored:
@@ -212,9 +223,6 @@ def _writes(
             accepting = [name for name in names if not schema.by_name[name].refused]
             if accepting:
                 yield restore(accepting, baseline)
-    if exact and within_transaction:
-        # SET LOCAL would last to the end of the caller's transaction.
-        yield Statement(sql=PUT_SETTINGS_BACK)
 
 
 def _target(schema: Schema, name: QualifiedName, baseline: Baseline | None) -> SequenceState:

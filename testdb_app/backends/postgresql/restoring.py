@@ -13,6 +13,10 @@ Tables that foreign keys tie together at once (not deferrable, or RESTRICT) are 
 Inside it deletions come first, then updates, then insertions, because unique keys are checked row by row; each part
 reads the count of the ones before, which makes PostgreSQL finish those first. In one statement all parts see the same
 snapshot, so that none is confused by another.
+
+What a function in a CHECK, or in an index, reads of other tables ties them too, and no catalog tells of it. Where a
+constraint refuses a row, a block of PL/pgSQL goes on without it and tries it again when others are back, until nothing
+more can be put back. Rows that did not change are never written, so that they may violate a constraint that is NOT VALID.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Many
 
 from testdb_app.backends.base import Statement
-from testdb_app.backends.postgresql.quoting import EQUALS, equals, quote
+from testdb_app.backends.postgresql.quoting import EQUALS, equals, quote, quote_literal
 from testdb_app.schema import QualifiedName
 from testdb_app.states import Baseline, BaselineColumn, BaselineTable
 
@@ -225,3 +229,124 @@ def _counts(kept: Many[BaselineTable | None], written: Many[int]) -> Iterator[st
         yield f"(SELECT pg_catalog.count(*) FROM d{number})" if deletes else "0"
         yield f"(SELECT pg_catalog.count(*) FROM u{number})" if deletes and table is not None and table.key else "0"
         yield f"(SELECT pg_catalog.count(*) FROM n{number})" if table is not None else "0"
+
+
+REFUSED_ROW = "TDB01"
+"""The SQLSTATE of a row that cannot be put back in any order; the detail is JSON."""
+
+_MOST_PASSES = 1_000
+_MOST_CHARACTERS = 200
+
+
+def restore_in_passes(
+    groups: Many[Many[QualifiedName]], baseline: Baseline, *, truncated: frozenset[QualifiedName] = frozenset()
+) -> Statement:
+    """Write a block that puts *groups* of tables back one after the other, and what is refused once more after the others.
+
+    A group is first tried as the one statement of :func:`restore`, then table by table, then row by row. It ends when
+    all are as they should be; or when nothing more can be put back, by an error with the SQLSTATE ``REFUSED_ROW``.
+    """
+    # Referenced tables first, as applications insert.
+    ordered = [list(reversed(group)) for group in reversed(groups)]
+    passes = "\n".join(_group_in_passes(n, group, baseline, truncated) for n, group in enumerate(ordered, 1))
+    return Statement(
+        sql="DO "
+        + quote_literal(f"""DECLARE
+    is_done pg_catalog.bool[] := pg_catalog.array_fill(false, ARRAY[{len(ordered)}]);
+    has_failed pg_catalog.bool; has_moved pg_catalog.bool; is_well pg_catalog.bool;
+    rows pg_catalog.int8; place pg_catalog.record; row_text pg_catalog.text;
+    state pg_catalog.text; reason pg_catalog.text; name pg_catalog.text; refusal pg_catalog.json;
+BEGIN
+    FOR pass IN 1..{_MOST_PASSES} LOOP
+        has_failed := false; has_moved := false; refusal := NULL;
+{passes}
+        IF NOT has_failed THEN RETURN; END IF;
+        EXIT WHEN NOT has_moved;
+    END LOOP;
+    RAISE EXCEPTION USING ERRCODE = {quote_literal(REFUSED_ROW)}, MESSAGE = coalesce(reason, ''),
+        DETAIL = coalesce(refusal::pg_catalog.text, '{{}}');
+END""")
+    )
+
+
+def _group_in_passes(
+    number: int, names: Many[QualifiedName], baseline: Baseline, truncated: frozenset[QualifiedName]
+) -> str:
+    whole = restore(names, baseline, truncated=truncated).sql
+    # Into a truncated table all rows are inserted, once.
+    again = "" if truncated.isdisjoint(names) else f"IF NOT is_done[{number}] THEN "
+    tables = "\n".join(
+        _table_in_passes(name, baseline.tables.get(name), is_truncated=name in truncated) for name in names
+    )
+    return f"""{again}{_try(whole)}
+        IF is_well THEN
+            IF NOT is_done[{number}] THEN is_done[{number}] := true; has_moved := true; END IF;
+        ELSE
+            has_failed := true;
+{tables}
+        END IF; {"END IF;" if again else ""}"""
+
+
+def _table_in_passes(name: QualifiedName, table: BaselineTable | None, *, is_truncated: bool) -> str:
+    moved = "has_moved := has_moved OR (is_well AND rows OPERATOR(pg_catalog.>) 0);"
+    if table is None:
+        return f"{_try(f'DELETE FROM ONLY {quote(name)}')} {moved}"
+    found = f"WITH x0 AS MATERIALIZED ({_differences(table)})"
+    extra, missing = _found(0, "old", "new IS NULL"), _found(0, "new", "old IS NULL")
+    delete, insert = f"DELETE FROM ONLY {quote(name)} WHERE ctid", f"{_insert(table)} WHERE c.ctid"
+    update = _update(table, 0, "true") if table.key else None
+    # Rows that exchange unique values cannot be updated one by one: all that changed are put in anew.
+    changed = f"{found} {delete} {EQUALS} {_found(0, 'old', 'old IS NOT NULL')}"
+    fill = f"{found} {insert} {EQUALS} {missing}"
+    by_table = [
+        *((f"{found} {delete} {EQUALS} {extra}",), *([(f"{found} {update}",)] if update else [])),
+        (fill,),
+        (changed, fill),
+    ]
+    if is_truncated:
+        by_table = [(fill,)]
+    statements = "\n".join(f"{_try(*each)} {moved}" for each in by_table)
+    values = ", ".join(f"c.{quote(column.name)}" for column in table.columns)
+    row = f"pg_catalog.left(ROW({values})::pg_catalog.text, {_MOST_CHARACTERS})"
+    described = f"SELECT {row} FROM {quote(table.copy)} AS c WHERE c.ctid {EQUALS} $1"
+    change = _update_one(table) or "SELECT WHERE false AND $1 IS NULL AND $2 IS NULL"
+    return f"""{statements}
+            FOR place IN EXECUTE {quote_literal(_differences(table))} LOOP
+                IF place.new IS NULL THEN {_try(f"{delete} {EQUALS} $1", using="place.old")}
+                ELSIF place.old IS NULL THEN {_try(f"{insert} {EQUALS} $1", using="place.new")}
+                ELSE {_try(change, using="place.old, place.new")} END IF;
+                {moved}
+                IF NOT is_well AND refusal IS NULL THEN
+                    row_text := NULL;
+                    IF place.new IS NOT NULL THEN
+                        EXECUTE {quote_literal(described)} INTO row_text USING place.new;
+                    END IF;
+                    refusal := pg_catalog.json_build_object('table', {quote_literal(str(name))}, 'row', row_text,
+                        'constraint', name, 'reason', reason);
+                END IF;
+            END LOOP;"""
+
+
+def _update_one(table: BaselineTable) -> str | None:
+    columns = [column for column in table.columns if not (column.is_generated or column.is_fixed)]
+    values = ", ".join(f"{quote(column.name)} = {_live(column, 'c')}" for column in columns)
+    if not values:
+        return None
+    return (
+        f"UPDATE ONLY {quote(table.name)} AS t SET {values} FROM {quote(table.copy)} AS c "
+        f"WHERE t.ctid {EQUALS} $1 AND c.ctid {EQUALS} $2"
+    )
+
+
+def _try(*statements: str, using: str = "") -> str:
+    """Write the execution of *statements* in a subtransaction. Whatever the server cannot go on after is raised at once."""
+    given = f" USING {using}" if using else ""
+    executed = "; ".join(f"EXECUTE {quote_literal(sql)}{given}" for sql in statements)
+    return f"""BEGIN
+            is_well := true; {executed};
+            GET DIAGNOSTICS rows = ROW_COUNT;
+        EXCEPTION WHEN OTHERS THEN
+            GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, reason = MESSAGE_TEXT, name = CONSTRAINT_NAME;
+            IF pg_catalog.regexp_like(state, '^(40|53|54|55|57|58|XX)') THEN RAISE; END IF;
+            is_well := false;
+        END;"""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from sqlite3 import ProgrammingError
 from typing import TYPE_CHECKING
 
-from testdb_app.backends.base import TransactionStatus
+from testdb_app.backends.base import Restoration, TransactionStatus
 from testdb_app.backends.defaults import (
     begin_with_savepoint,
     check_deferred,
@@ -39,6 +39,7 @@ class SQLiteBackend:
     data = SQLiteData()
     warning: str | None = None
     has_local_limits = False
+    ways_to_restore: tuple[Restoration, ...] = (Restoration.DIFFERENCES, Restoration.ANEW)
 
     identify = staticmethod(identity.identify)
     set_mark = staticmethod(identity.set_mark)
