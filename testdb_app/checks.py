@@ -6,12 +6,13 @@
 ``testdb_app.E003``  an open connection pool leads to another database than the settings name
 ``testdb_app.W001``  ``testdb_app`` is installed in a deployment (``check --deploy``)
 ``testdb_app.W002``  ``testdb_app.demo`` is installed in a deployment (``check --deploy``)
+``testdb_app.W003``  a PostgreSQL alias is used through another driver than psycopg 3, and cannot be reset
 ==================== =======================================================================================
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from django.apps import apps
@@ -28,7 +29,25 @@ def register_checks() -> None:
     register(check_settings, Tags.compatibility)
     register(check_test_names, Tags.compatibility)
     register(check_pools, Tags.compatibility)
+    register(check_drivers, Tags.compatibility)
     register(check_deployment, Tags.security, deploy=True)
+
+
+def find_faults(aliases: Iterable[str]) -> list[str]:
+    """Return what keeps the databases of *aliases* from being reset, whatever the tests do: to be told once, at the start.
+
+    Looks at the settings and the driver, and connects to nothing.
+    """
+    faults: list[str] = []
+    if not apps.is_installed("testdb_app"):
+        faults.append(
+            'Add "testdb_app" to INSTALLED_APPS of the test settings: only then is the guard told which databases are real.'
+        )
+    try:
+        get_settings()
+    except ConfigurationError as error:
+        faults.append(error.message)
+    return [*faults, *(f"{text} {remedy}" for _, text, remedy in _other_drivers(aliases))]
 
 
 def check_settings(**_: Any) -> list[CheckMessage]:
@@ -103,6 +122,27 @@ def _stale_pools() -> Iterator[CheckMessage]:
                 f'that query, or call connections["{connection.alias}"].close_pool() before the tests.',
                 obj=connection.alias,
                 id="testdb_app.E003",
+            )
+
+
+def check_drivers(**_: Any) -> list[CheckMessage]:
+    """W003: every PostgreSQL alias is used through psycopg 3."""
+    return [
+        Warning(text, hint=remedy, obj=alias, id="testdb_app.W003")
+        for alias, text, remedy in _other_drivers(connections)
+    ]
+
+
+def _other_drivers(aliases: Iterable[str]) -> Iterator[tuple[str, str, str]]:
+    """Yield alias, fault and remedy for each PostgreSQL alias whose driver has no pipelines."""
+    for alias in aliases:
+        connection = connections[alias]
+        driver = getattr(getattr(connection, "Database", None), "__name__", "psycopg")
+        if connection.vendor == "postgresql" and driver != "psycopg":
+            yield (
+                alias,
+                f'The alias "{alias}" uses PostgreSQL through {driver}, and testdb_app needs psycopg 3 to reset it.',
+                'Install it, and Django takes it: pip install "django-testdb-app[postgresql]".',
             )
 
 

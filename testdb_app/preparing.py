@@ -6,13 +6,13 @@ import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from django.apps import apps
 from django.core.management.color import no_style
 from django.db import DatabaseError, connections, transaction
 
 from testdb_app import guard
 from testdb_app.backends import get_backend
 from testdb_app.baseline import capture_baseline, drop_baseline
+from testdb_app.checks import find_faults
 from testdb_app.exceptions import BaselineError, ConfigurationError, ResetError, UnsupportedError
 from testdb_app.known_map import refit, require_baseline
 from testdb_app.looking import READING, explained
@@ -45,10 +45,7 @@ def prepare_test_database(using: str, *, allow_database: tuple[str, ...] = ()) -
     key = (using, _name(using))
     if key in _prepared:
         return
-    if not apps.is_installed("testdb_app"):
-        raise ConfigurationError(
-            'Add "testdb_app" to INSTALLED_APPS of the test settings: only then is the guard told which databases are real.'
-        )
+    check_set_up([using])
     obstacle = None
     try:
         capture_baseline(using, allow_database=allow_database)
@@ -61,6 +58,13 @@ def prepare_test_database(using: str, *, allow_database: tuple[str, ...] = ()) -
         obstacle = error
     guard.mark_kept_database(connections[using])
     _prepared[key] = obstacle
+
+
+def check_set_up(aliases: Iterable[str]) -> None:
+    """Raise :class:`ConfigurationError` for what keeps the databases of *aliases* from being reset, before any is made."""
+    faults = find_faults(aliases)
+    if faults:
+        raise ConfigurationError(" ".join(faults))
 
 
 def find_obstacle(using: str) -> UnsupportedError | None:

@@ -15,6 +15,9 @@ from testdb_app.plugin import asking, options
 from testdb_app.plugin.copies import copied_per_test
 from testdb_app.plugin.leak_warning import LeakWarning
 
+_FAULT = "testdb_fault"
+_FOUND = pytest.StashKey[str]()
+
 pytest_plugins = ("testdb_app.pytest_sessions",)
 
 __all__ = ["LeakWarning", "copied_per_test"]
@@ -58,9 +61,59 @@ def pytest_report_header(config: pytest.Config) -> str | None:
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Tell pytest-django what a test wants by our fixtures."""
-    if asking.asks_for_ours(item):
+    # Without it there is one error, after the collection.
+    if asking.asks_for_ours(item) and item.config.pluginmanager.hasplugin("django"):
         asking.add_mark(item)
         _register_hooks(item.config)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Refuse a set-up that cannot work, once and before anything else; a process of xdist leaves it to its controller."""
+    if not options.is_worker(session.config) and not session.config.option.collectonly:
+        _refuse(options.find_fault(session.config))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Refuse it as well where only the tests, or their fixtures, ask for the plugin."""
+    config = session.config
+    if not config.option.collectonly and not session.testsfailed:
+        fault = options.find_fault(config, session.items)
+        if fault is not None and options.is_worker(config):
+            # Told by the process that began it, once for all of these.
+            config.workeroutput[_FAULT] = fault  # type: ignore[attr-defined]
+            session.items.clear()
+        else:
+            _refuse(fault)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take over what a process of xdist has found wrong."""
+    fault = getattr(node, "workeroutput", {}).get(_FAULT)
+    if fault is not None:
+        node.config.stash[_FOUND] = fault
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Have a run that was refused so end as one that was refused at once."""
+    fault = session.config.stash.get(_FOUND, None)
+    if fault is not None:
+        session.exitstatus = pytest.ExitCode.USAGE_ERROR
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Tell why."""
+    fault = config.stash.get(_FOUND, None)
+    if fault is not None:
+        terminalreporter.write_line(f"ERROR: {fault}", red=True)
+
+
+def _refuse(fault: str | None) -> None:
+    if fault is not None:
+        raise pytest.UsageError(fault)
 
 
 def _hold_scope(request: Any, blocker: Any) -> Generator[None]:

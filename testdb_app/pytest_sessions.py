@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 MARK = "test_session"
 """The name of the mark whose arguments change the options of the sessions of a test, a class or a module."""
 _HOOKS = "testdb_session_hooks"
-_FIXTURES = {"test_session", "test_session_factory"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -81,7 +80,7 @@ def _changes(item: Any) -> dict[str, Any]:
 
 
 def _uses(item: Any) -> bool:
-    return not _FIXTURES.isdisjoint(getattr(item, "fixturenames", ()))
+    return not asking.SESSIONS.isdisjoint(getattr(item, "fixturenames", ()))
 
 
 class _Asking:

@@ -21,7 +21,7 @@ from django.test.utils import get_unique_databases_and_mirrors
 
 from testdb_app.exceptions import TestDBError
 from testdb_app.guard import close, refusing_configured_databases
-from testdb_app.preparing import forget_test_databases, prepare_test_database, restore_kept_databases
+from testdb_app.preparing import check_set_up, forget_test_databases, prepare_test_database, restore_kept_databases
 from testdb_app.testcases import reset_all, resetting_all
 
 logger = logging.getLogger("testdb_app")
@@ -105,7 +105,12 @@ class ResetRunnerMixin(_Base):
         return suite
 
     def setup_databases(self, **kwargs: Any) -> Any:
-        """Make the test databases, and capture their baselines, or go back to those that they have kept."""
+        """Make the test databases, and capture their baselines, or go back to those that they have kept.
+
+        Raises :class:`ConfigurationError` for a set-up with which none could be reset, before any is made.
+        """
+        aliases = kwargs.get("aliases")
+        check_set_up(connections if aliases is None else aliases)
         forget_test_databases()
         for connection in connections.all(initialized_only=True):
             close(connection)

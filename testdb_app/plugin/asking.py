@@ -6,6 +6,7 @@ A scope is *wider* the smaller its rank is. Function scope is pytest-django's ow
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -23,6 +24,8 @@ MARK = "testdb"
 
 # Those by which a test says that it commits.
 _COMMITTING = ("transactional_db", "live_server", "reset_db")
+SESSIONS = frozenset({"test_session", "test_session_factory"})
+"""The fixtures of test sessions."""
 _OURS = frozenset({*ROLLBACK, *COMMITTED, "reset_db"})
 
 
@@ -91,6 +94,24 @@ def _listed(databases: Any) -> list[str] | str:
 def asks_for_ours(item: pytest.Item) -> bool:
     """Whether *item* asks for anything that is ours."""
     return not _OURS.isdisjoint(names_of(item)) or item.get_closest_marker(MARK) is not None
+
+
+def ours(item: pytest.Item) -> list[str]:
+    """Return the fixtures of ours that *item* uses, those of test sessions included."""
+    return [name for name in names_of(item) if name in _OURS or name in SESSIONS]
+
+
+def uses_database(item: pytest.Item) -> bool:
+    """Whether *item* may use a database, by pytest-django's mark or fixtures, or as one of Django's classes."""
+    marked = item.get_closest_marker("django_db") is not None or "_django_db_helper" in names_of(item)
+    return marked or unittest_kind(item) is not None
+
+
+def is_of_our_class(item: pytest.Item) -> bool:
+    """Whether *item* is a method of a class that resets."""
+    testcases = sys.modules.get("testdb_app.testcases")
+    cls = getattr(item, "cls", None)
+    return testcases is not None and isinstance(cls, type) and issubclass(cls, testcases.ResetMixin)
 
 
 def add_mark(item: pytest.Item) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
+
+from testdb_app.plugin import asking
 
 RESET = "testdb_reset_transactional"
 LEAKS = "testdb_leaks"
@@ -31,12 +35,80 @@ def add_options(parser: pytest.Parser) -> None:
 
 def check_options(config: pytest.Config) -> None:
     """Raise :class:`pytest.UsageError` for a value that cannot be meant."""
+    try:
+        config.getini(RESET)
+    except (TypeError, ValueError, pytest.UsageError) as error:
+        raise pytest.UsageError(f"The ini key {RESET} must be true or false: {error}.") from error
     mode = config.getini(LEAKS)
     if mode and mode not in LEAK_MODES:
         raise pytest.UsageError(f"The ini key {LEAKS} must be one of {', '.join(LEAK_MODES)}, not {mode!r}.")
     wanted = durations(config)
     if wanted is not None and wanted < 0:
         raise pytest.UsageError(f"--testdb-durations must be 0 (all) or more, not {wanted}.")
+
+
+def is_worker(config: pytest.Config) -> bool:
+    """Whether this is a process of pytest-xdist that runs tests."""
+    return hasattr(config, "workerinput")
+
+
+def find_fault(config: pytest.Config, items: Iterable[pytest.Item] = ()) -> str | None:
+    """Return what is wrong with the set-up of a run that uses the plugin, in one text; None where it does not, or nothing is.
+
+    Used by an option or an ini key, by a fixture or a class of one of *items*, or by the app in INSTALLED_APPS.
+    """
+    asked = next(_asked(config, items), None)
+    user = asked or next((f"The class of {item.nodeid}" for item in items if asking.is_of_our_class(item)), None)
+    if user is None and not _is_installed():
+        return None
+    if asked is not None and not config.pluginmanager.hasplugin("django"):
+        return (
+            f"{asked} needs pytest-django, which is not installed or was switched off. Install it (pip install "
+            "pytest-django), and leave out -p no:django."
+        )
+    if user is not None and not _is_set_up():
+        return f"{user} needs the settings of Django. Set DJANGO_SETTINGS_MODULE: as ini key, by --ds, or in the environment."
+    from testdb_app.checks import find_faults  # noqa: PLC0415 - Django is imported where it is used
+
+    found = find_faults(_aliases_to_reset(config, items))
+    if not found:
+        return None
+    return f"{user} cannot be used: {' '.join(found)}" if user is not None else " ".join(found)
+
+
+def _asked(config: pytest.Config, items: Iterable[pytest.Item]) -> Iterator[str]:
+    """Yield what in the run asks for the plugin: options first."""
+    if resets_all(config):
+        yield f"The option {RESET}"
+    if leaks(config):
+        yield f"The option {LEAKS}"
+    if durations(config) is not None:
+        yield f"The option {DURATIONS}"
+    for item in items:
+        names = asking.ours(item)
+        if names:
+            yield f'The fixture "{names[0]}" (of {item.nodeid})'
+
+
+def _aliases_to_reset(config: pytest.Config, items: Iterable[pytest.Item]) -> list[str]:
+    from django.db import connections  # noqa: PLC0415
+
+    found: set[str] = set()
+    for item in items:
+        resets = asking.ours(item) or asking.is_of_our_class(item) or (resets_all(config) and asking.commits(item))
+        if resets or (leaks(config) and asking.uses_database(item)):
+            databases = asking.databases_of(item)
+            found.update(connections if databases == "__all__" else databases)
+    return [alias for alias in connections if alias in found]
+
+
+def _is_set_up() -> bool:
+    django = sys.modules.get("django.apps")
+    return django is not None and bool(django.apps.ready)
+
+
+def _is_installed() -> bool:
+    return _is_set_up() and bool(sys.modules["django.apps"].apps.is_installed("testdb_app"))
 
 
 def resets_all(config: pytest.Config) -> bool:
