@@ -52,16 +52,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from testdb_app.naming import on_one_line
+
 
 class TestDBError(Exception):
     """Base of all errors that this package raises itself.
 
-    Parameters: *message*, the whole text; keyword arguments become attributes of the error.
+    Parameters: *message*, the whole text, in which control characters are escaped; keyword arguments become attributes.
     """
 
     __test__ = False
 
     def __init__(self, message: str, **details: Any) -> None:
+        # Text of the server, of other sessions or of a command line may be in it.
+        message = on_one_line(message, keep="\n\t")
         super().__init__(message)
         self.message = message
         self.__dict__.update(details)
@@ -189,7 +193,7 @@ class Blocker:
             parts.append(f"transaction open for {self.age_seconds:.1f} s")
         if self.query:
             parts.append("last query: " + " ".join(self.query.split())[:200])
-        return ", ".join(parts)
+        return on_one_line(", ".join(parts))
 
 
 class LockTimeoutError(ResetError):

@@ -1,4 +1,4 @@
-"""Identifiers as people read them: on one line, never cut, two different ones never alike. Pure."""
+"""Identifiers as people read them: on one line, never cut, two different ones never alike; and text of strangers. Pure."""
 
 from __future__ import annotations
 
@@ -14,6 +14,18 @@ def show_part(part: str) -> str:
     if part.isprintable():
         return '"' + part.replace('"', '""') + '"'
     return 'U&"' + "".join(map(_escaped, part)) + '"'
+
+
+def on_one_line(text: str, *, keep: str = "") -> str:
+    """Return *text* with what cannot be seen escaped, as in a Python string, but for the characters of *keep*.
+
+    Control characters would command the terminal, and bidirectional marks turn round what follows.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() or char in keep else char.encode("unicode_escape").decode() for char in text
+    )
 
 
 def _escaped(char: str) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from fnmatch import translate
 
 from testdb_app.exceptions import UnknownNameError
+from testdb_app.naming import on_one_line
 from testdb_app.schema import QualifiedName, Schema
 
 _PATTERN_CHARACTERS = frozenset("*?[")
@@ -77,7 +78,8 @@ def _unknown(pattern: str, schema: Schema, labels: Mapping[QualifiedName, tuple[
     nearest = [by_case[name] for name in difflib.get_close_matches(pattern.lower(), by_case, n=3, cutoff=0.5)]
     hint = f"Did you mean {', '.join(dict.fromkeys(nearest))}?" if nearest else "showdeps lists the names there are."
     return UnknownNameError(
-        f'"{pattern}" matches no table: no app label, app_label.Model or schema.table of that name in this database. {hint}',
+        f'"{on_one_line(pattern)}" matches no table: no app label, app_label.Model or schema.table of that name in this '
+        f"database. {hint}",
         name=pattern,
         nearest=list(dict.fromkeys(nearest)),
     )

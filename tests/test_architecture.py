@@ -18,7 +18,8 @@ ROOT = Path(testdb_app.__file__).parent
 
 # A unit, a module or a package, imports only from units in the lines above its own. Inside a unit only cycles are forbidden.
 LAYERS = (
-    ("exceptions", "naming"),
+    ("naming",),
+    ("exceptions",),
     ("schema",),
     ("states", "differences"),
     ("details", "graph", "conf", "scope", "baseline_document", "backends.base"),

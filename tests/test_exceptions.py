@@ -155,3 +155,14 @@ def test_a_long_query_of_a_blocker_is_cut() -> None:
 def test_the_details_are_attributes() -> None:
     error = UnknownNameError("No such table.", name="a", nearest=["b"])
     assert (error.name, error.nearest, error.args) == ("a", ["b"], ("No such table.",))
+
+
+def test_no_message_holds_what_a_terminal_would_obey() -> None:
+    error = UnknownNameError("a\x1b[2J\u202eb\nc\td", name="a\x1b", nearest=[])
+    assert str(error) == error.message == "a\\x1b[2J\\u202eb\nc\td"
+    assert error.name == "a\x1b"
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+    blocker = Blocker(
+        pid=1, user=None, application="\x1b]0;x\x07", state=None, age_seconds=None, query="\x9b31m", table="t", lock="l"
+    )
+    assert str(blocker) == "process 1 (\\x1b]0;x\\x07) holds l on t, last query: \\x9b31m"

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from testdb_app.backends.base import Action, DatabaseIdentity
+from testdb_app.naming import on_one_line
 from testdb_app.rendering import PLAIN, Paint
-from testdb_app.rendering.names import on_one_line
 from testdb_app.report import ResetPreview, ResetReport, ResetTable
 from testdb_app.schema import LeftOut, QualifiedName
 from testdb_app.states import Baseline, RowChanges

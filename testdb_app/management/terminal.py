@@ -7,6 +7,7 @@ import shutil
 import sys
 from typing import Any
 
+from testdb_app.naming import on_one_line
 from testdb_app.rendering import PLAIN, Paint
 from testdb_app.rendering.folding import fold
 
@@ -29,7 +30,7 @@ def folded(text: str, stream: Any, *, used: int = 0) -> str:
 
 def explained(message: str, stream: Any) -> str:
     """Fold the text of a ``CommandError``, before which Django writes its name."""
-    return folded(message, stream, used=len("CommandError: "))
+    return folded(on_one_line(message, keep="\n\t"), stream, used=len("CommandError: "))
 
 
 def is_coloured(stream: Any, options: dict[str, Any]) -> bool:

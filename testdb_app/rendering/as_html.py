@@ -15,9 +15,9 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from testdb_app.details import NO_DETAILS, TableDetails
-from testdb_app.naming import show_part
+from testdb_app.naming import on_one_line, show_part
 from testdb_app.rendering.columns import arrange
-from testdb_app.rendering.names import on_one_line, show_parts
+from testdb_app.rendering.names import show_parts
 from testdb_app.rendering.notes import notes
 
 if TYPE_CHECKING:

@@ -12,11 +12,6 @@ def show_parts(parts: tuple[str, ...]) -> str:
     return ", ".join(map(show_part, parts))
 
 
-def on_one_line(text: str) -> str:
-    """Return *text* with what cannot be seen escaped, as in a Python string."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
-
-
 def counted(number: int, noun: str) -> str:
     """Return "1 table", "2,000 tables", "no tables"."""
     return f"{number:,} {noun}s" if number > 1 else f"1 {noun}" if number else f"no {noun}s"

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from testdb_app.rendering.names import cells, counted, on_one_line, show_parts
+from testdb_app.naming import on_one_line
+from testdb_app.rendering.names import cells, counted, show_parts
 from testdb_app.rendering.notes import notes
 
 if TYPE_CHECKING:

@@ -18,9 +18,9 @@ from testdb_app.exceptions import TestDBError
 from testdb_app.labels import foreign_key_disagreements, index_models
 from testdb_app.management.page import read_assets
 from testdb_app.management.terminal import encoding_of, explained, folded, paint_for, width_of, write_text
-from testdb_app.naming import show_part
+from testdb_app.naming import on_one_line, show_part
 from testdb_app.rendering import FORMATS, Picture, reach
-from testdb_app.rendering.names import counted, on_one_line
+from testdb_app.rendering.names import counted
 from testdb_app.rendering.tree import GLYPHS
 from testdb_app.selection import select_tables
 
