@@ -82,6 +82,7 @@ def _capture(connection: BaseDatabaseWrapper, options: ResetOptions, *, replace:
         excluded=frozenset(stored - scope.tables),
         lock_timeout=options.lock_timeout,
         state=state,
+        identity=observation.identity,
     )
 
 
@@ -94,5 +95,6 @@ def drop_baseline(using: str = DEFAULT_DB_ALIAS, *, allow_database: str | Iterab
     backend = get_backend(connection)
     names = (allow_database,) if isinstance(allow_database, str) else tuple(allow_database)
     with explained(connection, "Dropping the baseline of"):
-        guard.check_may_reset(backend.identify(connection), allow=names)
-        backend.drop_baseline(connection)
+        identity = backend.identify(connection)
+        guard.check_may_reset(identity, allow=names)
+        backend.drop_baseline(connection, identity=identity)

@@ -98,22 +98,25 @@ def check_may_mark_as_test(identity: DatabaseIdentity) -> None:
         raise refusal
 
 
-# The driver's connection that the guard was asked about last, and the name that the settings had then.
-_permitted: WeakKeyDictionary[BaseDatabaseWrapper, tuple[Any, str]] = WeakKeyDictionary()
+# The driver's connection that the guard was asked about last, the name that the settings had then, and where it led.
+_permitted: WeakKeyDictionary[BaseDatabaseWrapper, tuple[Any, str, DatabaseIdentity]] = WeakKeyDictionary()
 
 
-def check_may_write(connection: BaseDatabaseWrapper, allow: str | Iterable[str] = ()) -> None:
+def check_may_write(connection: BaseDatabaseWrapper, allow: str | Iterable[str] = ()) -> DatabaseIdentity:
     """Raise :class:`UnsafeDatabaseError`, as :func:`check_may_reset` does, unless *connection* leads to a test database.
 
-    One round trip for a connection of the driver's that was not asked yet; none for one that was.
+    One round trip for a connection of the driver's that was not asked yet; none for one that was. Returns where it led then: a
+    transaction of ours that writes proves that it is still there.
     """
     connection.ensure_connection()
-    asked = connection.connection, str(connection.settings_dict["NAME"])
-    if _permitted.get(connection) == asked:
-        return
-    names = (allow,) if isinstance(allow, str) else tuple(allow)
-    check_may_reset(get_backend(connection).identify(connection), allow=names, act="write to")
-    _permitted[connection] = asked
+    name = str(connection.settings_dict["NAME"])
+    raw, named, identity = _permitted.get(connection, (None, "", None))
+    if identity is not None and raw is connection.connection and named == name:
+        return identity
+    identity = get_backend(connection).identify(connection)
+    check_may_reset(identity, allow=(allow,) if isinstance(allow, str) else tuple(allow), act="write to")
+    _permitted[connection] = connection.connection, name, identity
+    return identity
 
 
 # What the aliases had configured --------------------------------------------------------------------------------------
@@ -300,8 +303,8 @@ def mark_kept_database(connection: BaseDatabaseWrapper) -> None:
     if identity.in_memory or Mark.TEST in identity.marks or find_made(identity) is None:
         return
     try:
-        backend.set_mark(connection, Mark.TEST, present=True)
-    except (DatabaseError, UnsupportedError) as error:
+        backend.set_mark(connection, Mark.TEST, present=True, identity=identity)
+    except (DatabaseError, UnsupportedError, UnsafeDatabaseError) as error:
         logger.info("%s: the kept test database could not be marked: %s", connection.alias, error)
 
 

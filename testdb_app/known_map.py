@@ -131,7 +131,8 @@ def refit(
     :class:`UnsafeDatabaseError`.
     """
     backend = get_backend(connection)
-    guard.check_may_reset(backend.identify(connection))
+    identity = backend.identify(connection)
+    guard.check_may_reset(identity)
     oids = {table.oid for table in schema.tables}
     dropped = {
         name
@@ -163,7 +164,7 @@ def refit(
         sequences={name: state for name, state in baseline.sequences.items() if name in schema.sequences_by_name},
         migrations=migration_tables(schema),
     )
-    backend.rewrite_baseline(connection, fitted)
+    backend.rewrite_baseline(connection, fitted, identity=identity)
     return fitted
 
 

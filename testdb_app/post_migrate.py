@@ -19,6 +19,7 @@ from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.operations import RunPython, RunSQL
 from django.db.migrations.recorder import MigrationRecorder
 
+from testdb_app.backends import get_backend
 from testdb_app.exceptions import PostMigrateError
 
 if TYPE_CHECKING:
@@ -42,10 +43,11 @@ _WRITING_NAMES = {
 def was_migrated(connection: BaseDatabaseWrapper) -> bool:
     """Whether ``migrate`` has run on the database, so that receivers of ``post_migrate`` find their tables."""
     try:
-        if MigrationRecorder(connection).applied_migrations():
-            return True
-        managed = set(connection.introspection.django_table_names(only_existing=False, include_views=False))
-        return bool(managed) and managed <= set(connection.introspection.table_names())
+        with get_backend(connection).catalog_first(connection):
+            if MigrationRecorder(connection).applied_migrations():
+                return True
+            managed = set(connection.introspection.django_table_names(only_existing=False, include_views=False))
+            return bool(managed) and managed <= set(connection.introspection.table_names())
     except DatabaseError as error:
         logger.info("%s: no record of migrations: %s", connection.alias, error)
         return False
@@ -59,7 +61,8 @@ def find_data_migrations(connection: BaseDatabaseWrapper) -> tuple[tuple[str, st
     every migration and two queries.
     """
     try:
-        loader = MigrationLoader(connection, ignore_no_migrations=True)
+        with get_backend(connection).catalog_first(connection):
+            loader = MigrationLoader(connection, ignore_no_migrations=True)
     except Exception as error:  # noqa: BLE001 - a project's migrations may raise whatever they like when they are imported
         logger.info("%s: the migrations cannot be read: %s", connection.alias, error)
         return ()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from django.core.management.color import no_style
 from django.db import DatabaseError, connections, transaction
 
 from testdb_app import guard
@@ -17,6 +17,7 @@ from testdb_app.exceptions import BaselineError, ConfigurationError, ResetError,
 from testdb_app.known_map import refit, require_baseline
 from testdb_app.looking import READING, explained
 from testdb_app.resetter import Resetter
+from testdb_app.schema import Schema
 from testdb_app.states import BASELINE
 
 if TYPE_CHECKING:
@@ -28,7 +29,15 @@ logger = logging.getLogger("testdb_app")
 # no baseline, where there is none.
 _prepared: dict[tuple[str, str], UnsupportedError | None] = {}
 _resetters: dict[tuple[str, ...], Resetter] = {}
-_restarts: dict[tuple[str, str], tuple[str, ...]] = {}
+_restarts: dict[tuple[str, str], _Restarts] = {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Restarts:
+    """The statements that set sequences to 1, and the schema that they are for."""
+
+    schema: Schema
+    statements: tuple[str, ...]
 
 
 def prepare_test_database(using: str, *, allow_database: tuple[str, ...] = ()) -> None:
@@ -99,25 +108,23 @@ def restart_sequences(using: str) -> None:
             _execute(connection, _restarts[key])
 
 
-def _execute(connection: BaseDatabaseWrapper, statements: tuple[str, ...]) -> None:
-    if statements:
+def _execute(connection: BaseDatabaseWrapper, restarts: _Restarts) -> None:
+    if restarts.statements:
+        backend = get_backend(connection)
+        identity = backend.identify(connection)
+        # The reset before it was permitted for the database of this name.
+        guard.check_may_reset(identity, allow=[_name(connection.alias)])
         with transaction.atomic(using=connection.alias), connection.cursor() as cursor:
-            for statement in statements:
+            backend.data.prove(connection, identity, restarts.schema)
+            for statement in restarts.statements:
                 cursor.execute(statement)
 
 
-def _write_restarts(connection: BaseDatabaseWrapper) -> tuple[str, ...]:
-    baseline = get_backend(connection).read_baseline(connection)
-    if baseline is None or not connection.features.supports_sequence_reset:
-        return ()
-    filled = {table.name for table in baseline.tables}
-    moved = {name.name for name, state in baseline.sequences.items() if state.is_called or state.last_value != 1}
-    listed = [
-        sequence
-        for sequence in connection.introspection.sequence_list()
-        if sequence["table"] not in filled and (sequence["name"] if "name" in sequence else sequence["table"]) in moved
-    ]
-    return tuple(connection.ops.sequence_reset_by_name_sql(no_style(), listed)) if listed else ()
+def _write_restarts(connection: BaseDatabaseWrapper) -> _Restarts:
+    backend = get_backend(connection)
+    schema = backend.read_schema(connection)
+    baseline = backend.read_baseline(connection)
+    return _Restarts(schema=schema, statements=backend.write_restarts(connection, schema, baseline) if baseline else ())
 
 
 def lacks_rows(using: str) -> bool:

@@ -128,7 +128,7 @@ class Resetter:
         plan = self._plan(observation, known, self.options.strategy, differing=frozenset(changes))
         emptied = [name for name in plan.tables if known.schema.by_name[name].stores_rows and name not in changes]
         removed = {name: changes[name].removed for name in plan.tables if name in changes}
-        script = self._script(known, plan, self.options.lock_timeout)
+        script = self._script(known, plan, self.options.lock_timeout, observation.identity)
         return ResetPreview(
             identity=observation.identity,
             plan=plan,
@@ -183,7 +183,7 @@ class Resetter:
                 if replay.script is not None:
                     plan = cast("ResetPlan", replay.script.origin)
                 return self._report(replay.identity, plan, replay.changes, replay.permitted_by)
-        observation, known = self._look(refit=refit)
+        observation, known = self._look(refit=refit, permit=True)
         if self.within_transaction and observation.identity.has_fixed_snapshot:
             raise TransactionStateError(
                 f'Refusing to reset: the transaction of the connection "{self.using}" is repeatable read or serializable, and '
@@ -195,7 +195,7 @@ class Resetter:
         plan = self._plan(observation, known, strategy, restoration=restoration, differing=differing)
         changes: Mapping[QualifiedName, RowChanges] = {}
         if plan.steps:
-            script = self._script(known, plan, timeout)
+            script = self._script(known, plan, timeout, observation.identity)
             changes = self.backend.run(self.connection, script, within_transaction=self.within_transaction)
             if counted is not None and restoration is Restoration.IN_PASSES:
                 # The server does not tell what it did.
@@ -215,7 +215,8 @@ class Resetter:
         plan = self._map.plan(observation, strategy=options.strategy, truncate_above=options.truncate_above)
         if plan.checks or plan.verify:
             return None
-        return replace(self._script(self._map, plan, self.options.lock_timeout, for_watch=True), origin=plan)
+        script = self._script(self._map, plan, options.lock_timeout, observation.identity, for_watch=True)
+        return replace(script, origin=plan)
 
     def _report(
         self, identity: DatabaseIdentity, plan: ResetPlan, changes: Mapping[QualifiedName, RowChanges], rule: str
@@ -227,7 +228,7 @@ class Resetter:
             changes,
             target="empty" if self._map.baseline is None else self.options.to or BASELINE,
             permitted_by=rule,
-            warning=self.backend.warning,
+            warning=self.backend.warning or identity.warning,
         )
         if not plan.stale_views:
             return report
@@ -236,12 +237,14 @@ class Resetter:
         views = self._map.schema.materialized_views
         return replace(report, stale_views=tuple(view.name for view in views if not changed.isdisjoint(view.tables)))
 
-    def _look(self, *, refit: bool = False) -> tuple[Observation, KnownMap]:
-        """Observe, and read the map where it is missing or older than the schema."""
+    def _look(self, *, refit: bool = False, permit: bool = False) -> tuple[Observation, KnownMap]:
+        """Observe, ask the guard where *permit* says so, and read the map where it is missing or older than the schema."""
         for _ in range(MOST_ATTEMPTS):
             baseline = self._map.baseline if self._map is not None else None
             timeout = self.options.lock_timeout / WAITS
             observation = observe(self.connection, lock_timeout=timeout, baseline=baseline)
+            if permit:
+                self._permit(observation.identity)
             if self._map is not None and self._map.is_still_true(observation):
                 return observation, self._map
             before = self._map.schema if self._map is not None else None
@@ -270,7 +273,15 @@ class Resetter:
             check_references(known.schema, known.scope, plan.checks, counts)
         return plan
 
-    def _script(self, known: KnownMap, plan: ResetPlan, lock_timeout: float, *, for_watch: bool = False) -> Script:
+    def _script(
+        self,
+        known: KnownMap,
+        plan: ResetPlan,
+        lock_timeout: float,
+        identity: DatabaseIdentity,
+        *,
+        for_watch: bool = False,
+    ) -> Script:
         return self.backend.script(
             self.connection,
             known.schema,
@@ -281,4 +292,5 @@ class Resetter:
             lock_timeout=lock_timeout,
             within_transaction=self.within_transaction,
             for_watch=for_watch,
+            identity=identity,
         )

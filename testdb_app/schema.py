@@ -218,6 +218,7 @@ class Schema:
     """Everything that a reset has to know of a database's structure.
 
     ``token`` is the backend's cheap sign of change: equal tokens, equal schema. ``search_path`` resolves bare names.
+    ``trusted_owners`` are the OIDs of the roles whose relations in the app's own schema this role may read (PostgreSQL).
     All tuples are sorted by name.
     """
 
@@ -229,6 +230,7 @@ class Schema:
     left_out: tuple[LeftOut, ...] = ()
     search_path: tuple[str, ...] = ()
     has_ddl_event_triggers: bool = False
+    trusted_owners: tuple[int, ...] = field(default=(), compare=False)
     token: str = field(default="", compare=False)
 
     @cached_property

@@ -93,8 +93,9 @@ class DatabaseIdentity:
     """Where a connection really leads, as the live connection says.
 
     ``configured`` is the name in the connection's settings, ``name`` the live one. ``server`` is text for people.
-    ``marks`` are those inside the database that hold for it. ``has_fixed_snapshot`` tells that the transaction does not
-    see what others commit. ``is_live`` is off where nobody can ask the live connection, and ``name`` is the settings'.
+    ``warning`` says what cannot be told of it; None for nothing. ``marks`` are those inside the database that hold for it.
+    ``has_fixed_snapshot`` tells that the transaction does not see what others commit.
+    ``is_live`` is off where nobody can ask the live connection, and ``name`` is the settings'.
 
     What a copy of the database does not share: ``oid``, the database's own number in its server (0 where there is none);
     ``system_identifier``, the server's ('' where it has none, or the role may not read it); ``server_started``, when the
@@ -117,6 +118,7 @@ class DatabaseIdentity:
     is_read_only: bool = False
     has_fixed_snapshot: bool = False
     is_live: bool = True
+    warning: str | None = None
     marks: frozenset[Mark] = frozenset()
     misfit: str = ""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from testdb_app.backends.base import DatabaseIdentity
 from testdb_app.differences import LateSequence, TableDifference, Violation
 from testdb_app.schema import QualifiedName, Schema
 from testdb_app.states import Baseline
@@ -49,12 +50,30 @@ class DataBackend(Protocol):
         """Return the columns that tell the rows of each table apart; none for a table without such a key."""
         ...
 
+    def prove(self, connection: BaseDatabaseWrapper, identity: DatabaseIdentity, schema: Schema) -> None:
+        """Fail, and with it the transaction that is open, unless it is where *identity* was read and may still be written to.
+
+        Raises :class:`~testdb_app.exceptions.UnsafeDatabaseError`.
+        """
+        ...
+
+    def comparison(self, sign: str) -> str:
+        """Write the operator ``=``, ``>=`` or ``<=`` of numbers, whatever the names that the session offers."""
+        ...
+
+    def read_equality(
+        self, connection: BaseDatabaseWrapper, table: QualifiedName, columns: Sequence[str]
+    ) -> tuple[str, ...]:
+        """Return the operators by which values of key *columns* are equal."""
+        ...
+
     def delete_together(
         self, connection: BaseDatabaseWrapper, deletes: Sequence[tuple[QualifiedName, str, Sequence[Any]]]
     ) -> list[int]:
         """Delete rows that may refer to each other, inside an open transaction; return how many of each table.
 
-        Each entry has a table, a condition, and its parameters. Foreign keys between the tables are checked after all of it.
+        Each entry has a table, a condition in which ``%`` is doubled, and its parameters.
+        Foreign keys between the tables are checked after all of it.
         """
         ...
 

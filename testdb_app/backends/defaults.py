@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
+
+from django.core.management.color import no_style
 
 from testdb_app.backends.base import TransactionStatus
 from testdb_app.exceptions import Blocker, ConnectionLostError, ResetError, TestDBError, UnsupportedError
 from testdb_app.schema import Schema
+from testdb_app.states import Baseline
 
 if TYPE_CHECKING:
     from django.db import Error
@@ -33,6 +37,25 @@ def without_kept_sessions(connection: BaseDatabaseWrapper) -> None:
 
 def without_watch(schema: Schema) -> None:
     """Return None: the ``watch()`` of a vendor whose databases do not tell what was written."""
+
+
+def write_restarts(connection: BaseDatabaseWrapper, schema: Schema, baseline: Baseline) -> tuple[str, ...]:
+    """Write the restarts as Django does for the vendor."""
+    if not connection.features.supports_sequence_reset:
+        return ()
+    filled = {table.name for table in baseline.tables}
+    moved = {name.name for name, state in baseline.sequences.items() if state.is_called or state.last_value != 1}
+    listed = [
+        sequence
+        for sequence in connection.introspection.sequence_list()
+        if sequence["table"] not in filled and (sequence["name"] if "name" in sequence else sequence["table"]) in moved
+    ]
+    return tuple(connection.ops.sequence_reset_by_name_sql(no_style(), listed)) if listed else ()
+
+
+def catalog_is_first(connection: BaseDatabaseWrapper) -> AbstractContextManager[None]:
+    """Do nothing: the ``catalog_first()`` of a vendor on which nobody can name an operator."""
+    return nullcontext()
 
 
 def check_deferred(connection: BaseDatabaseWrapper) -> None:

@@ -7,6 +7,7 @@ It never decides what may be reset or in what order: the guard and the plan do.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
 from testdb_app.backends.base import (
@@ -129,8 +130,11 @@ class Backend(Protocol):
         lock_timeout: float,
         within_transaction: bool,
         for_watch: bool = False,
+        identity: DatabaseIdentity | None = None,
     ) -> Script:
         """Write the SQL of a plan that leads to *baseline*, or to no rows. *lock_timeout* in seconds.
+
+        Its transaction first proves that it is where *identity* was read, and that nothing forbids a reset there by now.
 
         Raises :class:`~testdb_app.exceptions.UnsupportedError` for a step that this vendor cannot do.
         """
@@ -225,7 +229,14 @@ class Backend(Protocol):
         """
         ...
 
-    def set_mark(self, connection: BaseDatabaseWrapper, mark: Mark, *, present: bool) -> None:
+    def set_mark(
+        self,
+        connection: BaseDatabaseWrapper,
+        mark: Mark,
+        *,
+        present: bool,
+        identity: DatabaseIdentity | None = None,
+    ) -> None:
         """Put a mark inside the database, or take it away. Twice is once."""
         ...
 
@@ -255,17 +266,35 @@ class Backend(Protocol):
         excluded: frozenset[QualifiedName],
         lock_timeout: float,
         state: str = BASELINE,
+        identity: DatabaseIdentity | None = None,
     ) -> Baseline:
         """Capture the rows of *tables* and the state of *sequences*, in place of any earlier *state*, all or nothing.
+
+        Here and below the transaction that writes proves what :meth:`script` says of *identity*, where one is given.
 
         Raises an error of :mod:`testdb_app.exceptions`, with nothing changed.
         """
         ...
 
-    def rewrite_baseline(self, connection: BaseDatabaseWrapper, baseline: Baseline, state: str = BASELINE) -> None:
+    def rewrite_baseline(
+        self,
+        connection: BaseDatabaseWrapper,
+        baseline: Baseline,
+        state: str = BASELINE,
+        *,
+        identity: DatabaseIdentity | None = None,
+    ) -> None:
         """Replace what the database keeps of that *state*, but for the rows, by *baseline*. All or nothing."""
         ...
 
-    def drop_baseline(self, connection: BaseDatabaseWrapper) -> None:
+    def catalog_first(self, connection: BaseDatabaseWrapper) -> AbstractContextManager[None]:
+        """Have Django's own queries of the catalog find the database's operators before those of any schema of the user's."""
+        ...
+
+    def write_restarts(self, connection: BaseDatabaseWrapper, schema: Schema, baseline: Baseline) -> tuple[str, ...]:
+        """Write the statements that set to 1 the sequences of tables without rows that the *baseline* has elsewhere."""
+        ...
+
+    def drop_baseline(self, connection: BaseDatabaseWrapper, *, identity: DatabaseIdentity | None = None) -> None:
         """Take all that :meth:`write_baseline` has captured out of the database. Without any nothing happens."""
         ...

@@ -168,10 +168,10 @@ class DataLedger:
             self._made.clear()
             return {}
         connection = connections[self.using]
-        check_may_write(connection, self._allowed)
+        identity = check_may_write(connection, self._allowed)
         index = read_index(connection)
         found = rows_by_table(self._entries, index, connection)
-        removed = remove(connection, index, found, dependents=dependents)
+        removed = remove(connection, index, found, dependents=dependents, identity=identity)
         self._entries.clear()
         self._made.clear()
         return {str(table): count for table, count in sorted(removed.items())}

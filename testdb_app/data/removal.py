@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from testdb_app.schema import ForeignKey, QualifiedName
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
+    from testdb_app.backends.base import DatabaseIdentity
     from testdb_app.labels import ModelIndex
 
 _VALUES_A_QUERY = 900
@@ -35,14 +36,20 @@ class Condition:
 
 
 def remove(
-    connection: BaseDatabaseWrapper, index: ModelIndex, rows: Mapping[QualifiedName, TableRows], *, dependents: str
+    connection: BaseDatabaseWrapper,
+    index: ModelIndex,
+    rows: Mapping[QualifiedName, TableRows],
+    *,
+    dependents: str,
+    identity: DatabaseIdentity,
 ) -> dict[QualifiedName, int]:
-    """Delete *rows*, and return how many were still there, by table. All or nothing.
+    """Delete *rows*, and return how many were still there, by table. All or nothing, where *identity* was read or nowhere.
 
     Rows of automatic many-to-many tables go along with those that they link. Others that refer to rows which go are taken along
     if *dependents* is "take"; else :class:`~testdb_app.exceptions.DependentRowsError` names them.
     """
     with transaction.atomic(using=connection.alias):
+        get_backend(connection).data.prove(connection, identity, index.schema)
         taken, found = _follow(connection, index, rows, takes_all=dependents == "take")
         if found:
             raise _refuse(found)
@@ -93,34 +100,47 @@ def _key_of(connection: BaseDatabaseWrapper, key: ForeignKey) -> tuple[str, ...]
 def _referring(
     connection: BaseDatabaseWrapper, key: ForeignKey, columns: Sequence[str], rows: TableRows
 ) -> Iterator[Key]:
-    quote = get_backend(connection).data.quote
+    data = get_backend(connection).data
+    quote = data.quote
     listed = ", ".join(f"k.{quote(connection, column)}" for column in columns)
-    operators = key.operators or ("=",) * len(key.columns)
+    operators = key.operators or (data.comparison("="),) * len(key.columns)
     same = " AND ".join(
         f"r.{quote(connection, there)} {operator} k.{quote(connection, here)}"
         for here, there, operator in zip(key.columns, key.referenced_columns, operators, strict=True)
     )
     source = f"{quote(connection, key.table)} k JOIN {quote(connection, key.referenced)} r ON {same}"
     with connection.cursor() as cursor:
-        for condition in _conditions([f"r.{quote(connection, column)}" for column in rows.columns], rows.keys):
+        for condition in _conditions(connection, key.referenced, rows, "r."):
             query = f"SELECT DISTINCT {listed} FROM {source}".replace("%", "%%")
             cursor.execute(f"{query} WHERE {condition.sql}", condition.parameters)
             yield from (tuple(row) for row in cursor.fetchall())
 
 
-def _conditions(columns: Sequence[str], keys: Iterable[Key]) -> Iterator[Condition]:
-    """Yield conditions that together mean the rows with those *keys*; numbers that follow each other are one range."""
+def _conditions(
+    connection: BaseDatabaseWrapper, table: QualifiedName, rows: TableRows, prefix: str = ""
+) -> Iterator[Condition]:
+    """Yield conditions that together mean those *rows* of *table*; numbers that follow each other are one range.
+
+    ``%`` in names is doubled.
+    """
+    data = get_backend(connection).data
+    columns = [f"{prefix}{data.quote(connection, column)}".replace("%", "%%") for column in rows.columns]
     terms: list[tuple[str, Key]] = []
-    escaped = [column.replace("%", "%%") for column in columns]
-    if len(escaped) == 1:
-        numbers = sorted(key[0] for key in keys if type(key[0]) is int)
-        ranges = _ranges(numbers)
-        others = [key[0] for key in keys if type(key[0]) is not int]
-        terms += [(f"{escaped[0]} BETWEEN %s AND %s", pair) for pair in ranges]
-        terms += [(f"{escaped[0]} = %s", (value,)) for value in others]
+    # Numbers are of PostgreSQL's own types; other values may be of a type with operators of its own.
+    if all(type(value) is int for key in rows.keys for value in key):
+        operators: tuple[str, ...] = (data.comparison("="),) * len(columns)
     else:
-        each = " AND ".join(f"{column} = %s" for column in escaped)
-        terms += [(f"({each})", key) for key in keys]
+        operators = data.read_equality(connection, table, rows.columns)
+    if len(columns) == 1:
+        numbers = sorted(key[0] for key in rows.keys if type(key[0]) is int)
+        others = [key[0] for key in rows.keys if type(key[0]) is not int]
+        between = f"{columns[0]} {data.comparison('>=')} %s AND {columns[0]} {data.comparison('<=')} %s"
+        terms += [(f"({between})", pair) for pair in _ranges(numbers)]
+        terms += [(f"{columns[0]} {operators[0]} %s", (value,)) for value in others]
+    else:
+        pairs = zip(columns, operators, strict=True)
+        each = " AND ".join(f"{column} {operator} %s" for column, operator in pairs)
+        terms += [(f"({each})", key) for key in rows.keys]
     width = max(2, len(columns))
     for start in range(0, len(terms), _VALUES_A_QUERY // width):
         chunk = terms[start : start + _VALUES_A_QUERY // width]
@@ -145,8 +165,7 @@ def _delete(
     for group in graph.deletion_groups():
         deletes = []
         for table in group:
-            columns = [data.quote(connection, column) for column in rows[table].columns]
-            conditions = list(_conditions(columns, rows[table].keys))
+            conditions = list(_conditions(connection, table, rows[table]))
             # Rows that may refer to each other go by one statement.
             batches = [conditions] if table in cyclic else [[condition] for condition in conditions]
             for batch in batches:

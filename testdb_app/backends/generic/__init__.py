@@ -8,6 +8,7 @@ from __future__ import annotations
 from testdb_app.backends.base import Failure, Restoration
 from testdb_app.backends.defaults import (
     begin_with_savepoint,
+    catalog_is_first,
     check_deferred,
     close_session,
     explain,
@@ -20,6 +21,7 @@ from testdb_app.backends.defaults import (
     undo_to_savepoint,
     without_kept_sessions,
     without_watch,
+    write_restarts,
 )
 from testdb_app.backends.generic import details, introspection, operations
 from testdb_app.backends.generic.data import GenericData
@@ -69,6 +71,8 @@ class GenericBackend:
     explain = staticmethod(explain)
     find_blockers = staticmethod(nobody_blocks)
     check_deferred = staticmethod(check_deferred)
+    write_restarts = staticmethod(write_restarts)
+    catalog_first = staticmethod(catalog_is_first)
     look_for_commits = staticmethod(look_for_commits_nowhere)
     drop_stale_session = staticmethod(without_kept_sessions)
     drop_baseline = staticmethod(operations.drop_baseline)

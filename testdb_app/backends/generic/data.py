@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from django.db import IntegrityError
 
+from testdb_app.backends.base import DatabaseIdentity
 from testdb_app.backends.data_protocols import StoredState
 from testdb_app.backends.generic.introspection import read_schema
 from testdb_app.differences import LateSequence, TableDifference, Violation
@@ -40,6 +41,19 @@ class GenericData:
         with connection.cursor() as cursor:
             return {name: tuple(introspection.get_primary_key_columns(cursor, name.name) or ()) for name in tables}
 
+    def prove(self, connection: BaseDatabaseWrapper, identity: DatabaseIdentity, schema: Schema) -> None:
+        """Do nothing: who else a proxy might lead to is not known here."""
+
+    def comparison(self, sign: str) -> str:
+        """Return the sign: no name of an operator can be taken by another one."""
+        return sign
+
+    def read_equality(
+        self, connection: BaseDatabaseWrapper, table: QualifiedName, columns: Sequence[str]
+    ) -> tuple[str, ...]:
+        """Return the one there is."""
+        return ("=",) * len(columns)
+
     def delete_together(
         self, connection: BaseDatabaseWrapper, deletes: Sequence[tuple[QualifiedName, str, Sequence[Any]]]
     ) -> list[int]:
@@ -47,7 +61,10 @@ class GenericData:
         removed = []
         with connection.cursor() as cursor:
             for table, condition, parameters in deletes:
-                cursor.execute(f"DELETE FROM {self.quote(connection, table)} WHERE {condition}", list(parameters))
+                cursor.execute(
+                    f"DELETE FROM {self.quote(connection, table).replace('%', '%%')} WHERE {condition}",
+                    list(parameters),
+                )
                 removed.append(cursor.rowcount)
         return removed
 

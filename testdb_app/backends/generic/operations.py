@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from django.core.management.color import no_style
 from django.db import Error
 
-from testdb_app.backends.base import Action, Mark, Script, Statement, Step, has_autocommit
+from testdb_app.backends.base import Action, DatabaseIdentity, Mark, Script, Statement, Step, has_autocommit
 from testdb_app.backends.generic.introspection import count_references, count_rows
 from testdb_app.exceptions import (
     ConnectionLostError,
@@ -36,6 +36,7 @@ def script(
     lock_timeout: float,
     within_transaction: bool,
     for_watch: bool = False,
+    identity: DatabaseIdentity | None = None,
 ) -> Script:
     """Write the SQL of a plan. The transaction is not part of it: no two vendors begin one alike.
 
@@ -192,6 +193,7 @@ def write_baseline(
     excluded: frozenset[QualifiedName],
     lock_timeout: float,
     state: str = BASELINE,
+    identity: DatabaseIdentity | None = None,
 ) -> Baseline:
     """Raise :class:`UnsupportedError`: how rows are copied and compared exactly is not known here."""
     raise UnsupportedError(
@@ -200,15 +202,23 @@ def write_baseline(
     )
 
 
-def rewrite_baseline(connection: BaseDatabaseWrapper, baseline: Baseline, state: str = BASELINE) -> None:
+def rewrite_baseline(
+    connection: BaseDatabaseWrapper,
+    baseline: Baseline,
+    state: str = BASELINE,
+    *,
+    identity: DatabaseIdentity | None = None,
+) -> None:
     """Do nothing: there is none."""
 
 
-def drop_baseline(connection: BaseDatabaseWrapper) -> None:
+def drop_baseline(connection: BaseDatabaseWrapper, *, identity: DatabaseIdentity | None = None) -> None:
     """Do nothing: there is none."""
 
 
-def set_mark(connection: BaseDatabaseWrapper, mark: Mark, *, present: bool) -> None:
+def set_mark(
+    connection: BaseDatabaseWrapper, mark: Mark, *, present: bool, identity: DatabaseIdentity | None = None
+) -> None:
     """Raise :class:`UnsupportedError`: where a mark would travel with a copy of the database is not known."""
     raise UnsupportedError(
         f'The mark "{mark}" is not supported on {connection.display_name}. Name the databases that may be reset in '

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from django.db import DatabaseError
 
+from testdb_app.backends.base import DatabaseIdentity
 from testdb_app.backends.postgresql import signals
 from testdb_app.backends.postgresql.connection import Result, run_sql
 from testdb_app.backends.postgresql.errors import sqlstate
 from testdb_app.backends.postgresql.looks import Conditions, Look, Relations, parse_look
 from testdb_app.backends.postgresql.memory import Memory
 from testdb_app.backends.postgresql.pipeline import Command, Pipeline
+from testdb_app.backends.postgresql.preconditions import Precondition
 from testdb_app.backends.postgresql.queries import chunks, read_rows, rows_of, scalars
 from testdb_app.backends.postgresql.quoting import quote
 from testdb_app.schema import Schema
@@ -34,14 +36,15 @@ _SEQUENCES_A_MESSAGE = 2_000
 class Asker:
     """Asks one connection at a time. One round trip a look."""
 
-    def __init__(self, connection: BaseDatabaseWrapper, schema: Schema) -> None:
+    def __init__(self, connection: BaseDatabaseWrapper, schema: Schema, identity: DatabaseIdentity) -> None:
         relations, database = read_rows(connection, [signals.RELATIONS, signals.DATABASE])
         self.relations = Relations.from_rows(relations, schema)
         oid, prepared = database[0]
         everything = signals.look_at_all(oid, self.relations.counted, self.relations.sequences, prepared=prepared)
         self._look_at_all = Command(everything, often=True)
         self._look = signals.look(oid, prepared=prepared)
-        self._insist = signals.insist(oid, self.relations.sequences, prepared=prepared)
+        holds = Precondition.of(identity, owners=schema.trusted_owners).holds()
+        self._insist = signals.insist(oid, self.relations.sequences, prepared=prepared, holds=holds)
         self._raw: weakref.ref[Any] | None = None
         self.pid = 0
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from django.db import DatabaseError, Error, InterfaceError
+from django.db import DatabaseError, Error, InterfaceError, transaction
 
 from testdb_app.backends.base import (
     DatabaseIdentity,
@@ -26,7 +27,12 @@ from testdb_app.backends.postgresql.details import read_details
 from testdb_app.backends.postgresql.errors import ABOUT_OBJECTS, explain, sqlstate, translate
 from testdb_app.backends.postgresql.introspection import parse_identity, parse_token, read_schema, write_binding
 from testdb_app.backends.postgresql.looks import parse_conditions
-from testdb_app.backends.postgresql.preconditions import explain_refusal, find_refusal, prove_own_schema
+from testdb_app.backends.postgresql.preconditions import (
+    Precondition,
+    explain_refusal,
+    find_refusal,
+    prove_own_schema,
+)
 from testdb_app.backends.postgresql.queries import count_referring, execute, read_rows, scalars
 from testdb_app.backends.postgresql.quoting import quote
 from testdb_app.backends.postgresql.sequences import read_all_states, sequence_states
@@ -34,7 +40,7 @@ from testdb_app.backends.postgresql.shapes import EXACT_TEXT, make_shape, parse_
 from testdb_app.backends.postgresql.watch import PostgreSQLWatch
 from testdb_app.exceptions import RowsRemainError, TestDBError
 from testdb_app.schema import ForeignKey, QualifiedName, Schema
-from testdb_app.states import BASELINE, Baseline, RowChanges, migration_tables
+from testdb_app.states import BASELINE, Baseline, RowChanges, SequenceState, migration_tables
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -127,6 +133,7 @@ class PostgreSQLBackend:
         lock_timeout: float,
         within_transaction: bool,
         for_watch: bool = False,
+        identity: DatabaseIdentity | None = None,
     ) -> Script:
         """Write the SQL of a plan; see :mod:`testdb_app.backends.postgresql.operations`."""
         return operations.write_script(
@@ -138,6 +145,7 @@ class PostgreSQLBackend:
             lock_timeout=lock_timeout,
             within_transaction=within_transaction,
             for_watch=for_watch,
+            identity=identity,
         )
 
     renew_session = staticmethod(session.renew_session)
@@ -155,6 +163,29 @@ class PostgreSQLBackend:
     def explain(self, connection: BaseDatabaseWrapper, error: Error, *, doing: str) -> TestDBError:
         """Return the package's error; see :func:`testdb_app.backends.postgresql.errors.translate`."""
         return translate(connection, error, None, doing=doing)
+
+    @contextmanager
+    def catalog_first(self, connection: BaseDatabaseWrapper) -> Iterator[None]:
+        """Put ``pg_catalog`` before the ``search_path``, in a transaction.
+
+        Django names no schema, and compares columns of the catalog with others of their very type: there the first schema counts.
+        """
+        with transaction.atomic(using=connection.alias):
+            first = "pg_catalog.concat('pg_catalog, ', pg_catalog.current_setting('search_path'))"
+            run_sql(connection, f"SELECT pg_catalog.set_config('search_path', {first}, true)")
+            yield
+
+    def write_restarts(self, connection: BaseDatabaseWrapper, schema: Schema, baseline: Baseline) -> tuple[str, ...]:
+        """Write the restarts of sequences that belong to a column, as Django finds them: not of free ones."""
+        moved = {name for name, state in baseline.sequences.items() if state.is_called or state.last_value != 1}
+        first = SequenceState(last_value=1, is_called=False)
+        return tuple(
+            f"SELECT {operations.set_sequence(sequence.name, first)}"
+            for sequence in schema.sequences
+            if sequence.name in moved
+            and any(use.how in {"identity", "owned"} for use in sequence.uses)
+            and baseline.tables.keys().isdisjoint(sequence.tables)
+        )
 
     def check_deferred(self, connection: BaseDatabaseWrapper) -> None:
         """Check what is deferred at once. One round trip."""
@@ -195,9 +226,25 @@ class PostgreSQLBackend:
                 tables=remaining,
             )
 
-    def set_mark(self, connection: BaseDatabaseWrapper, mark: Mark, *, present: bool) -> None:
+    def set_mark(
+        self,
+        connection: BaseDatabaseWrapper,
+        mark: Mark,
+        *,
+        present: bool,
+        identity: DatabaseIdentity | None = None,
+    ) -> None:
         """Put or take away a mark; see :func:`testdb_app.backends.postgresql.operations.write_mark`."""
-        run_sql(connection, operations.write_mark(mark, write_binding(self.identify(connection)), present=present))
+        identity = identity or self.identify(connection)
+        # Several statements in one message are one transaction.
+        proof = Precondition.of(identity, reads=None, may_be_protected=True).prove()
+        mark_it = operations.write_mark(mark, write_binding(identity), present=present)
+        try:
+            run_sql(connection, f"{proof};\n{mark_it}")
+        except DatabaseError as error:
+            if reason := find_refusal(error):
+                raise explain_refusal(connection, reason, "mark") from error
+            raise
 
     def count_changes(
         self, connection: BaseDatabaseWrapper, baseline: Baseline, tables: Iterable[QualifiedName]
@@ -236,6 +283,7 @@ class PostgreSQLBackend:
         excluded: frozenset[QualifiedName],
         lock_timeout: float,
         state: str = BASELINE,
+        identity: DatabaseIdentity | None = None,
     ) -> Baseline:
         """Capture; see :mod:`testdb_app.backends.postgresql.baseline`."""
         return baseline_tables.write_baseline(
@@ -246,15 +294,23 @@ class PostgreSQLBackend:
             excluded=excluded,
             lock_timeout=lock_timeout,
             state=state,
+            identity=identity,
         )
 
-    def rewrite_baseline(self, connection: BaseDatabaseWrapper, baseline: Baseline, state: str = BASELINE) -> None:
+    def rewrite_baseline(
+        self,
+        connection: BaseDatabaseWrapper,
+        baseline: Baseline,
+        state: str = BASELINE,
+        *,
+        identity: DatabaseIdentity | None = None,
+    ) -> None:
         """Replace the document."""
-        baseline_tables.rewrite_baseline(connection, baseline, state)
+        baseline_tables.rewrite_baseline(connection, baseline, state, identity)
 
-    def drop_baseline(self, connection: BaseDatabaseWrapper) -> None:
+    def drop_baseline(self, connection: BaseDatabaseWrapper, *, identity: DatabaseIdentity | None = None) -> None:
         """Drop the document and the copies."""
-        baseline_tables.drop_baseline(connection)
+        baseline_tables.drop_baseline(connection, identity)
 
 
 def _read_with_shape(

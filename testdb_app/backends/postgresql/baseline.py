@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING
 
 from django.db import DatabaseError, InterfaceError
 
-from testdb_app.backends.base import OWN_SCHEMA, has_autocommit
+from testdb_app.backends.base import OWN_SCHEMA, DatabaseIdentity, has_autocommit
 from testdb_app.backends.postgresql.connection import rolled_back_on_error, run_sql
 from testdb_app.backends.postgresql.errors import describe_database, translate
 from testdb_app.backends.postgresql.operations import DROP_SCHEMA, SHARED, set_sequence
 from testdb_app.backends.postgresql.preconditions import (
+    Precondition,
     explain_refusal,
     find_refusal,
     own_faults,
@@ -101,6 +102,7 @@ def write_baseline(
     excluded: frozenset[QualifiedName],
     lock_timeout: float,
     state: str,
+    identity: DatabaseIdentity | None,
 ) -> Baseline:
     """Capture, in one transaction, with writers of *tables* locked out. Costs a copy of every row."""
     if not has_autocommit(connection):
@@ -110,7 +112,7 @@ def write_baseline(
     names = sorted(tables)
     try:
         with rolled_back_on_error(connection):
-            run_sql(connection, ";\n".join(_opening(schema, names, lock_timeout, state)))
+            run_sql(connection, ";\n".join(_opening(schema, names, lock_timeout, state, identity)))
             found = scalars(connection, [f"SELECT EXISTS (SELECT FROM ONLY {quote(name)})::integer" for name in names])
             filled = [name for name, has_rows in zip(names, found, strict=True) if has_rows]
             baseline = _capture(connection, schema, filled, sorted(sequences), excluded, state)
@@ -122,11 +124,14 @@ def write_baseline(
         raise translate(connection, error, dict.fromkeys(names, SHARED), doing="Capturing the baseline of") from error
 
 
-def _opening(schema: Schema, names: Many[QualifiedName], lock_timeout: float, state: str) -> Iterable[str]:
+def _opening(
+    schema: Schema, names: Many[QualifiedName], lock_timeout: float, state: str, identity: DatabaseIdentity | None
+) -> Iterable[str]:
     yield "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
     yield f"SET LOCAL lock_timeout = '{milliseconds(lock_timeout)}ms'"
     yield "SET LOCAL row_security = off"
     yield PLAIN_SPELLING
+    yield _prove(identity)
     # Whoever made a schema of that name just before owns it.
     yield f"CREATE SCHEMA IF NOT EXISTS {OWN_SCHEMA}"
     yield prove_own_schema()
@@ -232,19 +237,26 @@ def read_states(connection: BaseDatabaseWrapper, names: Many[QualifiedName]) -> 
     return states
 
 
-def rewrite_baseline(connection: BaseDatabaseWrapper, baseline: Baseline, state: str) -> None:
+def rewrite_baseline(
+    connection: BaseDatabaseWrapper, baseline: Baseline, state: str, identity: DatabaseIdentity | None
+) -> None:
     """Replace the document. One round trip."""
     document = quote_literal(json.dumps(to_document(baseline)))
     _write(
         connection,
-        f"{prove_own_schema([state])};\nUPDATE {quote(_document(state))} SET document = {document}",
+        f"{_prove(identity, [state])};\nUPDATE {quote(_document(state))} SET document = {document}",
         "rewrite",
     )
 
 
-def drop_baseline(connection: BaseDatabaseWrapper) -> None:
+def drop_baseline(connection: BaseDatabaseWrapper, identity: DatabaseIdentity | None) -> None:
     """Drop the documents and the copies, and the schema if nothing else is in it."""
-    _write(connection, ";\n".join([prove_own_schema(), *map(_drop, KEPT_STATES), DROP_SCHEMA]), "drop")
+    _write(connection, ";\n".join([_prove(identity), *map(_drop, KEPT_STATES), DROP_SCHEMA]), "drop")
+
+
+def _prove(identity: DatabaseIdentity | None, reads: Iterable[str] | None = None) -> str:
+    """Write the proof that the transaction may write, also to what *reads* names in the schema (None: to all of it)."""
+    return prove_own_schema(reads) if identity is None else Precondition.of(identity, reads=reads).prove()
 
 
 def _write(connection: BaseDatabaseWrapper, sql: str, doing: str) -> None:

@@ -66,7 +66,7 @@ def _digest(columns: str, source: str) -> str:
 # Only what a plan or a baseline depends on is hashed: a TRUNCATE changes relfilenode and xmin, but not the plan.
 TOKEN = f"""
 SELECT pg_catalog.concat_ws('/',
-    {_digest("oid, nspname", "pg_namespace")},
+    {_digest("oid, nspname, nspowner", "pg_namespace")},
     {
     _digest(
         "oid, relname, relnamespace, relkind, relowner, relpersistence, relrowsecurity, relforcerowsecurity, "

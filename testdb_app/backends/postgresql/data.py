@@ -6,14 +6,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from django.db import DatabaseError
+
+from testdb_app.backends.base import DatabaseIdentity
 from testdb_app.backends.postgresql import catalog, differing, signs
 from testdb_app.backends.postgresql.connection import raw_cursor, run_sql
 from testdb_app.backends.postgresql.introspection import parse_token, read_schema
 from testdb_app.backends.postgresql.known import ask
 from testdb_app.backends.postgresql.pipeline import Command
-from testdb_app.backends.postgresql.preconditions import prove_own_schema
+from testdb_app.backends.postgresql.preconditions import Precondition, explain_refusal, find_refusal, prove_own_schema
 from testdb_app.backends.postgresql.queries import chunks, read_rows, rows_of
-from testdb_app.backends.postgresql.quoting import quote, quote_literal
+from testdb_app.backends.postgresql.quoting import EQUALS, quote, quote_literal
 from testdb_app.backends.postgresql.restoring import comparable_operators, comparable_rows
 from testdb_app.backends.postgresql.shapes import EXACT_TEXT, TableShape
 from testdb_app.backends.postgresql.stored import store_state
@@ -57,14 +60,34 @@ class PostgreSQLData:
         rows = read_rows(connection, signs.shapes_of(names), lock_timeout=_LOCK_TIMEOUT)[1] if names else []
         return {shape.name: shape.key for shape in map(TableShape.from_row, rows)}
 
+    def prove(self, connection: BaseDatabaseWrapper, identity: DatabaseIdentity, schema: Schema) -> None:
+        """See :mod:`testdb_app.backends.postgresql.preconditions`. One round trip."""
+        try:
+            run_sql(connection, Precondition.of(identity, owners=schema.trusted_owners).prove())
+        except DatabaseError as error:
+            if reason := find_refusal(error):
+                raise explain_refusal(connection, reason, "write to") from error
+            raise
+
+    def comparison(self, sign: str) -> str:
+        """Write the operator of the catalog."""
+        return f"OPERATOR(pg_catalog.{sign})"
+
+    def read_equality(
+        self, connection: BaseDatabaseWrapper, table: QualifiedName, columns: Sequence[str]
+    ) -> tuple[str, ...]:
+        """Return the operators of the table's key. One round trip."""
+        rows = read_rows(connection, signs.shapes_of([table]), lock_timeout=_LOCK_TIMEOUT)[1]
+        shapes = [TableShape.from_row(row) for row in rows]
+        known = {name: found for shape in shapes for name, found in zip(shape.key, shape.operators, strict=True)}
+        return tuple(known.get(column, EQUALS) for column in columns)
+
     def delete_together(
         self, connection: BaseDatabaseWrapper, deletes: Sequence[tuple[QualifiedName, str, Sequence[Any]]]
     ) -> list[int]:
         """Delete by one statement, at the end of which even keys that cannot be deferred are checked."""
         parts = [
-            f"d{number} AS (DELETE FROM {quote(table)} WHERE {condition} RETURNING 1)".replace("%", "%%").replace(
-                "%%s", "%s"
-            )
+            f"d{number} AS (DELETE FROM {quote(table).replace('%', '%%')} WHERE {condition} RETURNING 1)"
             for number, (table, condition, _) in enumerate(deletes)
         ]
         counts = ", ".join(f"(SELECT pg_catalog.count(*) FROM d{number})" for number in range(len(deletes)))

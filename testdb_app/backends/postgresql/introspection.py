@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from testdb_app.backends.base import OWN_SCHEMA, DatabaseIdentity, Mark
 from testdb_app.backends.postgresql import catalog
+from testdb_app.backends.postgresql.preconditions import OWNERS
 from testdb_app.backends.postgresql.queries import read_rows
 from testdb_app.backends.postgresql.quoting import quote
 from testdb_app.backends.postgresql.shapes import is_baseline_table
@@ -49,6 +50,12 @@ _RULE_EVENTS = {"2": "UPDATE", "3": "INSERT", "4": "DELETE"}
 _LEFT_OUT = {"f": "foreign table", "t": "temporary table", "own": "kept by testdb_app itself"}
 
 
+_NO_IDENTIFIER = (
+    "The role may not execute pg_control_system(), so this server is told from others by the time of its start alone. Let a "
+    "superuser run: GRANT EXECUTE ON FUNCTION pg_control_system() TO the role."
+)
+
+
 def read_schema(connection: BaseDatabaseWrapper) -> Schema:
     """Read the whole map from one snapshot, with its token.
 
@@ -58,6 +65,7 @@ def read_schema(connection: BaseDatabaseWrapper) -> Schema:
     queries = (
         catalog.TOKEN,
         catalog.EVENT_TRIGGERS,
+        OWNERS,
         catalog.TABLES,
         catalog.foreign_keys(connection.pg_version),  # type: ignore[attr-defined]
         catalog.SEQUENCES,
@@ -72,6 +80,7 @@ def read_schema(connection: BaseDatabaseWrapper) -> Schema:
         path,
         token,
         event_triggers,
+        owner_rows,
         table_rows,
         key_rows,
         sequence_rows,
@@ -88,6 +97,7 @@ def read_schema(connection: BaseDatabaseWrapper) -> Schema:
         token=parse_token(path, token),
         search_path=tuple(path[0][0]),
         has_ddl_event_triggers=event_triggers[0][0],
+        trusted_owners=tuple(owner_rows[0][0]),
         tables=_tables(
             kept.values(),
             names,
@@ -337,6 +347,7 @@ def parse_identity(connection: BaseDatabaseWrapper, row: Rows[Any]) -> DatabaseI
         oid=oid,
         system_identifier=system_identifier,
         server_started=server_started,
+        warning=None if system_identifier else _NO_IDENTIFIER,
         user=user,
         is_standby=is_standby,
         is_read_only=is_read_only,

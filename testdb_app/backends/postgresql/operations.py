@@ -17,8 +17,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Many
 
-from testdb_app.backends.base import Action, Mark, Script, Statement, Step
-from testdb_app.backends.postgresql.preconditions import prove_own_schema
+from testdb_app.backends.base import Action, DatabaseIdentity, Mark, Script, Statement, Step
+from testdb_app.backends.postgresql.preconditions import Precondition
 from testdb_app.backends.postgresql.quoting import milliseconds, quote, quote_literal
 from testdb_app.backends.postgresql.restoring import needs_exact_text, restore, restore_in_passes, rewrite
 from testdb_app.backends.postgresql.shapes import EXACT_TEXT, KEEP_SETTINGS, PUT_SETTINGS_BACK
@@ -49,6 +49,7 @@ def write_script(
     lock_timeout: float,
     within_transaction: bool,
     for_watch: bool = False,
+    identity: DatabaseIdentity | None = None,
 ) -> Script:
     """Write *steps* as one transaction, or inside the caller's as one savepoint; *for_watch*, see :class:`Script`."""
     truncated = {name for step in steps if step.action is Action.TRUNCATE for name in step.names}
@@ -69,14 +70,18 @@ def write_script(
         body.append(Statement(sql="SET CONSTRAINTS ALL IMMEDIATE"))
         body.extend(Statement(sql=sql) for sql in on)
     states = {name: _target(schema, name, baseline) for name in restarted}
-    copies = [table.copy.name for name in deleted if baseline and (table := baseline.tables.get(name)) is not None]
+    proof = None
+    if identity is not None:
+        restored = (name for step in steps if step.action is Action.RESTORE for name in step.names)
+        copies = [table.copy.name for name in restored if baseline and (table := baseline.tables.get(name)) is not None]
+        proof = Precondition.of(identity, owners=schema.trusted_owners, reads=copies)
     if not for_watch:
         body.extend(Statement(sql=sql) for name in restarted for sql in _restart(schema, name, states[name]))
-    end = ("COMMIT", set_sequences(states)) if for_watch else _end(within_transaction)
+    end = ("COMMIT", set_sequences(states, proof)) if for_watch else _end(within_transaction)
     return Script(
         opening=(
             *(Statement(sql=sql) for sql in begin),
-            *([] if for_watch else [Statement(sql=prove_own_schema(copies), is_proof=True)]),
+            *([] if for_watch or proof is None else [Statement(sql=proof.prove(), is_proof=True)]),
             *(Statement(sql=sql, is_lock=True) for sql in _lock_statements(schema, steps, deleted, checks)),
         ),
         body=tuple(body),
@@ -248,13 +253,21 @@ def set_sequence(name: QualifiedName, state: SequenceState) -> str:
     )
 
 
-def set_sequences(states: Mapping[QualifiedName, SequenceState]) -> str:
-    """Write the setting of sequences as one statement; its last column is the transaction id that follows it."""
+def set_sequences(states: Mapping[QualifiedName, SequenceState], proof: Precondition | None = None) -> str:
+    """Write the setting of sequences as one statement; its last column is the transaction id that follows it.
+
+    As it is a transaction of its own, it has a proof of its own: a division by zero where that does not hold.
+    """
     if not states:
         return "SELECT pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::pg_catalog.text"
     values = ", ".join(set_sequence(name, state) for name, state in states.items())
     # A transaction of its own: it should not wait for the disk.
     return (
-        f"SELECT pg_catalog.set_config('synchronous_commit', 'off', true), {values}, "
+        f"SELECT {'' if proof is None else 'p.holds, '}pg_catalog.set_config('synchronous_commit', 'off', true), {values}, "
         "(pg_catalog.pg_current_xact_id()::pg_catalog.text::bigint OPERATOR(pg_catalog.+) 1)::pg_catalog.text"
+        + (
+            f" FROM (SELECT 1 OPERATOR(pg_catalog./) {proof.holds()}::integer AS holds OFFSET 0) p"
+            if proof is not None
+            else ""
+        )
     )

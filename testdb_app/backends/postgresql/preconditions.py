@@ -1,7 +1,12 @@
 """What must hold in the very transaction that reads or writes: SQL that proves it there, and what its refusals mean.
 
 A proof is one query. Where something does not hold, it fails, and with it everything that follows in its transaction. Its text
-names its operators and types in full, as it runs under the user's ``search_path``, too.
+names its operators and types in full, as it runs under the user's ``search_path``, too. It relies on nothing that an earlier
+transaction has set: behind a pool that was another session.
+
+**The database is the one that was asked** whether it may be written to. A pool in transaction mode, a proxy or a failover may
+lead each transaction to another server. Name and OID tell the database from others of its cluster and from its copies there, the
+system identifier tells the cluster, and the start of the server tells it from a physical copy that was started since.
 
 **The schema** ``testdb`` **is the app's own.** Whoever owns a schema, or a table in it, may put a view or a trigger there, and
 that code runs as the role that reads or writes. So both must belong to this role, to a superuser, or, unless this role is a
@@ -10,18 +15,20 @@ superuser itself, to a role whose privileges it has. Who can no longer be replac
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from testdb_app.backends.base import OWN_SCHEMA
-from testdb_app.backends.postgresql.quoting import qualify
+from testdb_app.backends.base import OWN_SCHEMA, DatabaseIdentity
+from testdb_app.backends.postgresql.quoting import qualify, quote_literal
 from testdb_app.exceptions import UnsafeDatabaseError
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
-_REFUSAL = "testdb_app refuses: "
-"""How the text begins that a failing proof tries to read as a number: so the server's error has it, in any language."""
+_BEGIN, _END = "testdb_app refuses: ", " (testdb_app)"
+"""What encloses the text that a failing proof tries to read as a number: so the server's error has it, in any language."""
 _NOT_A_NUMBER = "22P02"
 
 # Whether this role may trust what the role "o" owns: "me" is this role.
@@ -76,37 +83,181 @@ def own_faults(names: Iterable[str] | None = None) -> str:
     if names is not None:
         which = f"c.relname = ANY ('{{{','.join(sorted(names))}}}')"
     faults = _FAULTS.format(me=_ME, trusted=_TRUSTED, which=which)
-    return qualify(f"SELECT pg_catalog.string_agg(f.fault, '; ') FROM ({faults}) f")
+    return qualify(f"SELECT pg_catalog.string_agg(pg_catalog.concat('[own-schema] ', f.fault), '; ') FROM ({faults}) f")
 
 
-def refuse(reason: str) -> str:
-    """Write a query that fails, with the text that the query *reason* finds, unless that finds NULL."""
-    return qualify(
-        f"SELECT pg_catalog.concat('{_REFUSAL}', w.why)::integer FROM ({reason}) w (why) WHERE w.why IS NOT NULL"
-    )
+def _refuse(reason: str) -> str:
+    """Write a query that fails, with the text that the query *reason* finds, unless that finds NULL or nothing."""
+    return f"SELECT pg_catalog.concat('{_BEGIN}', w.why, '{_END}')::integer FROM ({reason}) w (why) WHERE w.why IS NOT NULL"
 
 
 def prove_own_schema(names: Iterable[str] | None = None) -> str:
     """Write the query that fails where :func:`own_faults` finds a fault."""
-    return refuse(own_faults(names))
+    return _refuse(own_faults(names))
 
 
 def find_refusal(error: BaseException) -> str | None:
     """Return what did not hold, if *error*, one of Django's, is that of a proof; else None."""
     if getattr(error.__cause__, "sqlstate", None) != _NOT_A_NUMBER:
         return None
-    _, found, reason = str(error).strip().split("\n")[0].partition(_REFUSAL)
-    return reason.rstrip().rstrip('"') if found else None
+    _, found, text = str(error).partition(_BEGIN)
+    return text.rpartition(_END)[0] if found else None
 
 
 def explain_refusal(connection: BaseDatabaseWrapper, reason: str, act: str = "reset") -> UnsafeDatabaseError:
     """Return the package's error for what did not hold."""
     name = str(connection.settings_dict["NAME"])
+    # The tag of the first names the rule, as those of the guard are named.
+    tag = _TAG.match(reason)
+    rule = tag.group(1) if tag else "elsewhere"
     return UnsafeDatabaseError(
-        f'Refusing to {act} database "{name}" (alias "{connection.alias}"): {reason}. Nothing was changed. The schema '
-        f"{OWN_SCHEMA} is the app's own: what others put there would run with this role's privileges. Connect as the role that "
-        f"made it. Or, if nobody needs it, run DROP SCHEMA {OWN_SCHEMA} CASCADE as its owner, and capture the baseline anew.",
-        rule="own-schema",
+        f'Refusing to {act} database "{name}" (alias "{connection.alias}"): {_TAG.sub("", reason)}. Nothing was changed. '
+        + _REMEDIES[rule],
+        rule=rule,
         database=name,
         alias=connection.alias,
     )
+
+
+_TAG = re.compile(r"\[(elsewhere|standby|protected|own-schema)\] ")
+_REMEDIES = {
+    "elsewhere": (
+        "The connection led elsewhere between two transactions: a connection pool in transaction mode, a proxy or a failover "
+        "does that. Connect to the server directly, or wait until it leads to one server again, and repeat."
+    ),
+    "standby": "Connect to the test server itself.",
+    "protected": "The database was marked meanwhile. If that is wrong, take the mark away: resetdb --unmark-protected.",
+    "own-schema": (
+        f"The schema {OWN_SCHEMA} is the app's own: what others put there would run with this role's privileges. Connect as the "
+        f"role that made it. Or, if nobody needs it, run DROP SCHEMA {OWN_SCHEMA} CASCADE as its owner, and capture the baseline "
+        "anew."
+    ),
+}
+
+# OIDs of the roles whose schema and relations this role may read and write: its own, and those that own them and may be trusted.
+OWNERS = f"""
+SELECT ARRAY(SELECT o.oid::bigint
+               FROM pg_catalog.pg_roles o
+              CROSS JOIN {_ME}
+              WHERE {_TRUSTED}
+                AND (o.oid = me.oid
+                     OR EXISTS (SELECT FROM pg_catalog.pg_namespace n WHERE n.nspname = 'testdb' AND n.nspowner = o.oid)
+                     OR EXISTS (SELECT FROM pg_catalog.pg_namespace n
+                                  JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid
+                                 WHERE n.nspname = 'testdb' AND c.relowner = o.oid))
+              ORDER BY o.oid)
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Precondition:
+    """Where a transaction that writes must be: in the database that the guard was asked about, which may still be written to.
+
+    ``reads`` are the relations of the schema ``testdb`` that it reads or writes; None for any. ``owners`` are the roles that
+    :data:`OWNERS` has found, so that nobody is asked again whom to trust; None for those who have not asked.
+    ``may_be_protected`` is for what may write to a protected database: the making and the taking away of its mark.
+    """
+
+    database: str
+    oid: int
+    system_identifier: str
+    server_started: str
+    owners: tuple[int, ...] | None = None
+    reads: tuple[str, ...] | None = ()
+    may_be_protected: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        identity: DatabaseIdentity,
+        *,
+        owners: Iterable[int] | None = None,
+        reads: Iterable[str] | None = (),
+        may_be_protected: bool = False,
+    ) -> Precondition:
+        """Return the precondition for writing where *identity* was read."""
+        return cls(
+            database=identity.name,
+            oid=identity.oid,
+            system_identifier=identity.system_identifier,
+            server_started=identity.server_started,
+            owners=None if owners is None else tuple(sorted(owners)),
+            reads=None if reads is None else tuple(sorted(set(reads))),
+            may_be_protected=may_be_protected,
+        )
+
+    def prove(self) -> str:
+        """Write the query that fails, with what does not hold, where the transaction must not write."""
+        cases = [
+            f"CASE WHEN {holds} THEN NULL ELSE {fault} END"
+            for holds, fault in (
+                (self._is_database(), _ELSEWHERE),
+                (self._is_oid(), "'[elsewhere] the connection leads to another database of this name'"),
+                (self._is_cluster(), "'[elsewhere] the connection leads to another server'"),
+                (self._is_start(), "'[elsewhere] the server is another one, or has been started again'"),
+                (_IS_PRIMARY, "'[standby] the server is a standby'"),
+                ("" if self.may_be_protected else _IS_UNPROTECTED, "'[protected] it is marked as protected'"),
+            )
+            if holds
+        ]
+        found = f"pg_catalog.concat_ws('; ', {', '.join((*cases, *self._own_faults()))})"
+        return _refuse(f"SELECT w.why FROM (SELECT {found} AS why OFFSET 0) w WHERE w.why OPERATOR(pg_catalog.<>) ''")
+
+    def holds(self) -> str:
+        """Write the condition that all of it holds, as fast as the server can tell, for a statement that is prepared.
+
+        The start of the server is left to the caller, who compares it with more, and so are the relations that are read: as long
+        as the owners are the same, nobody else can have put anything in their place.
+        """
+        stranger = qualify(f"NOT n.nspowner = ANY ('{{{','.join(map(str, self.owners or ()))}}}')")
+        own = _HAS_OWN_SCHEMA.replace("{stranger}", stranger)
+        terms = (self._is_database(), self._is_oid(), self._is_cluster(), _IS_PRIMARY, own)
+        return f"({' AND '.join(term for term in terms if term)})"
+
+    def _own_faults(self) -> Iterator[str]:
+        if self.owners is None or self.reads is None:
+            yield f"({own_faults(self.reads)})"
+            return
+        among = f"ANY ('{{{','.join(map(str, self.owners))}}}')"
+        yield qualify(
+            "(SELECT pg_catalog.concat('[own-schema] the schema testdb belongs to the role ', "
+            "pg_catalog.pg_get_userbyid(n.nspowner)) "
+            f"FROM pg_catalog.pg_namespace n WHERE n.nspname = 'testdb' AND NOT n.nspowner = {among})"
+        )
+        if self.reads:
+            yield qualify(
+                "(SELECT pg_catalog.string_agg(pg_catalog.format('[own-schema] testdb.%I is not as the app has made it', "
+                "c.relname), '; ') FROM pg_catalog.pg_namespace n JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid "
+                f"WHERE n.nspname = 'testdb' AND c.relname = ANY ('{{{','.join(self.reads)}}}') "
+                f"AND (c.relkind <> 'r' OR NOT c.relowner = {among} OR c.relhasrules OR c.relhastriggers OR c.relrowsecurity "
+                "OR c.relispartition OR c.relhassubclass))"
+            )
+
+    def _is_database(self) -> str:
+        return f"pg_catalog.current_database() OPERATOR(pg_catalog.=) {quote_literal(self.database)}"
+
+    def _is_oid(self) -> str:
+        found = qualify("(SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())")
+        return f"{found} OPERATOR(pg_catalog.=) {self.oid}::pg_catalog.oid"
+
+    def _is_cluster(self) -> str:
+        if not self.system_identifier:
+            return ""
+        found = "(SELECT c.system_identifier FROM pg_catalog.pg_control_system() c)"
+        return f"{found} OPERATOR(pg_catalog.=) {int(self.system_identifier)}::bigint"
+
+    def _is_start(self) -> str:
+        started = "EXTRACT(EPOCH FROM pg_catalog.pg_postmaster_start_time())::pg_catalog.text"
+        return f"{started} OPERATOR(pg_catalog.=) {quote_literal(self.server_started)}"
+
+
+_ELSEWHERE = "pg_catalog.concat('[elsewhere] the connection leads to database \"', pg_catalog.current_database(), '\"')"
+_IS_PRIMARY = "NOT pg_catalog.pg_is_in_recovery()"
+_IS_UNPROTECTED = qualify("""NOT EXISTS (SELECT FROM pg_catalog.pg_class c
+                   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                  WHERE n.nspname = 'testdb' AND c.relname = 'protected')""")
+_HAS_OWN_SCHEMA = qualify("""NOT EXISTS (
+              SELECT FROM pg_catalog.pg_namespace n
+               WHERE n.nspname = 'testdb'
+                 AND ({stranger} OR EXISTS (SELECT FROM pg_catalog.pg_class c
+                                             WHERE c.relnamespace = n.oid AND c.relname = 'protected')))""")

@@ -187,9 +187,9 @@ def _blocks(sequences: Iterable[int]) -> str:
     return f"coalesce((SELECT {fetched}), 0)"
 
 
-def insist(database: int, sequences: Iterable[int], *, prepared: bool) -> str:
+def insist(database: int, sequences: Iterable[int], *, prepared: bool, holds: str) -> str:
     """Write the first query of the transaction that writes: settings, and what must hold. Where it does not, a division
-    by zero ends that transaction.
+    by zero ends that transaction. *holds* is the condition that it is where it was permitted to write.
 
     Parameters: (1) the lock time-out; (2) the process id; (3) the text of the conditions, (4) sessions ever, (5) sessions
     now or NULL; (6, 7) the OIDs of the tables that were written, and their counts as remembered; (8, 9) the same of
@@ -200,9 +200,9 @@ def insist(database: int, sequences: Iterable[int], *, prepared: bool) -> str:
         " + ".join(f"pg_catalog.pg_stat_get_{kind}(o)" for kind in kinds)
         for kinds in (("tuples_inserted", "tuples_updated", "tuples_deleted"), ("blocks_fetched",))
     )
-    return qualify(f"""SELECT pg_catalog.set_config('synchronous_commit', 'off', true),
+    query = qualify(f"""SELECT pg_catalog.set_config('synchronous_commit', 'off', true),
        pg_catalog.set_config('lock_timeout', $1, true), t.counts, s.counts, d.rows, d.blocks,
-       1 / (pg_catalog.pg_backend_pid() = $2::integer AND {_epoch(str(database), prepared=prepared)} = $3
+       1 / ({{holds}} AND pg_catalog.pg_backend_pid() = $2::integer AND {_epoch(str(database), prepared=prepared)} = $3
             AND pg_catalog.pg_stat_get_db_sessions({database}) = $4::bigint
             AND ($5::integer IS NULL OR d.connected = $5::integer)
             AND t.least > 0 AND t.most <= $12::bigint AND s.least > 0
@@ -212,6 +212,8 @@ def insist(database: int, sequences: Iterable[int], *, prepared: bool) -> str:
                {_rows(database)} AS rows, {_blocks(sequences)} AS blocks OFFSET 0) d,
        LATERAL ({_moved(now, "$6", "$7")}) t,
        LATERAL ({_moved(calls, "$8", "$9")}) s""")
+    # It bears the name of the database.
+    return query.replace("{holds}", holds)
 
 
 def _moved(count: str, oids: str, remembered: str) -> str:

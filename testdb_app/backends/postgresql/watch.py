@@ -73,8 +73,16 @@ class PostgreSQLWatch:
             self._skipped += 1
             return
         self._skipped, self._to_skip = 0, min(2 * self._to_skip + 1, _MOST_SKIPPED)
-        self._identity = observation.identity
+        self._become(observation.identity)
         self._renew(connection, conditions)
+
+    def _become(self, identity: DatabaseIdentity) -> None:
+        """Go on with that database; what is known of another one, or of another run of its server, is of no use there."""
+        if self._asker is not None and _place(identity) != _place(self._identity):
+            self._asker = self._memory = None
+            self._scripts.clear()
+            self._last = self._expected = None
+        self._identity = identity
 
     def _renew(self, connection: BaseDatabaseWrapper, conditions: Conditions) -> None:
         try:
@@ -88,7 +96,7 @@ class PostgreSQLWatch:
         # What this session has not reported yet is missing in the sums.
         run_sql(connection, signals.FORCE_FLUSH)
         if self._asker is None:
-            self._asker = Asker(connection, self._schema)
+            self._asker = Asker(connection, self._schema, self._identity)
         if not self._asker.is_ready(connection):
             self._asker.turn_to(connection)
         memory = self._memory or Memory(self._asker.relations)
@@ -142,7 +150,10 @@ class PostgreSQLWatch:
             if not asker.is_ready(connection):
                 # A new one of this process, which may lead elsewhere, and which is one session more.
                 ((row,),) = read_rows(connection, [catalog.IDENTITY])
-                self._identity = parse_identity(connection, row)
+                identity = parse_identity(connection, row)
+                if _place(identity) != _place(self._identity):
+                    return None
+                self._identity = identity
                 asker.turn_to(connection)
             elif not is_idle(connection):
                 return None
@@ -254,6 +265,10 @@ class PostgreSQLWatch:
         self._expected = expected
         memory.follow(outcome, script.restarted)
         return script, outcome.changes
+
+
+def _place(identity: DatabaseIdentity) -> tuple[object, ...]:
+    return identity.name, identity.oid, identity.system_identifier, identity.server_started
 
 
 def _what(written: Written) -> _What:

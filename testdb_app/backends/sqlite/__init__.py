@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from testdb_app.backends.base import Restoration, TransactionStatus
 from testdb_app.backends.defaults import (
     begin_with_savepoint,
+    catalog_is_first,
     check_deferred,
     close_session,
     leave_session,
@@ -19,6 +20,7 @@ from testdb_app.backends.defaults import (
     undo_to_savepoint,
     without_kept_sessions,
     without_watch,
+    write_restarts,
 )
 from testdb_app.backends.sqlite import baseline, details, execution, identity, introspection, limits, operations
 from testdb_app.backends.sqlite.data import SQLiteData
@@ -70,6 +72,8 @@ class SQLiteBackend:
         return translate(error, connection, doing)
 
     check_deferred = staticmethod(check_deferred)
+    write_restarts = staticmethod(write_restarts)
+    catalog_first = staticmethod(catalog_is_first)
     drop_stale_session = staticmethod(without_kept_sessions)
     drop_baseline = staticmethod(baseline.drop_baseline)
 

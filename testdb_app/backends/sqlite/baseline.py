@@ -10,7 +10,7 @@ import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from testdb_app.backends.base import OWN_SCHEMA, has_autocommit
+from testdb_app.backends.base import OWN_SCHEMA, DatabaseIdentity, has_autocommit
 from testdb_app.backends.sqlite.catalog import Catalog, read_catalog
 from testdb_app.backends.sqlite.errors import execute, fetch, in_transaction
 from testdb_app.backends.sqlite.restoring import make_copy
@@ -84,6 +84,7 @@ def write_baseline(
     excluded: frozenset[QualifiedName],
     lock_timeout: float,
     state: str = BASELINE,
+    identity: DatabaseIdentity | None = None,
 ) -> Baseline:
     """Capture, in one transaction that keeps other writers out. Costs a copy of every row.
 
@@ -192,14 +193,20 @@ def _describe(
     return describe_tables(schema) | describe_shapes(shapes) | read_migrations(connection, cursor, migrations)
 
 
-def rewrite_baseline(connection: BaseDatabaseWrapper, baseline: Baseline, state: str = BASELINE) -> None:
+def rewrite_baseline(
+    connection: BaseDatabaseWrapper,
+    baseline: Baseline,
+    state: str = BASELINE,
+    *,
+    identity: DatabaseIdentity | None = None,
+) -> None:
     """Replace the document."""
     document = quote_literal(json.dumps(to_document(baseline)))
     with all_or_nothing(connection, "testdb_baseline") as cursor:
         execute(connection, cursor, f"UPDATE {quote_qualified(DOCUMENTS[state])} SET document = {document}")
 
 
-def drop_baseline(connection: BaseDatabaseWrapper) -> None:
+def drop_baseline(connection: BaseDatabaseWrapper, *, identity: DatabaseIdentity | None = None) -> None:
     """Drop the documents and the copies."""
     with snapshot(connection) as cursor:
         kept = [state for state, document in DOCUMENTS.items() if document in _own_tables(connection, cursor)]

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from testdb_app.backends.base import DatabaseIdentity
 from testdb_app.backends.sqlite.catalog import read_catalog
 from testdb_app.backends.sqlite.errors import execute, fetch
 from testdb_app.backends.sqlite.introspection import read_schema
@@ -50,6 +51,19 @@ class SQLiteData:
             shapes = read_shapes(connection, cursor, read_catalog(connection, cursor), tables)
         return {name: shape.key or shape.primary_key for name, shape in shapes.items()}
 
+    def prove(self, connection: BaseDatabaseWrapper, identity: DatabaseIdentity, schema: Schema) -> None:
+        """Do nothing: a connection leads to one file, for as long as it is open."""
+
+    def comparison(self, sign: str) -> str:
+        """Return the sign: no name of an operator can be taken by another one."""
+        return sign
+
+    def read_equality(
+        self, connection: BaseDatabaseWrapper, table: QualifiedName, columns: Sequence[str]
+    ) -> tuple[str, ...]:
+        """Return the one there is."""
+        return ("=",) * len(columns)
+
     def delete_together(
         self, connection: BaseDatabaseWrapper, deletes: Sequence[tuple[QualifiedName, str, Sequence[Any]]]
     ) -> list[int]:
@@ -61,7 +75,9 @@ class SQLiteData:
                 # It ends with the transaction. To switch it off before would forget what is broken by then.
                 execute(connection, cursor, "PRAGMA defer_foreign_keys = ON")
             for table, condition, parameters in deletes:
-                cursor.execute(f"DELETE FROM {quote_qualified(table)} WHERE {condition}", list(parameters))
+                cursor.execute(
+                    f"DELETE FROM {quote_qualified(table).replace('%', '%%')} WHERE {condition}", list(parameters)
+                )
                 removed.append(cursor.rowcount)
         return removed
 

@@ -113,7 +113,9 @@ def _binding_of(file: str) -> tuple[str, int]:
         return path, 0
 
 
-def set_mark(connection: BaseDatabaseWrapper, mark: Mark, *, present: bool) -> None:
+def set_mark(
+    connection: BaseDatabaseWrapper, mark: Mark, *, present: bool, identity: DatabaseIdentity | None = None
+) -> None:
     """Put a mark inside the main database, or take it away. TEST holds for the file that it was given to."""
     table = f'"main"."{OWN_SCHEMA}_{mark.value}"'
     with all_or_nothing(connection, "testdb_mark") as cursor:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from testdb_app.backends.base import Action, Script, Statement, Step
+from testdb_app.backends.base import Action, DatabaseIdentity, Script, Statement, Step
 from testdb_app.backends.sqlite.at_once import broken_references, cascading, needs_deferral, refuse_actions, set_null
 from testdb_app.backends.sqlite.catalog import read_catalog
 from testdb_app.backends.sqlite.comparison import read_comparison
@@ -66,6 +66,7 @@ def script(
     lock_timeout: float,
     within_transaction: bool,
     for_watch: bool = False,
+    identity: DatabaseIdentity | None = None,
 ) -> SQLiteScript:
     """Write the SQL of a plan. *lock_timeout* in seconds. Reads the catalog for virtual tables and cycles only.
 

@@ -169,7 +169,7 @@ class Command(BaseCommand):
         ):
             self.stderr.write("Cancelled. Nothing was changed.", self.style.NOTICE)
             return
-        get_backend(resetter.connection).set_mark(resetter.connection, mark, present=present)
+        get_backend(resetter.connection).set_mark(resetter.connection, mark, present=present, identity=identity)
         if options["verbosity"] > 0:
             is_weak = mark is Mark.TEST and present and identity.oid and not identity.system_identifier
             weakness = (
