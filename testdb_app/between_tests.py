@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from django.core.signals import request_finished, request_started
 from django.db import DatabaseError, InterfaceError, connections
+from django.test import TestCase, TransactionTestCase
 
 from testdb_app.backends import get_backend
 from testdb_app.caches import clear_all_caches
@@ -15,13 +19,23 @@ from testdb_app.exceptions import ConfigurationError, TestDBError, UnsupportedEr
 from testdb_app.flushing import flush
 from testdb_app.options import TARGETS
 from testdb_app.preparing import find_obstacle, get_resetter, lacks_rows
-from testdb_app.transaction_state import end_transaction
+from testdb_app.transaction_state import end_transaction, leave_blocks
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
+SECONDS_FOR_REQUESTS = 5.0
+"""How long the end of a test waits for the requests that its live server still handles."""
+
 # The class of the last test that ended by a reset.
 _reset_last: set[type[Any]] = set()
+# What a test, and its class, has when its teardown was one of these.
+_ENDED = "_testdb_has_ended"
+_warned: set[type[Any]] = set()
+
+
+class TeardownWarning(UserWarning):
+    """The end of a test is not what the suite asks for: a teardown of its own, or a request that still runs."""
 
 
 def check_target(case: type[Any]) -> None:
@@ -47,10 +61,49 @@ def reset_after(case: Any) -> None:
 
     A database that cannot be reset does not keep the others from it. Raises the first error, with notes of the others.
     """
-    _reset_last.clear()
-    clear_all_caches()
-    _for_each(case._databases_names(include_mirrors=False), partial(_reset_database, case))
+    _note_end(case)
+    _reset_all(case)
     _reset_last.add(type(case))
+
+
+def _note_end(case: Any) -> None:
+    vars(case)[_ENDED] = True
+    setattr(type(case), _ENDED, True)
+
+
+def _reset_all(case: Any) -> None:
+    _reset_last.clear()
+    with live_requests.waited_for(SECONDS_FOR_REQUESTS):
+        clear_all_caches()
+        _for_each(case._databases_names(include_mirrors=False), partial(_reset_database, case))
+
+
+@contextmanager
+def clean_up_after_failed_set_up(case: type[Any]) -> Iterator[None]:
+    """Reset the databases of *case* if the block, its set-up, fails: there is no teardown, and its fixtures' rows would stay."""
+    try:
+        yield
+    except BaseException as error:
+        _clean_up(case, error)
+        raise
+
+
+def clean_up_unused(case: type[Any]) -> None:
+    """Reset the databases of *case* if it was set up and none of its tests began: ``setUpClass()`` failed, or all are skipped."""
+    was_set_up = vars(case).get("_pre_setup_ran_eagerly") and not vars(case).get(_ENDED)
+    if was_set_up and not issubclass(case, TestCase):
+        _reset_all(case)
+
+
+def _clean_up(case: type[Any], error: BaseException) -> None:
+    if issubclass(case, TestCase):
+        return  # it is in a transaction
+    try:
+        for alias in case._databases_names(include_mirrors=False):
+            leave_blocks(connections[alias])
+        _reset_all(case)
+    except (TestDBError, DatabaseError, InterfaceError) as other:
+        error.add_note(f"What the set-up had written could not be taken back: {other}")
 
 
 def reset_databases(aliases: Iterable[str]) -> None:
@@ -60,12 +113,15 @@ def reset_databases(aliases: Iterable[str]) -> None:
         with _session_between_tests(connection):
             _reset_to_baseline(connection.alias)
 
-    _for_each(aliases, reset)
+    with live_requests.waited_for(SECONDS_FOR_REQUESTS):
+        _for_each(aliases, reset)
 
 
 def keep_after(case: Any) -> None:
     """End a test of *case* that commits, and leave what it has committed to a wider scope, which resets."""
-    _for_each(case._databases_names(include_mirrors=False), _end_use)
+    _note_end(case)
+    with live_requests.waited_for(SECONDS_FOR_REQUESTS):
+        _for_each(case._databases_names(include_mirrors=False), _end_use)
 
 
 def _for_each(aliases: Iterable[str], do: Callable[[BaseDatabaseWrapper], None]) -> None:
@@ -134,7 +190,15 @@ def _reset_to_baseline(using: str) -> None:
 
 
 def close_others(case: Any) -> bool:
-    """Close the connections that :func:`reset_after` has not made as good as new; return that no other has to be closed."""
+    """Close the connections that :func:`reset_after` has not made as good as new; return that no other has to be closed.
+
+    All are closed if the test's teardown was one of its own, which did not come here. That is told once.
+    """
+    if vars(case).pop(_ENDED, None) is None:
+        for connection in connections.all(initialized_only=True):
+            connection.close()
+        _warn_of_teardown(type(case))
+        return False
     renewed = set(case._databases_names(include_mirrors=False))
     for connection in connections.all(initialized_only=True):
         if connection.alias not in renewed:
@@ -142,10 +206,70 @@ def close_others(case: Any) -> bool:
     return False
 
 
+def _warn_of_teardown(case: type[Any]) -> None:
+    owner = next(each for each in case.__mro__ if "_fixture_teardown" in vars(each))
+    if owner in _warned or (issubclass(owner, TransactionTestCase) and owner.__module__.startswith("django.test")):
+        return
+    _warned.add(owner)
+    warnings.warn(
+        f"{owner.__module__}.{owner.__qualname__} has a _fixture_teardown() of its own: {case.__qualname__} ends with that, "
+        "and not with a reset, also under --reset-transaction-tests and testdb_reset_transactional. Remove it, or have it call "
+        "super()._fixture_teardown(), which resets.",
+        TeardownWarning,
+        stacklevel=2,
+    )
+
+
 def drop_stale_sessions(case: type[Any]) -> None:
     """Close what :func:`reset_after` has left open and a test that is no database test has closed since, or would not open so."""
     for alias in case._databases_names():
         get_backend(connections[alias]).drop_stale_session(connections[alias])
+
+
+class LiveRequests:
+    """The requests that live servers of this process handle just now, by the thread of each."""
+
+    def __init__(self) -> None:
+        self._running: dict[threading.Thread, str] = {}
+        self._changed = threading.Condition()
+        request_started.connect(self._start, dispatch_uid=f"{__name__}.start", weak=False)
+        request_finished.connect(self._finish, dispatch_uid=f"{__name__}.finish", weak=False)
+
+    def _start(self, environ: dict[str, Any] | None = None, **_: object) -> None:
+        thread = threading.current_thread()
+        # The threads of socketserver's mix-in, which Django's live servers use; a test's own client has none of these.
+        if environ is not None and "process_request_thread" in thread.name:
+            with self._changed:
+                self._running[thread] = f"{environ.get('REQUEST_METHOD')} {environ.get('PATH_INFO')}"
+
+    def _finish(self, **_: object) -> None:
+        with self._changed:
+            if self._running.pop(threading.current_thread(), None) is not None:
+                self._changed.notify_all()
+
+    def _find_running(self) -> dict[threading.Thread, str]:
+        return {thread: request for thread, request in self._running.items() if thread.is_alive()}
+
+    @contextmanager
+    def waited_for(self, seconds: float) -> Iterator[None]:
+        """Wait until no request runs, *seconds* at most. After the block warn of those that still did."""
+        left: dict[threading.Thread, str] = {}
+        if self._running:
+            with self._changed:
+                self._changed.wait_for(lambda: not self._find_running(), seconds)
+                left, self._running = self._find_running(), {}
+        yield
+        if left:
+            warnings.warn(
+                f"The live server still handled {', '.join(left.values())} {seconds:g} seconds after the test. "
+                "The reset did not wait longer, so the next test may find what it writes. "
+                "Have the test wait for the end of its requests.",
+                TeardownWarning,
+                stacklevel=2,
+            )
+
+
+live_requests = LiveRequests()
 
 
 def _inhibits_post_migrate(case: Any, connection: BaseDatabaseWrapper) -> bool:

@@ -16,6 +16,8 @@ from django.test import LiveServerTestCase, TransactionTestCase
 from testdb_app.between_tests import (
     check_baseline,
     check_target,
+    clean_up_after_failed_set_up,
+    clean_up_unused,
     close_others,
     drop_stale_sessions,
     keep_after,
@@ -67,7 +69,14 @@ class ResetMixin(_Base):
             prepare_test_database(alias)
             if cls.reset_to == "baseline":
                 check_baseline(cls, alias)
-        super()._pre_setup()
+        with clean_up_after_failed_set_up(cls):
+            super()._pre_setup()
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        """Take back what the set-up of the class wrote, if none of its tests begins."""
+        cls.addClassCleanup(clean_up_unused, cls)
+        super().setUpClass()
 
     @classmethod
     def _fixture_setup(cls) -> None:
@@ -100,7 +109,18 @@ def _pre_setup(cls: type[Any]) -> None:
     if hasattr(cls, "reset_to"):
         check_target(cls)
     drop_stale_sessions(cls)
+    with clean_up_after_failed_set_up(cls):
+        _STOCK["_pre_setup"].__func__(cls)
+
+
+def _pre_setup_in_scope(cls: type[Any]) -> None:
+    drop_stale_sessions(cls)
     _STOCK["_pre_setup"].__func__(cls)
+
+
+def _set_up_class(cls: type[Any]) -> None:
+    cls.addClassCleanup(clean_up_unused, cls)
+    _STOCK["setUpClass"].__func__(cls)
 
 
 def _fixture_setup(cls: type[Any]) -> None:
@@ -117,6 +137,7 @@ def _reset_sequences(cls: type[Any], db_name: str) -> None:
 
 _STOCK: dict[str, Any] = dict(vars(TransactionTestCase))
 _HOOKS: dict[str, Any] = {
+    "setUpClass": classmethod(_set_up_class),
     "_pre_setup": classmethod(_pre_setup),
     "_fixture_setup": classmethod(_fixture_setup),
     "_reset_sequences": classmethod(_reset_sequences),
@@ -135,7 +156,8 @@ def resetting_all() -> Iterator[None]:
 @contextmanager
 def keeping_all() -> Iterator[None]:
     """Have every ``TransactionTestCase`` leave what it has committed while the block runs: a wider scope resets it."""
-    with _hooked({**_HOOKS, "_fixture_teardown": keep_after}):
+    in_scope = {"_pre_setup": classmethod(_pre_setup_in_scope), "_fixture_teardown": keep_after}
+    with _hooked({**_HOOKS, **in_scope, "setUpClass": _STOCK["setUpClass"]}):
         yield
 
 
