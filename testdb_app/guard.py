@@ -78,12 +78,18 @@ def check_may_reset(identity: DatabaseIdentity, *, allow: Iterable[str] = (), ac
         raise refusal
     if identity.in_memory:
         return "in-memory"
+    is_marked = Mark.TEST in identity.marks
     made = find_made(identity)
-    if made is not None:
-        if made.is_kept and Mark.TEST not in identity.marks:
-            _warn_of_unmarked(identity)
+    if made is not None and (is_marked or not made.is_kept):
         return "test-runner"
-    if Mark.TEST in identity.marks:
+    if made is not None and not _unknown_aliases():
+        _warn_of_unmarked(identity)
+        return "test-runner"
+    if is_marked:
+        if identity.oid and not identity.system_identifier:
+            logger.info(
+                "%s: the role may not read the system identifier; the mark fits by name and OID", identity.alias
+            )
         return "marked-as-test"
     named = {*allow, *get_settings().allowed_databases, *_trusted_names.get(identity.alias, ())}
     if identity.name in named:
@@ -124,16 +130,22 @@ def check_may_write(connection: BaseDatabaseWrapper, allow: str | Iterable[str] 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfiguredDatabase:
-    """What an alias named as its own when the app became ready. ``files`` are a SQLite file's path and that behind its links."""
+    """What an alias named as its own when the app became ready.
+
+    ``other_names`` are those of the driver's options, which go before ``NAME``; ``files`` a SQLite file's path and that behind
+    its links; ``is_unknown`` tells that the driver finds the name elsewhere: a service file, its environment.
+    """
 
     name: str
+    other_names: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
+    is_unknown: bool = False
 
     def is_named(self, name: str, file: str) -> bool:
         """Whether a database with that *name*, or in that *file*, is this one."""
         if file:
             return any(is_same_file(path, file) for path in self.files)
-        return bool(name) and self.name == name
+        return bool(name) and name in {self.name, *self.other_names}
 
 
 _configured_names: dict[str, ConfiguredDatabase] = {}
@@ -142,8 +154,25 @@ _configured_names: dict[str, ConfiguredDatabase] = {}
 def remember_configured_names(databases: Mapping[str, Mapping[str, Any]]) -> None:
     """Remember the database that each alias has before a test runner replaces it. Called once, when the app is ready."""
     for alias, configuration in databases.items():
-        name = str(configuration.get("NAME") or "")
-        _configured_names.setdefault(alias, ConfiguredDatabase(name=name, files=_find_files(configuration, name)))
+        if alias not in _configured_names:
+            _configured_names[alias] = _read_configuration(configuration)
+
+
+def _read_configuration(configuration: Mapping[str, Any]) -> ConfiguredDatabase:
+    name = str(configuration.get("NAME") or "")
+    options = configuration.get("OPTIONS") or {}
+    others = tuple(str(options[key]) for key in ("dbname", "database", "db") if options.get(key))
+    return ConfiguredDatabase(
+        name=name,
+        other_names=others,
+        files=_find_files(configuration, name),
+        is_unknown=not name and not others and vendor_of(configuration) == "postgresql",
+    )
+
+
+def _unknown_aliases() -> list[str]:
+    """Return the aliases whose own database nobody knows by name: any kept one may be it."""
+    return [alias for alias, configured in _configured_names.items() if configured.is_unknown]
 
 
 def _find_files(configuration: Mapping[str, Any], name: str) -> tuple[str, ...]:
@@ -310,21 +339,24 @@ def mark_kept_database(connection: BaseDatabaseWrapper) -> None:
 
 # The hooks ------------------------------------------------------------------------------------------------------------
 
-_refusing = False
+_refuses = False
+_stays = False
 
 
 @contextmanager
-def refusing_configured_databases() -> Iterator[None]:
-    """Refuse, while the block runs, to have a test database made or kept that an alias has configured as its own.
+def setting_up_databases(*, stays: bool = False) -> Iterator[None]:
+    """Have the hooks do, while the block runs, what a run needs that resets its databases.
 
-    Unless it is named or marked. For runs that would refuse its reset anyway: so nothing is written to it before.
+    They refuse to have a database made or kept that an alias has configured as its own, unless it is named or marked: the reset
+    would be refused anyway, and so nothing is written to it before. *stays* tells that the run leaves its databases for the next.
     """
-    global _refusing  # noqa: PLW0603 - hooks have no other way to learn what run they are in
-    before, _refusing = _refusing, True
+    global _refuses, _stays  # hooks have no other way to learn what run they are in
+    before = _refuses, _stays
+    _refuses, _stays = True, stays
     try:
         yield
     finally:
-        _refusing = before
+        _refuses, _stays = before
 
 
 def install_hooks(databases: Mapping[str, Mapping[str, Any]]) -> None:
@@ -382,7 +414,7 @@ def _create_test_db(creation: Any, call: Callable[[], Any], given: Mapping[str, 
     connection = creation.connection
     name = str(creation._get_test_db_name())
     with _told(creation, name, keeps=bool(given.get("keepdb"))):
-        if _refusing:
+        if _refuses:
             _refuse_configured(connection, name)
         result = call()
         # A vendor's own way may have led to another name.
@@ -411,7 +443,7 @@ def _clone_test_db(creation: Any, call: Callable[[], Any], given: Mapping[str, A
 def _told(creation: Any, name: str, *, keeps: bool) -> Iterator[None]:
     """Remember that *name* is made for tests, while it is made too, as migrations may ask; forget it if that fails."""
     alias = creation.connection.alias
-    _made[alias, name] = MadeDatabase(is_kept=keeps and _may_exist(creation, name), stays=keeps)
+    _made[alias, name] = MadeDatabase(is_kept=keeps and _may_exist(creation, name), stays=keeps or _stays)
     try:
         with _noting_existence(creation, alias, name) if keeps else nullcontext():
             yield
@@ -591,6 +623,12 @@ def _reasons(identity: DatabaseIdentity) -> Iterator[str]:
         yield f'the test runner uses it, but alias "{owner}" has it configured as its own'
     elif made is not None and made.place is not None and not _is_same_place(made.place, identity):
         yield "the test database that this run made has the same name, but is another one, or on another server"
+    elif made is not None and made.is_kept and _unknown_aliases():
+        listed = ", ".join(f'"{alias}"' for alias in _unknown_aliases())
+        yield (
+            "the test runner keeps it, but it bears no fitting mark. It may be the one of alias "
+            f"{listed}, whose settings name no database"
+        )
     elif made is None and owner is None and _configured_names.get(identity.alias) is not None:
         yield (
             "no hook saw this process make it: its name came into the settings in another way. If a fixture or a runner of your "

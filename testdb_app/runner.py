@@ -20,7 +20,7 @@ from django.test.runner import DiscoverRunner, ParallelTestSuite
 from django.test.utils import get_unique_databases_and_mirrors
 
 from testdb_app.exceptions import TestDBError
-from testdb_app.guard import close, refusing_configured_databases
+from testdb_app.guard import close, setting_up_databases
 from testdb_app.preparing import check_set_up, forget_test_databases, prepare_test_database, restore_kept_databases
 from testdb_app.testcases import reset_all, resetting_all
 
@@ -117,7 +117,7 @@ class ResetRunnerMixin(_Base):
         if self.keepdb:
             databases, _ = get_unique_databases_and_mirrors(kwargs.get("aliases"))
             restore_kept_databases(aliases[0] for _, aliases in databases.values())
-        with refusing_configured_databases():
+        with setting_up_databases(stays=bool(self.keepdb)):
             made = super().setup_databases(**kwargs)
         try:
             for connection, _, is_first in made:

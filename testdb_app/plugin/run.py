@@ -79,7 +79,7 @@ class Run:
         transactional.before_the_databases(config, blocker, restores=needs_baseline)
         if not needs_baseline:
             return (yield)
-        with transactional.refusing_configured_databases():
+        with transactional.setting_up_databases(config):
             result = yield
         aliases = transactional.prepare_databases(blocker)
         if mode is not None:

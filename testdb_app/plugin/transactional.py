@@ -41,11 +41,12 @@ def before_the_databases(config: pytest.Config, blocker: Any, *, restores: bool)
 
 
 @contextmanager
-def refusing_configured_databases() -> Iterator[None]:
-    """Refuse, while the databases are set up, those that an alias has configured as its own: they would be captured."""
+def setting_up_databases(config: pytest.Config) -> Iterator[None]:
+    """Have the guard watch, while pytest-django sets the databases up, for those that no test may write to."""
     from testdb_app import guard  # noqa: PLC0415
 
-    with guard.refusing_configured_databases():
+    given: Any = config.option
+    with guard.setting_up_databases(stays=bool(given.reuse_db)):
         yield
 
 
