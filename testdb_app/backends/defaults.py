@@ -68,6 +68,18 @@ def look_for_commits_nowhere(connection: BaseDatabaseWrapper, since: object | No
     return None, True
 
 
+def nobody_knows_schema(before: object | None, after: object) -> bool:
+    """Return that things may have been made or dropped: the ``is_schema_same()`` of a vendor that does not tell."""
+    return False
+
+
+def read_tables_and_views(connection: BaseDatabaseWrapper) -> frozenset[str]:
+    """Return what Django's introspection lists: the ``read_objects()`` of a vendor without a catalog query of its own."""
+    with connection.cursor() as cursor:
+        found = connection.introspection.get_table_list(cursor)
+    return frozenset(f"{'view' if each.type == 'v' else 'table'} {each.name}" for each in found)
+
+
 def status_as_django_knows(connection: BaseDatabaseWrapper) -> TransactionStatus:
     """Return the ``transaction_status()`` of a vendor whose driver does not tell: what Django believes."""
     return TransactionStatus.OPEN if connection.in_atomic_block else TransactionStatus.NONE

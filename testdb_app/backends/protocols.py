@@ -179,6 +179,14 @@ class Backend(Protocol):
         """
         ...
 
+    def is_schema_same(self, before: object | None, after: object) -> bool:
+        """Whether it is certain that nothing was made, dropped or altered between two answers of :meth:`look_for_commits`."""
+        ...
+
+    def read_objects(self, connection: BaseDatabaseWrapper) -> frozenset[str]:
+        """Return the tables, sequences, triggers and what else there is, each by its kind and name. Reads only."""
+        ...
+
     def begin(self, connection: BaseDatabaseWrapper, savepoint: str, limits: Mapping[str, int]) -> None:
         """Begin the transaction that Django has announced, with a savepoint, and *limits* that end with it. One round trip.
 

@@ -6,8 +6,9 @@ A sequence that has moved is told with rows that were left, and is no leak of it
 
 from __future__ import annotations
 
+import inspect
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ from testdb_app.plugin.leak_warning import LeakWarning
 if TYPE_CHECKING:
     from testdb_app.report import ResetPreview, ResetReport
 
+_MOST_OBJECTS = 8
+
 _Image = dict[str, tuple[int, int, int]]
 """The tables that differ from the baseline: rows more, changed, missing."""
 
@@ -25,17 +28,24 @@ class LeakFinder:
     """Looks for rows that were left in the databases of *aliases*, from now on. *fails*: by an error, else by a warning."""
 
     def __init__(self, aliases: list[str], blocker: Any, *, fails: bool) -> None:
-        from testdb_app.signals import reset_finished  # noqa: PLC0415 - Django is imported where it is used
+        from testdb_app.resetter import Resetter  # noqa: PLC0415 - Django is imported where it is used
+        from testdb_app.signals import reset_finished  # noqa: PLC0415
 
         self.aliases = aliases
         self._fails = fails
         self._blocker = blocker
         self._positions: dict[str, object | None] = dict.fromkeys(aliases)
+        # Kept, as they read the schema once.
+        self._resetters = {alias: Resetter(alias, to="baseline") for alias in aliases}
         self._images: dict[str, _Image] = {alias: {} for alias in aliases}
         # What was told of the schema, with which there is nothing to compare rows with.
         self._changes: dict[str, set[str]] = {alias: set() for alias in aliases}
+        # What there was, and the position up to which that is known.
+        self._objects: dict[str, frozenset[str]] = {}
+        self._known_at: dict[str, object | None] = dict.fromkeys(aliases)
         reset_finished.connect(self._note_reset, dispatch_uid=__name__)
         self.look()
+        self._warn_of_unseen()
 
     def stop(self) -> None:
         """Look no longer."""
@@ -43,8 +53,21 @@ class LeakFinder:
 
         reset_finished.disconnect(dispatch_uid=__name__)
 
-    def check(self, node: Any, who: str) -> None:
-        """Tell, by a warning at *node* or an error, what *who* has left since the last look."""
+    def _warn_of_unseen(self) -> None:
+        """Warn, once, of the databases in which rows that are left cannot be seen."""
+        from testdb_app.preparing import find_obstacle  # noqa: PLC0415
+
+        for alias in self.aliases:
+            obstacle = find_obstacle(alias)
+            if obstacle is not None:
+                text = f'Rows that are left in the database of the alias "{alias}" cannot be seen: {obstacle}'
+                warnings.warn(LeakWarning(text), stacklevel=2)
+
+    def check(self, node: Any, who: str, function: Any = None) -> None:
+        """Tell, by a warning or an error, what *who* has left since the last look.
+
+        The warning stands at the line of *function*, a fixture's, or at that of the test that is *node*.
+        """
         found = self.look()
         if not found:
             return
@@ -56,12 +79,40 @@ class LeakFinder:
             raise LeakError(text, owner=who)
         with warnings.catch_warnings():
             warnings.simplefilter("always", LeakWarning)
-            node.warn(LeakWarning(text))
+            code = getattr(inspect.unwrap(function), "__code__", None) if function is not None else None
+            if code is None:
+                node.warn(LeakWarning(text))
+            else:
+                warnings.warn_explicit(LeakWarning(text), LeakWarning, code.co_filename, code.co_firstlineno)
 
     def look(self) -> list[str]:
         """Return what was left since the last look, a text for each database."""
         with self._blocker.unblock():
             return [text for alias in self.aliases for text in self._look_at(alias)]
+
+    def _compare(self, alias: str) -> tuple[_Image, list[str]]:
+        """Compare the database with its baseline; return the tables that differ, and the sequences that have moved."""
+        with _own_connection(alias):
+            preview = self._resetters[alias].plan()
+        return _image(preview), [str(name) for name in preview.plan.sequences]
+
+    def _compare_objects(self, alias: str, position: object) -> str:
+        """Tell which tables, sequences, triggers and the like came or went. Reads them where a catalog may have been written."""
+        from django.db import connections  # noqa: PLC0415
+
+        from testdb_app.backends import get_backend  # noqa: PLC0415
+
+        backend = get_backend(connections[alias])
+        before = self._objects.get(alias)
+        if before is not None and backend.is_schema_same(self._known_at[alias], position):
+            return ""
+        with _own_connection(alias):
+            now = self._objects[alias] = backend.read_objects(connections[alias])
+        self._known_at[alias] = position
+        if before is None:
+            return ""
+        told = [(f"left {_listed(now - before)}", now - before), (f"took away {_listed(before - now)}", before - now)]
+        return ", ".join(text for text, names in told if names)
 
     def _note_reset(self, using: str, report: ResetReport, **_: object) -> None:
         if using in self._positions and report.target == "baseline":
@@ -78,27 +129,24 @@ class LeakFinder:
         since = self._positions[alias]
         try:
             position, may_differ = get_backend(connection).look_for_commits(connection, since)
+            objects = self._compare_objects(alias, position) if may_differ else ""
+            if objects:
+                yield f"{_called(alias)}: {objects}"
             if may_differ and since is not None:
-                image, moved = _compare(alias)
+                image, moved = self._compare(alias)
                 before, self._images[alias] = self._images[alias], image
-                yield from _describe(alias, connection.settings_dict["NAME"], before, image, moved)
+                yield from _describe(alias, before, image, moved)
         except BaselineError as error:
             new = [change for change in error.changes if change not in self._changes[alias]]
             self._changes[alias].update(new)
             if new:
-                yield f'database "{connection.settings_dict["NAME"]}" (alias "{alias}"): {", ".join(new)}'
+                # What came or went is told already, with what has no rows.
+                altered = [change for change in new if not change.endswith((" is new", " is gone"))]
+                blind = "its rows cannot be compared until a reset, as its schema is another one"
+                yield f"{_called(alias)}: {', '.join([*altered, blind])}"
         except (TestDBError, Error):
             return  # it is locked, or broken: the next look will tell
         self._positions[alias] = position
-
-
-def _compare(alias: str) -> tuple[_Image, list[str]]:
-    """Compare the database with its baseline; return the tables that differ, and the sequences that have moved."""
-    from testdb_app.resetter import Resetter  # noqa: PLC0415
-
-    with _own_connection(alias):
-        preview = Resetter(alias, to="baseline", once=True).plan()
-    return _image(preview), [str(name) for name in preview.plan.sequences]
 
 
 def _image(preview: ResetPreview) -> _Image:
@@ -125,9 +173,20 @@ def _own_connection(alias: str) -> Iterator[None]:
         connections[alias] = own
 
 
-def _describe(
-    alias: str, name: object, before: Mapping[str, tuple[int, int, int]], after: _Image, moved: list[str]
-) -> Iterator[str]:
+def _called(alias: str) -> str:
+    from django.db import connections  # noqa: PLC0415
+
+    return f'database "{connections[alias].settings_dict["NAME"]}" (alias "{alias}")'
+
+
+def _listed(names: Iterable[str]) -> str:
+    """List some, tables first: their indexes, sequences and triggers follow from these."""
+    found = sorted(names, key=lambda name: (not name.startswith("table "), name))
+    more = f" and {len(found) - _MOST_OBJECTS} more" if len(found) > _MOST_OBJECTS else ""
+    return ", ".join(found[:_MOST_OBJECTS]) + more
+
+
+def _describe(alias: str, before: Mapping[str, tuple[int, int, int]], after: _Image, moved: list[str]) -> Iterator[str]:
     parts = []
     for table in sorted({*before, *after}):
         were, are = before.get(table, (0, 0, 0)), after.get(table, (0, 0, 0))
@@ -140,4 +199,4 @@ def _describe(
             parts.append(f"{table} ({', '.join(changes)})")
     if parts:
         sequences = f", sequences moved: {', '.join(moved)}" if moved else ""
-        yield f'database "{name}" (alias "{alias}"): {", ".join(parts)}{sequences}'
+        yield f"{_called(alias)}: {', '.join(parts)}{sequences}"

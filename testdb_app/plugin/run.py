@@ -65,7 +65,7 @@ class Run:
             else:
                 result = yield
             if self.leaks is not None and not self.stack.of_kind(Kind.COMMITTED) and _is_of_the_project(fixturedef):
-                self.leaks.check(request.node, f'The fixture "{name}" ({fixturedef.scope} scope)')
+                self.leaks.check(request.node, f'The fixture "{name}" ({fixturedef.scope} scope)', fixturedef.func)
             return self.copies.keep(fixturedef, result)
         finally:
             self.stack.in_progress.remove(fixturedef)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from django.db import Error, transaction
 
-from testdb_app.backends.postgresql.commits import look_for_commits
+from testdb_app.backends.postgresql.commits import is_schema_same, look_for_commits
 from tests.scratch import connect_as_superuser
 
 
@@ -58,3 +58,33 @@ def test_a_lost_connection_is_djangos_error_and_the_next_one_is_asked(scratch: A
     scratch.connection.close()
     scratch.execute("CREATE TABLE a (id integer)")
     assert has_committed(scratch.connection, before)
+
+
+def test_what_is_committed_in_another_database_is_not_told_and_what_is_in_this_one_is(
+    scratch: Any, make_scratch: Any
+) -> None:
+    elsewhere = make_scratch("elsewhere")
+    elsewhere.execute("CREATE TABLE b (id integer)")
+    scratch.execute(
+        "CREATE TABLE a (id integer); CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'"
+    )
+    position, _ = look_for_commits(scratch.connection, None)
+    for _ in range(3):
+        elsewhere.execute("INSERT INTO b VALUES (1)")
+        position, may_differ = look_for_commits(scratch.connection, position)
+        assert not may_differ
+    own = (
+        "INSERT INTO a VALUES (1)",
+        "UPDATE a SET id = 2",
+        "TRUNCATE a",
+        "CREATE TRIGGER t BEFORE INSERT ON a EXECUTE FUNCTION f()",
+    )
+    for statement in own:
+        before = position
+        execute(scratch.connection, statement)
+        position, may_differ = look_for_commits(scratch.connection, before)
+        assert may_differ, statement
+        assert is_schema_same(before, position) == (statement[:6] in {"INSERT", "UPDATE"})
+    # By a session that nobody here knows of.
+    scratch.execute("INSERT INTO a VALUES (3)")
+    assert look_for_commits(scratch.connection, position)[1]

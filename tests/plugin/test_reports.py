@@ -168,3 +168,63 @@ def test_the_slowest_resets_are_shown_with_what_they_reset(run: Runner, options:
     assert re.search(r" ms  teardown of test_it.py::test_3: default, 1 tables \(shop_shelf 1\)", every)
     assert re.search(r" ms  teardown of test_it.py::test_9_nothing: default, (nothing was written|0 tables)", every)
     assert re.search(r" ms  teardown of test_it.py::TestIt::test_4: default, 1 tables", every)
+
+
+SCHEMA_CHANGES = """
+def alter(*statements):
+    other = connection.copy()
+    try:
+        with other.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement)
+    finally:
+        other.close()
+
+FUNCTION = "CREATE FUNCTION noted() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'"
+
+@pytest.fixture(scope="module")
+def wide(django_db_setup, django_db_blocker):  # the line of the fixture
+    with django_db_blocker.unblock():
+        alter("CREATE VIEW seen AS SELECT 1 AS number")
+
+def test_1_leaves_a_table(db):
+    alter("CREATE TABLE made (id serial PRIMARY KEY)")
+
+def test_2_is_clean(db):
+    shelf("rolled back")
+
+def test_3_leaves_a_trigger(reset_db):
+    alter(FUNCTION, "CREATE TRIGGER noted AFTER INSERT ON shop_shelf FOR EACH ROW EXECUTE FUNCTION noted()")
+
+def test_4_takes_both_away(reset_db):
+    alter("DROP TABLE made", "DROP FUNCTION noted CASCADE")
+
+def test_5_uses_a_fixture(wide, db): pass
+
+def test_6_is_reset(reset_db):
+    shelf("reset")
+
+def test_7_is_clean(reset_db): pass
+"""
+
+
+@pytest.mark.postgresql
+def test_what_a_test_left_or_took_away_of_the_schema_is_named(run: Runner) -> None:
+    run.write(SCHEMA_CHANGES)
+    done = run("--testdb-leaks=warn", "-p", "no:randomly")
+    told = re.findall(r"(\S+): LeakWarning: (.*)", done.stdout)
+    texts = [text for _, text in told]
+    assert any(
+        text.startswith("The test test_it.py::test_1_leaves_a_table has left")
+        and "left table public.made, sequence public.made_id_seq" in text
+        and "cannot be compared until a reset" in text
+        for text in texts
+    )
+    assert any("test_3_leaves_a_trigger" in text and "trigger noted on public.shop_shelf" in text for text in texts)
+    assert any(
+        "test_4_takes" in text and "took away table public.made, function public.noted()" in text for text in texts
+    )
+    (place,) = [place for place, text in told if 'fixture "wide"' in text and "left view public.seen" in text]
+    lines = (run.project.directory / "test_it.py").read_text().splitlines()
+    assert "def wide(" in "".join(lines[int(place.split(":")[1]) - 1 :][:2])
+    assert not any(name in text for text in texts for name in ("test_2_is", "test_6_is", "test_7_is"))

@@ -16,6 +16,8 @@ from testdb_app.backends.defaults import (
     lift_no_limits,
     look_for_commits_nowhere,
     nobody_blocks,
+    nobody_knows_schema,
+    read_tables_and_views,
     refuse_limits,
     status_as_django_knows,
     undo_to_savepoint,
@@ -74,6 +76,8 @@ class GenericBackend:
     write_restarts = staticmethod(write_restarts)
     catalog_first = staticmethod(catalog_is_first)
     look_for_commits = staticmethod(look_for_commits_nowhere)
+    is_schema_same = staticmethod(nobody_knows_schema)
+    read_objects = staticmethod(read_tables_and_views)
     drop_stale_session = staticmethod(without_kept_sessions)
     drop_baseline = staticmethod(operations.drop_baseline)
 

@@ -20,7 +20,7 @@ from testdb_app.backends.base import (
 from testdb_app.backends.postgresql import baseline as baseline_tables
 from testdb_app.backends.postgresql import catalog, limits, operations, restoring, session, signals
 from testdb_app.backends.postgresql.blocking import find_blockers
-from testdb_app.backends.postgresql.commits import look_for_commits
+from testdb_app.backends.postgresql.commits import is_schema_same, look_for_commits
 from testdb_app.backends.postgresql.connection import rolled_back_on_error, run_sql, transaction_status
 from testdb_app.backends.postgresql.data import PostgreSQLData
 from testdb_app.backends.postgresql.details import read_details
@@ -153,6 +153,13 @@ class PostgreSQLBackend:
     drop_stale_session = staticmethod(session.drop_stale_session)
     transaction_status = staticmethod(transaction_status)
     look_for_commits = staticmethod(look_for_commits)
+    is_schema_same = staticmethod(is_schema_same)
+
+    def read_objects(self, connection: BaseDatabaseWrapper) -> frozenset[str]:
+        """List the user's objects. One round trip."""
+        (rows,) = read_rows(connection, [catalog.OBJECTS], lock_timeout=_READING_TIMEOUT)
+        return frozenset(f"{kind} {name}" for kind, name in rows)
+
     begin = staticmethod(limits.begin)
     undo = staticmethod(limits.undo)
     limit = staticmethod(limits.limit)

@@ -102,6 +102,37 @@ SELECT pg_catalog.concat_ws('/',
     current_user)
 """
 
+# kind, name of each thing that a test may leave or take away; an index of a constraint comes and goes with its table
+OBJECTS = f"""
+SELECT CASE c.relkind WHEN 'S' THEN 'sequence' WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' WHEN 'i' THEN 'index'
+                      WHEN 'I' THEN 'index' WHEN 'c' THEN 'type' WHEN 'f' THEN 'foreign table' ELSE 'table' END,
+       pg_catalog.concat(n.nspname, '.', c.relname)
+  FROM pg_catalog.pg_class c
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE {USER_SCHEMAS} AND n.nspname <> 'testdb' AND c.relkind <> 't'
+   AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint k WHERE k.conindid = c.oid)
+ UNION ALL
+SELECT 'trigger', pg_catalog.concat(t.tgname, ' on ', n.nspname, '.', c.relname)
+  FROM pg_catalog.pg_trigger t
+  JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE NOT t.tgisinternal AND {USER_SCHEMAS}
+ UNION ALL
+SELECT 'function', pg_catalog.concat(n.nspname, '.', p.proname, '(', pg_catalog.pg_get_function_identity_arguments(p.oid), ')')
+  FROM pg_catalog.pg_proc p
+  JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+ WHERE {USER_SCHEMAS}
+ UNION ALL
+SELECT 'type', pg_catalog.concat(n.nspname, '.', t.typname)
+  FROM pg_catalog.pg_type t
+  JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
+ WHERE t.typtype IN ('d', 'e', 'r') AND {USER_SCHEMAS}
+ UNION ALL
+SELECT 'schema', n.nspname::text
+  FROM pg_catalog.pg_namespace n
+ WHERE {USER_SCHEMAS} AND n.nspname <> 'testdb'
+"""
+
 # search path, as the session has it: before it is set to a safe one
 SEARCH_PATH = "SELECT pg_catalog.current_schemas(false)::pg_catalog.text[]"
 

@@ -1,19 +1,27 @@
 """Whether anybody has committed since an earlier look, cheaply told by the transaction ids used in between.
 
 Who writes a row takes an id, and an id's fate can be asked for: ``pg_xact_status()``. Those that were rolled back wrote nothing
-that stays. What committed may have written elsewhere, as all databases of a server share the ids: a superset, to be
-followed by a real look. ``pg_snapshot_xmax()`` is one more than the latest id that has completed, so an id that is still
-in use is either not counted yet, or remembered as unfinished.
+that stays. What committed may have written elsewhere, as all databases of a server share the ids. So then the rows ever written
+in this one are asked for, catalogs included, as the server counts them: where the counters can be trusted
+(:mod:`testdb_app.backends.postgresql.signals`) and have not moved, nobody has written here. Otherwise somebody may have: a
+superset, to be followed by a real look. ``pg_snapshot_xmax()`` is one more than the latest id that has completed, so an id that
+is still in use is either not counted yet, or remembered as unfinished.
 """
 
 from __future__ import annotations
 
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from django.db import DatabaseError
+
+from testdb_app.backends.postgresql import signals
+from testdb_app.backends.postgresql.asking import pipeline_of
 from testdb_app.backends.postgresql.connection import is_idle, run_sql
-from testdb_app.backends.postgresql.pipeline import COMMAND_OK, TUPLES_OK, unique_prefix
+from testdb_app.backends.postgresql.looks import Conditions, are_trusted, parse_conditions
+from testdb_app.backends.postgresql.opened import sessions_opened
+from testdb_app.backends.postgresql.pipeline import COMMAND_OK, TUPLES_OK, Command, unique_prefix
 from testdb_app.backends.postgresql.queries import rows_of
 
 if TYPE_CHECKING:
@@ -26,6 +34,8 @@ _FATES = (
 )
 _MOST = 5_000
 """Where more ids were used than this, somebody may have committed: it is not worth asking for each."""
+_OTHERS = Command(signals.OTHERS, often=True)
+_COUNTED = Command(signals.COUNTED, often=True)
 _NAME = f"{unique_prefix()}next".encode()
 # By the driver's connection, whether the query for the next id is prepared there by that name; False where that goes wrong.
 _is_prepared: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
@@ -37,24 +47,75 @@ class Position:
 
     next: int
     unfinished: tuple[int, ...] = ()
+    counted: Counted | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counted:
+    """What was written in the database at that moment, in all: rows, and rows of catalogs. ``opened`` counts our sessions."""
+
+    conditions: Conditions
+    opened: int
+    rows: int
+    catalogs: int
+
+    def is_quiet_until(self, later: Counted) -> bool:
+        """Whether nothing was written up to *later*: the same sessions are there, or more of ours, and no count has moved."""
+        epoch, sessions, others = self.conditions
+        expected = (epoch, None if sessions is None else sessions + later.opened - self.opened, others)
+        return later.conditions == expected and later.rows == self.rows
 
 
 def look_for_commits(connection: BaseDatabaseWrapper, since: object | None) -> tuple[object, bool]:
-    """Return the present position, and whether anybody may have committed rows after *since*.
+    """Return the present position, and whether anybody may have committed rows in this database after *since*.
 
-    One round trip where no id was used since, else two; and one more the first time on a connection.
+    One round trip where no id was used since. Else two, and a third where one of them was committed; and one more the first
+    time on a connection.
     """
     following = _ask_for_next(connection)
     if not isinstance(since, Position):
-        return Position(next=following), True
+        return Position(next=following, counted=_count(connection, following)), True
     if following == since.next and not since.unfinished:
         return since, False
-    if following - since.next > _MOST:
-        return Position(next=following), True
-    ids = [*since.unfinished, *range(since.next, following)]
-    fates = rows_of(run_sql(connection, _FATES.format(",".join(map(str, ids))))[0])
-    unfinished = sorted(int(number) for number, fate in fates if fate == "in progress")
-    return Position(next=following, unfinished=tuple(unfinished)), any(fate == "committed" for _, fate in fates)
+    unfinished: tuple[int, ...] = ()
+    if following - since.next <= _MOST:
+        ids = [*since.unfinished, *range(since.next, following)]
+        fates = rows_of(run_sql(connection, _FATES.format(",".join(map(str, ids))))[0])
+        unfinished = tuple(sorted(int(number) for number, fate in fates if fate == "in progress"))
+        if all(fate != "committed" for _, fate in fates):
+            return replace(since, next=following, unfinished=unfinished), False
+    counted = _count(connection, following)
+    is_quiet = counted is not None and since.counted is not None and since.counted.is_quiet_until(counted)
+    return Position(next=following, unfinished=unfinished, counted=counted), not is_quiet
+
+
+def is_schema_same(before: object | None, after: object) -> bool:
+    """Whether no row of a catalog was written between two positions, so that nothing was made, dropped or altered."""
+    if not isinstance(before, Position) or not isinstance(after, Position):
+        return False
+    was, now = before.counted, after.counted
+    return (
+        was is not None and now is not None and was.catalogs == now.catalogs and was.conditions[2] == now.conditions[2]
+    )
+
+
+def _count(connection: BaseDatabaseWrapper, following: int) -> Counted | None:
+    """Read what was written, once this session has reported; None where that cannot be trusted. One round trip."""
+    if not is_idle(connection):
+        # Inside a transaction a session does not report what it did before.
+        return None
+    batches = ([Command(signals.FORCE_FLUSH, often=True)], [_OTHERS, _COUNTED])
+    try:
+        _, others, ((*conditions, rows, catalogs),) = map(rows_of, pipeline_of(connection).run(connection, *batches))
+    except DatabaseError:
+        return None
+    found = parse_conditions((conditions[0], int(conditions[1] or 0)), others)
+    # Who commits between the two questions may be in the one, and not in the other.
+    if int(conditions[3]) != following or not are_trusted(found):
+        return None
+    return Counted(
+        conditions=found, opened=sessions_opened(connection), rows=int(rows or 0), catalogs=int(catalogs or 0)
+    )
 
 
 def _ask_for_next(connection: BaseDatabaseWrapper) -> int:

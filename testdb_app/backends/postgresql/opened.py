@@ -40,7 +40,7 @@ def observe_from_now_on() -> None:
 def _take_note(connection: BaseDatabaseWrapper, **_: object) -> None:
     if connection.vendor == "postgresql":
         raw = connection.connection
-        _opened[connection.alias] += 1
+        _opened[_database_of(connection)] += 1
         if _observing and hasattr(type(raw), "wait") and not connection.settings_dict["OPTIONS"].get("pool"):
             session = _sessions[raw] = ServerSession(read_configuration(connection))
             observe_statements(raw, session.note)
@@ -50,8 +50,16 @@ connection_created.connect(_take_note, dispatch_uid=__name__)
 
 
 def sessions_opened(connection: BaseDatabaseWrapper) -> int:
-    """Return how many sessions Django has opened for the alias of *connection* since this module was imported."""
-    return _opened[connection.alias]
+    """Return how many sessions Django has opened to the database of *connection* since this module was imported.
+
+    By whatever alias: what another one opens is a session more, too.
+    """
+    return _opened[_database_of(connection)]
+
+
+def _database_of(connection: BaseDatabaseWrapper) -> str:
+    settings = connection.settings_dict
+    return "\n".join(str(settings.get(key) or "") for key in ("HOST", "PORT", "NAME"))
 
 
 def read_configuration(connection: BaseDatabaseWrapper) -> object:

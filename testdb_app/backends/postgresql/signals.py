@@ -145,6 +145,21 @@ SELECT pg_catalog.concat_ws('/', a.pid, EXTRACT(EPOCH FROM a.backend_start), EXT
 """One text for each other session that is connected to the database."""
 
 
+def _rows(database: int | str) -> str:
+    """The rows ever written in the database."""
+    return " + ".join(
+        f"pg_catalog.pg_stat_get_db_tuples_{verb}({database})" for verb in ("inserted", "updated", "deleted")
+    )
+
+
+COUNTED = qualify(
+    f"SELECT {_conditions(_DATABASE_OID, prepared=True)}, {_rows(_DATABASE_OID)}, "
+    f"(SELECT pg_catalog.sum({_WRITES}) FROM (SELECT c.oid AS o FROM pg_catalog.pg_class c "
+    "WHERE c.relnamespace = 'pg_catalog'::pg_catalog.regnamespace AND c.relkind = 'r' AND NOT c.relisshared) w)"
+)
+"""The conditions, the rows ever written in the database, and those of its catalogs."""
+
+
 def look(database: int, *, prepared: bool) -> str:
     """Write the look as a query with two parameters, arrays of OIDs: tables, sequences. It makes the session report.
 
@@ -169,13 +184,6 @@ def look_at_all(database: int, tables: Iterable[int], sequences: Iterable[int], 
         f"ARRAY(SELECT {_CALLS} FROM pg_catalog.unnest({_oids(sequences)}) o)::text, "
         f"ARRAY(SELECT {_WRITES} FROM pg_catalog.unnest(ARRAY[{catalogs}]::oid[]) o)::text, "
         f"{_rows(database)}, {_blocks(sequences)}, pg_catalog.pg_stat_force_next_flush()"
-    )
-
-
-def _rows(database: int) -> str:
-    """The rows ever written in the database."""
-    return " + ".join(
-        f"pg_catalog.pg_stat_get_db_tuples_{verb}({database})" for verb in ("inserted", "updated", "deleted")
     )
 
 

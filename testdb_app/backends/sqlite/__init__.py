@@ -9,7 +9,7 @@ from __future__ import annotations
 from sqlite3 import ProgrammingError
 from typing import TYPE_CHECKING
 
-from testdb_app.backends.base import Restoration, TransactionStatus
+from testdb_app.backends.base import OWN_SCHEMA, Mark, Restoration, TransactionStatus
 from testdb_app.backends.defaults import (
     begin_with_savepoint,
     catalog_is_first,
@@ -17,6 +17,7 @@ from testdb_app.backends.defaults import (
     close_session,
     leave_session,
     nobody_blocks,
+    nobody_knows_schema,
     undo_to_savepoint,
     without_kept_sessions,
     without_watch,
@@ -26,6 +27,7 @@ from testdb_app.backends.sqlite import baseline, details, execution, identity, i
 from testdb_app.backends.sqlite.data import SQLiteData
 from testdb_app.backends.sqlite.errors import translate
 from testdb_app.exceptions import TestDBError
+from testdb_app.states import KEPT_STATES
 
 if TYPE_CHECKING:
     from django.db import Error
@@ -77,6 +79,17 @@ class SQLiteBackend:
     drop_stale_session = staticmethod(without_kept_sessions)
     drop_baseline = staticmethod(baseline.drop_baseline)
 
+    is_schema_same = staticmethod(nobody_knows_schema)
+
+    def read_objects(self, connection: BaseDatabaseWrapper) -> frozenset[str]:
+        """Return what ``sqlite_master`` lists, but for what SQLite makes itself and the copies of baselines."""
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT type, name, tbl_name FROM sqlite_master")
+            rows = cursor.fetchall()
+        return frozenset(
+            f"{kind} {name}" for kind, name, table in rows if not name.startswith("sqlite_") and not _is_own(table)
+        )
+
     def look_for_commits(self, connection: BaseDatabaseWrapper, since: object | None) -> tuple[object, bool]:
         """Return the counts of changes by this connection, rolled back ones too, and of those that others committed."""
         with connection.cursor() as cursor:
@@ -91,6 +104,10 @@ class SQLiteBackend:
             return TransactionStatus.OPEN if connection.connection.in_transaction else TransactionStatus.NONE
         except ProgrammingError:
             return TransactionStatus.LOST
+
+
+def _is_own(table: str) -> bool:
+    return any(table.startswith(f"{OWN_SCHEMA}_{name}") for name in (*KEPT_STATES, *Mark))
 
 
 BACKEND: Backend = SQLiteBackend()
