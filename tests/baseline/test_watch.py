@@ -475,3 +475,33 @@ def test_counters_that_cannot_be_read_after_a_reset_do_not_undo_its_success(scra
     assert fresh.reset().rows == 1
     assert fresh.reset().tables == ()
     assert content(scratch) == before
+
+
+@pytest.mark.parametrize("way", ["function", "grant"])
+def test_writes_that_the_counters_miss_are_reset_where_the_role_may_hide_them(scratch, captured, way):
+    before = captured("CREATE TABLE a (id integer PRIMARY KEY); CREATE TABLE b (id integer); INSERT INTO a VALUES (1)")
+    role = scratch.connection.get_connection_params()["user"]
+    with scratch.superuser() as session:
+        if way == "grant":
+            session.execute(f"GRANT SET ON PARAMETER track_counts TO {role}")
+        else:
+            session.execute(
+                "CREATE FUNCTION hidden() RETURNS void LANGUAGE sql SECURITY DEFINER SET track_counts = off "
+                "AS 'INSERT INTO public.a VALUES (2); INSERT INTO public.b VALUES (1)'"
+            )
+    try:
+        resetter = scratch.resetter(to="baseline")
+        for _ in range(4):
+            resetter.reset()
+            with scratch.connection.cursor() as cursor:
+                if way == "function":
+                    cursor.execute("SELECT hidden()")
+                else:
+                    cursor.execute("SET track_counts = off; INSERT INTO a VALUES (2); INSERT INTO b VALUES (1)")
+                    cursor.execute("SET track_counts = on")
+        resetter.reset()
+        assert content(scratch) == before
+    finally:
+        if way == "grant":
+            with scratch.superuser() as session:
+                session.execute(f"REVOKE SET ON PARAMETER track_counts FROM {role}")

@@ -39,7 +39,7 @@ class Asker:
     def __init__(self, connection: BaseDatabaseWrapper, schema: Schema, identity: DatabaseIdentity) -> None:
         relations, database = read_rows(connection, [signals.RELATIONS, signals.DATABASE])
         self.relations = Relations.from_rows(relations, schema)
-        oid, prepared = database[0]
+        oid, prepared, self.may_miss = database[0]
         everything = signals.look_at_all(oid, self.relations.counted, self.relations.sequences, prepared=prepared)
         self._look_at_all = Command(everything, often=True)
         self._look = signals.look(oid, prepared=prepared)

@@ -58,8 +58,9 @@ def sessions_opened(connection: BaseDatabaseWrapper) -> int:
 
 
 def _database_of(connection: BaseDatabaseWrapper) -> str:
+    # Those of another role, or with other options, may not be counted as this one's are.
     settings = connection.settings_dict
-    return "\n".join(str(settings.get(key) or "") for key in ("HOST", "PORT", "NAME"))
+    return "\n".join(str(settings.get(key) or "") for key in ("HOST", "PORT", "NAME", "USER", "OPTIONS"))
 
 
 def read_configuration(connection: BaseDatabaseWrapper) -> object:
