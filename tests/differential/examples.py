@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from testdb_app.backends.postgresql.quoting import quote
 from tests.differential import upkeep, writes
-from tests.differential.extras import add_extras
+from tests.differential.extras import OF_ALL_TABLES, add_extras
 from tests.differential.model import Model
 from tests.differential.scenario import SIGHTS, Reset, Scenario, Step
 from tests.differential.tables import models
@@ -65,7 +65,10 @@ def _first_row(draw: Draw, model: Model, builder: str) -> Step:
 
 
 def _made(model: Model, start: int, builder: str) -> list[Step]:
-    return [Step(actor=builder, what=f"make {what}", sql=sql) for what, sql in model.made[start:]]
+    return [
+        Step(actor="superuser" if what == OF_ALL_TABLES else builder, what=f"make {what}", sql=sql)
+        for what, sql in model.made[start:]
+    ]
 
 
 @st.composite

@@ -1,4 +1,4 @@
-"""Random triggers, rules, row security and functions: what writes, hides or refuses behind the statement's back."""
+"""Random triggers, rules, row security, functions and publications: what writes, hides or refuses behind the statement's back."""
 
 from __future__ import annotations
 
@@ -46,6 +46,42 @@ def add_extras(draw: Draw, model: Model) -> None:
         _add_rule(draw, model, draw(st.sampled_from(tables)), log)
     if draw(st.integers(0, 5)) == 5:
         _add_policy(draw, model, draw(st.sampled_from(tables)))
+    if draw(st.integers(0, 5)) == 5:
+        _add_publication(draw, model)
+
+
+OF_ALL_TABLES = "publication of all tables"
+"""What only a superuser may make."""
+
+
+def _add_publication(draw: Draw, model: Model) -> None:
+    """Add a publication, under which the server refuses DELETE and UPDATE on tables without a replica identity."""
+    publish = draw(
+        st.sampled_from(("", "", "publish = 'insert, delete'", "publish = 'update'", "publish_via_partition_root"))
+    )
+    options = f" WITH ({publish})" if publish else ""
+    for table in draw(st.lists(st.sampled_from(model.tables), max_size=2)):
+        identity = draw(st.sampled_from(("NOTHING", "NOTHING", "FULL", "USING INDEX gone")))
+        first, after = "", ""
+        if identity == "USING INDEX gone":
+            columns = [column.name for column in table.keys] or [table.columns[0].name]
+            index = quote(f"gone {len(model.made)}")
+            identity = f"USING INDEX {index}"
+            first = f"CREATE UNIQUE INDEX {index} ON {table.sql} ({', '.join(columns)});\n"
+            after = f";\nDROP INDEX {quote(table.schema)}.{index}"
+        model.add("replica identity", f"{first}ALTER TABLE {table.sql} REPLICA IDENTITY {identity}{after}")
+    if draw(st.integers(0, 2)):
+        model.add(OF_ALL_TABLES, f"CREATE PUBLICATION everything FOR ALL TABLES{options}")
+        return
+    listed = []
+    for table in draw(
+        st.lists(st.sampled_from(model.tables), min_size=1, max_size=3, unique_by=lambda table: table.sql)
+    ):
+        columns = draw(st.sampled_from(("", "", "keys", "some")))
+        names = [column.name for column in (table.settable if columns == "some" else table.keys)][:2]
+        condition = f" WHERE ({table.columns[-1].name} IS NOT NULL)" if not draw(st.integers(0, 3)) else ""
+        listed.append(f"{table.sql}{f' ({chr(44).join(names)})' if columns and names else ''}{condition}")
+    model.add("publication", f"CREATE PUBLICATION listed FOR TABLE {', '.join(listed)}{options}")
 
 
 def _add_functions(model: Model, log: Table) -> None:

@@ -23,7 +23,7 @@ DECLARE
     r record;
 BEGIN
     FOR r IN SELECT c.oid, c.relkind, format('%I.%I', n.nspname, c.relname) AS name, c.relfilenode::text AS node,
-                    concat(c.relrowsecurity, c.relforcerowsecurity) AS security
+                    concat(c.relrowsecurity, c.relforcerowsecurity, c.relreplident) AS security
                FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
               WHERE c.oid >= 16384 AND c.relkind IN ('r', 'S') AND c.relpersistence <> 't' AND n.nspname <> 'testdb'
               ORDER BY c.oid LOOP
@@ -106,7 +106,7 @@ def parse(rows: Iterable[list[str]]) -> Image:
             texts[name][rest[2]] += 1
             places[name].append((rest[0], rest[1]))
         elif kind == "table":
-            nodes[name], switches[f"{name} row security"] = rest
+            nodes[name], switches[f"{name} row security and replica identity"] = rest
         elif kind == "sequence":
             sequences[name], files[name], starts[name] = (rest[0], rest[1]), rest[2], (rest[3], "false")
         else:

@@ -167,6 +167,7 @@ class Stage:
 _CLEAN = """
 SET lock_timeout = '10s';
 DO $$DECLARE s name; BEGIN
+    FOR s IN SELECT pubname FROM pg_publication LOOP EXECUTE format('DROP PUBLICATION %I', s); END LOOP;
     EXECUTE format('ALTER DATABASE %I RESET ALL', current_database());
     FOR s IN SELECT nspname FROM pg_namespace
               WHERE nspname !~ '^pg_' AND nspname NOT IN ('information_schema', 'differential_looks') LOOP
