@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from testdb_app.exceptions import BaselineError
+from testdb_app.exceptions import BaselineDamagedError, BaselineError
 from testdb_app.schema import QualifiedName
 from testdb_app.states import Baseline, BaselineColumn, BaselineTable, SequenceState
 
@@ -13,8 +15,8 @@ _VERSION = 2
 
 
 def to_document(baseline: Baseline) -> dict[str, Any]:
-    """Return *baseline* as JSON's types."""
-    return {
+    """Return *baseline* as JSON's types, with a digest of it all."""
+    document = {
         "version": _VERSION,
         "captured_at": baseline.captured_at,
         "tables": [
@@ -23,8 +25,10 @@ def to_document(baseline: Baseline) -> dict[str, Any]:
                 "copy": [table.copy.schema, table.copy.name],
                 "rows": table.rows,
                 "columns": [
-                    [c.name, c.is_generated, c.is_fixed, c.type, c.kept_as, c.collation] for c in table.columns
+                    [c.name, c.is_generated, c.is_fixed, c.type, c.kept_as, c.collation, c.is_exact]
+                    for c in table.columns
                 ],
+                "checksum": table.checksum,
                 "key": list(table.key),
                 "operators": list(table.operators),
             }
@@ -37,20 +41,38 @@ def to_document(baseline: Baseline) -> dict[str, Any]:
         "migrations": [[name.schema, name.name] for name in baseline.migrations],
         "shape": dict(baseline.shape),
     }
+    return {**document, "digest": _digest(document)}
+
+
+def _digest(document: Mapping[str, Any]) -> str:
+    rest = {name: value for name, value in document.items() if name != "digest"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def damaged(where: str, faults: Iterable[str]) -> BaselineDamagedError:
+    """Return the error for a baseline with these *faults*, in the database that *where* names."""
+    changes = list(faults)
+    listed = "; ".join(changes[:5]) + (f"; and {len(changes) - 5} more" if len(changes) > 5 else "")
+    return BaselineDamagedError(
+        f"The baseline of {where} is damaged: {listed}. Nothing was changed. Have the database made anew (--create-db, or "
+        "without --keepdb), or bring it to the state that is meant and capture that: resetdb --recapture, or "
+        "capture_baseline(replace=True).",
+        changes=changes,
+    )
 
 
 def from_document(document: Mapping[str, Any], *, where: str = "this database") -> Baseline:
-    """Return the baseline of a document. Raises :class:`BaselineError` for one of another version, or a damaged one.
+    """Return the baseline of a document. Raises :class:`BaselineError` for one of another version.
 
-    *where* names the database for the message.
+    *where* names the database for the message. Raises :class:`BaselineDamagedError` for a document that somebody has edited.
     """
     try:
-        return _parse(document)
+        baseline = _parse(document)
+        if document["digest"] == _digest(document):
+            return baseline
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise BaselineError(
-            f"The document of the baseline in {where} is damaged ({type(error).__name__}: {error}). Nothing was changed. "
-            "Capture it again: resetdb --recapture, or capture_baseline(replace=True)."
-        ) from error
+        raise damaged(where, [f"its document cannot be read ({type(error).__name__}: {error})"]) from error
+    raise damaged(where, ["its document was edited"])
 
 
 def _parse(document: Mapping[str, Any]) -> Baseline:
@@ -65,9 +87,10 @@ def _parse(document: Mapping[str, Any]) -> Baseline:
             copy=QualifiedName(*table["copy"]),
             rows=table["rows"],
             columns=tuple(
-                BaselineColumn(name=n, is_generated=g, is_fixed=f, type=t, kept_as=k, collation=c)
-                for n, g, f, t, k, c in table["columns"]
+                BaselineColumn(name=n, is_generated=g, is_fixed=f, type=t, kept_as=k, collation=c, is_exact=e)
+                for n, g, f, t, k, c, e in table["columns"]
             ),
+            checksum=table["checksum"],
             key=tuple(table["key"]),
             operators=tuple(table["operators"]),
         )

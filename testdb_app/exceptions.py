@@ -26,6 +26,7 @@
     │   ├── StorageError          rows are stored where this package cannot put them back
     │   ├── RowsRemainError       rows were there again after the reset
     │   ├── BaselineError         there is no baseline, or it belongs to another schema
+    │   │   └── BaselineDamagedError its copies or its document are not as they were captured
     │   ├── RestoreConflictError  rows of the baseline could not be put back
     │   └── ConnectionLostError   the server or the network went away
     └── TestSessionError          a test session, or a scope of a run of pytest, cannot go on
@@ -240,6 +241,10 @@ class BaselineError(ResetError):
     """There is no baseline, or the one there is does not fit; ``changes`` (list of str) says what is different."""
 
     changes: list[str] = []  # noqa: RUF012 - the default of an attribute that the constructor sets
+
+
+class BaselineDamagedError(BaselineError):
+    """A copy, or the document, is not as it was captured; ``changes`` (list of str) says what is wrong."""
 
 
 class RestoreConflictError(ResetError):

@@ -42,7 +42,12 @@ class KnownMap:
         """Whether nothing that it depends on has changed since, as far as *observation* saw."""
         if self.schema.token != observation.token:
             return False
-        shape = self.baseline.shape if self.baseline is not None else {}
+        if self.baseline is None:
+            return not observation.shape
+        if self.baseline.counters != observation.copies:
+            # They are verified anew when the map is read.
+            return False
+        shape = self.baseline.shape
         return all(what in shape and is_same_shape(shape[what], text) for what, text in observation.shape.items())
 
     def plan(self, observation: Observation, *, strategy: str, truncate_above: int, **options: Any) -> ResetPlan:

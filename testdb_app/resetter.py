@@ -209,8 +209,8 @@ class Resetter:
         """Write what empties or restores the tables that were written; None where that takes another look."""
         assert self._map is not None
         baseline = self._map.baseline
-        if baseline is not None and not observation.sizes.keys().isdisjoint(baseline.migrations):
-            # The baseline may be out of date.
+        if baseline is not None and not observation.sizes.keys().isdisjoint(baseline.kept_in):
+            # The baseline may be out of date, or damaged.
             return None
         options = self.options
         plan = self._map.plan(observation, strategy=options.strategy, truncate_above=options.truncate_above)

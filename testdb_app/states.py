@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from testdb_app.schema import QualifiedName, Schema, Sequence, Table
 
@@ -28,7 +29,8 @@ class BaselineColumn:
     """A column whose values a baseline keeps. ``is_fixed``: it takes no value in an UPDATE (GENERATED ALWAYS AS IDENTITY).
 
     ``kept_as`` is the built-in type of the copy where the column's own is the user's, else empty; ``type`` what a kept text
-    is cast back to; ``collation`` that of the column where it is the user's. These three are SQL.
+    is cast back to; ``collation`` that of the column where it is the user's. These three are SQL. ``is_exact`` tells that
+    a hash of its values is as good as one of their texts.
     """
 
     name: str
@@ -37,6 +39,7 @@ class BaselineColumn:
     type: str = ""
     kept_as: str = ""
     collation: str = ""
+    is_exact: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +47,7 @@ class BaselineTable:
     """A table that had rows when the baseline was captured: how many, and the table that keeps their copies.
 
     ``key`` names the columns that tell its rows apart; empty where it has no primary key or the like. ``operators`` are
-    those by which the values of these columns are equal, as SQL.
+    those by which the values of these columns are equal, as SQL. ``checksum`` is that of the copy.
     """
 
     name: QualifiedName
@@ -53,6 +56,7 @@ class BaselineTable:
     columns: tuple[BaselineColumn, ...] = ()
     key: tuple[str, ...] = ()
     operators: tuple[str, ...] = ()
+    checksum: str = ""
 
     def operator(self, column: str) -> str:
         """The operator by which values of *column* are equal, as SQL."""
@@ -67,7 +71,9 @@ class Baseline:
     ``tables`` are those with rows, ``sequences`` those that were not at their start; every other one in scope was
     empty, or at its start. ``excluded`` tables were left alone and stay so. ``migrations`` are the tables that list what
     was applied. ``shape`` is what the baseline depends on, by what people call it ("table public.book") with a
-    description; it is compared before every use. ``captured_at`` is the server's time in ISO 8601.
+    description; it is compared before every use. ``captured_at`` is the server's time in ISO 8601. ``counters`` are those of
+    the copies when their checksums were last verified: while they are the same, nobody has written to a copy. ``document``
+    is the table that this was read from.
     """
 
     captured_at: str
@@ -77,6 +83,14 @@ class Baseline:
     shape: Mapping[str, str] = field(default_factory=dict)
 
     migrations: tuple[QualifiedName, ...] = ()
+    counters: str = field(default="", compare=False)
+    document: QualifiedName | None = field(default=None, compare=False)
+
+    @cached_property
+    def kept_in(self) -> frozenset[QualifiedName]:
+        """The tables without writes to which it still holds: document, copies, and the lists of applied migrations."""
+        own = {table.copy for table in self.tables.values()} | ({self.document} if self.document is not None else set())
+        return frozenset({*self.migrations, *own})
 
     @property
     def rows(self) -> int:

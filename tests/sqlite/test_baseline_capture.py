@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -12,8 +13,10 @@ import pytest
 from django.db import transaction
 
 from testdb_app.backends.sqlite import BACKEND
+from testdb_app.backends.sqlite import baseline as baseline_tables
 from testdb_app.baseline import drop_baseline
 from testdb_app.exceptions import (
+    BaselineDamagedError,
     BaselineError,
     LockTimeoutError,
     ReadOnlyError,
@@ -159,18 +162,57 @@ def test_a_change_on_which_no_row_depends_is_not_refused(known, change):
         assert {**known.content(), "main.django_migrations": 0} == {**before, "main.django_migrations": 0}
 
 
-@pytest.mark.parametrize("gone", ["DROP TABLE testdb_baseline_2", "DELETE FROM testdb_baseline"])
-def test_a_baseline_that_lacks_a_part_is_refused(known, gone):
+DAMAGES = {
+    "DROP TABLE testdb_baseline_2": r"main\.testdb_baseline_2, the copy of main\.b, is gone",
+    "DELETE FROM testdb_baseline": r"its document, main\.testdb_baseline, has 0 rows instead of one",
+    "DROP TABLE testdb_baseline": r"its document, main\.testdb_baseline, is gone, and copies are there",
+    "UPDATE testdb_baseline SET document = replace(document, 'tables', 'tables_')": "its document cannot be read",
+    "UPDATE testdb_baseline SET document = replace(document, 'last', 'most')": "its document was edited",
+    "DELETE FROM testdb_baseline_1 WHERE c1 = (SELECT MAX(c1) FROM testdb_baseline_1)": r"the copy of main\.a, has \d+ rows instead",
+    "DELETE FROM testdb_baseline_1": r"the copy of main\.a, has 0 rows instead",
+    "UPDATE testdb_baseline_1 SET c2 = 'z' WHERE c1 = (SELECT MAX(c1) FROM testdb_baseline_1)": r"main\.a, were changed",
+    "UPDATE testdb_baseline_1 SET c2 = CAST(c2 AS BLOB)": r"main\.a, were changed",
+    "ALTER TABLE testdb_baseline_1 RENAME COLUMN c2 TO x": r"the copy of main\.a, cannot be read",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.items(), ids=DAMAGES.keys())
+def test_a_damaged_baseline_is_refused(known, damage, monkeypatch):
+    change, message = damage
+    known.run(*TABLES)
+    known.capture()
+    known.run("UPDATE a SET v = 'dirty'", change)
+    if "'last'" in change:
+        document = json.loads(known.rows("SELECT document FROM testdb_baseline")[0][0])
+        known.connection.cursor().execute(
+            "UPDATE testdb_baseline SET document = %s", [json.dumps({**document, "excluded": [["main", "x"]]})]
+        )
+    before = known.content()
+    monkeypatch.setattr(baseline_tables, "_verified", set())  # as in a new process
+    for _ in range(2):
+        with pytest.raises(BaselineDamagedError, match=message):
+            known.resetter().reset()
+    assert known.content() == before
+    known.capture(replace=True)
+    assert known.resetter().reset().target == "baseline"
+
+
+def test_a_copy_without_rows_empties_no_table(known):
+    """Also where the resetter has read the baseline before."""
     known.run(*TABLES)
     known.capture()
     warm = known.resetter()
     warm.reset()
-    known.run("UPDATE a SET v = 'dirty'", gone)
-    for resetter in (known.resetter(), *([warm] if "DROP" in gone else [])):
-        with pytest.raises(BaselineError, match=r"is incomplete: .*main\.testdb_baseline(_2)? is gone"):
-            resetter.reset()
-    known.capture(replace=True)
-    assert warm.reset().target == "baseline"
+    known.run("UPDATE a SET v = 'dirty'", "DELETE FROM testdb_baseline_1")
+    before = known.content()
+    for within in (False, True):
+        with pytest.raises(BaselineDamagedError, match=r"the copy of main\.a, has 0 rows instead of"):
+            if within:
+                with transaction.atomic(using=known.alias):
+                    known.resetter(within_transaction=True).reset()
+            else:
+                warm.reset()
+    assert known.content() == before
 
 
 def test_a_capture_inside_a_transaction_is_refused(known):

@@ -81,8 +81,9 @@ class PostgreSQLBackend:
         read = partial(read_rows, connection, lock_timeout=lock_timeout)
         connection.ensure_connection()
         queries = sequence_states(connection)
-        state = (catalog.IDENTITY, catalog.TOKEN, catalog.SIZES, *queries)
-        (conditions, sessions, path, identity, token, size_rows, *others), shape = _read_with_shape(
+        copies = baseline_tables.counters(baseline.document) if baseline and baseline.document else "SELECT ''"
+        state = (catalog.IDENTITY, catalog.TOKEN, catalog.SIZES, copies, *queries)
+        (conditions, sessions, path, identity, token, size_rows, ((counters,),), *others), shape = _read_with_shape(
             read,
             state,
             baseline.tables if baseline else (),
@@ -98,6 +99,7 @@ class PostgreSQLBackend:
             states=states,
             missing=missing | dict.fromkeys(forbidden, "SELECT"),
             shape=shape,
+            copies=counters,
             conditions=parse_conditions(conditions[0], sessions),
         )
 

@@ -19,7 +19,7 @@ from django.db import DatabaseError, InterfaceError
 
 from testdb_app.backends.base import OWN_SCHEMA, DatabaseIdentity, has_autocommit
 from testdb_app.backends.postgresql.connection import rolled_back_on_error, run_sql
-from testdb_app.backends.postgresql.errors import describe_database, translate
+from testdb_app.backends.postgresql.errors import ABOUT_OBJECTS, describe_database, sqlstate, translate
 from testdb_app.backends.postgresql.operations import DROP_SCHEMA, SHARED, set_sequence
 from testdb_app.backends.postgresql.preconditions import (
     Precondition,
@@ -30,8 +30,9 @@ from testdb_app.backends.postgresql.preconditions import (
 )
 from testdb_app.backends.postgresql.queries import chunks, read_rows, rows_of, scalars
 from testdb_app.backends.postgresql.quoting import milliseconds, qualify, quote, quote_literal
-from testdb_app.backends.postgresql.restoring import copy, count_unreadable
+from testdb_app.backends.postgresql.restoring import checksum, copy, count_unreadable
 from testdb_app.backends.postgresql.shapes import (
+    EXACT_TEXT,
     PLAIN_SPELLING,
     is_baseline_table,
     make_shape,
@@ -39,7 +40,7 @@ from testdb_app.backends.postgresql.shapes import (
     parse_tables,
     shape_queries,
 )
-from testdb_app.baseline_document import from_document, to_document
+from testdb_app.baseline_document import damaged, from_document, to_document
 from testdb_app.exceptions import BaselineError, MissingPrivilegeError, TransactionStateError, UnsupportedError
 from testdb_app.schema import QualifiedName, Schema
 from testdb_app.states import (
@@ -53,24 +54,68 @@ from testdb_app.states import (
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
-# whether there is such a state, whether this role may read it, what is wrong with the schema
+# whether there is such a state, whether this role may read it, what is wrong with the schema, the copies
 _EXISTS = f"""
 SELECT pg_catalog.count(*) > 0,
        coalesce(pg_catalog.bool_and(pg_catalog.has_schema_privilege(n.oid, 'USAGE')
                                     AND pg_catalog.has_table_privilege(c.oid, 'SELECT')), false),
-       ({own_faults()})
+       ({own_faults()}),
+       ARRAY(SELECT k.relname::text FROM pg_catalog.pg_class k
+               JOIN pg_catalog.pg_namespace s ON s.oid = k.relnamespace
+              WHERE s.nspname = 'testdb' AND k.relkind = 'r' AND k.relname ~ '^{{state}}_[0-9]+$')
   FROM pg_catalog.pg_class c
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
  WHERE n.nspname = 'testdb' AND c.relname = '{{state}}'
 """
 
 
+# The database and its server, and of each copy its columns, its file and what was ever written to it; then the same of the
+# document. While this is the same, nobody has written to them. What other sessions have not reported yet is missing.
+_COUNTERS = """
+SELECT pg_catalog.concat_ws('/', pg_catalog.current_database(), pg_catalog.pg_postmaster_start_time(),
+           pg_catalog.string_agg(k.counters, ' ' ORDER BY k.relname) FILTER (WHERE k.relname <> '{state}'),
+           pg_catalog.max(k.counters) FILTER (WHERE k.relname = '{state}'))
+  FROM (SELECT c.relname, pg_catalog.concat_ws(':', c.relname, c.oid, c.relfilenode, {writes},
+                   (SELECT pg_catalog.bit_xor(pg_catalog.hash_record_extended((a.attname, a.attnum, a.atttypid), 0))
+                      FROM pg_catalog.pg_attribute a
+                     WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)) AS counters
+          FROM pg_catalog.pg_class c
+          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+         WHERE n.nspname = 'testdb' AND c.relkind = 'r' AND c.relname ~ '^{state}(_[0-9]+)?$') k
+"""
+_WRITES = " + ".join(
+    f"pg_catalog.pg_stat_get_{kind}tuples_{verb}(c.oid)"
+    for kind in ("", "xact_")
+    for verb in ("inserted", "updated", "deleted")
+)
+
+# The counters with which this process has verified the copies of a state, or made them.
+_verified: set[tuple[str, str]] = set()
+
+
+def counters(document: QualifiedName) -> str:
+    """Write the query of :attr:`Baseline.counters`. It reads the catalog alone."""
+    return _COUNTERS.format(writes=_WRITES, state=document.name)
+
+
+def _key(baseline: Baseline) -> tuple[str, str]:
+    # A document that was made to fit another schema is still about the same copies.
+    return baseline.counters.rpartition("/")[0], baseline.captured_at
+
+
 def read_baseline(connection: BaseDatabaseWrapper, state: str) -> Baseline | None:
-    """Read the document; None where there is no such state. One round trip, or two."""
-    (((exists, is_readable, faults),),) = read_rows(connection, [_EXISTS.replace("{state}", state)])
+    """Read the document; None where there is no such state. Two round trips, and another one to verify the copies.
+
+    They are verified at the first use in this process, and where their counters have moved since.
+    Raises :class:`BaselineDamagedError` where a copy or the document is not as it was captured.
+    """
+    where = describe_database(connection)
+    (((exists, is_readable, faults, copies),),) = read_rows(connection, [_EXISTS.replace("{state}", state)])
     if faults:
         raise explain_refusal(connection, faults)
     if not exists:
+        if copies:
+            raise damaged(where, [f"its document, {_document(state)}, is gone, and copies are there"])
         return None
     if not is_readable:
         raise MissingPrivilegeError(
@@ -78,11 +123,18 @@ def read_baseline(connection: BaseDatabaseWrapper, state: str) -> Baseline | Non
             f"changed. Grant it USAGE on that schema and SELECT on its tables, or connect as the role that captured it.",
             missing={OWN_SCHEMA: "USAGE, SELECT"},
         )
-    _, rows = read_rows(
-        connection, [prove_own_schema([state]), f"SELECT document::text FROM {quote(_document(state))}"]
-    )
-    baseline = from_document(json.loads(rows[0][0]), where=describe_database(connection)) if rows else None
-    for table in baseline.tables.values() if baseline is not None else ():
+    document = f"SELECT document::text FROM {quote(_document(state))}"
+    try:
+        queries = [prove_own_schema([state]), document, counters(_document(state))]
+        _, rows, ((now,),) = read_rows(connection, queries)
+    except DatabaseError as error:
+        if sqlstate(error)[:2] not in ABOUT_OBJECTS:
+            raise
+        raise damaged(where, [f"its document cannot be read ({_first_line(error)})"]) from error
+    if len(rows) != 1:
+        raise damaged(where, [f"its document, {_document(state)}, has {len(rows)} rows instead of one"])
+    baseline = replace(from_document(json.loads(rows[0][0]), where=where), counters=now, document=_document(state))
+    for table in baseline.tables.values():
         # The proofs are about the tables of the schema, and the document is not to lead anywhere else.
         if table.copy.schema != OWN_SCHEMA or not is_baseline_table(table.copy.name):
             raise BaselineError(
@@ -90,7 +142,39 @@ def read_baseline(connection: BaseDatabaseWrapper, state: str) -> Baseline | Non
                 f"{table.copy} as the copy of a table: it was tampered with. Nothing was "
                 "changed. Capture it again: resetdb --recapture."
             )
+    missing = [table for table in baseline.tables.values() if table.copy.name not in copies]
+    if missing:
+        raise damaged(where, [f"{table.copy}, the copy of {table.name}, is gone" for table in missing])
+    if _key(baseline) not in _verified:
+        _verify(connection, baseline)
+        _verified.add(_key(baseline))
     return baseline
+
+
+def _verify(connection: BaseDatabaseWrapper, baseline: Baseline) -> None:
+    """Raise :class:`BaselineDamagedError` if a copy has other rows than when it was made. Costs a scan of all copies."""
+    tables, where = list(baseline.tables.values()), describe_database(connection)
+    if not tables:
+        return
+    queries = [prove_own_schema(table.copy.name for table in tables), EXACT_TEXT, *map(checksum, tables)]
+    try:
+        _, _, *results = read_rows(connection, queries)
+    except DatabaseError as error:
+        if sqlstate(error)[:2] not in ABOUT_OBJECTS:
+            raise
+        raise damaged(where, [f"its copies cannot be read ({_first_line(error)})"]) from error
+    faults = []
+    for table, ((rows, found),) in zip(tables, results, strict=True):
+        if rows != table.rows:
+            faults.append(f"{table.copy}, the copy of {table.name}, has {rows} rows instead of {table.rows}")
+        elif (found or "") != table.checksum:
+            faults.append(f"rows of {table.copy}, the copy of {table.name}, were changed")
+    if faults:
+        raise damaged(where, faults)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0]
 
 
 def write_baseline(
@@ -117,6 +201,9 @@ def write_baseline(
             filled = [name for name, has_rows in zip(names, found, strict=True) if has_rows]
             baseline = _capture(connection, schema, filled, sorted(sequences), excluded, state)
             run_sql(connection, ";\n".join([*_force_row_security(schema, names, on=True), "COMMIT"]))
+            (((now,),),) = read_rows(connection, [counters(_document(state))])
+            baseline = replace(baseline, counters=now, document=_document(state))
+            _verified.add(_key(baseline))
             return baseline
     except (DatabaseError, InterfaceError) as error:
         if reason := find_refusal(error):
@@ -173,6 +260,10 @@ def _capture(
     ]
     tables = [replace(table, rows=run_sql(connection, copy(table))[0].row_count) for table in tables]
     _check_readable(connection, tables)
+    sums = (
+        [rows_of(result)[0][1] for result in run_sql(connection, ";\n".join(map(checksum, tables)))] if tables else []
+    )
+    tables = [replace(table, checksum=found or "") for table, found in zip(tables, sums, strict=True)]
     states = read_states(connection, sequences)
     (((now,),),) = read_rows(
         connection, ["SELECT pg_catalog.to_char(pg_catalog.now(), 'YYYY-MM-DD\"T\"HH24:MI:SSTZH:TZM')"]
@@ -276,10 +367,8 @@ def _drop(state: str) -> str:
     return (
         "DO $$DECLARE t pg_catalog.name; BEGIN "
         + qualify(
-            "IF EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
-            f"WHERE n.nspname = 'testdb' AND c.relname = '{state}') THEN "
             "FOR t IN SELECT c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
             f"WHERE n.nspname = 'testdb' AND c.relkind = 'r' AND c.relname ~ '^{state}(_[0-9]+)?$' LOOP "
         )
-        + "EXECUTE pg_catalog.format('DROP TABLE testdb.%I', t); END LOOP; END IF; END$$"
+        + "EXECUTE pg_catalog.format('DROP TABLE testdb.%I', t); END LOOP; END$$"
     )

@@ -12,10 +12,11 @@ from django.db import DatabaseError, Error, InterfaceError, OperationalError
 from testdb_app.backends.base import OWN_SCHEMA, Script, has_autocommit
 from testdb_app.backends.postgresql.connection import read_safely
 from testdb_app.backends.postgresql.operations import EXCLUSIVE
-from testdb_app.backends.postgresql.preconditions import explain_refusal, find_refusal
+from testdb_app.backends.postgresql.preconditions import explain_refusal, find_damage, find_refusal
 from testdb_app.backends.postgresql.restoring import REFUSED_ROW
+from testdb_app.baseline_document import damaged
 from testdb_app.exceptions import (
-    BaselineError,
+    BaselineDamagedError,
     Blocker,
     ConcurrencyError,
     ConnectionLostError,
@@ -91,7 +92,7 @@ _OTHERS: Mapping[str, tuple[type[ResetError], str]] = {
     "53100": (ResetError, "Make room on the server's disk, then reset again"),
     "53400": (ResetError, "Raise the limit that the message names, for the role of the tests"),
     "42P07": (
-        BaselineError,
+        BaselineDamagedError,
         "It is left of a baseline whose document is gone: DROP SCHEMA testdb CASCADE, then capture again",
     ),
     "42704": (ResetError, "Create what the message names again, or use a database that has it"),
@@ -160,6 +161,8 @@ def translate(
     """
     if reason := find_refusal(error):
         return explain_refusal(connection, reason)
+    if fault := find_damage(error):
+        return damaged(describe_database(connection), [fault])
     return _translate(connection, error, locks, doing, restores=restores)
 
 
@@ -201,7 +204,7 @@ def _translate(  # noqa: PLR0911 - one for each kind of error
         )
     kind, remedy = _OTHERS.get(state, (ResetError, _CLASSES.get(state[:2], _ANY_CLASS)))
     if state in _GONE and _names_a_copy(error):
-        kind, remedy = BaselineError, _DAMAGED
+        kind, remedy = BaselineDamagedError, _DAMAGED
     elif state == "42501" and doing != RESET:
         remedy = "Connect as the owner of the tables, who needs CREATE on the database to capture a baseline"
     return kind(f"{doing} {where} failed: {why}. Nothing was changed. {remedy}.")

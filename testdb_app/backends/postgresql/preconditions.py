@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 _BEGIN, _END = "testdb_app refuses: ", " (testdb_app)"
 """What encloses the text that a failing proof tries to read as a number: so the server's error has it, in any language."""
 _NOT_A_NUMBER = "22P02"
+DAMAGE = "testdb_app finds damage: "
+"""How the text begins that :func:`counted_or_damaged` tries to read as a number."""
 
 # Whether this role may trust what the role "o" owns: "me" is this role.
 _TRUSTED = "(o.oid = me.oid OR o.rolsuper OR (NOT me.rolsuper AND pg_catalog.pg_has_role(o.oid, 'USAGE')))"
@@ -96,11 +98,32 @@ def prove_own_schema(names: Iterable[str] | None = None) -> str:
     return _refuse(own_faults(names))
 
 
+def counted_or_damaged(copy: str, name: str, rows: int, value: str) -> str:
+    """Write *value*, a number, as an expression that fails where the table *copy* has another number of rows than *rows*.
+
+    *name* is the copy's name as a literal. In the statement that reads the copy: so a copy without rows empties no table.
+    """
+    count = f"(SELECT pg_catalog.count(*) FROM {copy})"
+    return (
+        f"CASE WHEN {count} OPERATOR(pg_catalog.=) {rows} THEN {value} "
+        f"ELSE pg_catalog.concat('{DAMAGE}', {name}, ' has ', {count}, ' rows instead of {rows}{_END}')::bigint END"
+    )
+
+
+def find_damage(error: BaseException) -> str | None:
+    """Return what is wrong with a copy, if *error*, one of Django's, is that of :func:`counted_or_damaged`; else None."""
+    return _find(error, DAMAGE)
+
+
 def find_refusal(error: BaseException) -> str | None:
     """Return what did not hold, if *error*, one of Django's, is that of a proof; else None."""
+    return _find(error, _BEGIN)
+
+
+def _find(error: BaseException, beginning: str) -> str | None:
     if getattr(error.__cause__, "sqlstate", None) != _NOT_A_NUMBER:
         return None
-    _, found, text = str(error).partition(_BEGIN)
+    _, found, text = str(error).partition(beginning)
     return text.rpartition(_END)[0] if found else None
 
 

@@ -25,6 +25,7 @@ from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Many
 
 from testdb_app.backends.base import Statement
+from testdb_app.backends.postgresql.preconditions import DAMAGE, counted_or_damaged
 from testdb_app.backends.postgresql.quoting import EQUALS, equals, quote, quote_literal
 from testdb_app.schema import QualifiedName
 from testdb_app.states import Baseline, BaselineColumn, BaselineTable
@@ -158,7 +159,9 @@ def rewrite(
     inserts = ",\n".join(f"n{n} AS ({_insert(table)} RETURNING 1)" for n, table in enumerate(kept))
     yield Statement(
         sql=f"WITH {inserts}\nSELECT "
-        + ", ".join(f"0, 0, (SELECT pg_catalog.count(*) FROM n{n})" for n in range(len(kept))),
+        + ", ".join(
+            _with_proof(table, "0") + f", 0, (SELECT pg_catalog.count(*) FROM n{n})" for n, table in enumerate(kept)
+        ),
         changes=tuple(table.name for table in kept),
     )
 
@@ -212,6 +215,27 @@ def _insert(table: BaselineTable) -> str:
     return f"INSERT INTO {quote(table.name)}{listed}{overriding} SELECT {values} FROM {quote(table.copy)} AS c"
 
 
+def _with_proof(table: BaselineTable, value: str) -> str:
+    return counted_or_damaged(
+        quote(table.copy), quote_literal(f"{table.copy}, the copy of {table.name},"), table.rows, value
+    )
+
+
+def checksum(table: BaselineTable) -> str:
+    """Write the query of the number of rows in a table's copy, and of their checksum, which no order changes.
+
+    It is the sum of 64-bit hashes of the rows: of values of which one hash stands for one value, and of the text of others.
+    """
+    values = ", ".join(
+        f"c.{quote(column.name)}" if column.is_exact else f"c.{quote(column.name)}::pg_catalog.text"
+        for column in table.columns
+    )
+    return (
+        f"SELECT pg_catalog.count(*), pg_catalog.sum(pg_catalog.hash_record_extended(ROW({values}), 0))::pg_catalog.text "
+        f"FROM {quote(table.copy)} AS c"
+    )
+
+
 def _found(number: int, place: str, condition: str) -> str:
     return f"ANY (ARRAY(SELECT {place} FROM x{number} WHERE {condition}))"
 
@@ -226,7 +250,8 @@ def _after(kind: str, numbers: Many[int]) -> str:
 def _counts(kept: Many[BaselineTable | None], written: Many[int]) -> Iterator[str]:
     for number, table in enumerate(kept):
         deletes = number in written
-        yield f"(SELECT pg_catalog.count(*) FROM d{number})" if deletes else "0"
+        removed = f"(SELECT pg_catalog.count(*) FROM d{number})" if deletes else "0"
+        yield removed if table is None else _with_proof(table, removed)
         yield f"(SELECT pg_catalog.count(*) FROM u{number})" if deletes and table is not None and table.key else "0"
         yield f"(SELECT pg_catalog.count(*) FROM n{number})" if table is not None else "0"
 
@@ -348,5 +373,6 @@ def _try(*statements: str, using: str = "") -> str:
         EXCEPTION WHEN OTHERS THEN
             GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, reason = MESSAGE_TEXT, name = CONSTRAINT_NAME;
             IF pg_catalog.regexp_like(state, '^(40|53|54|55|57|58|XX)') THEN RAISE; END IF;
+            IF pg_catalog.strpos(reason, {quote_literal(DAMAGE)}) OPERATOR(pg_catalog.>) 0 THEN RAISE; END IF;
             is_well := false;
         END;"""

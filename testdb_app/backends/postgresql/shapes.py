@@ -117,20 +117,27 @@ def _qualified(schema: str, name: str) -> str:
 
 
 _TEXT = "'pg_catalog.text'::pg_catalog.regtype"
+# PostgreSQL's own types of which two values have one hash only if they are the same in every byte, unlike 1.0 and 1.00: bool,
+# bytea, "char", name, int8, int2, int4, text, oid, varchar, date, time, timestamp, timestamptz, uuid.
+_EXACT_TYPES = "(16, 17, 18, 19, 20, 21, 23, 25, 26, 1043, 1082, 1083, 1114, 1184, 2950)"
 
-# type that a kept text is cast to, type of the copy, collation; of a column t, a.
-# A domain is kept as what it is made of. A cast of the user's own between the type and text is not its text: then varchar.
+# type that a kept text is cast to, type of the copy, collation, whether its hash tells values apart; of a column t, a.
+# A domain is kept as what it is made of, the name of an object as its OID, which no other name changes. A cast of the user's own
+# between the type and text is not its text: then varchar.
 _KEPT_AS = f"""
 SELECT CASE WHEN b.oid >= {_FIRST_USER_OID} THEN {_qualified("bn.nspname", "b.typname")} END AS type,
        CASE WHEN b.oid >= {_FIRST_USER_OID} THEN
                 CASE WHEN EXISTS (SELECT FROM pg_catalog.pg_cast w WHERE w.castmethod = 'f'
                                      AND (w.castsource, w.casttarget) IN ((b.oid, {_TEXT}), ({_TEXT}, b.oid)))
                      THEN 'pg_catalog.varchar' ELSE 'pg_catalog.text' END
+            WHEN b.typname ~ '^reg[a-z]+$' THEN 'pg_catalog.oid'
+            WHEN b.typname ~ '^_reg[a-z]+$' THEN 'pg_catalog._oid'
             WHEN t.oid >= {_FIRST_USER_OID} THEN {_qualified("bn.nspname", "b.typname")} END AS kept_as,
        CASE WHEN a.attcollation >= {_FIRST_USER_OID} THEN
             (SELECT {_qualified("ln.nspname", "l.collname")}
                FROM pg_catalog.pg_collation l JOIN pg_catalog.pg_namespace ln ON ln.oid = l.collnamespace
-              WHERE l.oid = a.attcollation) END AS collation
+              WHERE l.oid = a.attcollation) END AS collation,
+       b.oid >= {_FIRST_USER_OID} OR b.oid IN {_EXACT_TYPES} OR b.typname ~ '^reg[a-z]+$' AS is_exact
   FROM pg_catalog.pg_type b
   JOIN pg_catalog.pg_namespace bn ON bn.oid = b.typnamespace
  WHERE b.oid = CASE WHEN t.typtype <> 'd' THEN t.oid ELSE (
@@ -168,7 +175,8 @@ SELECT 'table', n.nspname::text, c.relname::text,
            CASE WHEN pg_catalog.bool_or(a.attgenerated <> '') THEN ({_GENERATED_OF_TABLE}) END,
            CASE WHEN pg_catalog.max(a.atttypid::bigint) >= {_FIRST_USER_OID} THEN ({_TYPES_OF_TABLE}) END),
        pg_catalog.json_agg(pg_catalog.json_build_array(a.attname, a.attgenerated <> '', a.attidentity = 'a',
-           k.type, k.kept_as, k.collation) ORDER BY a.attnum) FILTER (WHERE a.attname IS NOT NULL),
+           k.type, k.kept_as, k.collation,
+           coalesce(k.is_exact, t.oid IN {_EXACT_TYPES})) ORDER BY a.attnum) FILTER (WHERE a.attname IS NOT NULL),
        (SELECT (SELECT pg_catalog.json_agg(pg_catalog.json_build_array(
                            f.attname, pg_catalog.concat(pg_catalog.quote_ident(s.nspname), '.', o.oprname)) ORDER BY u.place)
                   FROM ROWS FROM (pg_catalog.unnest(i.indkey::int2[]), pg_catalog.unnest(i.indclass::oid[]))
@@ -196,7 +204,8 @@ SELECT 'table', n.nspname::text, c.relname::text,
   JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = v.name AND c.relkind IN ('r', 'p')
   LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
   LEFT JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
-  LEFT JOIN LATERAL ({_KEPT_AS}) k ON t.oid >= {_FIRST_USER_OID} OR a.attcollation >= {_FIRST_USER_OID}
+  LEFT JOIN LATERAL ({_KEPT_AS}) k
+    ON t.oid >= {_FIRST_USER_OID} OR a.attcollation >= {_FIRST_USER_OID} OR t.typname ~ '^_?reg'
  GROUP BY n.nspname, c.relname, c.oid
 """
 
@@ -246,8 +255,9 @@ class TableShape:
                     type=kind or "",
                     kept_as=kept_as or "",
                     collation=collation or "",
+                    is_exact=is_exact,
                 )
-                for column, generated, fixed, kind, kept_as, collation in _json(columns or "[]")
+                for column, generated, fixed, kind, kept_as, collation, is_exact in _json(columns or "[]")
             ),
             key=tuple(key_columns),
             operators=tuple(f"OPERATOR({operator})" for operator in operators),

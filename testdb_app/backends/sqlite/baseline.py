@@ -6,21 +6,23 @@ JSON document that says what they are copies of, where the sequences were and wh
 
 from __future__ import annotations
 
+import hashlib
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from testdb_app.backends.base import OWN_SCHEMA, DatabaseIdentity, has_autocommit
 from testdb_app.backends.sqlite.catalog import Catalog, read_catalog
-from testdb_app.backends.sqlite.errors import execute, fetch, in_transaction
-from testdb_app.backends.sqlite.restoring import make_copy
+from testdb_app.backends.sqlite.errors import describe_database, execute, fetch, in_transaction
+from testdb_app.backends.sqlite.restoring import make_copy, read_copy
 from testdb_app.backends.sqlite.scope import DOCUMENTS, is_baseline_table
 from testdb_app.backends.sqlite.sequences import read_states
 from testdb_app.backends.sqlite.shapes import TableShape, describe_shapes, find_rowid, read_migrations, read_shapes
 from testdb_app.backends.sqlite.snapshot import all_or_nothing, kept_pragmas, snapshot
 from testdb_app.backends.sqlite.sql import fold, quote_literal, quote_qualified
-from testdb_app.baseline_document import from_document, to_document
-from testdb_app.exceptions import BaselineError, ConcurrencyError, TransactionStateError, UnsupportedError
+from testdb_app.baseline_document import damaged, from_document, to_document
+from testdb_app.exceptions import ConcurrencyError, ResetError, TransactionStateError, UnsupportedError
 from testdb_app.schema import QualifiedName, Schema
 from testdb_app.states import (
     BASELINE,
@@ -46,25 +48,67 @@ ORDER BY name
 """
 
 
+# The databases whose copies this process has verified, or made: by name and time of the capture.
+_verified: set[tuple[str, str]] = set()
+
+
 def read_baseline(connection: BaseDatabaseWrapper, state: str = BASELINE) -> Baseline | None:
-    """Read the document; None where there is no such state. Raises :class:`BaselineError` if copies are missing."""
-    own = DOCUMENTS[state]
+    """Read the document; None where there is no such state. Verifies the copies at the first use in this process.
+
+    Raises :class:`BaselineDamagedError` where a copy or the document is not as it was captured.
+    """
+    own, where = DOCUMENTS[state], describe_database(connection)
     with snapshot(connection) as cursor:
         present = set(_own_tables(connection, cursor))
+        copies = [name for name in present if fold(name.name).startswith(f"{own.name}_")]
         if own not in present:
+            if copies:
+                raise damaged(where, [f"its document, {own}, is gone, and copies are there"])
             return None
         rows = fetch(connection, cursor, f"SELECT document FROM {quote_qualified(own)}")
-    baseline = (
-        from_document(json.loads(rows[0][0]), where=f'database "{connection.settings_dict["NAME"]}"') if rows else None
-    )
-    missing = sorted({table.copy for table in baseline.tables.values()} - present) if baseline is not None else []
-    if missing or baseline is None:
-        raise BaselineError(
-            f'The baseline of database "{connection.settings_dict["NAME"]}" (alias "{connection.alias}") is incomplete: '
-            f"{', '.join(map(str, missing)) or f'the row of {own}'} is gone. Nothing was changed. Bring the database to "
-            "the state that is meant and capture it again: resetdb --recapture, or capture_baseline(replace=True)."
-        )
+        if len(rows) != 1:
+            raise damaged(where, [f"its document, {own}, has {len(rows)} rows instead of one"])
+        try:
+            document = json.loads(rows[0][0])
+        except (TypeError, ValueError) as error:
+            raise damaged(where, [f"its document cannot be read ({error})"]) from error
+        baseline = from_document(document, where=where)
+        missing = [table for table in baseline.tables.values() if table.copy not in present]
+        if missing:
+            raise damaged(where, [f"{table.copy}, the copy of {table.name}, is gone" for table in missing])
+        key = (str(connection.settings_dict["NAME"]), baseline.captured_at)
+        if key not in _verified:
+            _verify(connection, cursor, baseline)
+            _verified.add(key)
     return baseline
+
+
+def _verify(connection: BaseDatabaseWrapper, cursor: CursorWrapper, baseline: Baseline) -> None:
+    """Raise :class:`BaselineDamagedError` if a copy has other rows than when it was made. Costs a scan of all copies."""
+    faults, where = [], describe_database(connection)
+    for table in baseline.tables.values():
+        try:
+            rows, found = _checksum(connection, cursor, table)
+        except ResetError as error:
+            if type(error) is not ResetError:  # a lock, or a lost file
+                raise
+            raise damaged(where, [f"{table.copy}, the copy of {table.name}, cannot be read ({error})"]) from error
+        if rows != table.rows:
+            faults.append(f"{table.copy}, the copy of {table.name}, has {rows} rows instead of {table.rows}")
+        elif found != table.checksum:
+            faults.append(f"rows of {table.copy}, the copy of {table.name}, were changed")
+    if faults:
+        raise damaged(where, faults)
+
+
+def _checksum(connection: BaseDatabaseWrapper, cursor: CursorWrapper, table: BaselineTable) -> tuple[int, str]:
+    """Return the number of rows in a copy, and the sum of 64-bit hashes of them, which no order changes."""
+    execute(connection, cursor, read_copy(table))
+    number = total = 0
+    for row in cursor:
+        number += 1
+        total += int.from_bytes(hashlib.blake2b(repr(row).encode(), digest_size=8).digest())
+    return number, str(total)
 
 
 def read_shape(connection: BaseDatabaseWrapper, schema: Schema, tables: Iterable[QualifiedName]) -> dict[str, str]:
@@ -105,7 +149,9 @@ def write_baseline(
                     attempts=1,
                 )
             _drop(connection, cursor, state)
-            return _capture(connection, cursor, catalog, schema, sorted(tables), sorted(sequences), excluded, state)
+            baseline = _capture(connection, cursor, catalog, schema, sorted(tables), sorted(sequences), excluded, state)
+    _verified.add((str(connection.settings_dict["NAME"]), baseline.captured_at))
+    return baseline
 
 
 def _capture(
@@ -127,7 +173,8 @@ def _capture(
         table = BaselineTable(name=name, copy=copy, rows=0, columns=shape.columns, key=shape.key)
         for sql in make_copy(table, shape):
             execute(connection, cursor, sql)
-        tables[name] = BaselineTable(name=name, copy=copy, rows=cursor.rowcount, columns=shape.columns, key=shape.key)
+        rows, found = _checksum(connection, cursor, table)
+        tables[name] = replace(table, rows=rows, checksum=found)
     baseline = Baseline(
         captured_at=datetime.now(UTC).isoformat(timespec="microseconds"),
         tables=tables,

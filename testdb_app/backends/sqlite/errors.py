@@ -52,6 +52,11 @@ def refuse_to_make(connection: BaseDatabaseWrapper) -> None:
         )
 
 
+def describe_database(connection: BaseDatabaseWrapper) -> str:
+    """Return what messages call the database."""
+    return f'database "{connection.settings_dict["NAME"]}" (alias "{connection.alias}")'
+
+
 def execute(connection: BaseDatabaseWrapper, cursor: CursorWrapper, sql: str) -> None:
     """Execute one statement, and wait for a shared cache's locks as ``busy_timeout`` says.
 
@@ -114,8 +119,7 @@ _LOST = ("SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_NOTADB", "SQLITE_CORRUPT")
 def translate(error: Error, connection: BaseDatabaseWrapper, doing: str) -> TestDBError:
     """Return the error to raise for one of Django's; *doing* is the statement."""
     name = _error_name(error)
-    where = f'database "{connection.settings_dict["NAME"]}" (alias "{connection.alias}")'
-    what = f"{where}: {error}, while running: {' '.join(doing.split())[:200]}"
+    what = f"{describe_database(connection)}: {error}, while running: {' '.join(doing.split())[:200]}"
     if name.startswith(_LOCKED):
         return LockTimeoutError(
             f"Another connection holds a lock on {what}. Nothing was changed. SQLite does not tell who it is: end "

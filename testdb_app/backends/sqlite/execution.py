@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 from testdb_app.backends.base import has_autocommit
 from testdb_app.backends.sqlite.catalog import read_catalog
-from testdb_app.backends.sqlite.errors import execute, fetch, in_transaction, insist, roll_back
+from testdb_app.backends.sqlite.errors import describe_database, execute, fetch, in_transaction, insist, roll_back
 from testdb_app.backends.sqlite.introspection import count_references, find_filled
 from testdb_app.backends.sqlite.operations import SAVEPOINT, SQLiteScript
-from testdb_app.backends.sqlite.restoring import RestoringStatement
+from testdb_app.backends.sqlite.restoring import RestoringStatement, count_copy
 from testdb_app.backends.sqlite.snapshot import kept_pragmas
+from testdb_app.baseline_document import damaged
 from testdb_app.exceptions import ConcurrencyError, RowsRemainError, TransactionStateError
 from testdb_app.states import RowChanges
 
@@ -82,6 +83,14 @@ def _execute_all(
 
 def _check_unchanged(connection: BaseDatabaseWrapper, cursor: CursorWrapper, script: SQLiteScript) -> None:
     """Refuse if something was written between the look and the lock: a new trigger would fire, a reference dangle."""
+    faults = [
+        f"{table.copy}, the copy of {table.name}, has {rows} rows instead of {table.rows}"
+        for table in script.restored
+        for ((rows,),) in [fetch(connection, cursor, count_copy(table))]
+        if rows != table.rows
+    ]
+    if faults:
+        raise damaged(describe_database(connection), faults)
     what = ""
     if script.token != read_catalog(connection, cursor).token:
         what = "The schema was changed"

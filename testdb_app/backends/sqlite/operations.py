@@ -48,11 +48,13 @@ class SQLiteScript(Script):
     """A script that notices, under the lock, what has changed since the look.
 
     ``token`` is that of the schema it was written for. By the foreign keys of ``unexpected`` no row refers to a table that
-    is emptied, or one was written meanwhile; with foreign keys off nothing else would notice.
+    is emptied, or one was written meanwhile; with foreign keys off nothing else would notice. ``restored`` are the tables
+    whose copies must have all their rows.
     """
 
     token: str
     unexpected: tuple[ForeignKey, ...]
+    restored: tuple[BaselineTable, ...] = ()
 
 
 def script(
@@ -104,6 +106,7 @@ def script(
         checks=tuple(checks),
         verify=tuple(verify),
         baseline=baseline,
+        restored=tuple(restored.values()),
         token=schema.token,
         unexpected=tuple(key for key in _keys_from_outside(schema, tables) if key not in set(checks)),
     )

@@ -58,6 +58,18 @@ def make_copy(table: BaselineTable, shape: TableShape) -> Iterator[str]:
     )
 
 
+def read_copy(table: BaselineTable) -> str:
+    """Write the query of the rows of a copy; of a text its bytes in hexadecimal, as they may be no UTF-8, and of nothing else."""
+    columns = [*(() if table.key else ("k",)), *(f"c{number}" for number in numbers_of(table).values())]
+    values = (f"CASE typeof({name}) WHEN 'text' THEN hex({name}) ELSE {name} END" for name in columns)
+    return f"SELECT {', '.join(values) or '1'} FROM {quote_qualified(table.copy)}"
+
+
+def count_copy(table: BaselineTable) -> str:
+    """Write the query of the number of rows in a copy."""
+    return f"SELECT COUNT(*) AS number FROM {quote_qualified(table.copy)}"
+
+
 def probe(number: int, table: BaselineTable, shape: TableShape) -> str:
     """Write the query that returns *number* if the table is not as its copy."""
     live, copy = quote_qualified(table.name), quote_qualified(table.copy)
