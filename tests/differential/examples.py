@@ -19,6 +19,23 @@ Draw = Any
 
 _MIXES = ("alone",) * 9 + ("visitors",) * 4 + ("idle",) * 4 + ("writer",) * 2 + ("rivals",)
 _RESETTERS = ("warm",) * 8 + ("second", "new", "empty", "delete")
+_KEEPS = ("untouched",) * 4 + ("auto", "auto", "never", "always")
+_STATES = (
+    "SET TIME ZONE 'Asia/Tokyo'; SET statement_timeout = '9s'",
+    "SET app.x = '1'",
+    "SELECT set_config('app.tenant', '1', false)",
+    "LISTEN jobs",
+    "LISTEN jobs; NOTIFY jobs, 'unread'",
+    "SELECT pg_advisory_lock(42)",
+    "DECLARE held CURSOR WITH HOLD FOR SELECT 1",
+    "CREATE TEMPORARY TABLE of_the_session (id integer)",
+    "PREPARE by_hand AS SELECT 1",
+    "SELECT setseed(0.5)",
+    "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
+    "DO $$ BEGIN PERFORM set_config('app.x', '2', false); END $$",
+    "BEGIN; SET LOCAL app.x = '3'; ROLLBACK",
+)
+"""What a test may leave in the own session."""
 _TRAIL = ("", "", "wait")
 """Whether the server is given the time to notice that a session has ended."""
 
@@ -82,9 +99,14 @@ def _round(draw: Draw, model: Model, residents: set[str], *, captures: bool) -> 
         return [*steps, Step(actor="capture", what="again")]
     if captures and not draw(st.integers(0, 19)):
         return steps + _refused(draw, mix)
+    keeps = draw(st.sampled_from(_KEEPS))
+    if keeps != "untouched":
+        states = draw(st.lists(st.sampled_from(_STATES), max_size=2))
+        steps += [Step(actor="own", what="session state", sql=state) for state in states]
     reset = Reset(
         resetter=draw(st.sampled_from(_RESETTERS)) if captures else "empty",
         mix=mix,
+        keeps=keeps,
         sight=draw(st.sampled_from((*SIGHTS, "unseen"))),
         watched=not draw(st.integers(0, 2)),
         again=not draw(st.integers(0, 3)),
@@ -108,6 +130,7 @@ def _calm_round(draw: Draw, model: Model, residents: set[str]) -> list[Step]:
     reset = Reset(
         resetter=draw(st.sampled_from(("warm",) * 9 + ("second",))),
         mix=mix,
+        keeps=draw(st.sampled_from(_KEEPS)),
         sight=draw(st.sampled_from(("unseen", "unseen", "seen-by-own"))),
         watched=not draw(st.integers(0, 3)),
         again=not draw(st.integers(0, 7)),

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
+from django.test import override_settings
+
+from testdb_app.backends import get_backend
 from testdb_app.baseline import capture_baseline
 from testdb_app.data import assert_constraints
 from testdb_app.exceptions import (
@@ -19,6 +23,7 @@ from tests.differential.image import Image, emptied
 from tests.differential.scenario import Reset, Scenario, Step
 from tests.differential.stage import Stage
 from tests.differential.tally import Tally
+from tests.testcases.kept import differences, observe, observe_new
 
 _OPTIONS = {"empty": {"to": "empty"}, "delete": {"to": "baseline", "strategy": "delete"}}
 
@@ -103,7 +108,8 @@ class _Run:
         by_own = reset.sight == "seen-by-own"
         before = self._stage.look(by_own=reset.sight != "seen-by-visitor", sequences=False) if reset.watched else None
         resetter = self._resetter(reset)
-        report = self._run(resetter) if reset.mix != "rivals" else self._run_beside_rivals(resetter, reset)
+        with self._session_between_tests(reset):
+            report = self._run(resetter) if reset.mix != "rivals" else self._run_beside_rivals(resetter, reset)
         self._stage.own_is_used()
         self._count(reset, report)
         last, self._last = self._last, None
@@ -129,6 +135,25 @@ class _Run:
         if before is not None:
             self._check_untouched(expected, last, before, after, report)
         self._last = after
+
+    @contextmanager
+    def _session_between_tests(self, reset: Reset) -> Iterator[None]:
+        """Renew or close the own session around the reset, and compare what the next test would get with a new one."""
+        connection = self._stage.database.connection
+        if reset.keeps == "untouched":
+            yield
+            return
+        with override_settings(TESTDB={"KEEP_CONNECTIONS": reset.keeps}):
+            backend, before = get_backend(connection), connection.connection
+            keep = backend.renew_session(connection)
+            yield
+            backend.release_session(connection, keep=keep)
+        is_kept = before is not None and connection.connection is before
+        self._tally.count("own sessions", f"{reset.keeps}: {'kept' if is_kept else 'closed'}")
+        assert not (is_kept and reset.keeps == "never")
+        if is_kept and reset.keeps == "auto":
+            wrong = differences(observe(connection), observe_new(connection.alias))
+            assert not wrong, f"A kept session differs from a new one: {wrong}"
 
     def _run(self, resetter: Resetter) -> ResetReport:
         """Reset; a baseline that breaks keys may be refused, and then nothing must have changed."""

@@ -19,7 +19,7 @@ from tests.differential.reducing import reduce_scenario
 from tests.differential.scenario import Scenario
 from tests.differential.stage import Stage
 from tests.differential.tally import Tally
-from tests.scratch import ScratchDatabase
+from tests.scratch import ScratchDatabase, default_parameters
 
 BATCH = 1_000
 """Examples that hypothesis knows of at a time, as it remembers them all."""
@@ -118,6 +118,10 @@ class Theatre:
             self._database.create()
             if self._pooled:
                 self._database.register("differential", OPTIONS={"pool": {"min_size": 1, "max_size": 2}})
+            else:
+                # The embedded server's own engine is a class of which no session is kept.
+                server = {name.upper(): value for name, value in default_parameters().items()}
+                self._database.register("differential", ENGINE="django.db.backends.postgresql", **server)
             self._stage = Stage(self._database, pooled=self._pooled)
         self._played += 1
         try:

@@ -82,6 +82,9 @@ def _read(text: str) -> Iterator[Step]:
 RESETTERS = ("warm", "second", "new", "empty", "delete")
 """Which resetter: one that is kept, another one that is kept, a new one, one to no rows, one with the strategy delete."""
 
+KEEPS = ("untouched", "auto", "never", "always")
+"""What becomes of the own session, as between two tests: it stays as it is, or ``KEEP_CONNECTIONS`` decides."""
+
 SIGHTS = ("unseen", "seen-by-own", "seen-by-visitor")
 """Who compares afterwards. A visitor is a session more, and reading a sequence counts as a call of it: both may hide a fault."""
 
@@ -91,11 +94,13 @@ class Reset:
     """The words of a reset's header: the resetter, the mix of sessions before it, who compares; ``watched``, ``again``.
 
     *watched*: what lies where is looked at just before, too. *again*: a second reset follows at once and must do nothing.
+    *keeps*: the own session is renewed or closed before the reset, and what is kept must be as a new one.
     *refused*: the reset raises BaselineError and changes nothing.
     """
 
     resetter: str = "warm"
     mix: str = "alone"
+    keeps: str = "untouched"
     sight: str = "seen-by-visitor"
     watched: bool = False
     again: bool = False
@@ -108,6 +113,7 @@ class Reset:
         return cls(
             resetter=_one(words, RESETTERS, "warm"),
             mix=_one(words, MIXES, "alone"),
+            keeps=_one(words, KEEPS, "untouched"),
             sight=_one(words, SIGHTS, "seen-by-visitor"),
             watched="watched" in words,
             again="again" in words,
@@ -117,7 +123,7 @@ class Reset:
     def to_step(self) -> Step:
         """Write the words."""
         flags = [name for name in ("watched", "again", "refused") if getattr(self, name)]
-        return Step(actor="reset", what=" ".join([self.resetter, self.mix, self.sight, *flags]))
+        return Step(actor="reset", what=" ".join([self.resetter, self.mix, self.keeps, self.sight, *flags]))
 
 
 MIXES = ("alone", "visitors", "idle", "writer", "rivals")

@@ -298,6 +298,8 @@ def _put_back(connection: BaseDatabaseWrapper, session: ServerSession, *, vouche
     """Make the session as good as new; return why that cannot be, or None. *vouched*: whatever ran in it."""
     key = _key(connection)
     reason = _find_obstacle(connection, key)
+    if reason is None and not vouched:
+        reason = next((each.reason for each in session.verdicts if each.reason is not None), None)
     if reason is not None:
         return reason
     as_new = _of_alias[key]

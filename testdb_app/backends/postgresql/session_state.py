@@ -98,7 +98,7 @@ _CATALOGS = (
     "pg_cast",
     "pg_operator",
 )
-_ALSO_CATALOGS = ("pg_amproc", "pg_extension", "pg_foreign_server", "pg_db_role_setting")
+_ALSO_CATALOGS = ("pg_type", "pg_amproc", "pg_extension", "pg_foreign_server", "pg_db_role_setting")
 _COUNTS = ("inserted", "updated", "deleted")
 
 # One number that moves when any of these catalogs is written to. No subquery: it is planned in no time.
@@ -110,14 +110,13 @@ COUNTERS = qualify(
         for what in _COUNTS
     )
 )
-_VOLATILE = f"""
-    SELECT p.oid, p.proname FROM pg_catalog.pg_proc p
-     WHERE p.oid < 16384 AND p.provolatile = 'v'
-       AND p.pronamespace = 'pg_catalog'::pg_catalog.regnamespace
-       AND p.proname !~ '^({_HARMLESS_FUNCTIONS})$'
-"""
-# name
-_BUILT_IN = f"SELECT DISTINCT v.proname::text FROM ({_VOLATILE}) v"
+# name, oid
+_BUILT_IN = qualify(f"""
+SELECT p.proname::text, p.oid::text
+  FROM pg_catalog.pg_proc p
+ WHERE p.oid < 16384 AND p.provolatile = 'v' AND p.pronamespace = 'pg_catalog'::pg_catalog.regnamespace
+   AND p.proname !~ '^({_HARMLESS_FUNCTIONS})$'
+""")
 # name, language, body, settings, whether anything in the schema uses it
 _OWN = f"""
 SELECT p.proname::text, l.lanname::text,
@@ -146,17 +145,10 @@ _TREES = (
     ("pg_proc", "proargdefaults"),
 )
 # whether an expression of the schema calls such a function of PostgreSQL, which pg_depend does not tell
-_CALLED = f"""
-SELECT {
-    " OR ".join(
-        f"EXISTS (SELECT FROM pg_catalog.{catalog} t WHERE t.oid >= 16384 AND t.{column}::text ~ p.pattern)"
-        for catalog, column in _TREES
-    )
-}
-  FROM (SELECT pg_catalog.concat(':funcid (', pg_catalog.string_agg(v.oid::text, '|'), ') ') AS pattern FROM ({
-    _VOLATILE
-}) v) p
-"""
+_CALLED = "SELECT " + " OR ".join(
+    f"EXISTS (SELECT FROM pg_catalog.{catalog} t WHERE t.oid >= 16384 AND t.{column}::text ~ ':funcid (OIDS) ')"
+    for catalog, column in _TREES
+)
 # whether foreign tables may keep connections, the settings that new sessions get, whether the counters are kept, how strings
 # are read
 _OTHERS = """
@@ -170,7 +162,7 @@ SELECT EXISTS (SELECT FROM pg_catalog.pg_foreign_server),
        pg_catalog.current_setting('track_counts'),
        pg_catalog.current_setting('standard_conforming_strings')
 """
-_READ = ";\n".join((COUNTERS, *map(qualify, (_BUILT_IN, _OWN, _CALLED, _OTHERS))))
+_READ = ";\n".join((COUNTERS, *map(qualify, (_OWN, _CALLED, _OTHERS))))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -194,12 +186,10 @@ class FunctionsWithState:
     defaults: str | None
 
     def find_reason(self, verdicts: Iterable[Verdict]) -> str | None:
-        """Return why a session in which these statements ran has to be closed, or None."""
+        """Return why a session in which these statements, which are harmless by themselves, ran has to be closed, or None."""
         if self.reason is not None:
             return self.reason
         for verdict in verdicts:
-            if verdict.reason is not None:
-                return verdict.reason
             if not self.names.isdisjoint(verdict.words):
                 return f"it ran the function {min(self.names & verdict.words)}()"
         return None
@@ -264,10 +254,12 @@ def _replacement(token: re.Match[str]) -> str:
 
 
 def read_functions(connection: BaseDatabaseWrapper) -> FunctionsWithState:
-    """Read the functions of the database that may leave state. One round trip."""
-    counters, built_in, own, called, others = run_sql(connection, _READ)
+    """Read the functions of the database that may leave state. One round trip, and one more the first time."""
+    built_in = _read_built_in(connection)
+    query = _READ.replace("OIDS", "|".join(built_in.values()))
+    counters, own, called, others = run_sql(connection, query)
     ((has_servers, defaults, track_counts, strings),) = rows_of(others)
-    state = {name for (name,) in rows_of(built_in)}
+    state = set(built_in)
     functions = [_Function(*row) for row in rows_of(own)]
     stateful = [each for each in functions if each.may_leave_state()]
     while True:
@@ -289,6 +281,21 @@ def read_functions(connection: BaseDatabaseWrapper) -> FunctionsWithState:
     elif strings != "on":
         reason = "standard_conforming_strings is off, so its statements cannot be read"
     return FunctionsWithState(rows_of(counters)[0][0], frozenset(state), reason, defaults)
+
+
+# By the server's version, of which they are a part: the functions of PostgreSQL that may leave state, and their OIDs.
+_built_in: dict[int, dict[str, str]] = {}
+
+
+def _read_built_in(connection: BaseDatabaseWrapper) -> dict[str, str]:
+    version: int = connection.pg_version  # type: ignore[attr-defined]
+    if version not in _built_in:
+        (result,) = run_sql(connection, _BUILT_IN)
+        oids: dict[str, list[str]] = {}
+        for name, oid in rows_of(result):
+            oids.setdefault(name, []).append(oid)
+        _built_in[version] = {name: "|".join(each) for name, each in oids.items()}
+    return _built_in[version]
 
 
 class _Function:
