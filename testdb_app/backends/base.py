@@ -58,8 +58,13 @@ def is_same_file(path: str, other: str) -> bool:
     """Whether two paths lead to one file: by device and inode where it exists, by the path behind the links otherwise."""
     try:
         return Path(path).samefile(other)
+    except FileNotFoundError:
+        # One that is there is not one that is not; and to follow the links of a path takes a call for each of its folders.
+        if Path(path).exists() or Path(other).exists():
+            return False
     except OSError:
-        return os.path.realpath(path) == os.path.realpath(other)
+        pass
+    return os.path.realpath(path) == os.path.realpath(other)
 
 
 class TransactionStatus(StrEnum):
