@@ -59,14 +59,13 @@ def plan_reset(
     baseline: Baseline | None = None,
     differing: frozenset[QualifiedName] | None = None,
     restoration: Restoration = Restoration.DIFFERENCES,
-    unchanged: frozenset[QualifiedName] = frozenset(),
 ) -> ResetPlan:
     """Plan to empty the tables in *scope* that may hold rows, and to restart the sequences that moved.
 
     *strategy* is "delete", "truncate" or "auto"; *truncate_above* the bytes a table from which "auto" truncates. With a
     *baseline* its rows are put back, and the sequences to where they were then; *differing* are the tables of the baseline
-    that are known not to be as they were (None: any may be), *unchanged* some that are known to be; *restoration* says how
-    rows are put back.
+    that are known not to be as they were (None: any may be); *restoration* says how rows are put
+    back.
     Raises :class:`ResetError` if truncation was asked for and a table that stays references one that goes, and
     :class:`MissingPrivilegeError`. Cost: O(tables + foreign keys of the written tables).
     """
@@ -77,7 +76,6 @@ def plan_reset(
     elif not observation.is_precise:
         # A table with a baseline may have lost all its rows, and has no size then.
         written |= restorable
-    written -= unchanged
     if restoration is Restoration.ANEW:
         written |= _dependents(schema, written & restorable) & scope.tables
     _check_privileges(observation, written | scope.sequences)

@@ -31,7 +31,6 @@ from testdb_app.retrying import MOST_ATTEMPTS, WAITS, run_with_retries
 from testdb_app.schema import QualifiedName
 from testdb_app.states import BASELINE, RowChanges
 from testdb_app.transaction_state import check_transaction_state
-from testdb_app.truncation import refused_tables
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -268,21 +267,11 @@ class Resetter:
         return {name: changes for name, changes in counted.items() if changes}
 
     def _plan(self, observation: Observation, known: KnownMap, strategy: str, **options: Any) -> ResetPlan:
-        if options.get("differing") is None and not observation.is_precise:
-            options["unchanged"] = self._find_unchanged(known)
         plan = known.plan(observation, strategy=strategy, truncate_above=self.options.truncate_above, **options)
         if plan.checks:
             counts = self.backend.count_references(self.connection, plan.checks, known.baseline)
             check_references(known.schema, known.scope, plan.checks, counts)
         return plan
-
-    def _find_unchanged(self, known: KnownMap) -> frozenset[QualifiedName]:
-        """Compare what could only be truncated and filled, because of a publication: it should not be where nothing differs."""
-        if known.baseline is None or not known.schema.refusing:
-            return frozenset()
-        tables = known.baseline.tables.keys() & known.scope.tables & refused_tables(known.schema)
-        counted = self.backend.count_changes(self.connection, known.baseline, sorted(tables))
-        return frozenset(name for name in tables if not counted[name])
 
     def _script(
         self,

@@ -81,11 +81,6 @@ def find_refused(
     return frozenset(found)
 
 
-def refused_tables(schema: Schema) -> frozenset[QualifiedName]:
-    """Return the tables that :func:`find_refused` has truncated because of a publication, if they were written."""
-    return frozenset(name for name, _ in _find_causes(schema)) - schema.outside_heap if schema.refusing else frozenset()
-
-
 def check_storage(schema: Schema, scope: frozenset[QualifiedName]) -> None:
     """Raise :class:`StorageError` for tables of *scope* whose rows an extension keeps where no reset reaches them for sure."""
     found = [table for table in schema.tables if table.stored_by is not None and table.name in scope]

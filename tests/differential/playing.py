@@ -129,10 +129,12 @@ class _Run:
         assert expected is not None
         wrong = expected.differences(after)
         assert not wrong, f"After the reset: {wrong}\n{report!r}"
-        if between is not None:
+        # What a publication has truncated, and filled again, at every look at all.
+        fills = any(table.rows is None for table in report.tables)
+        if between is not None and not fills:
             assert between.places == after.places, "A second reset moved rows."
             assert between.files in ({}, after.files), "A second reset moved a sequence."
-        if before is not None:
+        if before is not None and not fills:
             self._check_untouched(expected, last, before, after, report)
         self._last = after
 
