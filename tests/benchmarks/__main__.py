@@ -47,6 +47,7 @@ def groups() -> dict[str, Callable[[Bench], Iterator[Case]]]:
         "baseline": cases_baseline.run_baseline,
         "endurance": cases_long.run_endurance,
         "fresh": cases_long.run_fresh,
+        "left-tables": cases_long.run_left_tables,
         "network": cases_network.run_network,
         "durability": cases_durability.run_durability,
         "sqlite": cases_elsewhere.run_sqlite,

@@ -7,11 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
+from testdb_app import guard
+from testdb_app.between_tests import reset_databases
+from testdb_app.preparing import forget_test_databases, prepare_test_database
 from tests.benchmarks import candidates as who
 from tests.benchmarks.cases_tables import Bench, take_part
 from tests.benchmarks.results import Case, Series, Target
 from tests.benchmarks.rounds import changing, measure, same
-from tests.scratch import connect
+from tests.scratch import ScratchDatabase, connect
 
 RESETS_A_ROUND = 50
 
@@ -142,4 +145,45 @@ def run_fresh(bench: Bench) -> Iterator[Case]:
     )
     median = case.find(FreshOurs.name).median
     target = Target(text="first reset on a fresh connection, 300 tables", measured=median, limit=10, unit="ms")
+    yield replace(case, targets=(target,))
+
+
+TESTS_THAT_LEAVE, LEFT = 16, 100
+
+
+def run_left_tables(bench: Bench) -> Iterator[Case]:
+    """Have 16 tests one after the other leave 100 tables with a row each, and measure what the reset after each costs."""
+    times: dict[int, list[float]] = {0: [], TESTS_THAT_LEAVE - 1: []}
+    for _ in range(max(3, bench.rounds // 10)):
+        database = ScratchDatabase("left")
+        database.create()
+        guard.trust_test_database(database.alias, database.name)
+        try:
+            database.execute(";".join(f"CREATE TABLE kept{n} (id serial PRIMARY KEY)" for n in range(200)))
+            prepare_test_database(database.alias)
+            for number in range(TESTS_THAT_LEAVE):
+                made = (f"left{number}_{n}" for n in range(LEFT))
+                with database.connection.cursor() as cursor:
+                    cursor.execute(
+                        ";".join(
+                            f"CREATE TABLE {n} (id serial PRIMARY KEY); INSERT INTO {n} DEFAULT VALUES" for n in made
+                        )
+                    )
+                started = time.perf_counter()
+                reset_databases([database.alias])
+                if number in times:
+                    times[number].append((time.perf_counter() - started) * 1000)
+        finally:
+            forget_test_databases()
+            database.drop()
+    series = tuple(
+        Series(name=f"test no. {number + 1}", role="ours" if number else "floor", times=tuple(found))
+        for number, found in times.items()
+    )
+    first, last = (each.name for each in series)
+    title = f"Tests that leave {LEFT} tables each: the reset after the first and after no. {TESTS_THAT_LEAVE}"
+    case = Case(key="left-tables", title=title, series=series, base=first)
+    target = Target(
+        text="the last test that leaves tables, beside the first", measured=case.ratio(last, first), limit=2, unit="×"
+    )
     yield replace(case, targets=(target,))

@@ -19,7 +19,11 @@ pytestmark = [pytest.mark.benchmark, pytest.mark.postgresql]
 @pytest.mark.parametrize("name", [name for name in groups() if name != "tables-10000"])
 def test_a_case_is_measured_printed_and_drawn(name: str, tmp_path: Path, django_db_blocker: Any) -> None:
     kept, plot = tmp_path / "run.json", tmp_path / "run.svg"
-    draws = [] if name in {"data", "endurance", "network", "sessions", "testcases"} else ["--plot", str(plot)]
+    draws = (
+        []
+        if name in {"data", "endurance", "left-tables", "network", "sessions", "testcases"}
+        else ["--plot", str(plot)]
+    )
     with django_db_blocker.unblock():
         run = main(["--rounds", "3", "--only", name, "--json", str(kept), *draws])
     assert all(series.times for case in run.cases for series in case.series)
