@@ -67,7 +67,7 @@ def from_document(document: Mapping[str, Any], *, where: str = "this database") 
     *where* names the database for the message. Raises :class:`BaselineDamagedError` for a document that somebody has edited.
     """
     try:
-        baseline = _parse(document)
+        baseline = _parse(document, where)
         if document["digest"] == _digest(document):
             return baseline
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -75,11 +75,11 @@ def from_document(document: Mapping[str, Any], *, where: str = "this database") 
     raise damaged(where, ["its document was edited"])
 
 
-def _parse(document: Mapping[str, Any]) -> Baseline:
+def _parse(document: Mapping[str, Any], where: str) -> Baseline:
     if document.get("version") != _VERSION:
         raise BaselineError(
-            f"The baseline in this database was captured by another version of testdb_app (format {document.get('version')}, "
-            f"this one reads {_VERSION}). Nothing was changed. Capture it again: resetdb --recapture."
+            f"The baseline in {where} was captured by another version of testdb_app (format {document.get('version')}, this "
+            f"one reads {_VERSION}). Nothing was changed. Capture it again: resetdb --recapture."
         )
     tables = [
         BaselineTable(
