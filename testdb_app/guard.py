@@ -133,18 +133,21 @@ class ConfiguredDatabase:
     """What an alias named as its own when the app became ready.
 
     ``other_names`` are those of the driver's options, which go before ``NAME``; ``files`` a SQLite file's path and that behind
-    its links; ``is_unknown`` tells that the driver finds the name elsewhere: a service file, its environment.
+    its links; ``inode`` the device and inode that it had, as a file that is moved stays the same; ``is_unknown`` tells that the
+    driver finds the name elsewhere: a service file, its environment.
     """
 
     name: str
     other_names: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
+    inode: tuple[int, int] | None = None
     is_unknown: bool = False
 
     def is_named(self, name: str, file: str) -> bool:
         """Whether a database with that *name*, or in that *file*, is this one."""
         if file:
-            return any(is_same_file(path, file) for path in self.files)
+            moved = self.inode is not None and self.inode == _read_inode(file)
+            return moved or any(is_same_file(path, file) for path in self.files)
         return bool(name) and name in {self.name, *self.other_names}
 
 
@@ -152,20 +155,31 @@ _configured_names: dict[str, ConfiguredDatabase] = {}
 
 
 def remember_configured_names(databases: Mapping[str, Mapping[str, Any]]) -> None:
-    """Remember the database that each alias has before a test runner replaces it. Called once, when the app is ready."""
+    """Remember the database that each alias has before a test runner replaces it. Called when the app is ready."""
     for alias, configuration in databases.items():
         if alias not in _configured_names:
             _configured_names[alias] = _read_configuration(configuration)
+
+
+def _read_inode(file: str) -> tuple[int, int] | None:
+    """Return the device and the inode of a file; None where there is none."""
+    try:
+        status = Path(file).stat()
+    except (OSError, ValueError):
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _read_configuration(configuration: Mapping[str, Any]) -> ConfiguredDatabase:
     name = str(configuration.get("NAME") or "")
     options = configuration.get("OPTIONS") or {}
     others = tuple(str(options[key]) for key in ("dbname", "database", "db") if options.get(key))
+    files = _find_files(configuration, name)
     return ConfiguredDatabase(
         name=name,
         other_names=others,
-        files=_find_files(configuration, name),
+        files=files,
+        inode=_read_inode(files[0]) if files else None,
         is_unknown=not name and not others and vendor_of(configuration) == "postgresql",
     )
 
@@ -292,15 +306,16 @@ def find_made(identity: DatabaseIdentity) -> MadeDatabase | None:
 def _place_of(identity: DatabaseIdentity) -> tuple[object, ...]:
     # A SQLite file may be put in place of another one; that it is no configured one is asked each time.
     if identity.oid:
-        return identity.oid, identity.system_identifier
+        return identity.oid, identity.system_identifier, identity.server_started
     return (identity.server,) if not identity.file else ()
 
 
 def _is_same_place(place: tuple[object, ...] | None, identity: DatabaseIdentity) -> bool:
     here = _place_of(identity)
     if place is not None and identity.oid and len(place) == len(here):
-        # Where one of the roles may not read the system identifier, the OID has to do.
-        return place[0] == here[0] and (place[1] == here[1] or "" in {place[1], here[1]})
+        # Where a role may not read the system identifier, the start of the server tells it: new servers number databases alike.
+        which = 2 if "" in {place[1], here[1]} else 1
+        return (place[0], place[which]) == (here[0], here[which])
     return place == here
 
 
@@ -412,6 +427,8 @@ _hooked: set[str] = set()
 
 def _create_test_db(creation: Any, call: Callable[[], Any], given: Mapping[str, Any]) -> Any:
     connection = creation.connection
+    # An alias that came after the app was ready has a database of its own, too.
+    remember_configured_names({connection.alias: connection.settings_dict})
     name = str(creation._get_test_db_name())
     with _told(creation, name, keeps=bool(given.get("keepdb"))):
         if _refuses:
@@ -450,6 +467,19 @@ def _told(creation: Any, name: str, *, keeps: bool) -> Iterator[None]:
     except BaseException:
         _made.pop((alias, name), None)
         raise
+
+
+@contextmanager
+def told_of_kept(connection: BaseDatabaseWrapper, name: str) -> Iterator[None]:
+    """Have the rules for a kept test database hold for *name* while the block runs: its run has begun, but no hook was called."""
+    key = connection.alias, name
+    before = _made.get(key)
+    _made[key] = before or MadeDatabase(is_kept=True, stays=True)
+    try:
+        yield
+    finally:
+        if before is None:
+            _made.pop(key, None)
 
 
 def _may_exist(creation: Any, name: str) -> bool:

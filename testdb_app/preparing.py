@@ -163,10 +163,11 @@ def restore_kept_databases(aliases: Iterable[str]) -> None:
         # Memory keeps nothing, and a real database is not gone back to because somebody calls it the test one.
         if name == ":memory:" or "mode=memory" in name or guard.is_configured(connection.settings_dict, name):
             continue
-        with guard.renamed(connection, name):
+        # The test name permits no more here than it does later: it may be the database of a service file.
+        with guard.renamed(connection, name), guard.told_of_kept(connection, name):
             try:
-                Resetter(alias, to="baseline", allow_database=name, once=True).reset()
-                drop_baseline(alias, allow_database=name)
+                Resetter(alias, to="baseline", once=True).reset()
+                drop_baseline(alias)
             except (ResetError, UnsupportedError, DatabaseError) as error:
                 logger.info("%s: nothing to restore in %s: %s", alias, name, error)
 

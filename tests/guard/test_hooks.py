@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from psycopg import sql
 
 from testdb_app import guard
 from testdb_app.backends import get_backend
+from testdb_app.baseline import capture_baseline
 from testdb_app.exceptions import UnsafeDatabaseError
 from testdb_app.resetter import Resetter
 from tests.guard.projects import Project, Run, database_settings
@@ -443,3 +445,49 @@ def test_the_hooks_leave_other_connections_alone(scratch: ScratchDatabase) -> No
     assert connection.settings_dict["NAME"] == "anything"
     assert (guard._made, "scratch" in guard._mirrored) == (before, False)
     assert get_backend(connections["scratch"]).identify(connections["scratch"]).name == scratch.name
+
+
+# What comes later, or from before
+
+
+LATE = """
+from django.db import connections
+from shop.attempts import attempt, record
+default = connections.settings["default"]
+connections.settings["late"] = {**default, "NAME": "%s", "TEST": {**default["TEST"], "NAME": "%s"}}
+connections["late"].creation.create_test_db(verbosity=0, keepdb=True)
+record(attempt("late"))
+"""
+
+
+def test_an_alias_that_comes_after_the_start_has_a_database_of_its_own(
+    project: Project, other: ScratchDatabase
+) -> None:
+    other.execute("CREATE TABLE shop_item (id bigserial PRIMARY KEY, shelf_id bigint)")
+    assert project.manage("shell", "-v0", "-c", LATE % (other.name, other.name)).must_pass().found == REFUSED
+
+
+def test_the_baseline_of_a_database_that_may_be_that_of_a_service_file_is_not_gone_back_to(
+    project: Project, scratch: ScratchDatabase, other: ScratchDatabase
+) -> None:
+    capture_baseline("other", allow_database=other.name)
+    other.execute("INSERT INTO shop_shelf (name) VALUES ('new')")
+    settings = database_settings("scratch", TEST={"NAME": other.name})
+    service = {"ENGINE": settings["ENGINE"], "NAME": "", "OPTIONS": {"service": "shop"}}
+    set_databases(project, default=settings, service=service)
+    project.write("shop/tests.py", TESTS)
+    run = project.manage("test", "--noinput", "--keepdb", "--testrunner", "testdb_app.runner.ResetDiscoverRunner")
+    assert run.returncode != 0
+    assert 'It may be the one of alias "service", whose settings name no database' in run.stderr
+    assert other.query("SELECT name FROM shop_shelf") == [("mine",), ("new",)]
+    other.execute("DELETE FROM shop_shelf WHERE name = 'new'")
+
+
+@pytest.mark.parametrize("hidden", ["what was told of", "what is there now"])
+def test_a_new_server_that_hides_its_identifier_is_told_by_its_start(told: ScratchDatabase, hidden: str) -> None:
+    first = get_backend(connections["scratch"]).identify(connections["scratch"])
+    shown = replace(first, system_identifier="") if hidden == "what was told of" else first
+    assert guard.find_made(shown) is not None
+    here = first if hidden == "what was told of" else replace(first, system_identifier="")
+    assert guard.find_made(here) is not None
+    assert guard.find_made(replace(here, server_started="another")) is None

@@ -421,3 +421,21 @@ Path({str(link)!r}).symlink_to({str(folder / "other.sqlite3")!r})
     run = sqlite_project.manage("test", "--noinput", "--keepdb").must_pass()
     assert run.found == [{"rule": "refused: unknown", "rows": 0}]
     assert contents(folder / "real.sqlite3") == ([("real",)], [])
+
+
+def test_a_real_file_that_was_moved_in_place_of_the_test_one_is_refused(sqlite_project: Project) -> None:
+    folder = sqlite_project.directory
+    real, test = folder / "real.sqlite3", folder / "test.sqlite3"
+    database = {"ENGINE": "django.db.backends.sqlite3", "NAME": str(real), "TEST": {"NAME": str(test)}}
+    sqlite_project.write("databases.json", json.dumps({"default": database}))
+    moving = f"""import os
+        from shop.attempts import attempt, record
+        from django.db import connections
+        connections["default"].close()
+        os.rename({str(real)!r}, {str(test)!r})
+        record(attempt("default"))
+        os.link({str(test)!r}, {str(real)!r})"""
+    sqlite_project.write("shop/tests.py", NO_TEST.replace("Shelf.objects.count()", moving))
+    run = sqlite_project.manage("test", "--noinput").must_pass()
+    assert run.found == [{"rule": "refused: unknown", "rows": 0}]
+    assert contents(real) == ([("real",)], [])
