@@ -148,7 +148,9 @@ class ConfiguredDatabase:
         if file:
             moved = self.inode is not None and self.inode == _read_inode(file)
             return moved or any(is_same_file(path, file) for path in self.files)
-        return bool(name) and name in {self.name, *self.other_names}
+        # PostgreSQL cuts a longer name; Django's limit counts characters.
+        cut = {each.encode()[:63].decode(errors="ignore") for each in (self.name, *self.other_names)}
+        return bool(name) and name in {self.name, *self.other_names, *cut}
 
 
 _configured_names: dict[str, ConfiguredDatabase] = {}

@@ -491,3 +491,8 @@ def test_a_new_server_that_hides_its_identifier_is_told_by_its_start(told: Scrat
     here = first if hidden == "what was told of" else replace(first, system_identifier="")
     assert guard.find_made(here) is not None
     assert guard.find_made(replace(here, server_started="another")) is None
+
+
+def test_a_configured_name_that_the_server_cuts_is_the_name_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "_configured_names", {"long": guard.ConfiguredDatabase(name="é" * 40)})
+    assert (guard.find_configured("é" * 31), guard.find_configured("é" * 30)) == ("long", None)
