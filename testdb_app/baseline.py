@@ -13,6 +13,7 @@ from testdb_app.backends import get_backend
 from testdb_app.known_map import check_shape, read_map
 from testdb_app.looking import CAPTURING, explained, observe
 from testdb_app.options import ResetOptions, check_options
+from testdb_app.retrying import read_with_retries
 from testdb_app.states import BASELINE, Baseline
 from testdb_app.transaction_state import check_no_transaction
 
@@ -57,8 +58,12 @@ def capture_baseline(
     )
     connection = connections[using]
     check_no_transaction(connection, "capture a baseline")
-    with explained(connection, CAPTURING):
-        return _capture(connection, options, replace=replace, state=state)
+
+    def capture() -> Baseline:
+        with explained(connection, CAPTURING):
+            return _capture(connection, options, replace=replace, state=state)
+
+    return read_with_retries(capture, name=using, lock_timeout=options.lock_timeout, may_retry=True)
 
 
 def _capture(connection: BaseDatabaseWrapper, options: ResetOptions, *, replace: bool, state: str) -> Baseline:

@@ -27,7 +27,7 @@ from testdb_app.options import check_options
 from testdb_app.plan import ResetPlan
 from testdb_app.references import check_references
 from testdb_app.report import ResetPreview, ResetReport, make_report
-from testdb_app.retrying import MOST_ATTEMPTS, WAITS, run_with_retries
+from testdb_app.retrying import MOST_ATTEMPTS, WAITS, read_with_retries, run_with_retries
 from testdb_app.schema import QualifiedName
 from testdb_app.states import BASELINE, RowChanges
 from testdb_app.transaction_state import check_transaction_state
@@ -119,6 +119,14 @@ class Resetter:
         Raises what :meth:`reset` would raise for a plan that cannot be made.
         """
         check_transaction_state(self.connection, within_transaction=self.within_transaction)
+        return read_with_retries(
+            self._preview_once,
+            name=self.using,
+            lock_timeout=self.options.lock_timeout,
+            may_retry=not self.within_transaction,
+        )
+
+    def _preview_once(self) -> ResetPreview:
         with explained(self.connection, READING):
             return self._preview()
 

@@ -21,6 +21,19 @@ MOST_ATTEMPTS = 10
 _LONGEST_PAUSE = 0.2
 
 
+def read_with_retries(run: Callable[[], _T], *, name: str, lock_timeout: float, may_retry: bool) -> _T:
+    """Call *run*, which puts no rows back, as :func:`run_with_retries` does."""
+    result, _ = run_with_retries(
+        lambda *_: run(),
+        name=name,
+        strategy="delete",
+        lock_timeout=lock_timeout,
+        may_retry=may_retry,
+        ways=tuple(Restoration)[:1],
+    )
+    return result
+
+
 def run_with_retries(
     run: Callable[[str, Restoration], _T],
     *,

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from testdb_app.backends.postgresql import pipeline, watch
+from testdb_app.backends.postgresql import pipeline, signals, watch
 from testdb_app.backends.postgresql.pipeline import Pipeline
 from testdb_app.resetter import Resetter
 from tests.baseline.conftest import content
@@ -505,3 +505,19 @@ def test_writes_that_the_counters_miss_are_reset_where_the_role_may_hide_them(sc
         if way == "grant":
             with scratch.superuser() as session:
                 session.execute(f"REVOKE SET ON PARAMETER track_counts FROM {role}")
+
+
+def test_a_prepared_transaction_that_takes_the_place_of_another_changes_the_conditions(scratch, before):
+    if scratch.value("SELECT current_setting('max_prepared_transactions')::int") == 0:
+        pytest.skip("the server allows no prepared transactions (max_prepared_transactions = 0)")
+
+    def prepare(name: str) -> str:
+        scratch.execute(f"BEGIN; INSERT INTO other VALUES (1); PREPARE TRANSACTION '{scratch.name} {name}'")
+        found = scratch.value(signals.CONDITIONS)
+        assert scratch.value(signals.CONDITIONS) == found
+        scratch.execute(f"ROLLBACK PREPARED '{scratch.name} {name}'")
+        return str(found)
+
+    none = scratch.value(signals.CONDITIONS)
+    assert len({none, prepare("one"), prepare("two"), prepare("two")}) == 4
+    assert scratch.value(signals.CONDITIONS) == none

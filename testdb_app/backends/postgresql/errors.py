@@ -29,6 +29,7 @@ from testdb_app.exceptions import (
     TooManyLocksError,
     TransactionStateError,
 )
+from testdb_app.naming import on_one_line
 from testdb_app.schema import QualifiedName
 from testdb_app.states import KEPT_STATES
 
@@ -67,6 +68,15 @@ _TRANSIENT = {
     "23001": "a row that another session wrote meanwhile",  # the same behind ON DELETE RESTRICT, from PostgreSQL 18 on
     "42P01": "a table that another session dropped meanwhile",
     "3F000": "a schema that another session dropped meanwhile",
+}
+# What a statement that only reads meets where another session replaces files or drops relations, as ALTER SEQUENCE RESTART and
+# TRUNCATE do: the catalog was read before, the file or the entry afterwards. Damaged files look alike, but do so again.
+_READ_TOO_LATE = {
+    "42703": "a column that another session dropped meanwhile",
+    "42704": "an object that another session dropped meanwhile",
+    "XX000": "an entry of the catalog that another session removed meanwhile",
+    "XX001": "a file that another session replaced meanwhile",
+    "58P01": "a file that another session removed meanwhile",
 }
 # Unique keys and exclusion constraints are checked row by row, and RESTRICT at the end of each statement.
 _CONFLICTS = {"23505", "23P01", "23503", "23001"}
@@ -202,6 +212,12 @@ def _translate(  # noqa: PLR0911 - one for each kind of error
             "Stop the other sessions that write to it, or reset again.",
             attempts=1,
         )
+    if locks is None and state in _READ_TOO_LATE and not _names_a_copy(error):
+        return ConcurrencyError(
+            f"{doing} {where} was ended by {_READ_TOO_LATE[state]}: {why}. Nothing was changed. Stop the other sessions that "
+            "change its schema or restart its sequences. If there is none, its files may be damaged: see the server's log.",
+            attempts=1,
+        )
     kind, remedy = _OTHERS.get(state, (ResetError, _CLASSES.get(state[:2], _ANY_CLASS)))
     if state in _GONE and _names_a_copy(error):
         kind, remedy = BaselineDamagedError, _DAMAGED
@@ -218,9 +234,9 @@ def _refused_row(where: str, error: BaseException) -> RestoreConflictError:
         refusal = {}
     table, row, constraint = (str(refusal.get(name) or "") for name in ("table", "row", "constraint"))
     reason = str(refusal.get("reason") or _first_line(error)).rstrip(".")
-    what = f"the row {_printable(row)} of {table}" if row else f"rows of {table}" if table else "rows of the baseline"
+    what = f"the row {on_one_line(row)} of {table}" if row else f"rows of {table}" if table else "rows of the baseline"
     return RestoreConflictError(
-        f"In {where}, {what} cannot be put back in any order: {_printable(reason)}. Nothing was changed. A constraint NOT VALID "
+        f"In {where}, {what} cannot be put back in any order: {on_one_line(reason)}. Nothing was changed. A constraint NOT VALID "
         "does not hold for rows that were there before it, and a function in a constraint, an index or a generated column may "
         "refuse today what it once took. Correct the row or the constraint in a migration and capture the baseline again "
         f'(resetdb --recapture); or exclude {table or "the table"}, in TESTDB["EXCLUDE"]; or do not change that row in a test.',
@@ -228,10 +244,6 @@ def _refused_row(where: str, error: BaseException) -> RestoreConflictError:
         constraint=constraint,
         row=row,
     )
-
-
-def _printable(text: str) -> str:
-    return "".join(char if char.isprintable() else f"\\u{ord(char):04x}" for char in text)
 
 
 def _connection_lost(connection: BaseDatabaseWrapper, error: BaseException) -> ConnectionLostError:
