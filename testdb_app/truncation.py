@@ -97,20 +97,27 @@ def check_storage(schema: Schema, scope: frozenset[QualifiedName]) -> None:
 def _find_causes(schema: Schema) -> dict[tuple[QualifiedName, str], Table]:
     """Return the events that the server refuses by table, each with the published table because of which it does.
 
-    A row is not deleted either where a foreign key would have to delete, or change, rows of a table that refuses.
+    A row is not deleted, or updated, either where a foreign key would have to delete or change rows of a table that refuses.
     """
     causes = {(table.name, event): table for table in schema.refusing for event in table.refused}
     causes |= {(name, event): schema.by_name[name] for name in schema.outside_heap for event in ("DELETE", "UPDATE")}
     keys: dict[QualifiedName, list[ForeignKey]] = {}
     for key in schema.foreign_keys:
-        if key.on_delete.changes_rows:
+        if key.on_delete.changes_rows or key.on_update.changes_rows:
             keys.setdefault(key.table, []).append(key)
     work = sorted(causes)
     while work:
         name, event = work.pop()
+        table = schema.by_name[name]
+        # The queries of foreign keys go to the partitioned table, and the server asks every partition then.
+        reached_at: list[tuple[QualifiedName, str]] = [(above, event) for above in table.inherits if table.is_partition]
         for key in keys.get(name, ()):
-            above = (key.referenced, "DELETE")
-            if event in events_of_action(key, Action.DELETE) and above not in causes:
+            reached = {"DELETE"} if event in events_of_action(key, Action.DELETE) else set()
+            if event == "UPDATE" and key.on_update.changes_rows:
+                reached.add("UPDATE")
+            reached_at += sorted((key.referenced, each) for each in reached)
+        for above in reached_at:
+            if above not in causes and above[0] in schema.by_name:
                 causes[above] = causes[name, event]
                 work.append(above)
     return causes

@@ -74,6 +74,40 @@ def test_a_key_that_cascades_into_a_published_table_does_not_stop_the_reset(scra
         assert scratch.query("SELECT item_id FROM line") == [(1,)]
 
 
+def test_a_key_that_is_put_back_and_would_change_a_table_that_refuses_has_both_truncated_and_filled(scratch):
+    tables, publication = UNSWITCHABLE["column list"]
+    scratch.execute(
+        "CREATE TABLE thing (id int PRIMARY KEY, name text UNIQUE); INSERT INTO thing VALUES (1, 'one');"
+        + tables
+        + "ALTER TABLE item ADD FOREIGN KEY (name) REFERENCES thing (name) ON UPDATE CASCADE; INSERT INTO item VALUES (1, 'one')"
+    )
+    capture_baseline("scratch", allow_database=scratch.name)
+    scratch.execute("UPDATE thing SET name = 'two'")
+    publish(scratch, publication)
+    scratch.reset()
+    assert scratch.query("SELECT * FROM thing") == [(1, "one")]
+    assert scratch.query("SELECT * FROM item") == [(1, "one")]
+
+
+@pytest.mark.parametrize("column_list", [False, True])
+def test_a_key_of_a_partitioned_table_asks_every_partition(scratch, column_list):
+    """Also one that holds no row: the reset writes to one partition, and the key's own UPDATE goes to them all."""
+    scratch.execute(
+        "CREATE TABLE node (id int PRIMARY KEY, above int REFERENCES node ON DELETE SET NULL, name text) PARTITION BY LIST (id);"
+        "CREATE TABLE node_1 PARTITION OF node FOR VALUES IN (1, 2); CREATE TABLE node_2 PARTITION OF node FOR VALUES IN (3, 4);"
+        "ALTER TABLE node_1 REPLICA IDENTITY NOTHING; INSERT INTO node VALUES (3, NULL, 'a')"
+    )
+    publish(scratch, "FOR TABLE node_1 (id)" if column_list else "FOR ALL TABLES")
+    before = scratch.query(IDENTITIES)
+    capture_baseline("scratch", allow_database=scratch.name)
+    resetter = scratch.resetter()
+    for _ in range(3):
+        scratch.execute("INSERT INTO node VALUES (4, 3, 'b')")
+        resetter.reset()
+        assert scratch.query("SELECT * FROM node") == [(3, None, "a")]
+    assert scratch.query(IDENTITIES) == before
+
+
 UNSWITCHABLE = {
     # The index of the identity is gone, and nothing would put that state back.
     "index that is gone": (

@@ -74,6 +74,10 @@ def _events_by_table(schema: Schema, steps: Many[Step]) -> dict[QualifiedName, s
                 for key in schema.referencing.get(name, ()):
                     if events := events_of_action(key, step.action):
                         found.setdefault(key.table, set()).update(events)
+                        # Its query goes to the partitioned table, and the server asks every partition for its identity.
+                        for below in _partitions_below(schema, key.table):
+                            if schema.by_name[below].replica_identity is not None:
+                                found.setdefault(below, set()).update(events)
     return found
 
 
@@ -86,6 +90,17 @@ def _switches_of(table: Table, events: set[str]) -> Iterator[tuple[str, str]]:
             yield f"DISABLE RULE {quote(rule.name)}", f"{_ENABLE[rule.enabled]} RULE {quote(rule.name)}"
     if table.replica_identity is not None and _needs_identity(table, events):
         yield "REPLICA IDENTITY FULL", f"REPLICA IDENTITY {table.replica_identity.clause}"
+
+
+def _partitions_below(schema: Schema, name: QualifiedName) -> list[QualifiedName]:
+    """Return the partitions of a table, at every level."""
+    found: list[QualifiedName] = []
+    work = [name]
+    while work:
+        below = schema.partitions.get(work.pop(), ())
+        found += below
+        work += below
+    return sorted(found)
 
 
 def _partitioned_above(schema: Schema, names: Many[QualifiedName]) -> list[QualifiedName]:
