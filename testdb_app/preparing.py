@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,8 @@ logger = logging.getLogger("testdb_app")
 # By alias and the name that the settings give now: a worker of --parallel has databases of its own. With it goes why there is
 # no baseline, where there is none.
 _prepared: dict[tuple[str, str], UnsupportedError | None] = {}
+# Where the databases were at the set-up that no test was known to reset, by the same keys.
+_starts: dict[tuple[str, str], object] = {}
 _resetters: dict[tuple[str, ...], Resetter] = {}
 _restarts: dict[tuple[str, str], _Restarts] = {}
 
@@ -48,13 +50,17 @@ def prepare_test_database(using: str, *, allow_database: tuple[str, ...] = ()) -
     guard does not know for test ones.
 
     Raises :class:`ConfigurationError` if the app is not installed, the guard's :class:`UnsafeDatabaseError` for what is no
-    test database, and what :func:`~testdb_app.baseline.capture_baseline` raises. A database that cannot
-    have one is left alone; see :func:`find_obstacle`.
+    test database, and what :func:`~testdb_app.baseline.capture_baseline` raises; and :class:`BaselineError` where
+    :func:`prepare_test_databases` has left the alias out, and something may have been written to it since. A database that cannot
+    have a baseline is left alone; see :func:`find_obstacle`.
     """
     key = (using, _name(using))
     if key in _prepared:
         return
     check_set_up([using])
+    start = _starts.get(key)
+    if start is not None:
+        _check_unwritten(using, start)
     obstacle = None
     try:
         capture_baseline(using, allow_database=allow_database)
@@ -70,6 +76,41 @@ def prepare_test_database(using: str, *, allow_database: tuple[str, ...] = ()) -
         obstacle = error
     guard.mark_kept_database(connections[using])
     _prepared[key] = obstacle
+    _starts.pop(key, None)
+
+
+def prepare_test_databases(aliases: Iterable[str], *, needed: Container[str]) -> None:
+    """Prepare those of *aliases* that are *needed*, as tests will reset them, before anything is written to them.
+
+    Where the others are is noted, so that one of them can still be prepared later if it is proved that nothing was written
+    since. A vendor without counters to prove it by has all prepared: that is SQLite, where it costs little.
+    """
+    names = {_name(alias) for alias in connections if alias in needed}
+    for alias in aliases:
+        key = (alias, _name(alias))
+        # Another alias may lead to the same database.
+        if key[1] in names:
+            prepare_test_database(alias)
+        elif key not in _prepared:
+            with explained(connections[alias], READING):
+                start = get_backend(connections[alias]).note_start(connections[alias])
+            if start is None:
+                prepare_test_database(alias)
+            else:
+                _starts[key] = start
+
+
+def _check_unwritten(using: str, start: object) -> None:
+    connection = connections[using]
+    with explained(connection, READING):
+        is_unwritten = get_backend(connection).is_unwritten(connection, start)
+    if not is_unwritten:
+        raise BaselineError(
+            f'Database "{connection.settings_dict["NAME"]}" (alias "{using}") has no baseline to go back to: when the test '
+            "databases were set up, no test was known to reset it, and something may have been written to it since. "
+            f"Nothing was changed. Name the alias where tests are collected: @pytest.mark.testdb(databases=[{using!r}]) with "
+            f"reset_db, databases of the test class, or ResetRunnerMixin.reset_aliases.",
+        )
 
 
 def check_set_up(aliases: Iterable[str]) -> None:
@@ -175,6 +216,7 @@ def restore_kept_databases(aliases: Iterable[str]) -> None:
 def forget_test_databases() -> None:
     """Forget which databases were prepared, as they are about to be made anew."""
     _prepared.clear()
+    _starts.clear()
     _resetters.clear()
     _restarts.clear()
 

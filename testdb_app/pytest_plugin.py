@@ -65,6 +65,8 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     if asking.asks_for_ours(item) and item.config.pluginmanager.hasplugin("django"):
         asking.add_mark(item)
         _register_hooks(item.config)
+    elif asking.is_of_reset_class(item):
+        _register_hooks(item.config)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -123,11 +125,15 @@ def _hold_scope(request: Any, blocker: Any) -> Generator[None]:
 
 
 @pytest.fixture
-def reset_db(transactional_db: None) -> None:
+def reset_db(request: Any, transactional_db: None) -> None:
     """Require a test database in which the test commits, and which is reset to the baseline after it.
 
     As ``transactional_db``, at the cost of what the test writes; the rows that migrations made are there for the next test.
     """
+    if "reset_db" not in asking.names_of(request.node):
+        from testdb_app.plugin import scopes  # noqa: PLC0415
+
+        scopes.check_hooked(request.config, "reset_db")
 
 
 @pytest.fixture(scope="class")

@@ -17,8 +17,7 @@ from testdb_app.plugin.stack import refuse
 if TYPE_CHECKING:
     from testdb_app.sessions import TestSession, TestSessionFactory
 
-MARK = "test_session"
-"""The name of the mark whose arguments change the options of the sessions of a test, a class or a module."""
+MARK = asking.SESSION_MARK
 _HOOKS = "testdb_session_hooks"
 
 
@@ -60,7 +59,7 @@ def test_session(request: pytest.FixtureRequest, test_session_factory: TestSessi
 
     Its options are those of ``test_session_factory``, changed by the marks ``@pytest.mark.test_session(…)``.
     """
-    changes = _changes(request.node)
+    changes = asking.session_options(request.node)
     path, line, _ = request.node.location
     opened_at = f"{path}:{(line or 0) + 1}"
     factory = test_session_factory.replace(**changes) if changes else test_session_factory
@@ -70,13 +69,6 @@ def test_session(request: pytest.FixtureRequest, test_session_factory: TestSessi
     finally:
         if factory is not test_session_factory:
             factory.close()
-
-
-def _changes(item: Any) -> dict[str, Any]:
-    changes: dict[str, Any] = {}
-    for mark in reversed(list(item.iter_markers(MARK))):
-        changes |= mark.kwargs
-    return changes
 
 
 def _uses(item: Any) -> bool:
@@ -151,6 +143,6 @@ def _databases(items: list[Any]) -> list[str]:
 
     found = {"default"}
     for item in items:
-        named = _changes(item).get("databases", ())
+        named = asking.session_options(item).get("databases", ())
         found |= set(connections) if named == "__all__" else {named} if isinstance(named, str) else set(named)
     return sorted(found)

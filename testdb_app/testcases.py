@@ -106,6 +106,8 @@ class ResetLiveServerTestCase(ResetMixin, LiveServerTestCase):
 
 
 def _pre_setup(cls: type[Any]) -> None:
+    for alias in cls._databases_names(include_mirrors=False):
+        prepare_test_database(alias)
     if hasattr(cls, "reset_to"):
         check_target(cls)
     drop_stale_sessions(cls)

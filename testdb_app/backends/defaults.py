@@ -80,6 +80,15 @@ def read_tables_and_views(connection: BaseDatabaseWrapper) -> frozenset[str]:
     return frozenset(f"{'view' if each.type == 'v' else 'table'} {each.name}" for each in found)
 
 
+def without_start(connection: BaseDatabaseWrapper) -> None:
+    """Return None: the ``note_start()`` of a vendor that does not count what is written."""
+
+
+def is_never_unwritten(connection: BaseDatabaseWrapper, start: object) -> bool:
+    """Return False: the ``is_unwritten()`` of such a vendor."""
+    return False
+
+
 def status_as_django_knows(connection: BaseDatabaseWrapper) -> TransactionStatus:
     """Return the ``transaction_status()`` of a vendor whose driver does not tell: what Django believes."""
     return TransactionStatus.OPEN if connection.in_atomic_block else TransactionStatus.NONE

@@ -187,6 +187,17 @@ class Backend(Protocol):
         """Return the tables, sequences, triggers and what else there is, each by its kind and name. Reads only."""
         ...
 
+    def note_start(self, connection: BaseDatabaseWrapper) -> object | None:
+        """Return where the counters of the database are before anybody writes; None where the vendor has no such counters.
+
+        Two round trips, on a connection that is in no transaction.
+        """
+        ...
+
+    def is_unwritten(self, connection: BaseDatabaseWrapper, start: object) -> bool:
+        """Whether the counters prove that nothing was committed, and no sequence moved, since :meth:`note_start`."""
+        ...
+
     def begin(self, connection: BaseDatabaseWrapper, savepoint: str, limits: Mapping[str, int]) -> None:
         """Begin the transaction that Django has announced, with a savepoint, and *limits* that end with it. One round trip.
 

@@ -22,6 +22,9 @@ FUNCTION = RANKS["function"]
 MARK = "testdb"
 """The mark that names databases: ``@pytest.mark.testdb(databases=["default", "other"])``."""
 
+SESSION_MARK = "test_session"
+"""The mark whose arguments change the options of the test sessions of a test, a class or a module."""
+
 # Those by which a test says that it commits.
 _COMMITTING = ("transactional_db", "live_server", "reset_db")
 SESSIONS = frozenset({"test_session", "test_session_factory"})
@@ -69,6 +72,22 @@ def unittest_kind(item: pytest.Item) -> str | None:
     if not issubclass(cls, TransactionTestCase):
         return None
     return "TestCase" if issubclass(cls, TestCase) else "TransactionTestCase"
+
+
+def is_of_reset_class(item: pytest.Item) -> bool:
+    """Whether *item* is of a class that resets by itself."""
+    # Who has such a class has imported the module.
+    testcases: Any = sys.modules.get("testdb_app.testcases")
+    cls = getattr(item, "cls", None)
+    return testcases is not None and cls is not None and issubclass(cls, testcases.ResetMixin)
+
+
+def session_options(item: pytest.Item) -> dict[str, Any]:
+    """Return the options that the marks of *item* give its test session; the closest mark wins."""
+    options: dict[str, Any] = {}
+    for mark in reversed(list(item.iter_markers(SESSION_MARK))):
+        options |= mark.kwargs
+    return options
 
 
 def databases_of(item: pytest.Item) -> list[str] | str:

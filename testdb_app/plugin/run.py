@@ -81,7 +81,7 @@ class Run:
             return (yield)
         with transactional.setting_up_databases(config):
             result = yield
-        aliases = transactional.prepare_databases(blocker)
+        aliases = transactional.prepare_databases(blocker, request.session.items)
         if mode is not None:
             self.leaks = LeakFinder(aliases, blocker, fails=mode == "fail")
             # Before the databases are gone.
@@ -117,7 +117,8 @@ class Run:
     def tear_down_test(self, item: pytest.Item, nextitem: pytest.Item | None) -> _Hook:
         """Find out what *item* has done to the scopes that it was in; then tear it down, and leave its package."""
         wrong = self._look_back(item) if asking.unittest_kind(item) is not None else None
-        result = yield
+        with transactional.resetting_late(item):
+            result = yield
         if nextitem is not None and self.stack.entries:
             self._leave_packages(nextitem)
         if wrong is not None:
@@ -155,6 +156,9 @@ class Run:
         self.copies.hand_out_copies()
         if fixturedef.argname != "_django_db_helper":
             return self.copies.keep(fixturedef, (yield))
+        error = transactional.reset_if_asked_late(request)
+        if error is not None:
+            return (yield from refuse(fixturedef, request, error))
         # Pytest-django's part of a test is the narrowest thing that is open.
         entry = Entry(Kind.TEST, fixturedef, request)
         fixturedef.addfinalizer(lambda: self._end_test_level(entry))

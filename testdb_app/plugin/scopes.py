@@ -27,7 +27,7 @@ def hold_scope(request: Any, blocker: Any) -> Generator[None]:
     """
     stack, fixturedef = stack_of(request.config), request._fixturedef
     rank, name = asking.RANKS[fixturedef.scope], fixturedef.argname
-    _check_hooked(request.config, name)
+    check_hooked(request.config, name)
     check_in_time(stack, fixturedef)
     _check_installed(name)
     users = _users(request, name)
@@ -41,6 +41,8 @@ def hold_scope(request: Any, blocker: Any) -> Generator[None]:
         # Nothing can be committed in what they hold open.
         stack.finish_from_first(Kind.ROLLBACK)
         stack.forget_ended(request)
+        with blocker.unblock():
+            _prepare(aliases)
     else:
         with blocker.unblock():
             open_transactions(entry, aliases)
@@ -116,7 +118,7 @@ def _open_wider(stack: ScopeStack, request: Any, rank: int, users: list[pytest.I
         request.getfixturevalue(name)
 
 
-def _check_hooked(config: pytest.Config, name: str) -> None:
+def check_hooked(config: pytest.Config, name: str) -> None:
     if not config.pluginmanager.has_plugin(options.HOOKS):
         raise ScopeError(
             f'The fixture "{name}" was asked for by getfixturevalue(), and no test of this run names it, so nothing was prepared '
@@ -151,6 +153,14 @@ def _aliases(users: list[pytest.Item]) -> list[str]:
         databases = asking.databases_of(item)
         wanted.update(connections if databases == "__all__" else databases)
     return [alias for alias in connections if alias in wanted]
+
+
+def _prepare(aliases: Iterable[str]) -> None:
+    from testdb_app.preparing import prepare_test_database  # noqa: PLC0415
+
+    for alias in aliases:
+        if not _is_mirror(alias):
+            prepare_test_database(alias)
 
 
 def _reset(aliases: Iterable[str]) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import pytest
 
 from testdb_app.plugin import asking, options
+
+_LATE = pytest.StashKey[bool]()
 
 
 def resets(item: pytest.Item) -> bool:
@@ -18,7 +20,12 @@ def resets(item: pytest.Item) -> bool:
 
 def wants_baseline(item: pytest.Item) -> bool:
     """Whether what *item* asks for needs a baseline."""
-    return resets(item) or bool(asking.committed_scopes(item)) or options.leaks(item.config) is not None
+    return (
+        resets(item)
+        or bool(asking.committed_scopes(item))
+        or asking.is_of_reset_class(item)
+        or options.leaks(item.config) is not None
+    )
 
 
 def before_the_databases(config: pytest.Config, blocker: Any, *, restores: bool) -> None:
@@ -50,15 +57,31 @@ def setting_up_databases(config: pytest.Config) -> Iterator[None]:
         yield
 
 
-def prepare_databases(blocker: Any) -> list[str]:
-    """Capture the baseline of every database that was set up in this run; return their aliases."""
-    from testdb_app.preparing import prepare_test_database  # noqa: PLC0415
+def prepare_databases(blocker: Any, items: Iterable[pytest.Item]) -> list[str]:
+    """Capture the baselines of the databases that *items* will reset; return the aliases of all that were set up."""
+    from testdb_app.preparing import prepare_test_databases  # noqa: PLC0415
 
     aliases = aliases_set_up()
     with blocker.unblock():
-        for alias in aliases:
-            prepare_test_database(alias)
+        prepare_test_databases(aliases, needed=_aliases_to_reset(items, aliases))
     return aliases
+
+
+def _aliases_to_reset(items: Iterable[pytest.Item], every: Iterable[str]) -> set[str]:
+    """Return the aliases, of *every* that was set up, that tests of this run will reset, as far as their collection tells."""
+    found: set[str] = set()
+    for item in items:
+        if options.leaks(item.config) is not None:
+            return set(every)
+        named: list[Any] = []
+        if (asking.commits(item) and resets(item)) or asking.committed_scopes(item) or asking.is_of_reset_class(item):
+            named.append(asking.databases_of(item))
+        session = asking.session_options(item)
+        if session.get("isolation") == "reset":
+            named.append(session.get("databases", "default"))
+        for given in named:
+            found.update(every if given == "__all__" else [given] if isinstance(given, str) else given)
+    return found
 
 
 def aliases_set_up() -> list[str]:
@@ -78,6 +101,43 @@ def _was_set_up(alias: str) -> bool:
         return False
     # A fixture of the project's own may have set it up.
     return is_set_up(alias) or str(settings["NAME"]) != get_configured_name(alias)
+
+
+def reset_if_asked_late(request: Any) -> Exception | None:
+    """Have the test reset if it has asked for ``reset_db`` by ``getfixturevalue()``; *request* is that of pytest-django's part.
+
+    Return why not: something may have been written to one of its databases since they were set up.
+    """
+    item = request._pyfuncitem
+    is_late = any(getattr(each, "fixturename", None) == "reset_db" for each in request._iter_chain())
+    if not is_late or "reset_db" in asking.names_of(item):
+        return None
+    from django.db import connections  # noqa: PLC0415
+
+    from testdb_app.exceptions import TestDBError  # noqa: PLC0415
+    from testdb_app.preparing import prepare_test_database  # noqa: PLC0415
+
+    databases = asking.databases_of(item)
+    try:
+        with request.getfixturevalue("django_db_blocker").unblock():
+            for alias in connections if databases == "__all__" else databases:
+                if not connections[alias].settings_dict["TEST"]["MIRROR"]:
+                    prepare_test_database(alias)
+    except TestDBError as error:
+        return error
+    # pytest-django looks at the names of the collection, and would roll the test back.
+    item.add_marker(pytest.mark.django_db(transaction=True, databases=databases))
+    item.stash[_LATE] = True
+    return None
+
+
+def resetting_late(item: pytest.Item) -> AbstractContextManager[None]:
+    """Replace the flush while *item* is torn down, if it has asked late for a reset."""
+    if not item.stash.get(_LATE, False):
+        return nullcontext()
+    from testdb_app.testcases import resetting_all  # noqa: PLC0415
+
+    return resetting_all()
 
 
 @contextmanager

@@ -356,3 +356,54 @@ def test_classes_of_django_find_rows_and_sequences_of_the_baseline_whatever_they
     mixed.manage("test", "--noinput", "--reset-transaction-tests").must_pass()
     done = mixed.manage("test", "--noinput", "shop.tests.Sequences")
     assert done.returncode == 1, "a flush takes the rows"
+
+
+CAPTURED = """
+import json, os
+from django.conf import settings
+from django.db import connections
+from django.test import TestCase, TransactionTestCase
+from shop.models import Shelf
+from testdb_app.backends import get_backend
+from testdb_app.testcases import ResetTransactionTestCase
+
+class A(TestCase):
+    databases = ["default", "other"]
+
+    def test_1(self):
+        aliases = [name for name in self.databases if get_backend(connections[name]).read_baseline(connections[name])]
+        with (settings.HERE / f"found-{os.getpid()}.jsonl").open("a") as file:
+            file.write(json.dumps(aliases) + "\\n")
+
+class B(ResetTransactionTestCase):
+    databases = ["other"]
+
+    def test_2(self):
+        Shelf.objects.using("other").create(name="one")
+
+class C(TransactionTestCase):
+    def test_3(self):
+        Shelf.objects.create(name="two")
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "settings", "captured"),
+    [
+        ((), "", ["other"]),
+        (("--parallel", "2"), "", ["other"]),
+        (("--reset-transaction-tests",), "", ["default", "other"]),
+        ((), "class Both(Runner): reset_aliases = ['default']\n", ["default", "other"]),
+    ],
+    ids=["the classes", "in parallel", "every class", "named by the runner"],
+)
+def test_baselines_are_captured_of_what_tests_reset(
+    project: Project, options: tuple[str, ...], settings: str, captured: list[str]
+) -> None:
+    project.write("runners.py", f"from testdb_app.runner import ResetDiscoverRunner as Runner\n{settings}")
+    project.add_settings(f'TEST_RUNNER = "runners.{"Both" if settings else "Runner"}"\n')
+    project.write("shop/tests.py", CAPTURED)
+    done = project.manage("test", "--noinput", *options).must_pass()
+    # A SQLite database has no counters that could tell later, and is captured at once.
+    expected = ["default", "other"] if connections["default"].vendor == "sqlite" else captured
+    assert done.found == [expected]

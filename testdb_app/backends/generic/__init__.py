@@ -12,6 +12,7 @@ from testdb_app.backends.defaults import (
     check_deferred,
     close_session,
     explain,
+    is_never_unwritten,
     leave_session,
     lift_no_limits,
     look_for_commits_nowhere,
@@ -22,6 +23,7 @@ from testdb_app.backends.defaults import (
     status_as_django_knows,
     undo_to_savepoint,
     without_kept_sessions,
+    without_start,
     without_watch,
     write_restarts,
 )
@@ -78,6 +80,8 @@ class GenericBackend:
     look_for_commits = staticmethod(look_for_commits_nowhere)
     is_schema_same = staticmethod(nobody_knows_schema)
     read_objects = staticmethod(read_tables_and_views)
+    note_start = staticmethod(without_start)
+    is_unwritten = staticmethod(is_never_unwritten)
     drop_stale_session = staticmethod(without_kept_sessions)
     drop_baseline = staticmethod(operations.drop_baseline)
 

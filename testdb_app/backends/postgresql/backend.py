@@ -20,7 +20,7 @@ from testdb_app.backends.base import (
 from testdb_app.backends.postgresql import baseline as baseline_tables
 from testdb_app.backends.postgresql import catalog, limits, operations, restoring, session, signals
 from testdb_app.backends.postgresql.blocking import find_blockers
-from testdb_app.backends.postgresql.commits import is_schema_same, look_for_commits
+from testdb_app.backends.postgresql.commits import is_schema_same, is_unwritten, look_for_commits, note_start
 from testdb_app.backends.postgresql.connection import rolled_back_on_error, run_sql, transaction_status
 from testdb_app.backends.postgresql.data import PostgreSQLData
 from testdb_app.backends.postgresql.details import read_details
@@ -162,6 +162,8 @@ class PostgreSQLBackend:
         (rows,) = read_rows(connection, [catalog.OBJECTS], lock_timeout=_READING_TIMEOUT)
         return frozenset(f"{kind} {name}" for kind, name in rows)
 
+    note_start = staticmethod(note_start)
+    is_unwritten = staticmethod(is_unwritten)
     begin = staticmethod(limits.begin)
     undo = staticmethod(limits.undo)
     limit = staticmethod(limits.limit)

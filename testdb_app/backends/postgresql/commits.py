@@ -32,6 +32,23 @@ _FATES = (
     "SELECT id::pg_catalog.text, pg_catalog.pg_xact_status(id::pg_catalog.text::pg_catalog.xid8) "
     "FROM pg_catalog.unnest('{{{}}}'::bigint[]) id"
 )
+# The counters of all rows written in this database; None where another session may not have reported yet. And the sequences.
+_FLUSH = "SELECT pg_catalog.pg_stat_force_next_flush()"
+_COUNTERS = """
+SELECT CASE WHEN NOT EXISTS (
+           SELECT FROM pg_catalog.pg_stat_activity a
+            WHERE a.datid OPERATOR(pg_catalog.=) d.oid AND a.pid OPERATOR(pg_catalog.<>) pg_catalog.pg_backend_pid())
+       THEN pg_catalog.concat_ws(' ',
+            pg_catalog.pg_stat_get_db_tuples_inserted(d.oid), pg_catalog.pg_stat_get_db_tuples_updated(d.oid),
+            pg_catalog.pg_stat_get_db_tuples_deleted(d.oid), pg_catalog.pg_stat_get_db_stat_reset_time(d.oid),
+            pg_catalog.pg_postmaster_start_time(), pg_catalog.current_setting('track_counts')) END,
+       (SELECT pg_catalog.md5(pg_catalog.string_agg(
+                   pg_catalog.concat_ws(' ', s.schemaname, s.sequencename, s.last_value), ','
+                   ORDER BY s.schemaname, s.sequencename))
+          FROM pg_catalog.pg_sequences s)
+  FROM pg_catalog.pg_database d
+ WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()
+"""
 _MOST = 5_000
 """Where more ids were used than this, somebody may have committed: it is not worth asking for each."""
 _OTHERS = Command(signals.OTHERS, often=True)
@@ -116,6 +133,41 @@ def _count(connection: BaseDatabaseWrapper, following: int) -> Counted | None:
     return Counted(
         conditions=found, opened=sessions_opened(connection), rows=int(rows or 0), catalogs=int(catalogs or 0)
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """Where the ids, the counters and the sequences of a database were when it had been set up."""
+
+    position: object
+    counters: str | None
+    sequences: str | None
+
+
+def note_start(connection: BaseDatabaseWrapper) -> Start:
+    """Return where the database is now, before anybody has written to it."""
+    counters, sequences = _read_counters(connection)
+    return Start(position=look_for_commits(connection, None)[0], counters=counters, sequences=sequences)
+
+
+def is_unwritten(connection: BaseDatabaseWrapper, start: object) -> bool:
+    """Whether nothing was committed to the database, and no sequence moved, since *start*.
+
+    No id that was used since has committed; or, as all databases of a server share the ids, no counter of this one moved.
+    """
+    connection.ensure_connection()
+    if not isinstance(start, Start) or not is_idle(connection):
+        return False
+    counters, sequences = _read_counters(connection)
+    if sequences != start.sequences:
+        return False
+    return not look_for_commits(connection, start.position)[1] or (counters is not None and counters == start.counters)
+
+
+def _read_counters(connection: BaseDatabaseWrapper) -> tuple[str | None, str | None]:
+    run_sql(connection, _FLUSH)
+    ((counters, sequences),) = rows_of(run_sql(connection, _COUNTERS)[0])
+    return counters, sequences
 
 
 def _ask_for_next(connection: BaseDatabaseWrapper) -> int:

@@ -15,11 +15,13 @@ from testdb_app.backends.defaults import (
     catalog_is_first,
     check_deferred,
     close_session,
+    is_never_unwritten,
     leave_session,
     nobody_blocks,
     nobody_knows_schema,
     undo_to_savepoint,
     without_kept_sessions,
+    without_start,
     without_watch,
     write_restarts,
 )
@@ -76,6 +78,8 @@ class SQLiteBackend:
     check_deferred = staticmethod(check_deferred)
     write_restarts = staticmethod(write_restarts)
     catalog_first = staticmethod(catalog_is_first)
+    note_start = staticmethod(without_start)
+    is_unwritten = staticmethod(is_never_unwritten)
     drop_stale_session = staticmethod(without_kept_sessions)
     drop_baseline = staticmethod(baseline.drop_baseline)
 
