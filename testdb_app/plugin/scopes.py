@@ -119,6 +119,7 @@ def _open_wider(stack: ScopeStack, request: Any, rank: int, users: list[pytest.I
 
 
 def check_hooked(config: pytest.Config, name: str) -> None:
+    """Raise :class:`ScopeError` where no test of the run names one of our fixtures, so that nothing was prepared for *name*."""
     if not config.pluginmanager.has_plugin(options.HOOKS):
         raise ScopeError(
             f'The fixture "{name}" was asked for by getfixturevalue(), and no test of this run names it, so nothing was prepared '
