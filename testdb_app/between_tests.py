@@ -15,9 +15,11 @@ from django.test import TestCase, TransactionTestCase
 
 from testdb_app.backends import get_backend
 from testdb_app.caches import clear_all_caches
+from testdb_app.conf import get_settings
 from testdb_app.exceptions import ConfigurationError, TestDBError, UnsupportedError
 from testdb_app.flushing import flush
 from testdb_app.options import TARGETS
+from testdb_app.post_migrate import call_named_receivers
 from testdb_app.preparing import find_obstacle, get_resetter, lacks_rows
 from testdb_app.transaction_state import end_transaction, leave_blocks
 
@@ -110,8 +112,7 @@ def reset_databases(aliases: Iterable[str]) -> None:
     """Take the databases of *aliases* back to their baselines, whatever becomes of the others; raises as :func:`reset_after`."""
 
     def reset(connection: BaseDatabaseWrapper) -> None:
-        with _session_between_tests(connection):
-            _reset_to_baseline(connection.alias)
+        _reset_to_baseline(connection)
 
     with live_requests.waited_for(SECONDS_FOR_REQUESTS):
         _for_each(aliases, reset)
@@ -155,11 +156,12 @@ def _session_between_tests(connection: BaseDatabaseWrapper) -> Iterator[None]:
 
 
 def _reset_database(case: Any, connection: BaseDatabaseWrapper) -> None:
+    inhibits = _inhibits_post_migrate(case, connection)
+    if keeps_baseline(case, connection.alias):
+        _reset_to_baseline(connection, inhibit_post_migrate=inhibits)
+        return
     with _session_between_tests(connection):
-        if keeps_baseline(case, connection.alias):
-            _reset_to_baseline(connection.alias)
-        else:
-            flush(connection.alias, inhibit_post_migrate=_inhibits_post_migrate(case, connection))
+        flush(connection.alias, inhibit_post_migrate=inhibits)
 
 
 def keeps_baseline(case: Any, using: str) -> bool:
@@ -184,9 +186,26 @@ def without_loading(case: type[Any]) -> Iterator[None]:
         case.serialized_rollback = True
 
 
-def _reset_to_baseline(using: str) -> None:
+def _reset_to_baseline(connection: BaseDatabaseWrapper, *, inhibit_post_migrate: bool = False) -> None:
+    """Reset; after a change also call the receivers of ``TESTDB["POST_MIGRATE"]``, and take back what they have written."""
+    with _session_between_tests(connection):
+        is_changed = _reset(connection.alias)
+    if not is_changed or inhibit_post_migrate or not get_settings().post_migrate:
+        return
+    try:
+        call_named_receivers(connection.alias)
+    finally:
+        with _session_between_tests(connection):
+            _reset(connection.alias)
+
+
+def _reset(using: str) -> bool:
+    """Reset to the baseline; return whether rows, sequences or the schema had changed."""
+    resetter = get_resetter(using, "baseline")
+    before = resetter.schema_token
     # Django's flush does not mind that a test has left a table.
-    get_resetter(using, "baseline").reset(refit=True)
+    report = resetter.reset(refit=True)
+    return bool(report.tables or report.sequences) or resetter.schema_token != before
 
 
 def close_others(case: Any) -> bool:

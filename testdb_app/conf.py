@@ -7,10 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from django.apps import apps
 from django.conf import settings as django_settings
 
 from testdb_app.exceptions import ConfigurationError
 
+ALL_APPS = "all"
+"""The value of ``POST_MIGRATE`` that stands for every app but Django's own."""
 STRATEGIES = ("auto", "delete", "truncate")
 KEEP_CONNECTIONS = ("auto", "never", "always")
 
@@ -23,6 +26,7 @@ class Settings:
     - ``exclude``: labels and patterns of tables that no reset touches.
     - ``strategy``: "auto", "delete" or "truncate".
     - ``lock_timeout``: seconds that a reset waits for locks.
+    - ``post_migrate``: apps whose receivers of ``post_migrate`` are called after a test that changed something, or ("all",).
     - ``truncate_above``: bytes per table from which ``auto`` truncates instead of deleting.
     - ``keep_connections``: "auto" keeps a connection between two tests where its session is proved to be as good as a new
       one, "never" closes it, "always" keeps what can be put back.
@@ -34,6 +38,7 @@ class Settings:
     lock_timeout: float = 5.0
     truncate_above: int = 4 * 1024 * 1024
     keep_connections: str = "auto"
+    post_migrate: tuple[str, ...] = ()
 
 
 def get_settings() -> Settings:
@@ -61,6 +66,25 @@ def _names(key: str, value: Any) -> tuple[str, ...]:
     if not isinstance(value, list | tuple | set | frozenset) or not all(isinstance(item, str) for item in value):
         raise ConfigurationError(f'settings.TESTDB["{key}"] must be a list of strings, not {value!r}.')
     return tuple(sorted(value)) if isinstance(value, set | frozenset) else tuple(value)
+
+
+def _apps(key: str, value: Any) -> tuple[str, ...]:
+    """Return labels of apps; *value* is "all", or a list of labels and dotted names."""
+    if value == ALL_APPS:
+        return (ALL_APPS,)
+    names = _names(key, value)
+    # A test may have replaced the list of the apps.
+    installed = [config for configs in (apps.app_configs, *apps.stored_app_configs) for config in configs.values()]
+    known = {name: config.label for config in installed for name in (config.label, config.name)}
+    for name in names:
+        if name not in known and apps.ready:
+            near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+            hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+            raise ConfigurationError(
+                f'settings.TESTDB["{key}"] names {name!r}, which is neither the label nor the name of an installed app.{hint} '
+                f'Correct it, or use "{ALL_APPS}" in place of the list.'
+            )
+    return tuple(known.get(name, name) for name in names)
 
 
 def check_strategy(key: str, value: Any) -> str:
@@ -96,6 +120,7 @@ _CHECKS = {
     "exclude": _names,
     "strategy": lambda key, value: check_strategy(f'settings.TESTDB["{key}"]', value),
     "lock_timeout": lambda key, value: check_seconds(f'settings.TESTDB["{key}"]', value),
+    "post_migrate": _apps,
     "truncate_above": _bytes,
     "keep_connections": _keep_connections,
 }

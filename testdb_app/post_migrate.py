@@ -9,17 +9,24 @@ import inspect
 import logging
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any
+from weakref import ReferenceType
 
 from django.apps import apps
+from django.conf import settings
 from django.core.management.sql import emit_post_migrate_signal
 from django.db import DatabaseError, router
 from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.operations import RunPython, RunSQL
 from django.db.migrations.recorder import MigrationRecorder
+from django.db.models.signals import post_migrate
+from django.dispatch import Signal
 
 from testdb_app.backends import get_backend
+from testdb_app.conf import ALL_APPS, get_settings
 from testdb_app.exceptions import PostMigrateError
 
 if TYPE_CHECKING:
@@ -121,8 +128,14 @@ def send_post_migrate(using: str, *, verbosity: int = 0, interactive: bool = Fal
 
     Raises :class:`PostMigrateError` for the first receiver that fails, chained to its error; what was written before stays.
     """
-    try:
+    with _explaining(using):
         emit_post_migrate_signal(verbosity, interactive, using)
+
+
+@contextmanager
+def _explaining(using: str) -> Iterator[None]:
+    try:
+        yield
     except Exception as error:
         receiver = _find_receiver(error.__traceback__)
         raise PostMigrateError(
@@ -130,6 +143,79 @@ def send_post_migrate(using: str, *, verbosity: int = 0, interactive: bool = Fal
             f"{str(error).strip()}",
             receiver=receiver,
         ) from error
+
+
+def call_named_receivers(using: str) -> None:
+    """Call the receivers of ``post_migrate`` in the apps of ``TESTDB["POST_MIGRATE"]``, as ``flush`` does for the alias *using*.
+
+    Each is called once for each installed app with models, with the arguments of
+    :func:`django.core.management.sql.emit_post_migrate_signal`. Raises :class:`PostMigrateError`.
+    """
+    named = get_settings().post_migrate
+    signal = Signal()
+    signal.receivers = [
+        entry
+        for entry in _entries()
+        if (label := _label_of(entry)) is not None and (label in named or named == (ALL_APPS,))
+    ]
+    if not signal.receivers:
+        return
+    with _explaining(using):
+        for config in apps.get_app_configs():
+            if config.models_module is not None:
+                signal.send(sender=config, app_config=config, verbosity=0, interactive=False, using=using)
+
+
+def find_uncalled_receivers() -> list[str]:
+    """Return the names of receivers of ``post_migrate`` outside of Django that resets do not call: the setting is not there."""
+    get_settings()
+    if "POST_MIGRATE" in getattr(settings, "TESTDB", {}):
+        return []
+    return sorted({_name_of(_receiver_of(entry)) for entry in _entries() if _label_of(entry) is not None})
+
+
+def describe_uncalled_receivers() -> str | None:
+    """Return the line for the beginning of a run that names them; None where there are none."""
+    found = find_uncalled_receivers()
+    if not found:
+        return None
+    listed = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
+    return (
+        f"resets call no receivers of post_migrate, as Django's flush does it: {listed}. If your tests need them, set "
+        'TESTDB["POST_MIGRATE"] to their apps, or to "all"; to [] if they do not'
+    )
+
+
+def _entries() -> list[Any]:
+    """Return the entries of the receivers of ``post_migrate``, as Django keeps them: the second part is one, or refers to it."""
+    return [entry for entry in list(post_migrate.receivers) if _receiver_of(entry) is not None]
+
+
+def _receiver_of(entry: Any) -> Any:
+    receiver = entry[1]
+    return receiver() if isinstance(receiver, ReferenceType) else receiver
+
+
+def _label_of(entry: Any) -> str | None:
+    """Return the label of the app that a receiver is defined in, or "" outside of all apps; None for Django's own."""
+    module = _module_of(_receiver_of(entry))
+    if module.partition(".")[0] == "django":
+        return None
+    config = apps.get_containing_app_config(module)
+    return config.label if config is not None else ""
+
+
+def _module_of(receiver: Any) -> str:
+    while isinstance(receiver, partial):
+        receiver = receiver.func
+    found = getattr(receiver, "__module__", None)
+    return str(found if isinstance(found, str) else type(receiver).__module__)
+
+
+def _name_of(receiver: Any) -> str:
+    while isinstance(receiver, partial):
+        receiver = receiver.func
+    return f"{_module_of(receiver)}.{getattr(receiver, '__qualname__', type(receiver).__qualname__)}"
 
 
 def _find_receiver(traceback: TracebackType | None) -> str:

@@ -59,13 +59,22 @@ def pytest_report_header(config: pytest.Config) -> str | None:
     return options.header(config)
 
 
+def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> str | None:
+    """Name the receivers that a flush would call, where tests reset."""
+    if not config.pluginmanager.has_plugin(options.HOOKS):
+        return None
+    from testdb_app.plugin import transactional  # noqa: PLC0415
+
+    return transactional.describe_uncalled_receivers(items)
+
+
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Tell pytest-django what a test wants by our fixtures."""
     # Without it there is one error, after the collection.
     if asking.asks_for_ours(item) and item.config.pluginmanager.hasplugin("django"):
         asking.add_mark(item)
         _register_hooks(item.config)
-    elif asking.is_of_reset_class(item):
+    elif asking.is_of_our_class(item) and item.config.pluginmanager.hasplugin("django"):
         _register_hooks(item.config)
 
 

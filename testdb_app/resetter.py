@@ -96,6 +96,11 @@ class Resetter:
         return connections[self.using]
 
     @property
+    def schema_token(self) -> str | None:
+        """What changes with the schema that the last reset or plan found; None before the first."""
+        return self._map.schema.token if self._map is not None else None
+
+    @property
     def backend(self) -> Backend:
         """The backend for that connection."""
         return get_backend(self.connection)

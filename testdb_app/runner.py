@@ -23,6 +23,7 @@ from django.test.utils import get_unique_databases_and_mirrors
 
 from testdb_app.exceptions import TestDBError
 from testdb_app.guard import close, setting_up_databases
+from testdb_app.post_migrate import describe_uncalled_receivers
 from testdb_app.preparing import (
     check_set_up,
     forget_test_databases,
@@ -157,6 +158,8 @@ class ResetRunnerMixin(_Base):
             aliases = [connection.alias for connection, _, is_first in made if is_first]
             needed = aliases if self.needed_aliases is None else self.needed_aliases
             prepare_test_databases(aliases, needed=needed)
+            if needed and (line := describe_uncalled_receivers()):
+                self.log(f"testdb_app: {line}.")
         except BaseException:
             self.teardown_databases(made)
             raise

@@ -13,7 +13,9 @@ from testdb_app.conf import Settings, check_seconds, check_strategy, get_setting
 from testdb_app.exceptions import ConfigurationError
 from testdb_app.resetter import Resetter
 
-KNOWN = "Known keys: ALLOWED_DATABASES, EXCLUDE, STRATEGY, LOCK_TIMEOUT, TRUNCATE_ABOVE, KEEP_CONNECTIONS."
+KNOWN = (
+    "Known keys: ALLOWED_DATABASES, EXCLUDE, STRATEGY, LOCK_TIMEOUT, TRUNCATE_ABOVE, KEEP_CONNECTIONS, POST_MIGRATE."
+)
 
 
 def test_nothing_set_is_the_defaults(settings: Any) -> None:
@@ -38,6 +40,7 @@ def test_every_key_arrives_at_its_field(settings: Any) -> None:
         "LOCK_TIMEOUT": 2,
         "TRUNCATE_ABOVE": 0,
         "KEEP_CONNECTIONS": "never",
+        "POST_MIGRATE": ["testdb_app.demo"],
     }
     assert get_settings() == Settings(
         allowed_databases=("shop",),
@@ -46,6 +49,7 @@ def test_every_key_arrives_at_its_field(settings: Any) -> None:
         lock_timeout=2.0,
         truncate_above=0,
         keep_connections="never",
+        post_migrate=("testdb_demo",),
     )
     assert len(settings.TESTDB) == len(fields(Settings))
 

@@ -74,14 +74,6 @@ def unittest_kind(item: pytest.Item) -> str | None:
     return "TestCase" if issubclass(cls, TestCase) else "TransactionTestCase"
 
 
-def is_of_reset_class(item: pytest.Item) -> bool:
-    """Whether *item* is of a class that resets by itself."""
-    # Who has such a class has imported the module.
-    testcases: Any = sys.modules.get("testdb_app.testcases")
-    cls = getattr(item, "cls", None)
-    return testcases is not None and cls is not None and issubclass(cls, testcases.ResetMixin)
-
-
 def session_options(item: pytest.Item) -> dict[str, Any]:
     """Return the options that the marks of *item* give its test session; the closest mark wins."""
     options: dict[str, Any] = {}

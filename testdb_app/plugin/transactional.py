@@ -23,7 +23,7 @@ def wants_baseline(item: pytest.Item) -> bool:
     return (
         resets(item)
         or bool(asking.committed_scopes(item))
-        or asking.is_of_reset_class(item)
+        or asking.is_of_our_class(item)
         or options.leaks(item.config) is not None
     )
 
@@ -67,6 +67,26 @@ def prepare_databases(blocker: Any, items: Iterable[pytest.Item]) -> list[str]:
     return aliases
 
 
+def describe_uncalled_receivers(items: Iterable[pytest.Item]) -> str | None:
+    """Name the receivers of ``post_migrate`` that resets do not call; None where no test that was collected resets."""
+    if not any(map(_will_reset, items)):
+        return None
+    from testdb_app.exceptions import TestDBError  # noqa: PLC0415
+    from testdb_app.post_migrate import describe_uncalled_receivers as describe  # noqa: PLC0415
+
+    try:
+        line = describe()
+    except TestDBError:
+        return None  # the set-up of the databases says it
+    return f"testdb_app: {line}" if line else None
+
+
+def _will_reset(item: pytest.Item) -> bool:
+    return bool((asking.commits(item) and resets(item)) or asking.committed_scopes(item)) or asking.is_of_our_class(
+        item
+    )
+
+
 def _aliases_to_reset(items: Iterable[pytest.Item], every: Iterable[str]) -> set[str]:
     """Return the aliases, of *every* that was set up, that tests of this run will reset, as far as their collection tells."""
     found: set[str] = set()
@@ -74,7 +94,7 @@ def _aliases_to_reset(items: Iterable[pytest.Item], every: Iterable[str]) -> set
         if options.leaks(item.config) is not None:
             return set(every)
         named: list[Any] = []
-        if (asking.commits(item) and resets(item)) or asking.committed_scopes(item) or asking.is_of_reset_class(item):
+        if _will_reset(item):
             named.append(asking.databases_of(item))
         session = asking.session_options(item)
         if session.get("isolation") == "reset":

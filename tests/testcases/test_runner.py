@@ -371,7 +371,7 @@ class A(TestCase):
     databases = ["default", "other"]
 
     def test_1(self):
-        aliases = [name for name in self.databases if get_backend(connections[name]).read_baseline(connections[name])]
+        aliases = [name for name in sorted(self.databases) if get_backend(connections[name]).read_baseline(connections[name])]
         with (settings.HERE / f"found-{os.getpid()}.jsonl").open("a") as file:
             file.write(json.dumps(aliases) + "\\n")
 
