@@ -7,11 +7,13 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from testdb_app.exceptions import BaselineDamagedError, BaselineError
+from testdb_app.exceptions import BaselineDamagedError, BaselineFormatError
 from testdb_app.schema import QualifiedName
 from testdb_app.states import Baseline, BaselineColumn, BaselineTable, SequenceState
 
 _VERSION = 2
+_EARLIER = 1
+"""The format without checksums: a copy has the columns of its table, of the types of that time."""
 
 
 def to_document(baseline: Baseline) -> dict[str, Any]:
@@ -62,7 +64,7 @@ def damaged(where: str, faults: Iterable[str]) -> BaselineDamagedError:
 
 
 def from_document(document: Mapping[str, Any], *, where: str = "this database") -> Baseline:
-    """Return the baseline of a document. Raises :class:`BaselineError` for one of another version.
+    """Return the baseline of a document. Raises :class:`BaselineFormatError` for one of another version.
 
     *where* names the database for the message. Raises :class:`BaselineDamagedError` for a document that somebody has edited.
     """
@@ -77,7 +79,7 @@ def from_document(document: Mapping[str, Any], *, where: str = "this database") 
 
 def _parse(document: Mapping[str, Any], where: str) -> Baseline:
     if document.get("version") != _VERSION:
-        raise BaselineError(
+        raise BaselineFormatError(
             f"The baseline in {where} was captured by another version of testdb_app (format {document.get('version')}, this "
             f"one reads {_VERSION}). Nothing was changed. Capture it again: resetdb --recapture."
         )
@@ -96,6 +98,46 @@ def _parse(document: Mapping[str, Any], where: str) -> Baseline:
         )
         for table in document["tables"]
     ]
+    return _assemble(document, tables)
+
+
+def from_earlier_document(document: Mapping[str, Any], *, where: str) -> Baseline:
+    """Return the baseline of a document of the format before this one, to compare what is there with its copies.
+
+    Raises :class:`BaselineFormatError` for a document that is none.
+    """
+    try:
+        if document["version"] == _EARLIER:
+            tables = [
+                BaselineTable(
+                    name=QualifiedName(*table["name"]),
+                    copy=QualifiedName(*table["copy"]),
+                    rows=table["rows"],
+                    columns=tuple(BaselineColumn(name=n, is_generated=g, is_fixed=f) for n, g, f in table["columns"]),
+                    key=tuple(table["key"]),
+                )
+                for table in document["tables"]
+            ]
+            return _assemble(document, tables)
+        why = f"its format is {document['version']}"
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        why = f"its document cannot be read ({type(error).__name__}: {error})"
+    raise not_proved(where, [why])
+
+
+def not_proved(where: str, changes: Iterable[str]) -> BaselineFormatError:
+    """Return the error for a baseline of another format in a database that may not be as it was captured."""
+    found = list(changes)
+    listed = "; ".join(found[:5]) + (f"; and {len(found) - 5} more" if len(found) > 5 else "")
+    return BaselineFormatError(
+        f"The baseline of {where} was captured by another version of testdb_app, and what is there now may hold rows of an "
+        f"earlier run: {listed}. Nothing was changed. Have the database made anew (--create-db, or without --keepdb), or "
+        "bring it to the state that is meant and capture that: resetdb --recapture.",
+        changes=found,
+    )
+
+
+def _assemble(document: Mapping[str, Any], tables: Iterable[BaselineTable]) -> Baseline:
     return Baseline(
         captured_at=document["captured_at"],
         tables={table.name: table for table in tables},

@@ -26,7 +26,8 @@
     │   ├── StorageError          rows are stored where this package cannot put them back
     │   ├── RowsRemainError       rows were there again after the reset
     │   ├── BaselineError         there is no baseline, or it belongs to another schema
-    │   │   └── BaselineDamagedError its copies or its document are not as they were captured
+    │   │   ├── BaselineDamagedError its copies or its document are not as they were captured
+    │   │   └── BaselineFormatError another version of this package captured it
     │   ├── RestoreConflictError  rows of the baseline could not be put back
     │   └── ConnectionLostError   the server or the network went away
     └── TestSessionError          a test session, or a scope of a run of pytest, cannot go on
@@ -245,6 +246,10 @@ class BaselineError(ResetError):
 
 class BaselineDamagedError(BaselineError):
     """A copy, or the document, is not as it was captured; ``changes`` (list of str) says what is wrong."""
+
+
+class BaselineFormatError(BaselineError):
+    """Another version of this package captured it; ``changes`` (list of str) says which tables are not as they were then."""
 
 
 class RestoreConflictError(ResetError):

@@ -12,10 +12,19 @@ from django.db import DatabaseError, connections, transaction
 from testdb_app import guard
 from testdb_app.backends import get_backend
 from testdb_app.baseline import capture_baseline, drop_baseline
+from testdb_app.baseline_document import not_proved
 from testdb_app.checks import find_faults
-from testdb_app.exceptions import BaselineDamagedError, BaselineError, ConfigurationError, ResetError, UnsupportedError
+from testdb_app.exceptions import (
+    BaselineDamagedError,
+    BaselineError,
+    BaselineFormatError,
+    ConfigurationError,
+    ResetError,
+    UnsupportedError,
+)
 from testdb_app.known_map import refit, require_baseline
 from testdb_app.looking import READING, explained
+from testdb_app.naming import on_one_line
 from testdb_app.resetter import Resetter
 from testdb_app.schema import Schema
 from testdb_app.states import BASELINE
@@ -46,8 +55,8 @@ def prepare_test_database(using: str, *, allow_database: tuple[str, ...] = ()) -
     """Capture the baseline of the test database behind the alias *using*, unless this process has done so.
 
     A database that was kept from an earlier run goes back to its baseline first, so that rows of a killed run are
-    gone. Where it has migrated since, the baseline is captured anew, as it is. *allow_database* names databases that the
-    guard does not know for test ones.
+    gone. Where it has migrated since, the baseline is captured anew, as it is; where an earlier version of this package captured
+    it, only if every table is as its copy. *allow_database* names databases that the guard does not know for test ones.
 
     Raises :class:`ConfigurationError` if the app is not installed, the guard's :class:`UnsafeDatabaseError` for what is no
     test database, and what :func:`~testdb_app.baseline.capture_baseline` raises; and :class:`BaselineError` where
@@ -68,6 +77,9 @@ def prepare_test_database(using: str, *, allow_database: tuple[str, ...] = ()) -
     except BaselineDamagedError:
         # To capture what is there now would make rows of a killed run part of the baseline.
         raise
+    except BaselineFormatError:
+        _leave_earlier_format(using)
+        capture_baseline(using, replace=True, allow_database=allow_database)
     except BaselineError as error:
         logger.info("%s: the kept baseline is out of date: %s", using, error)
         capture_baseline(using, replace=True, allow_database=allow_database)
@@ -77,6 +89,27 @@ def prepare_test_database(using: str, *, allow_database: tuple[str, ...] = ()) -
     guard.mark_kept_database(connections[using])
     _prepared[key] = obstacle
     _starts.pop(key, None)
+
+
+def _leave_earlier_format(using: str) -> None:
+    """Prove that no rows of an earlier run are there, and set the sequences back, as a new baseline takes what it finds.
+
+    Raises :class:`BaselineFormatError` where a table is not as its copy in the baseline of the earlier format.
+    """
+    connection = connections[using]
+    with explained(connection, READING):
+        backend = get_backend(connection)
+        schema = backend.read_schema(connection)
+        earlier = backend.compare_earlier(connection, schema)
+    if earlier.changes:
+        raise not_proved(f'database "{_name(using)}" (alias "{using}")', earlier.changes)
+    with explained(connection, "Restarting the sequences of"):
+        _execute(connection, _Restarts(schema=schema, statements=earlier.restarts))
+    logger.warning(
+        "%s: the baseline of database %s is of an earlier version of testdb_app. Every table is as its copy: captured anew.",
+        using,
+        on_one_line(_name(using)),
+    )
 
 
 def prepare_test_databases(aliases: Iterable[str], *, needed: Container[str]) -> None:
@@ -207,7 +240,11 @@ def restore_kept_databases(aliases: Iterable[str]) -> None:
         # The test name permits no more here than it does later: it may be the database of a service file.
         with guard.renamed(connection, name), guard.told_of_kept(connection, name):
             try:
-                Resetter(alias, to="baseline", once=True).reset()
+                try:
+                    Resetter(alias, to="baseline", once=True).reset()
+                except BaselineFormatError:
+                    # Where rows of a killed run are there the baseline stays, and the next capture is refused.
+                    _leave_earlier_format(alias)
                 drop_baseline(alias)
             except (ResetError, UnsupportedError, DatabaseError) as error:
                 logger.info("%s: nothing to restore in %s: %s", alias, name, error)

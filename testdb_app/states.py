@@ -43,6 +43,14 @@ class BaselineColumn:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EarlierFormat:
+    """A database compared with its baseline of an earlier format: what is different, and the SQL that sets its sequences back."""
+
+    changes: tuple[str, ...]
+    restarts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BaselineTable:
     """A table that had rows when the baseline was captured: how many, and the table that keeps their copies.
 

@@ -11,7 +11,7 @@ from django.core.management.color import no_style
 from testdb_app.backends.base import TransactionStatus
 from testdb_app.exceptions import Blocker, ConnectionLostError, ResetError, TestDBError, UnsupportedError
 from testdb_app.schema import Schema
-from testdb_app.states import Baseline
+from testdb_app.states import Baseline, EarlierFormat
 
 if TYPE_CHECKING:
     from django.db import Error
@@ -51,6 +51,11 @@ def write_restarts(connection: BaseDatabaseWrapper, schema: Schema, baseline: Ba
         if sequence["table"] not in filled and (sequence["name"] if "name" in sequence else sequence["table"]) in moved
     ]
     return tuple(connection.ops.sequence_reset_by_name_sql(no_style(), listed)) if listed else ()
+
+
+def compare_earlier(connection: BaseDatabaseWrapper, schema: Schema) -> EarlierFormat:
+    """Return no changes: the vendor keeps no baseline."""
+    return EarlierFormat(changes=(), restarts=())
 
 
 def catalog_is_first(connection: BaseDatabaseWrapper) -> AbstractContextManager[None]:

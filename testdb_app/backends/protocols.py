@@ -25,7 +25,7 @@ from testdb_app.backends.data_protocols import DataBackend
 from testdb_app.details import TableDetails
 from testdb_app.exceptions import Blocker, TestDBError
 from testdb_app.schema import ForeignKey, QualifiedName, Schema
-from testdb_app.states import BASELINE, Baseline, RowChanges
+from testdb_app.states import BASELINE, Baseline, EarlierFormat, RowChanges
 
 if TYPE_CHECKING:
     from django.db import Error
@@ -267,6 +267,13 @@ class Backend(Protocol):
 
     def read_baseline(self, connection: BaseDatabaseWrapper, state: str = BASELINE) -> Baseline | None:
         """Read what the database keeps of its baseline, or of another *state*, without the rows; None for none. Reads only."""
+        ...
+
+    def compare_earlier(self, connection: BaseDatabaseWrapper, schema: Schema) -> EarlierFormat:
+        """Compare every table with its copy in a baseline of the format before this one. Reads only; costs all rows.
+
+        Raises :class:`~testdb_app.exceptions.BaselineFormatError` where that cannot be done.
+        """
         ...
 
     def read_shape(

@@ -18,11 +18,13 @@ from testdb_app.baseline import drop_baseline
 from testdb_app.exceptions import (
     BaselineDamagedError,
     BaselineError,
+    BaselineFormatError,
     LockTimeoutError,
     ReadOnlyError,
     TransactionStateError,
     UnsupportedError,
 )
+from testdb_app.preparing import forget_test_databases, prepare_test_database
 from tests.sqlite.database import KnownDatabase, other_connection
 from tests.sqlite.test_faults import interrupted
 
@@ -195,6 +197,66 @@ def test_a_damaged_baseline_is_refused(known, damage, monkeypatch):
     assert known.content() == before
     known.capture(replace=True)
     assert known.resetter().reset().target == "baseline"
+
+
+def keep_in_earlier_format(known):
+    """Have the document as the version before wrote it; the copies were the same."""
+    document = json.loads(known.rows("SELECT document FROM testdb_baseline")[0][0])
+    del document["digest"]
+    tables = [
+        {
+            **{name: table[name] for name in ("name", "copy", "rows", "key")},
+            "columns": [column[:3] for column in table["columns"]],
+        }
+        for table in document["tables"]
+    ]
+    known.connection.cursor().execute(
+        "UPDATE testdb_baseline SET document = %s", [json.dumps({**document, "version": 1, "tables": tables})]
+    )
+
+
+@pytest.fixture
+def kept(known, settings):
+    settings.TESTDB = {"ALLOWED_DATABASES": [str(known.connection.settings_dict["NAME"])]}
+    known.run(*TABLES)
+    known.capture()
+    keep_in_earlier_format(known)
+    yield known
+    forget_test_databases()
+
+
+def test_a_baseline_of_the_earlier_format_is_captured_anew_where_nothing_was_left(kept, caplog):
+    before = kept.content()
+    kept.run("UPDATE sqlite_sequence SET seq = 9 WHERE name = 'a'")
+    prepare_test_database(kept.alias)
+    assert [record for record in caplog.records if "earlier version" in record.getMessage()]
+    assert kept.content() == before
+    kept.run("INSERT INTO a (v) VALUES ('three')", "DELETE FROM b")
+    kept.resetter().reset()
+    assert kept.content() == before
+
+
+DIRT = {
+    "INSERT INTO a (v) VALUES ('three')": r"main\.a has other rows",
+    "UPDATE a SET v = CAST(v AS BLOB)": r"main\.a has other rows",
+    "DELETE FROM b WHERE a_id = 1": r"main\.b has other rows",
+    "INSERT INTO empty VALUES (1)": r"main\.empty has rows and had none",
+    "ALTER TABLE b ADD COLUMN added integer": r"main\.b has other columns",
+    "DROP TABLE b": r"main\.b.*is gone",
+    "DROP TABLE testdb_baseline_2": r"main\.testdb_baseline_2, is gone",
+}
+
+
+@pytest.mark.parametrize("dirt", DIRT.items(), ids=DIRT.keys())
+def test_rows_of_a_killed_run_enter_no_new_baseline(kept, dirt):
+    change, message = dirt
+    kept.run(change)
+    before = kept.content()
+    with pytest.raises(BaselineFormatError, match=r"format 1.*resetdb --recapture\.$"):
+        kept.resetter().reset()
+    with pytest.raises(BaselineFormatError, match=message):
+        prepare_test_database(kept.alias)
+    assert kept.content() == before
 
 
 def test_a_copy_without_rows_empties_no_table(known):

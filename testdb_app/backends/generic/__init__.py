@@ -11,6 +11,7 @@ from testdb_app.backends.defaults import (
     catalog_is_first,
     check_deferred,
     close_session,
+    compare_earlier,
     explain,
     is_never_unwritten,
     leave_session,
@@ -76,6 +77,7 @@ class GenericBackend:
     find_blockers = staticmethod(nobody_blocks)
     check_deferred = staticmethod(check_deferred)
     write_restarts = staticmethod(write_restarts)
+    compare_earlier = staticmethod(compare_earlier)
     catalog_first = staticmethod(catalog_is_first)
     look_for_commits = staticmethod(look_for_commits_nowhere)
     is_schema_same = staticmethod(nobody_knows_schema)

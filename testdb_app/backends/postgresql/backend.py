@@ -40,7 +40,7 @@ from testdb_app.backends.postgresql.shapes import EXACT_TEXT, make_shape, parse_
 from testdb_app.backends.postgresql.watch import PostgreSQLWatch
 from testdb_app.exceptions import RowsRemainError, TestDBError
 from testdb_app.schema import ForeignKey, QualifiedName, Schema
-from testdb_app.states import BASELINE, Baseline, RowChanges, SequenceState, migration_tables
+from testdb_app.states import BASELINE, Baseline, EarlierFormat, RowChanges, SequenceState, migration_tables
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -275,6 +275,10 @@ class PostgreSQLBackend:
     def read_baseline(self, connection: BaseDatabaseWrapper, state: str = BASELINE) -> Baseline | None:
         """Read the document of the baseline. One round trip, or two where there is one."""
         return baseline_tables.read_baseline(connection, state)
+
+    def compare_earlier(self, connection: BaseDatabaseWrapper, schema: Schema) -> EarlierFormat:
+        """Compare the text of every row. A round trip for all tables, and others for the document and the sequences."""
+        return baseline_tables.compare_earlier(connection, schema)
 
     def read_shape(
         self, connection: BaseDatabaseWrapper, schema: Schema, tables: Iterable[QualifiedName]

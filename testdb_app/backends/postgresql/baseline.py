@@ -40,13 +40,16 @@ from testdb_app.backends.postgresql.shapes import (
     parse_tables,
     shape_queries,
 )
-from testdb_app.baseline_document import damaged, from_document, to_document
+from testdb_app.baseline_document import damaged, from_document, from_earlier_document, not_proved, to_document
 from testdb_app.exceptions import BaselineError, MissingPrivilegeError, TransactionStateError, UnsupportedError
 from testdb_app.schema import QualifiedName, Schema
+from testdb_app.scope import make_scope
 from testdb_app.states import (
+    BASELINE,
     KEPT_STATES,
     Baseline,
     BaselineTable,
+    EarlierFormat,
     SequenceState,
     migration_tables,
 )
@@ -173,6 +176,79 @@ def _verify(connection: BaseDatabaseWrapper, baseline: Baseline) -> None:
         raise damaged(where, faults)
 
 
+def compare_earlier(connection: BaseDatabaseWrapper, schema: Schema) -> EarlierFormat:
+    """Compare every table with its copy in a baseline of the format before this one, by the texts of the rows.
+
+    Raises :class:`BaselineFormatError` where the document or a copy cannot be read.
+    """
+    where = describe_database(connection)
+    try:
+        _, _, rows = read_rows(
+            connection,
+            [
+                prove_own_schema([BASELINE]),
+                # Of a table that shows this role some of its rows alone nothing is proved: that is an error then.
+                "SELECT pg_catalog.set_config('row_security', 'off', true)",
+                f"SELECT document::text FROM {quote(_document(BASELINE))}",
+            ],
+        )
+        earlier = from_earlier_document(json.loads(rows[0][0]) if len(rows) == 1 else {}, where=where)
+        scope = make_scope(
+            schema, included=None, excluded=frozenset(), uncaptured=earlier.excluded, reset_sequences=True
+        )
+        kept = [table for table in earlier.tables.values() if table.name in scope.tables]
+        empty = [name for name in sorted(scope.tables - earlier.tables.keys()) if schema.by_name[name].stores_rows]
+        _, _, _, *results = read_rows(
+            connection,
+            [
+                prove_own_schema(table.copy.name for table in kept),
+                EXACT_TEXT,
+                "SELECT pg_catalog.set_config('row_security', 'off', true)",
+                *map(_compare_texts, kept),
+                *(f"SELECT EXISTS (SELECT FROM ONLY {quote(name)})" for name in empty),
+            ],
+            one_snapshot=True,
+        )
+        states = read_states(connection, sorted(scope.sequences))
+    except DatabaseError as error:
+        if sqlstate(error)[:2] not in ABOUT_OBJECTS:
+            raise
+        raise not_proved(where, [_first_line(error)]) from error
+    changes = [f"table {name} is gone" for name in earlier.tables if name not in scope.tables]
+    for table, ((is_other, columns),) in zip(kept, results, strict=False):
+        if set(columns) != {column.name for column in table.columns}:
+            changes.append(f"table {table.name} has other columns")
+        elif is_other:
+            changes.append(f"table {table.name} has other rows than its copy")
+    changes += [
+        f"table {name} has rows and had none"
+        for name, ((has_rows,),) in zip(empty, results[len(kept) :], strict=True)
+        if has_rows
+    ]
+    restarts = [
+        f"SELECT {set_sequence(name, wanted)}"
+        for name, state in states.items()
+        if state != (wanted := earlier.sequences.get(name) or _start(schema, name))
+    ]
+    return EarlierFormat(changes=tuple(changes), restarts=tuple(restarts))
+
+
+def _compare_texts(table: BaselineTable) -> str:
+    # Neither side needs an operator of its types, which may be gone, or off the search path.
+    live, copy = (
+        f'SELECT ROW(r.*)::text COLLATE pg_catalog."C" FROM ONLY {quote(name)} r' for name in (table.name, table.copy)
+    )
+    return (
+        f"SELECT EXISTS (({live} EXCEPT ALL {copy}) UNION ALL ({copy} EXCEPT ALL {live})), "
+        "ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a WHERE a.attrelid = "
+        f"{quote_literal(quote(table.name))}::pg_catalog.regclass AND a.attnum > 0 AND NOT a.attisdropped)"
+    )
+
+
+def _start(schema: Schema, name: QualifiedName) -> SequenceState:
+    return SequenceState(last_value=schema.sequences_by_name[name].start, is_called=False)
+
+
 def _first_line(error: BaseException) -> str:
     return str(error).strip().split("\n")[0]
 
@@ -268,9 +344,7 @@ def _capture(
     (((now,),),) = read_rows(
         connection, ["SELECT pg_catalog.to_char(pg_catalog.now(), 'YYYY-MM-DD\"T\"HH24:MI:SSTZH:TZM')"]
     )
-    starts = {
-        name: SequenceState(last_value=schema.sequences_by_name[name].start, is_called=False) for name in sequences
-    }
+    starts = {name: _start(schema, name) for name in sequences}
     baseline = Baseline(
         captured_at=now,
         tables={table.name: table for table in tables},

@@ -82,6 +82,7 @@ class SQLiteBackend:
     is_unwritten = staticmethod(is_never_unwritten)
     drop_stale_session = staticmethod(without_kept_sessions)
     drop_baseline = staticmethod(baseline.drop_baseline)
+    compare_earlier = staticmethod(baseline.compare_earlier)
 
     is_schema_same = staticmethod(nobody_knows_schema)
 

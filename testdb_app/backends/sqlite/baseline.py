@@ -15,19 +15,21 @@ from typing import TYPE_CHECKING
 from testdb_app.backends.base import OWN_SCHEMA, DatabaseIdentity, has_autocommit
 from testdb_app.backends.sqlite.catalog import Catalog, read_catalog
 from testdb_app.backends.sqlite.errors import describe_database, execute, fetch, in_transaction
-from testdb_app.backends.sqlite.restoring import make_copy, read_copy
+from testdb_app.backends.sqlite.restoring import count_changes, count_copy, make_copy, read_copy
 from testdb_app.backends.sqlite.scope import DOCUMENTS, is_baseline_table
-from testdb_app.backends.sqlite.sequences import read_states
+from testdb_app.backends.sqlite.sequences import displaced, put_back, read_states
 from testdb_app.backends.sqlite.shapes import TableShape, describe_shapes, find_rowid, read_migrations, read_shapes
 from testdb_app.backends.sqlite.snapshot import all_or_nothing, kept_pragmas, snapshot
 from testdb_app.backends.sqlite.sql import fold, quote_literal, quote_qualified
-from testdb_app.baseline_document import damaged, from_document, to_document
+from testdb_app.baseline_document import damaged, from_document, from_earlier_document, to_document
 from testdb_app.exceptions import ConcurrencyError, ResetError, TransactionStateError, UnsupportedError
 from testdb_app.schema import QualifiedName, Schema
+from testdb_app.scope import make_scope
 from testdb_app.states import (
     BASELINE,
     Baseline,
     BaselineTable,
+    EarlierFormat,
     SequenceState,
     describe_tables,
     migration_tables,
@@ -99,6 +101,45 @@ def _verify(connection: BaseDatabaseWrapper, cursor: CursorWrapper, baseline: Ba
             faults.append(f"rows of {table.copy}, the copy of {table.name}, were changed")
     if faults:
         raise damaged(where, faults)
+
+
+def compare_earlier(connection: BaseDatabaseWrapper, schema: Schema) -> EarlierFormat:
+    """Compare every table with its copy in a baseline of the format before this one, whose copies are as those of today.
+
+    Raises :class:`BaselineFormatError` where the document cannot be read.
+    """
+    where = describe_database(connection)
+    with snapshot(connection) as cursor:
+        rows = fetch(connection, cursor, f"SELECT document FROM {quote_qualified(DOCUMENTS[BASELINE])}")
+        earlier = from_earlier_document(json.loads(rows[0][0]) if len(rows) == 1 else {}, where=where)
+        scope = make_scope(
+            schema, included=None, excluded=frozenset(), uncaptured=earlier.excluded, reset_sequences=True
+        )
+        catalog = read_catalog(connection, cursor)
+        present = set(_own_tables(connection, cursor))
+        changes = []
+        for table in earlier.tables.values():
+            if table.name not in scope.tables or table.copy not in present:
+                changes.append(f"table {table.name}, or its copy {table.copy}, is gone")
+                continue
+            shapes = read_shapes(connection, cursor, catalog, [table.name])
+            described = describe_shapes(shapes)
+            if any(earlier.shape.get(what) != text for what, text in described.items()):
+                changes.append(f"table {table.name} has other columns")
+                continue
+            ((copied,),) = fetch(connection, cursor, count_copy(table))
+            ((came, changed, there),) = fetch(connection, cursor, count_changes(table, shapes[table.name]))
+            if came or changed or not copied == there == table.rows:
+                changes.append(f"table {table.name} has other rows than its copy")
+        changes += [
+            f"table {name} has rows and had none"
+            for name in sorted(scope.tables - earlier.tables.keys())
+            if schema.by_name[name].stores_rows and _has_rows(connection, cursor, catalog.source(name))
+        ]
+        states = read_states(connection, cursor, catalog)
+    moved = {name: state for name, state in displaced(states, earlier.sequences).items() if name in scope.sequences}
+    restarts = put_back({name: earlier.sequences.get(name) for name in moved})
+    return EarlierFormat(changes=tuple(changes), restarts=tuple(restarts))
 
 
 def _checksum(connection: BaseDatabaseWrapper, cursor: CursorWrapper, table: BaselineTable) -> tuple[int, str]:
