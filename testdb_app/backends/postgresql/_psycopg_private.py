@@ -1,6 +1,6 @@
-"""The private API of psycopg 3 that this package uses, in one place; checked on 3.2 and 3.3.
+"""The private API of psycopg 3 that this package uses, in one place; read and run on 3.3.9.
 
-``tests/sessions/test_driver.py`` fails when one of these uses no longer holds.
+``tests/testcases/test_kept_sessions.py`` fails when one of these uses no longer holds.
 """
 
 from __future__ import annotations
