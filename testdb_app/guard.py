@@ -67,10 +67,11 @@ class UnmarkedDatabaseWarning(UserWarning):
     """A kept test database that this package has not marked was taken for one, because the test runner said so."""
 
 
-def check_may_reset(identity: DatabaseIdentity, *, allow: Iterable[str] = (), act: str = "reset") -> str:
+def check_may_reset(identity: DatabaseIdentity, *, allow: str | Iterable[str] = (), act: str = "reset") -> str:
     """Return the name of the rule that permits a reset of the database that *identity* describes.
 
-    Parameters: *identity*, what the live connection said; *allow*, names that the caller gives; *act*, what the error calls it.
+    Parameters: *identity*, what the live connection said; *allow*, one or more names that the caller gives; *act*, what the error
+    calls it.
     Raises :class:`UnsafeDatabaseError` with the rule that refused, or :class:`ReadOnlyError`.
     """
     refusal = _find_refusal(identity, act)
@@ -91,7 +92,8 @@ def check_may_reset(identity: DatabaseIdentity, *, allow: Iterable[str] = (), ac
                 "%s: the role may not read the system identifier; the mark fits by name and OID", identity.alias
             )
         return "marked-as-test"
-    named = {*allow, *get_settings().allowed_databases, *_trusted_names.get(identity.alias, ())}
+    allowed = (allow,) if isinstance(allow, str) else allow
+    named = {*allowed, *get_settings().allowed_databases, *_trusted_names.get(identity.alias, ())}
     if identity.name in named:
         return "allowed"
     raise _unsafe(identity, "unknown", _explain_unknown(identity, named), act)
@@ -673,7 +675,7 @@ def _reasons(identity: DatabaseIdentity) -> Iterator[str]:
 def _nearly_named(identity: DatabaseIdentity, named: Iterable[str]) -> Iterator[str]:
     near = difflib.get_close_matches(identity.name, sorted(named), n=1)
     if near:
-        yield f'"{near[0]}" is allowed, which is not its name: did you mean "{identity.name}"?'
+        yield f'"{near[0]}" is allowed, which is not its name (did you mean "{identity.name}"?)'
 
 
 def settings_line(name: str) -> str:

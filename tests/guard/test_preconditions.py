@@ -116,7 +116,10 @@ DIFFERENCES: dict[str, tuple[dict[str, Any], str, str]] = {
 
 
 @pytest.mark.parametrize("difference", DIFFERENCES)
-def test_every_difference_is_found_and_named(filled: ScratchDatabase, difference: str) -> None:
+def test_every_difference_is_found_and_named(
+    filled: ScratchDatabase, difference: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "_trusted_names", {})
     guard.trust_test_database(filled.alias, filled.name)
     changes, rule, text = DIFFERENCES[difference]
     identity = identify(filled)

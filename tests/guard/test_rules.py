@@ -52,7 +52,7 @@ def test_the_line_for_the_settings_keeps_what_they_have(filled: ScratchDatabase,
 
 def test_a_typo_in_an_allowed_name_is_echoed_with_the_name_that_is_near(filled: ScratchDatabase, settings: Any) -> None:
     typo = filled.name.replace("scratch", "scartch")
-    expected = f'"{typo}" is allowed, which is not its name: did you mean "{filled.name}"?'
+    expected = f'"{typo}" is allowed, which is not its name (did you mean "{filled.name}"?). If'
     assert expected in refusal(Resetter("scratch", allow_database=["postgres", typo])).message
     settings.TESTDB = {"ALLOWED_DATABASES": [typo]}
     assert expected in refusal(Resetter("scratch")).message

@@ -10,7 +10,9 @@ import re
 from collections.abc import Callable
 
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
+from testproject.embedded import superuser_dsn
 from tests.guard.projects import Project, Run, database_settings
 from tests.scratch import ScratchDatabase, connect
 
@@ -29,6 +31,7 @@ class Second(TransactionTestCase):
 
 PYTEST_CASES = """
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 from shop.attempts import reset_and_record
 
 @pytest.mark.parametrize("number", range(4))
@@ -85,6 +88,34 @@ def test_pytest_django(project: Project, scratch: ScratchDatabase, options: list
     project.write("test_shop.py", PYTEST_CASES)
     for _ in range(2 if "--reuse-db" in options else 1):
         check(project.pytest("-q", *options), f"test_{scratch.name}{suffix}", 4)
+
+
+@pytest.mark.parametrize("options", [[], ["-n", "2"]], ids=["plain", "xdist"])
+def test_tox_in_parallel(project: Project, scratch: ScratchDatabase, options: list[str]) -> None:
+    """Each environment of tox has test databases of its own: pytest-django adds its name."""
+    project.write("pytest.ini", "[pytest]\nDJANGO_SETTINGS_MODULE = settings\n")
+    project.write("test_shop.py", PYTEST_CASES)
+    project.environment["TOX_PARALLEL_ENV"] = "py311-django52"
+    suffix = "_gw[01]_py311-django52|_py311-django52_gw[01]" if options else "_py311-django52"
+    check(project.pytest("-q", *options), f"test_{scratch.name}({suffix})", 4)
+
+
+@pytest.mark.parametrize("test", [{}, {"NAME": "test_{}_compose"}], ids=["plain", "a name for tests"])
+@pytest.mark.parametrize("tool", ["manage.py", "pytest"])
+def test_a_database_of_docker_compose(
+    project: Project, scratch: ScratchDatabase, test: dict[str, str], tool: str
+) -> None:
+    """The image makes one superuser and one database, and the application uses both."""
+    root = conninfo_to_dict(superuser_dsn(scratch.name))
+    owner = {name.upper(): str(root[name]) for name in ("user", "password", "host", "port") if root.get(name)}
+    names = {key: name.format(scratch.name) for key, name in test.items()}
+    project.write("databases.json", json.dumps({"default": database_settings("scratch", **owner, TEST=names)}))
+    project.write("pytest.ini", "[pytest]\nDJANGO_SETTINGS_MODULE = settings\n")
+    project.write("shop/tests.py", CASES)
+    project.write("test_shop.py", PYTEST_CASES)
+    for options in ((), ("--keepdb",) if tool == "manage.py" else ("--reuse-db",)):
+        run = project.manage("test", "--noinput", *options) if tool == "manage.py" else project.pytest("-q", *options)
+        check(run, names.get("NAME", f"test_{scratch.name}"), 2 if tool == "manage.py" else 4)
 
 
 def test_a_test_name_of_the_settings(project: Project, scratch: ScratchDatabase) -> None:
