@@ -51,7 +51,10 @@ nitpick_ignore_regex = [
         r"py:.*",
         r"(django|psycopg|pytest|_pytest|collections|typing|contextlib|argparse|unittest|datetime|pathlib|random|threading|concurrent)(\..*)?",
     ),
-    (r"py:.*", r"BaseDatabaseWrapper|testdb_app\.graph\.N|N|(testdb_app\.data\.\w+\.)?_[A-Z]"),
+    (
+        r"py:.*",
+        r"AbstractContextManager|BaseDatabaseWrapper|Error|testdb_app\.graph\.N|N|(testdb_app\.data\.\w+\.)?_[A-Z]",
+    ),
     (r"py:.*", r"SessionOptions|SharedPool|testdb_app\.sessions\.setting_up\.SessionData"),
     (r"py:.*", r"(bool|bytes|dict|float|frozenset|int|list|object|set|str|tuple|type|Any|None|Exception|enum\..*)"),
 ]

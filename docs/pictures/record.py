@@ -19,7 +19,11 @@ PICTURE = Path(__file__).with_name("resetdb.svg")
 DATABASE = "shop"
 PLACE = Path("/tmp/pg")  # noqa: S108 - a short name for the folder in which the server listens, while it is recorded
 COLUMNS = 88
-BEFORE = ("migrate --verbosity 0", "loaddemo --size 200 --verbosity 0")
+BEFORE = (
+    "migrate --verbosity 0",
+    f"resetdb --capture --allow-database {DATABASE} --verbosity 0",
+    "loaddemo --size 200 --verbosity 0",
+)
 COMMANDS = (
     "resetdb --no-input",
     f"resetdb --dry-run --allow-database {DATABASE}",
@@ -64,7 +68,7 @@ def run(command: str, url: str) -> str:
 def record(url: str, name: str) -> str:
     """Fill the empty database *name*, which *url* leads to, and return the commands and what they printed."""
     for command in BEFORE:
-        run(command, url)
+        run(command.replace(DATABASE, name), url)
     shown = []
     for command in COMMANDS:
         printed = run(command.replace(DATABASE, name), url).replace(name, DATABASE)

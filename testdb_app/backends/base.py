@@ -142,7 +142,7 @@ class Observation:
       ``is_precise``, instead those that were written since the last reset of the same resetter.
     - ``states``: the sequences that are not at their start, and where they are (None: unknown).
     - ``shape``: what a baseline depends on besides the schema, as it is now; see :class:`testdb_app.states.Baseline`.
-    - ``copies``: the counters of the baseline's copies, as :attr:`testdb_app.states.Baseline.counters`.
+    - ``copies``: the counters of the baseline's copies, as ``Baseline.counters`` has them.
     - ``conditions``: the backend's own, for :meth:`Backend.watch`.
     - ``missing``: relations for which the role lacks a privilege that emptying them would need, and which.
     """

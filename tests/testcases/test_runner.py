@@ -136,9 +136,9 @@ def test_a_class_of_django_says_what_it_leaves_behind(mixed: Project) -> None:
     mixed.write("shop/tests.py", RESET_TO)
     done = mixed.manage("test", "--noinput", "--reset-transaction-tests").must_pass()
     assert "Ran 4 tests" in done.stderr
-    mixed.write("shop/tests.py", RESET_TO.replace('"empty"', '"emtpy"'))
+    mixed.write("shop/tests.py", RESET_TO.replace('"empty"', '"nothing"'))
     done = mixed.manage("test", "--noinput", "--reset-transaction-tests")
-    assert "shop.tests.A.reset_to must be one of baseline, empty, not 'emtpy'" in done.stderr
+    assert "shop.tests.A.reset_to must be one of baseline, empty, not 'nothing'" in done.stderr
     assert done.returncode == 1
 
 
