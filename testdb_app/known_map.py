@@ -31,12 +31,16 @@ logger = logging.getLogger("testdb_app")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownMap:
-    """What a reset with certain options has to know. ``baseline`` is None where the way leads to no rows."""
+    """What a reset with certain options has to know. ``baseline`` is None where the way leads to no rows.
+
+    ``new_tables`` came after the baseline, which was made to fit them when this was read; none after the first reset.
+    """
 
     schema: Schema
     graph: DependencyGraph[QualifiedName]
     scope: Scope
     baseline: Baseline | None
+    new_tables: frozenset[QualifiedName] = frozenset()
 
     def is_still_true(self, observation: Observation) -> bool:
         """Whether nothing that it depends on has changed since, as far as *observation* saw."""
@@ -76,6 +80,7 @@ def read_map(
     """
     backend = get_backend(connection)
     schema = backend.read_schema(connection)
+    new_tables: frozenset[QualifiedName] = frozenset()
     if options.to is not None and options.to in KEPT_STATES:
         baseline: Baseline | None = require_baseline(connection, options.to)
     else:
@@ -84,6 +89,7 @@ def read_map(
         shape = backend.read_shape(connection, schema, baseline.tables)
         changes = list(compare_shapes(baseline.shape, shape))
         if changes and refits:
+            new_tables = frozenset(table.name for table in schema.tables if f"table {table.name}" not in baseline.shape)
             baseline = refit(connection, schema, baseline, shape, before=before)
         else:
             refuse_changes(connection, baseline, changes)
@@ -98,7 +104,8 @@ def read_map(
     check_storage(schema, scope.tables)
     # What a reset of some table could not do is refused at the first one, whatever was written, and not test by test.
     find_refused(schema, scope.tables, scope.tables, frozenset(baseline.tables if baseline is not None else ()))
-    return KnownMap(schema=schema, graph=DependencyGraph.from_schema(schema), scope=scope, baseline=baseline)
+    graph = DependencyGraph.from_schema(schema)
+    return KnownMap(schema=schema, graph=graph, scope=scope, baseline=baseline, new_tables=new_tables)
 
 
 def require_baseline(connection: BaseDatabaseWrapper, state: str) -> Baseline:
@@ -169,8 +176,7 @@ def refit(
         sequences={name: state for name, state in baseline.sequences.items() if name in schema.sequences_by_name},
         migrations=migration_tables(schema),
     )
-    backend.rewrite_baseline(connection, fitted, identity=identity)
-    return fitted
+    return backend.rewrite_baseline(connection, fitted, identity=identity)
 
 
 def refuse_changes(connection: BaseDatabaseWrapper, baseline: Baseline, changes: list[str]) -> None:

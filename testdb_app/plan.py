@@ -16,7 +16,7 @@ from testdb_app.schema import ForeignKey, LeftOut, QualifiedName, Schema
 from testdb_app.scope import Scope
 from testdb_app.states import Baseline
 from testdb_app.ties import events_of_action, tied_groups
-from testdb_app.truncation import choose_truncations, find_refused
+from testdb_app.truncation import choose_new, choose_truncations, find_refused
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,13 +59,14 @@ def plan_reset(
     baseline: Baseline | None = None,
     differing: frozenset[QualifiedName] | None = None,
     restoration: Restoration = Restoration.DIFFERENCES,
+    new_tables: frozenset[QualifiedName] = frozenset(),
 ) -> ResetPlan:
     """Plan to empty the tables in *scope* that may hold rows, and to restart the sequences that moved.
 
     *strategy* is "delete", "truncate" or "auto"; *truncate_above* the bytes a table from which "auto" truncates. With a
     *baseline* its rows are put back, and the sequences to where they were then; *differing* are the tables of the baseline
-    that are known not to be as they were (None: any may be); *restoration* says how rows are put
-    back.
+    that are known not to be as they were (None: any may be); *restoration* says how rows are put back. *new_tables* came
+    after the baseline: "auto" truncates those that stand alone.
     Raises :class:`ResetError` if truncation was asked for and a table that stays references one that goes, and
     :class:`MissingPrivilegeError`. Cost: O(tables + foreign keys of the written tables).
     """
@@ -82,6 +83,8 @@ def plan_reset(
     sizes = {**observation.sizes, **_grown(baseline, observation.sizes)}
     truncated = choose_truncations(schema, scope.tables, written, sizes, strategy, truncate_above)
     refused = find_refused(schema, scope.tables, written, restorable)
+    if strategy == "auto" and not refused:
+        truncated |= choose_new(schema, scope.tables, written & new_tables)
     truncated |= refused
     filled = (written | truncated) & restorable
     _check_switchable(observation, schema, filled)
@@ -241,7 +244,8 @@ def _truncation(
 ) -> Iterator[Step]:
     if truncated:
         names = tuple(name for name in graph.deletion_order() if name in truncated)
-        reason = "asked for" if strategy == "truncate" else "large or slow to delete, with all that references it"
+        reason = "large or slow to delete, with all that references it, or new since the baseline"
+        reason = "asked for" if strategy == "truncate" else reason
         if refused and strategy != "truncate":
             only = "a publication refuses DELETE, or another access method stores the rows"
             reason = only if refused == truncated else f"{reason}; {only}"

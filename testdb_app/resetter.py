@@ -205,7 +205,10 @@ class Resetter:
         rule = self._permit(observation.identity)
         counted = self._count_changes(known) if restoration is not Restoration.DIFFERENCES else None
         differing = frozenset(counted) if counted is not None else None
-        plan = self._plan(observation, known, strategy, restoration=restoration, differing=differing)
+        new_tables = frozenset() if self.within_transaction else known.new_tables
+        plan = self._plan(
+            observation, known, strategy, restoration=restoration, differing=differing, new_tables=new_tables
+        )
         changes: Mapping[QualifiedName, RowChanges] = {}
         if plan.steps:
             script = self._script(known, plan, timeout, observation.identity)
@@ -213,6 +216,9 @@ class Resetter:
             if counted is not None and restoration is Restoration.IN_PASSES:
                 # The server does not tell what it did.
                 changes = {**{name: done for name, done in counted.items() if name in plan.tables}, **changes}
+        if known.new_tables:
+            # They are known now; from here on the report counts what is deleted from them.
+            self._map = replace(known, new_tables=frozenset())
         if self._watch is not None and not (self.once or self.within_transaction):
             self._watch.renew(self.connection, observation)
         return self._report(observation.identity, plan, changes, rule)

@@ -1,5 +1,5 @@
-"""Which tables are truncated rather than deleted from: large ones, those that are slow to delete from, those where the server
-refuses DELETE because of a publication, and those whose rows another access method stores.
+"""Which tables are truncated rather than deleted from: large ones, those that are slow to delete from, those that a test left,
+those where the server refuses DELETE because of a publication, and those whose rows another access method stores.
 
 TRUNCATE takes all tables that reference the truncated ones along, empty or not; CASCADE would do the same silently.
 """
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from testdb_app.backends.base import Action
 from testdb_app.exceptions import PublicationError, ResetError, StorageError
 from testdb_app.naming import show_part
-from testdb_app.schema import HEAP, ForeignKey, QualifiedName, Schema, Table
+from testdb_app.schema import HEAP, ForeignKey, QualifiedName, Schema, Table, TableKind
 from testdb_app.ties import events_of_action
 
 _BYTES_A_PAGE = 8192
@@ -50,6 +50,36 @@ def choose_truncations(
         if closure <= scope and (is_slow or size > truncate_above * len(closure)):
             chosen |= closure
     return frozenset(chosen)
+
+
+def choose_new(
+    schema: Schema, scope: frozenset[QualifiedName], written: frozenset[QualifiedName]
+) -> frozenset[QualifiedName]:
+    """Return those of *written*, tables that a test has left, to truncate: with what references them they are plain tables.
+
+    A table keeps its pages after a DELETE, so that every later full scan would find it again, and delete from it again.
+    """
+    if schema.vendor != "postgresql":
+        return frozenset()
+    plain = frozenset(name for name in written if name in scope and _is_plain(schema.by_name[name]))
+    chosen: set[QualifiedName] = set()
+    for name in sorted(plain):
+        closure = _truncation_closure(schema, {name})
+        if closure <= plain:
+            chosen |= closure
+    return frozenset(chosen)
+
+
+def _is_plain(table: Table) -> bool:
+    """Whether a truncation does just what a DELETE of all rows does, and this role may do it."""
+    return (
+        table.owned
+        and table.kind is TableKind.ORDINARY
+        and not (table.inherits or table.triggers or table.rules or table.hides_rows)
+        and table.extension is None
+        and table.replica_identity is None
+        and table.access_method == HEAP
+    )
 
 
 def find_refused(

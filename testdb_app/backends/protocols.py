@@ -309,8 +309,11 @@ class Backend(Protocol):
         state: str = BASELINE,
         *,
         identity: DatabaseIdentity | None = None,
-    ) -> None:
-        """Replace what the database keeps of that *state*, but for the rows, by *baseline*. All or nothing."""
+    ) -> Baseline:
+        """Replace what the database keeps of that *state*, but for the rows, by *baseline*. All or nothing.
+
+        Returns it with the counters that are right from then on.
+        """
         ...
 
     def catalog_first(self, connection: BaseDatabaseWrapper) -> AbstractContextManager[None]:

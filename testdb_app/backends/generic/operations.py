@@ -208,8 +208,9 @@ def rewrite_baseline(
     state: str = BASELINE,
     *,
     identity: DatabaseIdentity | None = None,
-) -> None:
+) -> Baseline:
     """Do nothing: there is none."""
+    return baseline
 
 
 def drop_baseline(connection: BaseDatabaseWrapper, *, identity: DatabaseIdentity | None = None) -> None:

@@ -78,10 +78,14 @@ class Asker:
     def _find_unlogged(self, connection: BaseDatabaseWrapper, sequences: Sequence[int]) -> list[int]:
         """Return those of *sequences* whose next call may not be logged; then have the session report, as reading counts.
 
-        A round trip for every 2,000: each of them is locked to the end of its message.
+        A round trip for every 2,000: each of them is locked to the end of its message. And another for those of them that
+        were called: nextval() alone leaves another ``log_cnt`` than 0, and sets ``is_called``; what takes that back sets both.
         """
+        called = signals.CALLED_18 if connection.pg_version >= 18_00_00 else signals.CALLED  # type: ignore[attr-defined]
         found: list[int] = []
-        for part in chunks(sequences, _SEQUENCES_A_MESSAGE):
+        for every in chunks(sequences, _SEQUENCES_A_MESSAGE):
+            (rows,) = read_rows(connection, [called.format(oids=array(every))])
+            part = [oid for (oid,) in rows]
             queries = [f"SELECT log_cnt FROM {quote(self.relations.sequences[oid])}" for oid in part]
             counts = scalars(connection, queries)
             found += [oid for oid, count in zip(part, counts, strict=True) if count]

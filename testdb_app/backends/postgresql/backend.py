@@ -319,9 +319,9 @@ class PostgreSQLBackend:
         state: str = BASELINE,
         *,
         identity: DatabaseIdentity | None = None,
-    ) -> None:
+    ) -> Baseline:
         """Replace the document."""
-        baseline_tables.rewrite_baseline(connection, baseline, state, identity)
+        return baseline_tables.rewrite_baseline(connection, baseline, state, identity)
 
     def drop_baseline(self, connection: BaseDatabaseWrapper, *, identity: DatabaseIdentity | None = None) -> None:
         """Drop the document and the copies."""

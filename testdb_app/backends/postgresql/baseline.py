@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from django.db import DatabaseError, InterfaceError
 
 from testdb_app.backends.base import OWN_SCHEMA, DatabaseIdentity, has_autocommit
-from testdb_app.backends.postgresql.connection import rolled_back_on_error, run_sql
+from testdb_app.backends.postgresql.connection import Result, rolled_back_on_error, run_sql
 from testdb_app.backends.postgresql.errors import ABOUT_OBJECTS, describe_database, sqlstate, translate
 from testdb_app.backends.postgresql.operations import DROP_SCHEMA, SHARED, set_sequence
 from testdb_app.backends.postgresql.preconditions import (
@@ -404,14 +404,18 @@ def read_states(connection: BaseDatabaseWrapper, names: Many[QualifiedName]) -> 
 
 def rewrite_baseline(
     connection: BaseDatabaseWrapper, baseline: Baseline, state: str, identity: DatabaseIdentity | None
-) -> None:
-    """Replace the document. One round trip."""
+) -> Baseline:
+    """Replace the document, and return the baseline with the counters that this has moved. One round trip."""
     document = quote_literal(json.dumps(to_document(baseline)))
-    _write(
+    results = _write(
         connection,
-        f"{_prove(identity, [state])};\nUPDATE {quote(_document(state))} SET document = {document}",
+        f"{_prove(identity, [state])};\nUPDATE {quote(_document(state))} SET document = {document};\n"
+        # Several statements in one message are one transaction, and nobody else writes the document in between.
+        f"{qualify(counters(_document(state)))}",
         "rewrite",
     )
+    ((now,),) = rows_of(results[-1])
+    return replace(baseline, counters=now)
 
 
 def drop_baseline(connection: BaseDatabaseWrapper, identity: DatabaseIdentity | None) -> None:
@@ -424,9 +428,9 @@ def _prove(identity: DatabaseIdentity | None, reads: Iterable[str] | None = None
     return prove_own_schema(reads) if identity is None else Precondition.of(identity, reads=reads).prove()
 
 
-def _write(connection: BaseDatabaseWrapper, sql: str, doing: str) -> None:
+def _write(connection: BaseDatabaseWrapper, sql: str, doing: str) -> list[Result]:
     try:
-        run_sql(connection, sql)
+        return run_sql(connection, sql)
     except DatabaseError as error:
         if reason := find_refusal(error):
             raise explain_refusal(connection, reason, f"{doing} the baseline of") from error

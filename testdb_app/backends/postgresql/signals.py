@@ -89,6 +89,19 @@ SELECT c.oid::bigint, n.nspname::text, c.relname::text, c.relkind::text, c.relto
  WHERE c.relkind IN ('r', 'S') AND c.relpersistence <> 't' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
 """
 
+# oid; of some sequences those that were called, or of which this role cannot know
+CALLED = """
+SELECT o::bigint
+  FROM pg_catalog.unnest('{oids}'::oid[]) o
+ WHERE CASE WHEN pg_catalog.has_sequence_privilege(o, 'USAGE, SELECT')
+            THEN pg_catalog.pg_sequence_last_value(o) IS NOT NULL ELSE true END
+"""
+CALLED_18 = """
+SELECT o::bigint
+  FROM pg_catalog.unnest('{oids}'::oid[]) o, pg_catalog.pg_get_sequence_data(o) s
+ WHERE s.is_called IS DISTINCT FROM false
+"""
+
 # oid of the database, whether prepared transactions are possible, whether writes may be hidden from the counters (a superuser's
 # always may be)
 DATABASE = """

@@ -287,11 +287,12 @@ def rewrite_baseline(
     state: str = BASELINE,
     *,
     identity: DatabaseIdentity | None = None,
-) -> None:
+) -> Baseline:
     """Replace the document."""
     document = quote_literal(json.dumps(to_document(baseline)))
     with all_or_nothing(connection, "testdb_baseline") as cursor:
         execute(connection, cursor, f"UPDATE {quote_qualified(DOCUMENTS[state])} SET document = {document}")
+    return baseline
 
 
 def drop_baseline(connection: BaseDatabaseWrapper, *, identity: DatabaseIdentity | None = None) -> None:
