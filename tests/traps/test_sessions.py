@@ -533,8 +533,8 @@ def test_a_schema_that_changes_while_it_is_read_is_never_used_stale(scratch, mon
     resetter = scratch.resetter()
     changes = iter(range(100))
 
-    def read_then_change(*arguments):
-        found = read_map(*arguments)
+    def read_then_change(*arguments, **options):
+        found = read_map(*arguments, **options)
         scratch.execute(f"CREATE TABLE more_{next(changes)} (id int)")
         return found
 
