@@ -11,6 +11,7 @@ from testdb_app.backends import get_backend
 from testdb_app.baseline import capture_baseline
 from testdb_app.data import assert_constraints
 from testdb_app.exceptions import (
+    BaselineDamagedError,
     BaselineError,
     ConcurrencyError,
     LockTimeoutError,
@@ -67,6 +68,9 @@ class _Run:
             done = self._stage.play(step, self._tally)
             if {"left", "behind"} <= step.words:
                 self._is_changed = done
+            if {"taken", "away"} <= step.words and self._is_changed and not done:
+                self._tally.count("left behind for good", "")
+                raise _OverError
             self._may_break_keys |= {"as", "replica"} <= step.words
         elif (reset := Reset.from_step(step)).refused and self._is_changed:
             self._reset_refused(reset)
@@ -95,10 +99,18 @@ class _Run:
         before = self._stage.look(by_own=False)
         try:
             report = self._resetter(reset).reset()
-        except BaselineError:
+        except BaselineError as error:
+            assert not isinstance(error, BaselineDamagedError), error
+            assert error.changes, f"It names nothing that has changed: {error}"
             self._tally.count("resets refused", reset.resetter)
         else:
-            raise AssertionError(f"A reset into another schema was not refused: {report}")
+            assert reset.perhaps, f"A reset into another schema was not refused: {report}"
+            assert self._baseline is not None
+            wrong = self._baseline.differences(self._stage.look(by_own=False))
+            assert not wrong, f"After the reset: {wrong}\n{report!r}"
+            self._tally.count("resets into a schema with other types", reset.resetter)
+            self._last = None
+            return
         after = self._stage.look(by_own=False)
         changed = before.differences(after)
         assert not changed, f"The refused reset changed something:\n{changed}"

@@ -95,7 +95,7 @@ class Reset:
 
     *watched*: what lies where is looked at just before, too. *again*: a second reset follows at once and must do nothing.
     *keeps*: the own session is renewed or closed before the reset, and what is kept must be as a new one.
-    *refused*: the reset raises BaselineError and changes nothing.
+    *refused*: the reset raises BaselineError and changes nothing. *perhaps*: or else it is exact.
     """
 
     resetter: str = "warm"
@@ -105,6 +105,7 @@ class Reset:
     watched: bool = False
     again: bool = False
     refused: bool = False
+    perhaps: bool = False
 
     @classmethod
     def from_step(cls, step: Step) -> Reset:
@@ -118,11 +119,12 @@ class Reset:
             watched="watched" in words,
             again="again" in words,
             refused="refused" in words,
+            perhaps="perhaps" in words,
         )
 
     def to_step(self) -> Step:
         """Write the words."""
-        flags = [name for name in ("watched", "again", "refused") if getattr(self, name)]
+        flags = [name for name in ("watched", "again", "refused", "perhaps") if getattr(self, name)]
         return Step(actor="reset", what=" ".join([self.resetter, self.mix, self.keeps, self.sight, *flags]))
 
 

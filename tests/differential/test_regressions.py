@@ -151,3 +151,48 @@ DELETE FROM t;
 --: reset
 """)
     assert "- resets refused (1): rows of the baseline break a key 1" in list(tally.lines())
+
+
+LEFT = {
+    "partition detached": ("ALTER TABLE r DETACH PARTITION p", "ALTER TABLE r ATTACH PARTITION p FOR VALUES IN (1)"),
+    "partition of other bounds left": (
+        "ALTER TABLE r DETACH PARTITION p; ALTER TABLE r ATTACH PARTITION p FOR VALUES IN (1, 2)",
+        "ALTER TABLE r DETACH PARTITION p; ALTER TABLE r ATTACH PARTITION p FOR VALUES IN (1)",
+    ),
+    "heir alone": ("ALTER TABLE heir NO INHERIT a", "ALTER TABLE heir INHERIT a"),
+    "enum dropped": ("DROP TYPE mood CASCADE", ""),
+    "enum made anew": ("DROP TYPE mood CASCADE; CREATE TYPE mood AS ENUM ('ok', 'sad')", ""),
+    "domain dropped": ("DROP DOMAIN price CASCADE", ""),
+    "enum value renamed": (
+        "ALTER TYPE mood RENAME VALUE 'sad' TO 'blue'",
+        "ALTER TYPE mood RENAME VALUE 'blue' TO 'sad'",
+    ),
+}
+
+
+@pytest.mark.parametrize("resetter", ["warm", "new"])
+@pytest.mark.parametrize("kind", LEFT)
+def test_a_change_of_partitions_parents_or_types_is_refused_until_it_is_undone(play_sql, kind, resetter):
+    change, undo = LEFT[kind]
+    play_sql(
+        f"""
+--: setup
+CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE DOMAIN price AS numeric CHECK (VALUE > 0);
+CREATE TABLE r (id integer) PARTITION BY LIST (id); CREATE TABLE p PARTITION OF r FOR VALUES IN (1);
+CREATE TABLE a (id integer, how mood, cost price); CREATE TABLE heir () INHERITS (a);
+INSERT INTO r VALUES (1); INSERT INTO a VALUES (1, 'sad', 1.0); INSERT INTO heir VALUES (2, 'ok', 2);
+--: capture
+--: own update
+UPDATE a SET id = id + 1
+--: reset warm
+--: own left behind
+{change}
+--: reset {resetter} refused
+"""
+        + (f"--: own taken away\n{undo}\n" if undo else "--: capture again\n")
+        + """
+--: own delete
+DELETE FROM ONLY a
+--: reset warm
+"""
+    )

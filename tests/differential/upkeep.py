@@ -115,6 +115,52 @@ def remade(draw: Draw, model: Model) -> Written:
     return "table remade", sql
 
 
+_OTHER_BOUNDS = {
+    "FOR VALUES FROM (MINVALUE) TO (3)": "FOR VALUES FROM (-1000) TO (3)",
+    "FOR VALUES FROM (3) TO (MAXVALUE)": "FOR VALUES FROM (3) TO (1000)",
+    "FOR VALUES IN (1, 2)": "FOR VALUES IN (1, 2, 77)",
+    "DEFAULT": "FOR VALUES IN (3, 4, 5)",
+    "FOR VALUES WITH (MODULUS 2, REMAINDER 0)": "FOR VALUES WITH (MODULUS 4, REMAINDER 0)",
+    "FOR VALUES WITH (MODULUS 2, REMAINDER 1)": "FOR VALUES WITH (MODULUS 4, REMAINDER 1)",
+}
+
+
+def left_behind(draw: Draw, model: Model) -> tuple[str, str, str]:
+    """Draw a change of the schema that stays, and what undoes it; empty where nothing does."""
+    home = quote(model.home)
+    changes = [_left_alone(draw), _left_alone(draw), *_types_left(home)]
+    for root, partition, bound in model.partitions:
+        detach, attach = (f"ALTER TABLE {root.sql} {how} PARTITION {partition.sql}" for how in ("DETACH", "ATTACH"))
+        back, other = f"{attach} {bound}", f"{attach} {_OTHER_BOUNDS[bound]}"
+        changes += [("partition detached", detach, back)] * 2
+        changes += [("partition of other bounds", f"{detach}; {other}", f"{detach}; {back}")] * 2
+    for ancestor in model.tables:
+        for heir in ancestor.heirs:
+            alone, back = (f"ALTER TABLE {heir.sql} {how} {ancestor.sql}" for how in ("NO INHERIT", "INHERIT"))
+            changes += [("heir alone", alone, back)] * 3
+    return draw(st.sampled_from(changes))  # type: ignore[no-any-return]
+
+
+def _left_alone(draw: Draw) -> tuple[str, str, str]:
+    name = quote(draw(st.sampled_from(("left behind", "left%s"))))
+    kind = draw(st.sampled_from(("TABLE", "SEQUENCE")))
+    made = f"CREATE {kind} public.{name}" + (" (id integer)" if kind == "TABLE" else "")
+    return kind.lower(), made, f"DROP {kind} public.{name}"
+
+
+def _types_left(home: str) -> list[tuple[str, str, str]]:
+    rename = f"ALTER TYPE {home}.mood RENAME VALUE"
+    made = f"CREATE TYPE {home}.mood AS ENUM ('ok', 'sad')"
+    return [
+        ("enum dropped", f"DROP TYPE {home}.mood CASCADE", ""),
+        ("enum made anew", f"DROP TYPE {home}.mood CASCADE; {made}", ""),
+        ("row type dropped", f"DROP TYPE {home}.pair CASCADE", ""),
+        ("domain dropped", f"DROP DOMAIN {home}.price CASCADE", ""),
+        ("enum value renamed", f"{rename} 'sad' TO 'blue'", f"{rename} 'blue' TO 'sad'"),
+        ("enum values swapped", f"{rename} 'sad' TO 'x'; {rename} 'ok' TO 'sad'; {rename} 'x' TO 'ok'", ""),
+    ]
+
+
 def any_upkeep(draw: Draw, model: Model) -> Written:
     """Draw one of all these."""
     kinds = (maintenance, maintenance, rewriting, passing, partition_moves, remade)
