@@ -6,8 +6,9 @@ import inspect
 import re
 from pathlib import Path
 
-from testdb_app import exceptions, pytest_sessions
+from testdb_app import exceptions
 from testdb_app.exceptions import TestSessionError
+from testdb_app.plugin.asking import SESSIONS
 from testdb_app.sessions import TestSession, TestSessionFactory
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs/reference/sessions.md").read_text("utf-8")
@@ -21,5 +22,5 @@ def test_the_page_tells_every_option_method_fixture_and_error() -> None:
         name for name, each in vars(exceptions).items() if isinstance(each, type) and issubclass(each, TestSessionError)
     }
     errors -= {"ScopeError", "LeakError"}  # of the scopes of pytest
-    words = {*options, *own, *errors, *pytest_sessions._FIXTURES}
+    words = {*options, *own, *errors, *SESSIONS}
     assert {word for word in words if not re.search(rf"\b{word}\b", PAGE)} == set()
