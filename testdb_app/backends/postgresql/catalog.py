@@ -272,6 +272,8 @@ SELECT r.ev_class::bigint, r.rulename::text, r.ev_type::text, r.ev_enabled::text
  WHERE c.relkind IN ('r', 'p') AND r.ev_type <> '1'
 """
 
+HAS_PUBLICATIONS = "SELECT EXISTS (SELECT FROM pg_catalog.pg_publication)"
+
 # table, publication, publishes UPDATE, publishes DELETE, generated columns that it publishes (PostgreSQL 18 on: "n" or "s"),
 # replica identity, its index, the columns of that, the columns of the publication's row filter, its column list,
 # columns that are stored generated ones, and virtual ones, may truncate

@@ -133,8 +133,10 @@ class PostgreSQLWatch:
             seen = self._look_again(connection, memory, asker)
             if seen is None:
                 return None
-            identity = self._identity  # a new connection was asked where it leads
-            rule = permit(identity)
+            if identity is not self._identity:
+                # A new connection was asked where it leads.
+                identity = self._identity
+                rule = permit(identity)
             if memory.is_quiet(seen):
                 self._is_trusted = True
                 return Replay(identity=identity, permitted_by=rule)
