@@ -855,4 +855,4 @@ def test_pytest_randomly_changes_nothing(run: Runner, seed: int) -> None:
 def test_a_project_without_the_app_is_told_so(run: Runner) -> None:
     run.project.add_settings("INSTALLED_APPS.remove('testdb_app')\n")
     run.write("def test_1(db_module): pass\n")
-    assert 'needs "testdb_app" in INSTALLED_APPS' in run(fails=True).stdout
+    assert 'Add "testdb_app" to INSTALLED_APPS' in run(fails=True).stderr
