@@ -98,8 +98,7 @@ def drop_baseline(using: str = DEFAULT_DB_ALIAS, *, allow_database: str | Iterab
     """
     connection = connections[using]
     backend = get_backend(connection)
-    names = (allow_database,) if isinstance(allow_database, str) else tuple(allow_database)
     with explained(connection, "Dropping the baseline of"):
         identity = backend.identify(connection)
-        guard.check_may_reset(identity, allow=names)
+        guard.check_may_reset(identity, allow=allow_database)
         backend.drop_baseline(connection, identity=identity)

@@ -197,7 +197,7 @@ def _translate(  # noqa: PLR0911 - one for each kind of error
         what = "what it reads" if locks is None else f"the {len(locks)} tables and sequences to reset"
         return TooManyLocksError(
             f"One transaction cannot lock {what} in {where}, with their indexes: the "
-            " server's lock table is full. Nothing was changed. Raise max_locks_per_transaction (a restart is "
+            "server's lock table is full. Nothing was changed. Raise max_locks_per_transaction (a restart is "
             "needed), or reset in parts: name app labels or schemas.",
             tables=len(locks or ()),
         )
