@@ -850,9 +850,3 @@ def test_pytest_randomly_changes_nothing(run: Runner, seed: int) -> None:
         run.write(ORDERS, name)
     done = run("--randomly-seed", str(seed), "--testdb-reset-transactional", PYTEST_ADDOPTS="")
     assert f"Using --randomly-seed={seed}" in done.stdout
-
-
-def test_a_project_without_the_app_is_told_so(run: Runner) -> None:
-    run.project.add_settings("INSTALLED_APPS.remove('testdb_app')\n")
-    run.write("def test_1(db_module): pass\n")
-    assert 'Add "testdb_app" to INSTALLED_APPS' in run(fails=True).stderr

@@ -20,8 +20,15 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def resetdb(database: ScratchDatabase, *labels: str, **options: object) -> None:
+    """Run the command, without ``post_migrate``: its receivers would write rows for the models of *this* project."""
     call_command(
-        "resetdb", *labels, database=database.alias, allow_database=[database.name], interactive=False, **options
+        "resetdb",
+        *labels,
+        database=database.alias,
+        allow_database=[database.name],
+        interactive=False,
+        post_migrate=False,
+        **options,
     )
 
 
