@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from django.db import DEFAULT_DB_ALIAS, connections
@@ -60,7 +61,7 @@ def capture_baseline(
     check_no_transaction(connection, "capture a baseline")
 
     def capture() -> Baseline:
-        with explained(connection, CAPTURING):
+        with explained(connection, CAPTURING, permit=partial(guard.check_may_reset, allow=options.allow_database)):
             return _capture(connection, options, replace=replace, state=state)
 
     return read_with_retries(capture, name=using, lock_timeout=options.lock_timeout, may_retry=True)

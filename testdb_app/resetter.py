@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-from django.db import DEFAULT_DB_ALIAS, Error, connections
+from django.db import DEFAULT_DB_ALIAS, connections
 
 from testdb_app import guard
 from testdb_app.announcing import announce, warn_of_stale_views
@@ -180,10 +180,8 @@ class Resetter:
         return report
 
     def _try(self, refit: bool, strategy: str, restoration: Restoration) -> ResetReport:
-        try:
+        with explained(self.connection, RESETTING, permit=self._permit):
             return self._attempt(strategy, restoration, refit=refit)
-        except Error as error:
-            raise self.backend.explain(self.connection, error, doing=RESETTING) from error
 
     def _attempt(self, strategy: str, restoration: Restoration, *, refit: bool) -> ResetReport:
         # Several attempts share the time-out: an attempt that gives its locks back lets others go on.

@@ -99,7 +99,8 @@ class DatabaseIdentity:
 
     ``configured`` is the name in the connection's settings, ``name`` the live one. ``server`` is text for people.
     ``warning`` says what cannot be told of it; None for nothing. ``marks`` are those inside the database that hold for it.
-    ``has_fixed_snapshot`` tells that the transaction does not see what others commit.
+    ``has_fixed_snapshot`` tells that the transaction does not see what others commit, ``is_replica`` that the session fires
+    other triggers and rules than usual, and checks no foreign key (PostgreSQL's ``session_replication_role``).
     ``is_live`` is off where nobody can ask the live connection, and ``name`` is the settings'.
 
     What a copy of the database does not share: ``oid``, the database's own number in its server (0 where there is none);
@@ -122,6 +123,7 @@ class DatabaseIdentity:
     is_standby: bool = False
     is_read_only: bool = False
     has_fixed_snapshot: bool = False
+    is_replica: bool = False
     is_live: bool = True
     warning: str | None = None
     marks: frozenset[Mark] = frozenset()

@@ -32,12 +32,15 @@ CREATE TABLE shelf (id serial PRIMARY KEY, name text, mood mood, number integer 
 CREATE TABLE book (id serial PRIMARY KEY, shelf_id integer REFERENCES shelf (id), raw bytea);
 CREATE TABLE tenant.item (id serial PRIMARY KEY, name text);
 CREATE TABLE nokey (name text);
+CREATE TABLE spelled (t timestamptz, i interval, f float8, m money, a mood[], r tstzrange);
 CREATE TRIGGER noted AFTER INSERT ON book FOR EACH ROW EXECUTE FUNCTION noted();
 INSERT INTO django_migrations (app, name) VALUES ('shop', '0001');
 INSERT INTO tenant.django_migrations (app, name) VALUES ('shop', '0001');
 INSERT INTO shelf (name, mood, number) VALUES ('café', 'good', 2), ('b\\c''d', 'bad', 4);
 INSERT INTO book (shelf_id, raw) VALUES (1, '\\x00ff');
 INSERT INTO nokey VALUES ('x'), ('x');
+INSERT INTO spelled VALUES
+    ('2001-02-03 04:05Z', '1 mon -2 days 3 s', 1e-10 / 3, 12.34, '{NULL,good}', '[2001-02-03 04:05Z,)');
 """
 WRITES = "INSERT INTO shelf (name) VALUES ('test'); INSERT INTO book (shelf_id) VALUES (1)"
 
@@ -190,6 +193,15 @@ SITUATIONS = [
     setting("lc_messages = 'C'", works=True),
     setting("temp_tablespaces = 'nowhere'", works=True),
     setting("gin_fuzzy_search_limit = 1", works=True),
+    setting("xmloption = document", works=True),
+    setting("lo_compat_privileges = on", works=True),
+    setting("timezone = 'Asia/Kathmandu'", works=True),
+    setting("lc_monetary = 'C.UTF-8'", works=True),
+    setting("backslash_quote = off", works=True),
+    setting("plpgsql.extra_errors = 'all'", works=True),
+    setting("plpgsql.variable_conflict = use_column", works=True),
+    setting("enable_seqscan = off", works=True),
+    setting("client_min_messages = error", works=True),
 ]
 
 
@@ -278,11 +290,12 @@ def content_of_baseline(scratch: ScratchDatabase) -> dict[str, Any]:
     """Return the rows of the tables that the baseline has rows of, spelled as a new session of no settings would."""
     with scratch.superuser() as session:
         session.execute(
-            "RESET ALL; SET standard_conforming_strings = on; SET client_encoding = 'UTF8'; SET bytea_output = hex"
+            "RESET ALL; SET standard_conforming_strings = on; SET client_encoding = 'UTF8'; SET bytea_output = hex; SET TimeZone = UTC; "
+            "SET DateStyle = 'ISO, YMD'; SET IntervalStyle = postgres; SET extra_float_digits = 1; SET lc_monetary = 'C'"
         )
         return {
             name: session.execute(f"SELECT t::text FROM {name} t ORDER BY 1").fetchall()
-            for name in ("public.shelf", "public.book", "public.nokey")
+            for name in ("public.shelf", "public.book", "public.nokey", "public.spelled")
             if session.execute("SELECT pg_catalog.to_regclass(%s)", [name]).fetchone() != (None,)
         }
 

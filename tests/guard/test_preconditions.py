@@ -14,6 +14,7 @@ from psycopg.errors import InvalidTextRepresentation
 from testdb_app import guard
 from testdb_app.backends import get_backend
 from testdb_app.backends.base import DatabaseIdentity, Mark
+from testdb_app.backends.postgresql.connection import server_version
 from testdb_app.backends.postgresql.preconditions import Precondition
 from testdb_app.baseline import capture_baseline, drop_baseline
 from testdb_app.exceptions import UnsafeDatabaseError
@@ -105,6 +106,34 @@ def test_a_resetter_that_remembers_writes_nothing_elsewhere(pool: SwitchingPool)
         if pool.left is not None:
             break
     assert after > 1
+
+
+@pytest.mark.parametrize("act", ["reset", "capture"])
+@pytest.mark.parametrize("way", ["another connection", "a pool that switches"])
+def test_a_server_of_another_version_is_refused_by_the_guard_whatever_fails_there(
+    pool: SwitchingPool, act: str, way: str
+) -> None:
+    """The other database lacks a function of the catalog that only newer servers have, or that this one reads sequences by."""
+    test, production = database_named(pool.database), database_named(connections["production"].settings_dict["NAME"])
+    connection = connections["pooled"]
+    resetter = Resetter("pooled", to="empty", allow_database=test.name)
+    for _ in range(3):
+        resetter.reset()
+    function = "pg_get_sequence_data" if server_version(connection) >= 18_00_00 else "pg_sequence_last_value"
+    with production.superuser() as session:
+        session.execute(f"ALTER FUNCTION pg_catalog.{function}(regclass) RENAME TO other")
+    before = content(production)
+    pool.database = production.name
+    if way == "another connection":
+        connection.close()
+        connection.settings_dict["NAME"] = production.name
+    for attempt in (resetter.reset, lambda: ACTS[act](test.name)):
+        with pytest.raises(UnsafeDatabaseError) as caught:
+            attempt()
+        assert production.name in caught.value.message
+        assert caught.value.rule in {"names-differ", "unknown"}
+    assert content(production) == before
+    assert not production.value("SELECT count(*) FROM pg_namespace WHERE nspname = 'testdb'")
 
 
 DIFFERENCES: dict[str, tuple[dict[str, Any], str, str]] = {

@@ -10,7 +10,7 @@ from django.db import DatabaseError
 
 from testdb_app.backends.base import DatabaseIdentity
 from testdb_app.backends.postgresql import signals
-from testdb_app.backends.postgresql.connection import Result, run_sql
+from testdb_app.backends.postgresql.connection import Result, run_sql, server_version
 from testdb_app.backends.postgresql.errors import sqlstate
 from testdb_app.backends.postgresql.looks import Conditions, Look, Relations, parse_look
 from testdb_app.backends.postgresql.memory import Memory
@@ -81,7 +81,7 @@ class Asker:
         A round trip for every 2,000: each of them is locked to the end of its message. And another for those of them that
         were called: nextval() alone leaves another ``log_cnt`` than 0, and sets ``is_called``; what takes that back sets both.
         """
-        called = signals.CALLED_18 if connection.pg_version >= 18_00_00 else signals.CALLED  # type: ignore[attr-defined]
+        called = signals.CALLED_18 if server_version(connection) >= 18_00_00 else signals.CALLED
         found: list[int] = []
         for every in chunks(sequences, _SEQUENCES_A_MESSAGE):
             (rows,) = read_rows(connection, [called.format(oids=array(every))])

@@ -79,7 +79,6 @@ class PostgreSQLBackend:
         own row tells whether setval(…, false) or RESTART WITH moved them.
         """
         read = partial(read_rows, connection, lock_timeout=lock_timeout)
-        connection.ensure_connection()
         queries = sequence_states(connection)
         copies = baseline_tables.counters(baseline.document) if baseline and baseline.document else "SELECT ''"
         state = (catalog.IDENTITY, catalog.TOKEN, catalog.SIZES, copies, *queries)

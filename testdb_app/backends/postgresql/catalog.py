@@ -37,6 +37,7 @@ SELECT pg_catalog.current_database(),
        pg_catalog.current_setting('default_transaction_read_only')::boolean
            OR pg_catalog.current_setting('transaction_read_only')::boolean,
        pg_catalog.current_setting('transaction_isolation'),
+       pg_catalog.current_setting('session_replication_role'),
        m.is_protected,
        m.is_marked,
        m.binding

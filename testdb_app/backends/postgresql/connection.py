@@ -78,6 +78,13 @@ def run_sql(connection: BaseDatabaseWrapper, sql: str) -> list[Result]:
                 return results
 
 
+def server_version(connection: BaseDatabaseWrapper) -> int:
+    """Return the version of the server that the connection leads to now, as 180000. Django remembers that of the first one."""
+    connection.ensure_connection()
+    with connection.wrap_database_errors:
+        return int(connection.connection.info.server_version)
+
+
 def is_nested(connection: BaseDatabaseWrapper) -> bool:
     """Whether a message of ours would be part of a transaction: one that is open, or one that the driver begins."""
     raw = connection.connection

@@ -106,7 +106,10 @@ _OTHERS: Mapping[str, tuple[type[ResetError], str]] = {
         "It is left of a baseline whose document is gone: DROP SCHEMA testdb CASCADE, then capture again",
     ),
     "42704": (ResetError, "Create what the message names again, or use a database that has it"),
-    "42883": (ResetError, "Create what the message names again, or drop what uses it"),
+    "42883": (
+        ResetError,
+        "Create what the message names again, or drop what uses it. If another server is behind the connection now, close it",
+    ),
     "P0001": (
         ResetError,
         "A check, a generated column, an index or an event trigger of the database raised this. Correct its function",
@@ -221,6 +224,11 @@ def _translate(  # noqa: PLR0911 - one for each kind of error
     kind, remedy = _OTHERS.get(state, (ResetError, _CLASSES.get(state[:2], _ANY_CLASS)))
     if state in _GONE and _names_a_copy(error):
         kind, remedy = BaselineDamagedError, _DAMAGED
+    elif state == "42501" and '"session_replication_role"' in why:
+        remedy = (
+            "The session is at session_replication_role = replica, where triggers and rules fire that the reset does not switch "
+            "off. Set it to origin before, or have a superuser GRANT SET ON PARAMETER session_replication_role TO the role"
+        )
     elif state == "42501" and doing != RESET:
         remedy = "Connect as the owner of the tables, who needs CREATE on the database to capture a baseline"
     return kind(f"{doing} {where} failed: {why}. Nothing was changed. {remedy}.")

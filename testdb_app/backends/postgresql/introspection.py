@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from testdb_app.backends.base import OWN_SCHEMA, DatabaseIdentity, Mark
 from testdb_app.backends.postgresql import catalog
+from testdb_app.backends.postgresql.connection import server_version
 from testdb_app.backends.postgresql.preconditions import OWNERS
 from testdb_app.backends.postgresql.queries import read_rows
 from testdb_app.backends.postgresql.quoting import quote
@@ -68,7 +69,7 @@ def read_schema(connection: BaseDatabaseWrapper) -> Schema:
         catalog.EVENT_TRIGGERS,
         OWNERS,
         catalog.TABLES,
-        catalog.foreign_keys(connection.pg_version),  # type: ignore[attr-defined]
+        catalog.foreign_keys(server_version(connection)),
         catalog.SEQUENCES,
         catalog.TRIGGERS,
         catalog.RULES,
@@ -331,7 +332,7 @@ def _materialized_views(rows: Iterable[Rows[Any]], names: Mapping[int, Qualified
 def parse_identity(connection: BaseDatabaseWrapper, row: Rows[Any]) -> DatabaseIdentity:
     """Make the identity from the one row of :data:`catalog.IDENTITY`."""
     name, oid, system_identifier, server_started, user, address, port, *rest = row
-    is_standby, is_read_only, isolation, protected, has_test_mark, binding = rest
+    is_standby, is_read_only, isolation, role, protected, has_test_mark, binding = rest
     if not isinstance(name, str):
         # The driver returns bytes then.
         raise UnsupportedError(
@@ -357,6 +358,7 @@ def parse_identity(connection: BaseDatabaseWrapper, row: Rows[Any]) -> DatabaseI
         is_standby=is_standby,
         is_read_only=is_read_only,
         has_fixed_snapshot=isolation in {"repeatable read", "serializable"},
+        is_replica=role == "replica",
         marks=frozenset(mark for mark, holds in found if holds),
         misfit=misfit,
     )

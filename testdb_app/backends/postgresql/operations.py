@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Many
 
@@ -28,6 +29,8 @@ from testdb_app.states import Baseline, SequenceState
 
 SHARED = "SHARE ROW EXCLUSIVE"
 EXCLUSIVE = "ACCESS EXCLUSIVE"
+
+_ROLE = "session_replication_role"
 
 # A policy that would hide rows from us becomes an error.
 _REFUSE_TO_HIDE = "SET LOCAL row_security = off"
@@ -57,6 +60,9 @@ def write_script(
     restarted = [name for step in steps if step.action is Action.RESTART for name in step.names]
     off, on = switches(schema, steps)
     begin = _begin(lock_timeout, within_transaction)
+    is_replica = identity is not None and identity.is_replica
+    if is_replica:
+        begin = itertools.chain(begin, [_leave_replica(schema)])
     if for_watch:
         hides = any(schema.by_name[name].hides_rows for name in (*deleted, *truncated))
         begin = iter([_REFUSE_TO_HIDE] if hides else [])
@@ -77,7 +83,7 @@ def write_script(
         proof = Precondition.of(identity, owners=schema.trusted_owners, reads=copies)
     if not for_watch:
         body.extend(Statement(sql=sql) for name in restarted for sql in _restart(schema, name, states[name]))
-    end = ("COMMIT", set_sequences(states, proof)) if for_watch else _end(within_transaction)
+    end = ("COMMIT", set_sequences(states, proof)) if for_watch else _end(within_transaction, is_replica)
     return Script(
         opening=(
             *(Statement(sql=sql) for sql in begin),
@@ -125,7 +131,22 @@ def _begin(lock_timeout: float, within_transaction: bool) -> Iterator[str]:
     yield _REFUSE_TO_HIDE
 
 
-def _end(within_transaction: bool) -> Iterator[str]:
+def _leave_replica(schema: Schema) -> str:
+    """Write what has the transaction fire triggers and rules, and check foreign keys, as in any other session.
+
+    That takes a privilege. A role without it goes on unless a table has what fires in such a session alone. Keys that are not
+    checked do no harm: the rows of a baseline keep them, and a query looks for rows that stay and refer to rows which go.
+    """
+    enabled = {each.enabled for table in schema.tables for each in table.triggers}
+    enabled |= {each.enabled for table in schema.tables for each in table.rules}
+    where = "" if "replica" in enabled else f" WHERE pg_catalog.has_parameter_privilege('{_ROLE}', 'SET')"
+    return f"SELECT pg_catalog.set_config('{_ROLE}', 'origin', true){where}"
+
+
+def _end(within_transaction: bool, is_replica: bool) -> Iterator[str]:
+    if within_transaction and is_replica:
+        changed = f"pg_catalog.current_setting('{_ROLE}') OPERATOR(pg_catalog.<>) 'replica'"
+        yield f"SELECT pg_catalog.set_config('{_ROLE}', 'replica', true) WHERE {changed}"
     if within_transaction:
         yield (
             "SELECT pg_catalog.set_config('lock_timeout', pg_catalog.current_setting('testdb.lock_timeout'), true), "

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from testdb_app.backends.postgresql import catalog
+from testdb_app.backends.postgresql.connection import server_version
 from testdb_app.backends.postgresql.queries import chunks
 from testdb_app.backends.postgresql.quoting import quote
 from testdb_app.schema import QualifiedName
@@ -29,7 +30,7 @@ Read = Callable[[Sequence[str]], list[list[tuple[Any, ...]]]]
 
 def sequence_states(connection: BaseDatabaseWrapper) -> tuple[str, ...]:
     """Return the queries that tell the states, for :func:`read_all_states` to read."""
-    if connection.pg_version >= 18_00_00:  # type: ignore[attr-defined]
+    if server_version(connection) >= 18_00_00:
         return (catalog.SEQUENCE_STATES_18,)
     return (catalog.SEQUENCE_STATES_IF_FEW.format(most=_SEQUENCES_A_MESSAGE), catalog.SEQUENCE_COUNT)
 

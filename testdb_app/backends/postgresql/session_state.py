@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from testdb_app.backends.postgresql.connection import run_sql
+from testdb_app.backends.postgresql.connection import run_sql, server_version
 from testdb_app.backends.postgresql.queries import rows_of
 from testdb_app.backends.postgresql.quoting import qualify
 
@@ -288,7 +288,7 @@ _built_in: dict[int, dict[str, str]] = {}
 
 
 def _read_built_in(connection: BaseDatabaseWrapper) -> dict[str, str]:
-    version: int = connection.pg_version  # type: ignore[attr-defined]
+    version = server_version(connection)
     if version not in _built_in:
         (result,) = run_sql(connection, _BUILT_IN)
         oids: dict[str, list[str]] = {}

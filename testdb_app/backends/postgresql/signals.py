@@ -53,7 +53,7 @@ from testdb_app.backends.postgresql.quoting import qualify
 FORCE_FLUSH = "SELECT pg_catalog.pg_stat_force_next_flush()"
 
 COUNTING = "counting"
-"""How the conditions begin where the session counts."""
+"""How the conditions begin where the session counts, and fires and checks what sessions usually do."""
 
 # Those that a plan or a baseline depends on; a comment holds the name that a test mark is for.
 SCHEMA_CATALOGS = (
@@ -134,7 +134,8 @@ _WITHOUT_COPIES = "pg_catalog.set_config('stats_fetch_consistency', 'none', true
 def _epoch(database: str, *, prepared: bool) -> str:
     """A text that must not change."""
     return qualify(f"""pg_catalog.concat_ws(' ',
-           CASE WHEN pg_catalog.current_setting('track_counts') = 'on' THEN '{COUNTING}' ELSE 'blind' END,
+           CASE WHEN pg_catalog.current_setting('track_counts') = 'on'
+                 AND NOT pg_catalog.current_setting('session_replication_role') = 'replica' THEN '{COUNTING}' ELSE 'blind' END,
            EXTRACT(EPOCH FROM pg_catalog.pg_stat_get_db_stat_reset_time({database})),
            EXTRACT(EPOCH FROM pg_catalog.pg_postmaster_start_time()),
            EXTRACT(EPOCH FROM pg_catalog.pg_stat_get_bgwriter_stat_reset_time()),
