@@ -65,20 +65,25 @@ def plan_reset(
 
     *strategy* is "delete", "truncate" or "auto"; *truncate_above* the bytes a table from which "auto" truncates. With a
     *baseline* its rows are put back, and the sequences to where they were then; *differing* are the tables of the baseline
-    that are known not to be as they were (None: any may be); *restoration* says how rows are put back. *new_tables* came
-    after the baseline: "auto" truncates those that stand alone.
+    that were found not to be as they were (None: any may be); *restoration* says how their rows are put back. As the others may
+    have been written to since, they are compared under the locks; not where *restoration* is DIFFERENCES, for a plan to be read.
+    *new_tables* came after the baseline: "auto" truncates those that stand alone.
     Raises :class:`ResetError` if truncation was asked for and a table that stays references one that goes, and
     :class:`MissingPrivilegeError`. Cost: O(tables + foreign keys of the written tables).
     """
     restorable = frozenset(baseline.tables if baseline is not None else ()) & scope.tables
     written = frozenset(observation.sizes) & scope.tables
-    if differing is not None:
-        written = (written - restorable) | (differing & restorable)
+    found = written if differing is None else (written - restorable) | (differing & restorable)
+    if differing is not None and restoration is Restoration.DIFFERENCES:
+        written = found
     elif not observation.is_precise:
         # A table with a baseline may have lost all its rows, and has no size then.
         written |= restorable
+        if differing is None:
+            found = written
     if restoration is Restoration.ANEW:
-        written |= _dependents(schema, written & restorable) & scope.tables
+        found |= _dependents(schema, found & restorable) & scope.tables
+        written |= found
     _check_privileges(observation, written | scope.sequences)
     sizes = {**observation.sizes, **_grown(baseline, observation.sizes)}
     truncated = choose_truncations(schema, scope.tables, written, sizes, strategy, truncate_above)
@@ -89,7 +94,7 @@ def plan_reset(
     filled = (written | truncated) & restorable
     _check_switchable(observation, schema, filled)
     deletes = tuple(_deletions(schema, graph, written - truncated - filled))
-    steps, tied = _tie(schema, graph, deletes, filled, restoration)
+    steps, tied = _tie(schema, graph, deletes, filled, restoration, found | truncated)
     may_refill = _may_refill(schema, deletes)
     # A trigger that fires meanwhile may move any sequence.
     moved = scope.sequences if may_refill else _moved(observation, baseline) & scope.sequences
@@ -140,15 +145,22 @@ def _tie(
     deletes: tuple[Step, ...],
     restored: frozenset[QualifiedName],
     restoration: Restoration,
+    found: frozenset[QualifiedName],
 ) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
-    """Split into deletions of their own, and restorations with the deletions that keys tie to them."""
+    """Split into deletions of their own, and restorations with the deletions that keys tie to them.
+
+    What was *found* to differ is restored by *restoration*, and what was not by its differences.
+    """
     if not restored:
         return deletes, ()
     order = {name: number for number, name in enumerate(graph.deletion_order())}
     everything = restored | {name for step in deletes for name in step.names}
+    anew: tuple[Step, ...] = ()
     if restoration is Restoration.ANEW:
-        stored = sorted((name for name in everything if schema.by_name[name].stores_rows), key=order.__getitem__)
-        return (), (Step(action=Action.RESTORE, names=tuple(stored), rewrites=True, reason="put in anew"),)
+        stored = [name for name in everything if name in found and schema.by_name[name].stores_rows]
+        names = tuple(sorted(stored, key=order.__getitem__))
+        anew = (Step(action=Action.RESTORE, names=names, rewrites=True, reason="put in anew"),) if names else ()
+        deletes, everything = (), restored - found
     groups = [
         tuple(sorted(group, key=order.__getitem__)) for group in tied_groups(schema, everything) if restored & group
     ]
@@ -161,11 +173,11 @@ def _tie(
             action=Action.RESTORE,
             names=group,
             reason="tied by foreign keys: one statement" if len(group) > 1 else "",
-            in_passes=restoration is Restoration.IN_PASSES,
+            in_passes=restoration is Restoration.IN_PASSES and not found.isdisjoint(group),
         )
         for group in sorted(groups, key=lambda group: order[group[0]])
     )
-    return steps, tuple(restores)
+    return steps, (*anew, *restores)
 
 
 def _check_privileges(observation: Observation, wanted: frozenset[QualifiedName]) -> None:

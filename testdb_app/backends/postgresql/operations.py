@@ -233,7 +233,7 @@ def _restorations(schema: Schema, steps: Many[Step], baseline: Baseline) -> Iter
     groups = [step.names for step in restores if step.in_passes]
     if groups:
         yield restore_in_passes(groups, baseline, truncated=truncated)
-        return
+    restores = [step for step in restores if not step.in_passes]
     for step in restores:
         if step.rewrites:
             yield from rewrite(step.names, baseline, truncated=truncated)
