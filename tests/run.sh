@@ -7,7 +7,8 @@
 # the test project finds (DATABASE_URL, TESTPROJECT_POSTGRES, a wheel, the system) and on SQLite. A run that fails
 # does not keep the next from running, and the exit status is 1 if any failed. With TESTPROJECT_COVERAGE=1 each run
 # leaves its data for "coverage combine". Three tests run at a time, as many of them wait, and whoever is done
-# takes over from the others; -n 0 makes it one.
+# takes over from the others; -n 0 makes it one. Tests marked nightly (tests/nightly.py) are left out; -m "not benchmark"
+# runs all.
 set -eu
 
 ROOT=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd -P)
