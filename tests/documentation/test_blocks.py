@@ -151,6 +151,7 @@ CHECKS: dict[str, Callable[[list[str]], None]] = {
     "sphinx": check_sphinx,
     "codespell_lib": check_nothing_given,
     "tests.benchmarks": check_benchmarks,
+    "tests.structure": check_nothing_given,
 }
 
 
