@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ from testdb_app.looking import READING, explained
 from testdb_app.naming import on_one_line
 from testdb_app.resetter import Resetter
 from testdb_app.schema import Schema
-from testdb_app.states import BASELINE
+from testdb_app.states import BASELINE, KIND_OF, MIGRATIONS_IN, is_same_shape, migration_tables
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -55,8 +56,9 @@ def prepare_test_database(using: str, *, allow_database: tuple[str, ...] = ()) -
     """Capture the baseline of the test database behind the alias *using*, unless this process has done so.
 
     A database that was kept from an earlier run goes back to its baseline first, so that rows of a killed run are
-    gone. Where it has migrated since, the baseline is captured anew, as it is; where an earlier version of this package captured
-    it, only if every table is as its copy. *allow_database* names databases that the guard does not know for test ones.
+    gone. Where its schema has changed since, the baseline is captured anew, and a warning names the rows of which nobody can tell
+    whether a migration made them or a run has left them; where an earlier version of this package captured it, only if every
+    table is as its copy. *allow_database* names databases that the guard does not know for test ones.
 
     Raises :class:`ConfigurationError` if the app is not installed, the guard's :class:`UnsafeDatabaseError` for what is no
     test database, and what :func:`~testdb_app.baseline.capture_baseline` raises; and :class:`BaselineError` where
@@ -82,13 +84,50 @@ def prepare_test_database(using: str, *, allow_database: tuple[str, ...] = ()) -
         capture_baseline(using, replace=True, allow_database=allow_database)
     except BaselineError as error:
         logger.info("%s: the kept baseline is out of date: %s", using, error)
+        doubtful = _find_doubtful(using)
         capture_baseline(using, replace=True, allow_database=allow_database)
+        if doubtful:
+            listed = "; ".join(doubtful[:5]) + (f"; and {len(doubtful) - 5} more" if len(doubtful) > 5 else "")
+            warnings.warn(
+                f'The schema of database "{_name(using)}" (alias "{using}") has changed since its baseline was captured, and '
+                f"rows that an earlier run has left may be part of the new one: {listed}. If a migration did not make them so, "
+                "have the database made anew: --create-db, or without --keepdb.",
+                stacklevel=2,
+            )
     except UnsupportedError as error:
         logger.info("%s: %s", using, error)
         obstacle = error
     guard.mark_kept_database(connections[using])
     _prepared[key] = obstacle
     _starts.pop(key, None)
+
+
+def _find_doubtful(using: str) -> list[str]:
+    """Return which tables are not as the baseline of an earlier schema has them, or cannot be compared with it.
+
+    A list of migrations is left out: it has to be another one. Costs a comparison with the copies, and a count of other rows.
+    """
+    connection = connections[using]
+    with explained(connection, READING):
+        backend = get_backend(connection)
+        schema = backend.read_schema(connection)
+        baseline = require_baseline(connection, BASELINE)
+        now = backend.read_shape(connection, schema, baseline.tables)
+        tables = {table.name for table in schema.tables if table.stores_rows}
+        tables -= {*baseline.excluded, *baseline.migrations, *migration_tables(schema)}
+        changed = {
+            name
+            for name in baseline.tables.keys() & tables
+            for what in (f"table {name}", f"{KIND_OF}table {name}")
+            if not is_same_shape(baseline.shape.get(what, ""), now.get(what, ""))
+        }
+        changes = backend.count_changes(connection, baseline, sorted((baseline.tables.keys() & tables) - changed))
+        counts = backend.count_rows(connection, sorted(tables - baseline.tables.keys()))
+    return [
+        *(f"table {name} has other rows than its copy" for name, change in sorted(changes.items()) if change),
+        *(f"table {name} has {rows} rows and had none" for name, rows in sorted(counts.items()) if rows),
+        *(f"table {name} has changed, and cannot be compared" for name in sorted(changed)),
+    ]
 
 
 def _leave_earlier_format(using: str) -> None:
@@ -245,6 +284,11 @@ def restore_kept_databases(aliases: Iterable[str]) -> None:
                 except BaselineFormatError:
                     # Where rows of a killed run are there the baseline stays, and the next capture is refused.
                     _leave_earlier_format(alias)
+                except BaselineError as error:
+                    # Tables that a killed run has left or dropped. A migration was not, and may have made rows.
+                    if not error.changes or any(change.startswith(MIGRATIONS_IN) for change in error.changes):
+                        raise
+                    Resetter(alias, to="baseline", once=True).reset(refit=True)
                 drop_baseline(alias)
             except (ResetError, UnsupportedError, DatabaseError) as error:
                 logger.info("%s: nothing to restore in %s: %s", alias, name, error)
