@@ -68,9 +68,12 @@ def find_fault(config: pytest.Config, items: Iterable[pytest.Item] = ()) -> str 
         )
     if user is not None and not _is_set_up():
         return f"{user} needs the settings of Django. Set DJANGO_SETTINGS_MODULE: as ini key, by --ds, or in the environment."
+    from django.db import connections  # noqa: PLC0415
+
     from testdb_app.checks import find_faults  # noqa: PLC0415 - Django is imported where it is used
 
-    found = find_faults(_aliases_to_reset(config, items))
+    items = list(items)
+    found = find_faults(aliases_to_reset(items, connections) | aliases_opened(items, connections))
     if not found:
         return None
     return f"{user} cannot be used: {' '.join(found)}" if user is not None else " ".join(found)
@@ -90,16 +93,32 @@ def _asked(config: pytest.Config, items: Iterable[pytest.Item]) -> Iterator[str]
             yield f'The fixture "{names[0]}" (of {item.nodeid})'
 
 
-def _aliases_to_reset(config: pytest.Config, items: Iterable[pytest.Item]) -> list[str]:
-    from django.db import connections  # noqa: PLC0415
+def will_reset(item: pytest.Item) -> bool:
+    """Whether *item* resets databases, at its end or at that of a scope, as far as its collection tells."""
+    return (
+        (asking.commits(item) and resets(item)) or bool(asking.committed_scopes(item)) or asking.is_of_our_class(item)
+    )
 
+
+def aliases_to_reset(items: Iterable[pytest.Item], every: Iterable[str]) -> set[str]:
+    """Return the aliases, of *every*, that *items* reset or compare with a baseline, as far as their collection tells."""
     found: set[str] = set()
     for item in items:
-        resets = asking.ours(item) or asking.is_of_our_class(item) or (resets_all(config) and asking.commits(item))
-        if resets or (leaks(config) and asking.uses_database(item)):
-            databases = asking.databases_of(item)
-            found.update(connections if databases == "__all__" else databases)
-    return [alias for alias in connections if alias in found]
+        named: list[Any] = []
+        if will_reset(item) or (leaks(item.config) is not None and asking.uses_database(item)):
+            named.append(asking.databases_of(item))
+        session = asking.session_options(item)
+        if session.get("isolation") == "reset":
+            named.append(session.get("databases", "default"))
+        for given in named:
+            found.update(every if given == "__all__" else [given] if isinstance(given, str) else given)
+    return found
+
+
+def aliases_opened(items: Iterable[pytest.Item], every: Iterable[str]) -> set[str]:
+    """Return the aliases, of *every*, that a scope or a session of ours opens for *items*."""
+    named = [asking.databases_of(item) for item in items if asking.ours(item)]
+    return {alias for given in named for alias in (every if given == "__all__" else given)}
 
 
 def _is_set_up() -> bool:
@@ -114,6 +133,11 @@ def _is_installed() -> bool:
 def resets_all(config: pytest.Config) -> bool:
     """Whether every test that commits is to end by a reset."""
     return bool(config.getoption(RESET) or config.getini(RESET))
+
+
+def resets(item: pytest.Item) -> bool:
+    """Whether *item* is to end by a reset, if it commits."""
+    return "reset_db" in asking.names_of(item) or resets_all(item.config)
 
 
 def leaks(config: pytest.Config) -> str | None:

@@ -81,7 +81,7 @@ class Run:
             return (yield)
         with transactional.setting_up_databases(config):
             result = yield
-        aliases = transactional.prepare_databases(blocker, request.session.items)
+        aliases = transactional.prepare_databases(config, blocker, request.session.items)
         if mode is not None:
             self.leaks = LeakFinder(aliases, blocker, fails=mode == "fail")
             # Before the databases are gone.

@@ -13,15 +13,10 @@ from testdb_app.plugin import asking, options
 _LATE = pytest.StashKey[bool]()
 
 
-def resets(item: pytest.Item) -> bool:
-    """Whether *item* is to end by a reset, if it commits."""
-    return "reset_db" in asking.names_of(item) or options.resets_all(item.config)
-
-
 def wants_baseline(item: pytest.Item) -> bool:
     """Whether what *item* asks for needs a baseline."""
     return (
-        resets(item)
+        options.resets(item)
         or bool(asking.committed_scopes(item))
         or asking.is_of_our_class(item)
         or options.leaks(item.config) is not None
@@ -57,19 +52,21 @@ def setting_up_databases(config: pytest.Config) -> Iterator[None]:
         yield
 
 
-def prepare_databases(blocker: Any, items: Iterable[pytest.Item]) -> list[str]:
+def prepare_databases(config: pytest.Config, blocker: Any, items: Iterable[pytest.Item]) -> list[str]:
     """Capture the baselines of the databases that *items* will reset; return the aliases of all that were set up."""
     from testdb_app.preparing import prepare_test_databases  # noqa: PLC0415
 
     aliases = aliases_set_up()
+    # Leaks are looked for in each, also in one that a fixture of the project's own has set up.
+    needed = aliases if options.leaks(config) is not None else options.aliases_to_reset(items, aliases)
     with blocker.unblock():
-        prepare_test_databases(aliases, needed=_aliases_to_reset(items, aliases))
+        prepare_test_databases(aliases, needed=needed)
     return aliases
 
 
 def describe_uncalled_receivers(items: Iterable[pytest.Item]) -> str | None:
     """Name the receivers of ``post_migrate`` that resets do not call; None where no test that was collected resets."""
-    if not any(map(_will_reset, items)):
+    if not any(map(options.will_reset, items)):
         return None
     from testdb_app.exceptions import TestDBError  # noqa: PLC0415
     from testdb_app.post_migrate import describe_uncalled_receivers as describe  # noqa: PLC0415
@@ -79,29 +76,6 @@ def describe_uncalled_receivers(items: Iterable[pytest.Item]) -> str | None:
     except TestDBError:
         return None  # the set-up of the databases says it
     return f"testdb_app: {line}" if line else None
-
-
-def _will_reset(item: pytest.Item) -> bool:
-    return bool((asking.commits(item) and resets(item)) or asking.committed_scopes(item)) or asking.is_of_our_class(
-        item
-    )
-
-
-def _aliases_to_reset(items: Iterable[pytest.Item], every: Iterable[str]) -> set[str]:
-    """Return the aliases, of *every* that was set up, that tests of this run will reset, as far as their collection tells."""
-    found: set[str] = set()
-    for item in items:
-        if options.leaks(item.config) is not None:
-            return set(every)
-        named: list[Any] = []
-        if _will_reset(item):
-            named.append(asking.databases_of(item))
-        session = asking.session_options(item)
-        if session.get("isolation") == "reset":
-            named.append(session.get("databases", "default"))
-        for given in named:
-            found.update(every if given == "__all__" else [given] if isinstance(given, str) else given)
-    return found
 
 
 def aliases_set_up() -> list[str]:
@@ -170,7 +144,7 @@ def ending_as_asked(item: pytest.Item) -> Iterator[None]:
 
         with keeping_all():
             yield
-    elif resets(item):
+    elif options.resets(item):
         from testdb_app.testcases import resetting_all  # noqa: PLC0415
 
         with resetting_all():
