@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
@@ -152,6 +152,30 @@ class Resetter:
             changes=changes,
         )
 
+    def count_changes(self, oids: Collection[int]) -> dict[QualifiedName, RowChanges] | None:
+        """Compare only the tables of these OIDs with the baseline, and change nothing; None where :meth:`plan` has to tell.
+
+        For a schema that is as the last reset or plan found it. One round trip, or two. Raises as :meth:`plan`.
+        """
+        known = self._map
+        if known is None or known.baseline is None:
+            return None
+        names = {table.oid: table.name for table in known.schema.tables}
+        if not names.keys() >= set(oids):
+            return None
+        written = {names[oid] for oid in oids}
+        if not written.isdisjoint(known.baseline.kept_in):
+            # The baseline may be damaged.
+            return None
+        written &= known.scope.tables
+        with explained(self.connection, READING):
+            changes = self._count_changes(known, written)
+            others = [name for name in sorted(written) if name not in known.baseline.tables]
+            rows = self.backend.count_rows(self.connection, others)
+        return (
+            dict.fromkeys(written, RowChanges()) | changes | {name: RowChanges(removed=rows[name]) for name in others}
+        )
+
     def reset(self, *, refit: bool = False) -> ResetReport:
         """Reset the database and return what was done.
 
@@ -280,11 +304,15 @@ class Resetter:
             attempts=MOST_ATTEMPTS,
         )
 
-    def _count_changes(self, known: KnownMap) -> dict[QualifiedName, RowChanges]:
-        """Return what a restoration would change, by the tables of the baseline that differ."""
+    def _count_changes(
+        self, known: KnownMap, among: Collection[QualifiedName] | None = None
+    ) -> dict[QualifiedName, RowChanges]:
+        """Return what a restoration would change, by the tables of the baseline that differ; of *among* alone if given."""
         if known.baseline is None:
             return {}
         tables = known.baseline.tables.keys() & known.scope.tables
+        if among is not None:
+            tables &= set(among)
         counted = self.backend.count_changes(self.connection, known.baseline, sorted(tables))
         return {name: changes for name, changes in counted.items() if changes}
 

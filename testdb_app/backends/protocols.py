@@ -183,6 +183,10 @@ class Backend(Protocol):
         """Whether it is certain that nothing was made, dropped or altered between two answers of :meth:`look_for_commits`."""
         ...
 
+    def find_written(self, before: object | None, after: object) -> frozenset[int] | None:
+        """Return the OIDs of all tables that were written between two such answers; None where that is not certain."""
+        ...
+
     def read_objects(self, connection: BaseDatabaseWrapper) -> frozenset[str]:
         """Return the tables, sequences, triggers and what else there is, each by its kind and name. Reads only."""
         ...

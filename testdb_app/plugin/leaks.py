@@ -1,6 +1,6 @@
 """Who left rows: after each test, and after each wide fixture, a look at what it has committed and nobody has taken back.
 
-One cheap query tells whether anybody has committed at all; only then the database is compared with its baseline.
+One cheap query tells whether anybody has committed at all; only then what was written is compared with the baseline.
 A sequence that has moved is told with rows that were left, and is no leak of its own: each insert moves one, rolled back or not.
 """
 
@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from testdb_app.exceptions import BaselineError, LeakError, TestDBError
 from testdb_app.plugin.leak_warning import LeakWarning
+from testdb_app.states import RowChanges
 
 if TYPE_CHECKING:
-    from testdb_app.report import ResetPreview, ResetReport
+    from testdb_app.report import ResetReport
+    from testdb_app.schema import QualifiedName
 
 _MOST_OBJECTS = 8
 
@@ -38,6 +40,8 @@ class LeakFinder:
         # Kept, as they read the schema once.
         self._resetters = {alias: Resetter(alias, to="baseline") for alias in aliases}
         self._images: dict[str, _Image] = {alias: {} for alias in aliases}
+        # The positions at which all tables were compared, and the resetters knew the schema.
+        self._compared_at: dict[str, object | None] = dict.fromkeys(aliases)
         # What was told of the schema, with which there is nothing to compare rows with.
         self._changes: dict[str, set[str]] = {alias: set() for alias in aliases}
         # What there was, and the position up to which that is known.
@@ -77,24 +81,49 @@ class LeakFinder:
         )
         if self._fails:
             raise LeakError(text, owner=who)
-        with warnings.catch_warnings():
-            warnings.simplefilter("always", LeakWarning)
-            code = getattr(inspect.unwrap(function), "__code__", None) if function is not None else None
+        code = getattr(inspect.unwrap(function), "__code__", None) if function is not None else None
+        try:
             if code is None:
                 node.warn(LeakWarning(text))
             else:
                 warnings.warn_explicit(LeakWarning(text), LeakWarning, code.co_filename, code.co_firstlineno)
+        except LeakWarning:
+            # A filter of the user's makes errors of warnings.
+            raise LeakError(text, owner=who) from None
 
     def look(self) -> list[str]:
         """Return what was left since the last look, a text for each database."""
         with self._blocker.unblock():
             return [text for alias in self.aliases for text in self._look_at(alias)]
 
-    def _compare(self, alias: str) -> tuple[_Image, list[str]]:
-        """Compare the database with its baseline; return the tables that differ, and the sequences that have moved."""
+    def _compare(self, alias: str, since: object, position: object) -> Iterator[str]:
+        """Compare with the baseline what was written since the last look; tell what differs, and did not before."""
+        before = self._images[alias]
+        written = self._compare_written(alias, since, position)
+        if written is not None:
+            image = before | _image(written)
+            if not list(_describe(alias, before, image, [])):
+                self._images[alias] = image
+                return
         with _own_connection(alias):
             preview = self._resetters[alias].plan()
-        return _image(preview), [str(name) for name in preview.plan.sequences]
+        rows = {name: RowChanges(removed=count) for name, count in preview.rows.items() if count}
+        self._images[alias], self._compared_at[alias] = _image(rows | dict(preview.changes)), position
+        yield from _describe(alias, before, self._images[alias], [str(name) for name in preview.plan.sequences])
+
+    def _compare_written(
+        self, alias: str, since: object, position: object
+    ) -> Mapping[QualifiedName, RowChanges] | None:
+        """Compare only the tables that the counters show as written; None where all have to be compared."""
+        from django.db import connections  # noqa: PLC0415
+
+        from testdb_app.backends import get_backend  # noqa: PLC0415
+
+        backend = get_backend(connections[alias])
+        written = backend.find_written(since, position)
+        if written is None or not backend.is_schema_same(self._compared_at[alias], position):
+            return None
+        return self._resetters[alias].count_changes(written)
 
     def _compare_objects(self, alias: str, position: object) -> str:
         """Tell which tables, sequences, triggers and the like came or went. Reads them where a catalog may have been written."""
@@ -133,9 +162,7 @@ class LeakFinder:
             if objects:
                 yield f"{_called(alias)}: {objects}"
             if may_differ and since is not None:
-                image, moved = self._compare(alias)
-                before, self._images[alias] = self._images[alias], image
-                yield from _describe(alias, before, image, moved)
+                yield from self._compare(alias, since, position)
         except BaselineError as error:
             new = [change for change in error.changes if change not in self._changes[alias]]
             self._changes[alias].update(new)
@@ -149,11 +176,8 @@ class LeakFinder:
         self._positions[alias] = position
 
 
-def _image(preview: ResetPreview) -> _Image:
-    image = {str(name): (rows, 0, 0) for name, rows in preview.rows.items() if rows}
-    for name, changes in preview.changes.items():
-        image[str(name)] = (changes.removed, changes.updated, changes.inserted)
-    return image
+def _image(changes: Mapping[QualifiedName, RowChanges]) -> _Image:
+    return {str(name): (each.removed, each.updated, each.inserted) for name, each in changes.items()}
 
 
 @contextmanager

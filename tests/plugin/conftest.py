@@ -61,7 +61,9 @@ class Runner:
         project.write("conftest.py", CONFTEST)
         project.write(
             "pytest.ini",
-            "[pytest]\nDJANGO_SETTINGS_MODULE = settings\npython_files = test_*.py\naddopts = --strict-markers\n",
+            "[pytest]\nDJANGO_SETTINGS_MODULE = settings\npython_files = test_*.py\naddopts = --strict-markers\n"
+            # Every other warning is an error there.
+            "filterwarnings = default::testdb_app.pytest_plugin.LeakWarning\n",
         )
 
     def write(self, text: str, name: str = "test_it.py") -> None:

@@ -100,6 +100,119 @@ def test_a_leak_can_be_a_failure(run: Runner) -> None:
     assert "LeakError: The test test_it.py::test_2_leaks has left what" in done.stdout
 
 
+@pytest.mark.postgresql
+def test_a_filter_of_the_user_decides_what_becomes_of_the_warning(run: Runner) -> None:
+    name = "testdb_app.pytest_plugin.LeakWarning"
+    run.write(
+        f"""
+def leave(name):
+    other = connection.copy()
+    try:
+        with other.cursor() as cursor:
+            cursor.execute("INSERT INTO shop_shelf (name) VALUES (%s)", [name])
+    finally:
+        other.close()
+
+@pytest.fixture(scope="session", autouse=True)
+def cleaner(left_at_the_end, django_db_blocker):
+    yield
+    with django_db_blocker.unblock():
+        Shelf.objects.exclude(name="from a migration").delete()
+
+@pytest.fixture(scope="module")
+def wide(django_db_setup, django_db_blocker):
+    with django_db_blocker.unblock():
+        leave("by a fixture")
+
+@pytest.mark.filterwarnings("ignore::{name}")
+def test_1_ignores(db):
+    leave("ignored")
+
+@pytest.mark.filterwarnings("error::{name}")
+def test_2_fails(db):
+    leave("an error")
+
+@pytest.mark.filterwarnings("ignore::{name}")
+def test_3_ignores_its_fixture(wide, db): pass
+
+def test_4_is_told(db):
+    leave("told")
+"""
+    )
+    done = run("--testdb-leaks=warn", fails=True)
+    told = re.findall(r"LeakWarning: (.*)", done.stdout)
+    assert [text.split(" has left")[0] for text in told] == ["The test test_it.py::test_4_is_told"]
+    assert outcomes(done) == {"passed": 4, "error": 1}
+    assert "LeakError: The test test_it.py::test_2_fails has left what" in done.stdout
+    for options in (("-W", f"ignore::{name}"), ("-o", f"filterwarnings=ignore::{name}")):
+        assert "LeakWarning: " not in run("--testdb-leaks=warn", *options, "-k", "test_4").stdout
+
+
+@pytest.mark.postgresql
+def test_only_what_was_written_is_compared_and_each_leak_is_told_once(run: Runner) -> None:
+    run.write(
+        """
+from testdb_app.resetter import Resetter
+
+plans = []
+
+@pytest.fixture(scope="session", autouse=True)
+def comparisons_of_all_tables():
+    plan = Resetter.plan
+    Resetter.plan = lambda self: plans.append(self.using) or plan(self)
+    yield
+    Resetter.plan = plan
+
+@pytest.fixture(scope="session", autouse=True)
+def cleaner(left_at_the_end, django_db_blocker):
+    yield
+    with django_db_blocker.unblock():
+        execute("DELETE FROM shop_shelf WHERE name <> 'from a migration'")
+
+def execute(*statements):
+    other = connection.copy()
+    try:
+        with other.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement)
+    finally:
+        other.close()
+
+TAKEN_BACK = ("INSERT INTO shop_shelf (name) VALUES ('a')", "DELETE FROM shop_shelf WHERE name = 'a'")
+
+def test_1_compares_all(db):
+    execute(*TAKEN_BACK)
+
+@pytest.mark.parametrize("number", range(3))
+def test_2_takes_back(db, number):
+    plans.clear() if number == 0 else None
+    execute(*TAKEN_BACK)
+
+def test_3_leaks(db):
+    assert plans == [], "the tables that were not written were compared"
+    execute("INSERT INTO shop_shelf (name) VALUES ('left')")
+
+def test_4_takes_back(db):
+    execute(*TAKEN_BACK)
+
+def test_5_takes_the_leak_back(db):
+    execute("DELETE FROM shop_shelf WHERE name = 'left'")
+
+def test_6_leaks_again(db):
+    execute("INSERT INTO shop_shelf (name) VALUES ('left')")
+
+def test_7_truncates(db):
+    execute("TRUNCATE shop_shelf CASCADE")
+"""
+    )
+    told = re.findall(r"LeakWarning: (.*?) has left what .*?: (public\S* \([^)]*\))", run("--testdb-leaks=warn").stdout)
+    assert told == [
+        ("The test test_it.py::test_3_leaks", "public.shop_shelf (1 more)"),
+        ("The test test_it.py::test_6_leaks_again", "public.shop_shelf (1 more)"),
+        ("The test test_it.py::test_7_truncates", "public.shop_shelf (1 missing)"),
+    ]
+
+
 def test_nothing_is_told_where_nothing_was_left(run: Runner) -> None:
     run.write(QUIET)
     assert outcomes(run("--testdb-leaks=fail")) == {"passed": 4}

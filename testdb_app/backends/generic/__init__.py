@@ -27,6 +27,7 @@ from testdb_app.backends.defaults import (
     without_start,
     without_watch,
     write_restarts,
+    written_unknown,
 )
 from testdb_app.backends.generic import details, introspection, operations
 from testdb_app.backends.generic.data import GenericData
@@ -81,6 +82,7 @@ class GenericBackend:
     catalog_first = staticmethod(catalog_is_first)
     look_for_commits = staticmethod(look_for_commits_nowhere)
     is_schema_same = staticmethod(nobody_knows_schema)
+    find_written = staticmethod(written_unknown)
     read_objects = staticmethod(read_tables_and_views)
     note_start = staticmethod(without_start)
     is_unwritten = staticmethod(is_never_unwritten)

@@ -20,7 +20,13 @@ from testdb_app.backends.base import (
 from testdb_app.backends.postgresql import baseline as baseline_tables
 from testdb_app.backends.postgresql import catalog, limits, operations, restoring, session, signals
 from testdb_app.backends.postgresql.blocking import find_blockers
-from testdb_app.backends.postgresql.commits import is_schema_same, is_unwritten, look_for_commits, note_start
+from testdb_app.backends.postgresql.commits import (
+    find_written,
+    is_schema_same,
+    is_unwritten,
+    look_for_commits,
+    note_start,
+)
 from testdb_app.backends.postgresql.connection import rolled_back_on_error, run_sql, transaction_status
 from testdb_app.backends.postgresql.data import PostgreSQLData
 from testdb_app.backends.postgresql.details import read_details
@@ -155,6 +161,7 @@ class PostgreSQLBackend:
     transaction_status = staticmethod(transaction_status)
     look_for_commits = staticmethod(look_for_commits)
     is_schema_same = staticmethod(is_schema_same)
+    find_written = staticmethod(find_written)
 
     def read_objects(self, connection: BaseDatabaseWrapper) -> frozenset[str]:
         """List the user's objects. One round trip."""

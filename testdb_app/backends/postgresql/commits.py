@@ -11,6 +11,7 @@ is still in use is either not counted yet, or remembered as unfinished.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +54,7 @@ _MOST = 5_000
 """Where more ids were used than this, somebody may have committed: it is not worth asking for each."""
 _OTHERS = Command(signals.OTHERS, often=True)
 _COUNTED = Command(signals.COUNTED, often=True)
+_WRITTEN = Command(signals.WRITTEN, often=True)
 _NAME = f"{unique_prefix()}next".encode()
 # By the driver's connection, whether the query for the next id is prepared there by that name; False where that goes wrong.
 _is_prepared: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
@@ -69,29 +71,37 @@ class Position:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counted:
-    """What was written in the database at that moment, in all: rows, and rows of catalogs. ``opened`` counts our sessions."""
+    """What was written in the database at that moment, in all: rows, and rows of catalogs. ``opened`` counts our sessions.
+
+    ``tables`` are the rows by the OID of each table, as far as it is no catalog.
+    """
 
     conditions: Conditions
     opened: int
     rows: int
     catalogs: int
+    tables: Mapping[int, int]
 
-    def is_quiet_until(self, later: Counted) -> bool:
-        """Whether nothing was written up to *later*: the same sessions are there, or more of ours, and no count has moved."""
+    def is_comparable(self, later: Counted) -> bool:
+        """Whether the counts tell what was written up to *later*: the same sessions are there, or more of ours."""
         epoch, sessions, others = self.conditions
         expected = (epoch, None if sessions is None else sessions + later.opened - self.opened, others)
-        return later.conditions == expected and later.rows == self.rows
+        return later.conditions == expected
+
+    def is_quiet_until(self, later: Counted) -> bool:
+        """Whether nothing was written up to *later*."""
+        return self.is_comparable(later) and later.rows == self.rows
 
 
 def look_for_commits(connection: BaseDatabaseWrapper, since: object | None) -> tuple[object, bool]:
     """Return the present position, and whether anybody may have committed rows in this database after *since*.
 
-    One round trip where no id was used since. Else two, and a third where one of them was committed; and one more the first
-    time on a connection.
+    One round trip where no id was used since. Else two, a third where one of them was committed, and a fourth where that was in
+    this database; and one more the first time on a connection.
     """
     following = _ask_for_next(connection)
     if not isinstance(since, Position):
-        return Position(next=following, counted=_count(connection, following)), True
+        return Position(next=following, counted=_count(connection, following, None)), True
     if following == since.next and not since.unfinished:
         return since, False
     unfinished: tuple[int, ...] = ()
@@ -101,7 +111,7 @@ def look_for_commits(connection: BaseDatabaseWrapper, since: object | None) -> t
         unfinished = tuple(sorted(int(number) for number, fate in fates if fate == "in progress"))
         if all(fate != "committed" for _, fate in fates):
             return replace(since, next=following, unfinished=unfinished), False
-    counted = _count(connection, following)
+    counted = _count(connection, following, since.counted)
     is_quiet = counted is not None and since.counted is not None and since.counted.is_quiet_until(counted)
     return Position(next=following, unfinished=unfinished, counted=counted), not is_quiet
 
@@ -116,22 +126,51 @@ def is_schema_same(before: object | None, after: object) -> bool:
     )
 
 
-def _count(connection: BaseDatabaseWrapper, following: int) -> Counted | None:
-    """Read what was written, once this session has reported; None where that cannot be trusted. One round trip."""
+def find_written(before: object | None, after: object) -> frozenset[int] | None:
+    """Return the OIDs of the tables that were written between two positions; None where the counts cannot tell.
+
+    They can where no catalog was written, as TRUNCATE does, and the counts of these tables make up all that was.
+    """
+    if not is_schema_same(before, after):
+        return None
+    assert isinstance(before, Position)
+    assert isinstance(after, Position)
+    was, now = before.counted, after.counted
+    if was is None or now is None or not was.is_comparable(now) or was.tables.keys() != now.tables.keys():
+        return None
+    moved = {oid: count - was.tables[oid] for oid, count in now.tables.items() if count != was.tables[oid]}
+    return frozenset(moved) if sum(moved.values()) == now.rows - was.rows else None
+
+
+def _count(connection: BaseDatabaseWrapper, following: int, before: Counted | None) -> Counted | None:
+    """Read what was written, once this session has reported; None where that cannot be trusted.
+
+    One round trip, and another for the tables where anything was written since *before*.
+    """
     if not is_idle(connection):
         # Inside a transaction a session does not report what it did before.
         return None
     batches = ([Command(signals.FORCE_FLUSH, often=True)], [_OTHERS, _COUNTED])
+    pipeline = pipeline_of(connection)
     try:
-        _, others, ((*conditions, rows, catalogs),) = map(rows_of, pipeline_of(connection).run(connection, *batches))
+        _, others, ((*conditions, rows, catalogs),) = map(rows_of, pipeline.run(connection, *batches))
+        found = parse_conditions((conditions[0], int(conditions[1] or 0)), others)
+        # Who commits between the two questions may be in the one, and not in the other.
+        if int(conditions[3]) != following or not are_trusted(found):
+            return None
+        if before is not None and before.rows == int(rows or 0):
+            tables = before.tables
+        else:
+            (result,) = pipeline.run(connection, [_WRITTEN])
+            tables = {int(oid or 0): int(count or 0) for oid, count in rows_of(result)}
     except DatabaseError:
         return None
-    found = parse_conditions((conditions[0], int(conditions[1] or 0)), others)
-    # Who commits between the two questions may be in the one, and not in the other.
-    if int(conditions[3]) != following or not are_trusted(found):
-        return None
     return Counted(
-        conditions=found, opened=sessions_opened(connection), rows=int(rows or 0), catalogs=int(catalogs or 0)
+        conditions=found,
+        opened=sessions_opened(connection),
+        rows=int(rows or 0),
+        catalogs=int(catalogs or 0),
+        tables=tables,
     )
 
 

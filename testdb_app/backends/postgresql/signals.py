@@ -180,6 +180,14 @@ COUNTED = qualify(
 )
 """The conditions, the rows ever written in the database, and those of its catalogs."""
 
+WRITTEN = qualify(f"""
+SELECT c.oid::bigint, {_WRITES.replace("(o)", "(c.oid)")}
+       + CASE WHEN c.reltoastrelid = 0 THEN 0 ELSE {_WRITES.replace("(o)", "(c.reltoastrelid)")} END
+  FROM pg_catalog.pg_class c
+ WHERE c.relkind IN ('r', 'm') AND c.relnamespace <> 'pg_catalog'::pg_catalog.regnamespace
+""")
+"""Every table that is no catalog: its OID, and the rows ever written to it and to the table of its long values."""
+
 
 def look(database: int, *, prepared: bool) -> str:
     """Write the look as a query with two parameters, arrays of OIDs: tables, sequences. It makes the session report.

@@ -24,6 +24,7 @@ from testdb_app.backends.defaults import (
     without_start,
     without_watch,
     write_restarts,
+    written_unknown,
 )
 from testdb_app.backends.sqlite import baseline, details, execution, identity, introspection, limits, operations
 from testdb_app.backends.sqlite.data import SQLiteData
@@ -85,6 +86,7 @@ class SQLiteBackend:
     compare_earlier = staticmethod(baseline.compare_earlier)
 
     is_schema_same = staticmethod(nobody_knows_schema)
+    find_written = staticmethod(written_unknown)
 
     def read_objects(self, connection: BaseDatabaseWrapper) -> frozenset[str]:
         """Return what ``sqlite_master`` lists, but for what SQLite makes itself and the copies of baselines."""
