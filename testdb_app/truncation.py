@@ -111,6 +111,15 @@ def find_refused(
     return frozenset(found)
 
 
+def check_deletable(schema: Schema, names: Iterable[QualifiedName]) -> None:
+    """Raise :class:`PublicationError` where a publication has the server refuse to delete rows of *names*, whatever is done."""
+    causes = _find_causes(schema) if schema.refusing else {}
+    for name in sorted(names):
+        cause = causes.get((name, "DELETE"))
+        if cause is not None and cause.replica_identity is not None:
+            raise _refused_by_publication(name, cause, "")
+
+
 def check_storage(schema: Schema, scope: frozenset[QualifiedName]) -> None:
     """Raise :class:`StorageError` for tables of *scope* whose rows an extension keeps where no reset reaches them for sure."""
     found = [table for table in schema.tables if table.stored_by is not None and table.name in scope]
@@ -180,12 +189,16 @@ def _check_truncatable(
             f'together, as their owner, or exclude {name} from resets, in TESTDB["EXCLUDE"].',
             tables=[str(name)],
         )
+    raise _refused_by_publication(name, cause, f" TRUNCATE does not help: {why}.")
+
+
+def _refused_by_publication(name: QualifiedName, cause: Table, truncate: str) -> PublicationError:
     assert cause.replica_identity is not None
     publications = ", ".join(map(show_part, cause.replica_identity.publications))
     through = "" if cause.name == name else f", because a foreign key would write to {cause.name} with it"
-    raise PublicationError(
+    return PublicationError(
         f"The server refuses to delete rows of {name}{through}: a subscriber of the publication {publications} could not tell "
-        f"the rows of {cause.name} apart. TRUNCATE does not help: {why}. Nothing was changed. Give {cause.name} a primary key "
+        f"the rows of {cause.name} apart.{truncate} Nothing was changed. Give {cause.name} a primary key "
         f"that the publication publishes, or ALTER TABLE {cause.name} REPLICA IDENTITY FULL and have all its columns published; "
         f'or DROP PUBLICATION {publications} in the test database; or exclude {name} from resets, in TESTDB["EXCLUDE"].',
         publications=list(cause.replica_identity.publications),

@@ -6,6 +6,7 @@ A part of :mod:`testdb_app.backends.protocols`, apart from it because a reset ne
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from testdb_app.backends.base import DatabaseIdentity
@@ -65,6 +66,15 @@ class DataBackend(Protocol):
         self, connection: BaseDatabaseWrapper, table: QualifiedName, columns: Sequence[str]
     ) -> tuple[str, ...]:
         """Return the operators by which values of key *columns* are equal."""
+        ...
+
+    def accepting_deletes(
+        self, connection: BaseDatabaseWrapper, schema: Schema, tables: Iterable[QualifiedName]
+    ) -> AbstractContextManager[None]:
+        """Have the server delete from *tables*, inside an open transaction, also where a publication makes it refuse.
+
+        Raises :class:`~testdb_app.exceptions.PublicationError` where it would refuse all the same.
+        """
         ...
 
     def delete_together(

@@ -53,7 +53,8 @@ def remove(
         taken, found = _follow(connection, index, rows, takes_all=dependents == "take")
         if found:
             raise _refuse(found)
-        return _delete(connection, index, taken)
+        with get_backend(connection).data.accepting_deletes(connection, index.schema, taken):
+            return _delete(connection, index, taken)
 
 
 def _follow(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -53,6 +54,12 @@ class GenericData:
     ) -> tuple[str, ...]:
         """Return the one there is."""
         return ("=",) * len(columns)
+
+    def accepting_deletes(
+        self, connection: BaseDatabaseWrapper, schema: Schema, tables: Iterable[QualifiedName]
+    ) -> AbstractContextManager[None]:
+        """Do nothing: nobody refuses."""
+        return nullcontext()
 
     def delete_together(
         self, connection: BaseDatabaseWrapper, deletes: Sequence[tuple[QualifiedName, str, Sequence[Any]]]

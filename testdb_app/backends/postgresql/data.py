@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +21,13 @@ from testdb_app.backends.postgresql.quoting import EQUALS, quote, quote_literal
 from testdb_app.backends.postgresql.restoring import comparable_operators, comparable_rows
 from testdb_app.backends.postgresql.shapes import EXACT_TEXT, TableShape
 from testdb_app.backends.postgresql.stored import store_state
+from testdb_app.backends.postgresql.switches import accept_deletes
 from testdb_app.backends.postgresql.violations import find_late_sequences, find_violations
 from testdb_app.differences import TableDifference
 from testdb_app.exceptions import UnsupportedError
 from testdb_app.schema import QualifiedName, Schema
 from testdb_app.states import Baseline, BaselineTable
+from testdb_app.truncation import check_deletable
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -81,6 +84,32 @@ class PostgreSQLData:
         shapes = [TableShape.from_row(row) for row in rows]
         known = {name: found for shape in shapes for name, found in zip(shape.key, shape.operators, strict=True)}
         return tuple(known.get(column, EQUALS) for column in columns)
+
+    @contextmanager
+    def accepting_deletes(
+        self, connection: BaseDatabaseWrapper, schema: Schema, tables: Iterable[QualifiedName]
+    ) -> Iterator[None]:
+        """Give published tables without a key the replica identity FULL meanwhile. Two round trips where there are any."""
+        names = list(tables)
+        check_deletable(schema, names)
+        full, back = accept_deletes(schema, names)
+        if not full:
+            yield
+            return
+        # A table with pending events of deferred keys cannot be altered.
+        now = "SET CONSTRAINTS ALL IMMEDIATE"
+        run_sql(connection, ";\n".join((now, *full)))
+        yield
+        # In the caller's transaction the keys are put off again.
+        deferred = sorted(
+            {
+                f"{quote(key.table.schema)}.{quote(key.name)}"
+                for key in schema.enforced_foreign_keys
+                if key.deferrable and key.initially_deferred
+            }
+        )
+        later = [f"SET CONSTRAINTS {', '.join(deferred)} DEFERRED"] if deferred else []
+        run_sql(connection, ";\n".join((now, *back, *later)))
 
     def delete_together(
         self, connection: BaseDatabaseWrapper, deletes: Sequence[tuple[QualifiedName, str, Sequence[Any]]]

@@ -61,6 +61,25 @@ def switches(schema: Schema, steps: Many[Step]) -> tuple[list[str], list[str]]:
     return off, on
 
 
+def accept_deletes(schema: Schema, names: Iterable[QualifiedName]) -> tuple[list[str], list[str]]:
+    """Return what has the server delete from published tables without a key, and what gives them their identity back."""
+    tables = sorted({*names, *(below for name in names for below in _partitions_below(schema, name))})
+    steps = [Step(action=Action.DELETE, names=(name,)) for name in tables]
+    found = [
+        schema.by_name[name]
+        for name, events in _events_by_table(schema, steps).items()
+        if schema.by_name[name].owned and _needs_identity(schema.by_name[name], events)
+    ]
+    return (
+        [f"ALTER TABLE ONLY {quote(table.name)} REPLICA IDENTITY FULL" for table in found],
+        [
+            f"ALTER TABLE ONLY {quote(table.name)} REPLICA IDENTITY {table.replica_identity.clause}"
+            for table in found
+            if table.replica_identity is not None
+        ],
+    )
+
+
 def _events_by_table(schema: Schema, steps: Many[Step]) -> dict[QualifiedName, set[str]]:
     found: dict[QualifiedName, set[str]] = {}
     for step in steps:
