@@ -38,9 +38,10 @@ import functools
 import inspect
 import json
 import logging
+import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,12 +51,14 @@ from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DEFAULT_DB_ALIAS, DatabaseError, connections
 from django.db.backends.base.creation import BaseDatabaseCreation
+from django.db.backends.utils import strip_quotes
 from django.db.utils import load_backend
 
 from testdb_app.backends import get_backend
 from testdb_app.backends.base import DatabaseIdentity, FileName, Mark, is_same_file
 from testdb_app.conf import get_settings
 from testdb_app.exceptions import ReadOnlyError, UnsafeDatabaseError, UnsupportedError
+from testdb_app.naming import on_one_line
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -248,12 +251,14 @@ def is_configured(settings: Mapping[str, Any], name: str) -> bool:
 class MadeDatabase:
     """A database that a hook was told to be made for tests, under one alias and name.
 
-    ``is_kept``: it was there before this run. ``stays``: it will be there after it. ``place``: what tells it from another one of
-    that name, from the first look at it on.
+    ``is_kept``: it was there before this run, or nobody saw that the run made it. ``stays``: it will be there after it.
+    ``server``: identifier and start of the server that made it in this run. ``place``: what tells it from another one of that
+    name, from the first look at it on.
     """
 
     is_kept: bool = False
     stays: bool = False
+    server: tuple[str, str] | None = None
     place: tuple[object, ...] | None = None
 
 
@@ -301,7 +306,7 @@ def find_made(identity: DatabaseIdentity) -> MadeDatabase | None:
     if made.place is None:
         # A mirror is compared with what it mirrors, not the other way round.
         original = identity if alias == identity.alias else get_backend(connections[alias]).identify(connections[alias])
-        if original.name != identity.name:
+        if original.name != identity.name or not _is_same_server(made.server, original):
             return None
         made = _made[alias, identity.name] = replace(made, place=_place_of(original))
     return made if _is_same_place(made.place, identity) else None
@@ -314,12 +319,18 @@ def _place_of(identity: DatabaseIdentity) -> tuple[object, ...]:
     return (identity.server,) if not identity.file else ()
 
 
+def _is_same_server(server: tuple[str, str] | None, identity: DatabaseIdentity) -> bool:
+    here = identity.system_identifier, identity.server_started
+    # Where a role may not read the system identifier, the start of the server tells it.
+    which = 1 if server is not None and "" in {server[0], here[0]} else 0
+    return server is None or server[which] == here[which]
+
+
 def _is_same_place(place: tuple[object, ...] | None, identity: DatabaseIdentity) -> bool:
     here = _place_of(identity)
     if place is not None and identity.oid and len(place) == len(here):
-        # Where a role may not read the system identifier, the start of the server tells it: new servers number databases alike.
-        which = 2 if "" in {place[1], here[1]} else 1
-        return (place[0], place[which]) == (here[0], here[which])
+        # New servers number databases alike.
+        return place[0] == here[0] and _is_same_server((str(place[1]), str(place[2])), identity)
     return place == here
 
 
@@ -434,14 +445,16 @@ def _create_test_db(creation: Any, call: Callable[[], Any], given: Mapping[str, 
     # An alias that came after the app was ready has a database of its own, too.
     remember_configured_names({connection.alias: connection.settings_dict})
     name = str(creation._get_test_db_name())
-    with _told(creation, name, keeps=bool(given.get("keepdb"))):
-        if _refuses:
-            _refuse_configured(connection, name)
+    keeps = bool(given.get("keepdb"))
+    with _told(creation, name, keeps=keeps):
+        if _refuses or not keeps:
+            _refuse_configured(creation, name, act="use as a test database" if keeps else "drop", loses_all=not keeps)
         result = call()
         # A vendor's own way may have led to another name.
         final = str(connection.settings_dict["NAME"])
         if final != name:
-            _made[connection.alias, final] = _made.pop((connection.alias, name))
+            made = _made.pop((connection.alias, name))
+            _made.setdefault((connection.alias, final), replace(made, is_kept=True, server=None))
     if connection.vendor != "sqlite":  # a file needs no look: it has no server
         # From now on no other database passes under that name. What fails here fails again where it matters.
         with suppress(Exception):
@@ -453,24 +466,99 @@ def _clone_test_db(creation: Any, call: Callable[[], Any], given: Mapping[str, A
     if "suffix" not in given:
         return call()
     name = str(creation.get_test_db_clone_settings(given["suffix"])["NAME"])
-    with _told(creation, name, keeps=bool(given.get("keepdb"))):
+    keeps = bool(given.get("keepdb"))
+    with _told(creation, name, keeps=keeps, how="_clone_test_db"):
+        if not keeps:
+            _refuse_configured(creation, name, act="drop", loses_all=True)
         result = call()
     made = _made[creation.connection.alias, name]
-    _inherited(creation.connection).setdefault("databases", {})[name] = [made.is_kept, made.stays]
+    _inherited(creation.connection).setdefault("databases", {})[name] = [made.is_kept, made.stays, made.server]
     return result
 
 
 @contextmanager
-def _told(creation: Any, name: str, *, keeps: bool) -> Iterator[None]:
+def _told(creation: Any, name: str, *, keeps: bool, how: str = "_create_test_db") -> Iterator[None]:
     """Remember that *name* is made for tests, while it is made too, as migrations may ask; forget it if that fails."""
     alias = creation.connection.alias
-    _made[alias, name] = MadeDatabase(is_kept=keeps and _may_exist(creation, name), stays=keeps or _stays)
+    _made[alias, name] = MadeDatabase(is_kept=_may_be_kept(creation, name, how), stays=keeps or _stays)
     try:
-        with _noting_existence(creation, alias, name) if keeps else nullcontext():
+        with _noting_creation(creation, name):
             yield
     except BaseException:
         _made.pop((alias, name), None)
         raise
+
+
+def _may_be_kept(creation: Any, name: str, how: str) -> bool:
+    """Whether *name* counts as kept until it was seen to be made."""
+    if creation.connection.vendor != "postgresql":
+        return creation.connection.vendor == "sqlite" and _exists(creation, name)
+    # Django's own way is seen; a project's own, which may make nothing, is not.
+    is_django_own = getattr(type(creation), how).__module__.startswith("django.")
+    return is_django_own or _exists(creation, name)
+
+
+def _exists(creation: Any, name: str) -> bool:
+    """Whether the database is there, as far as that can be asked without a connection to it; True where it cannot.
+
+    A pooler remembers for a while that a connection to a database failed which is made in the next moment.
+    """
+    if creation.connection.vendor == "sqlite":
+        named = FileName.parse(name)
+        return not named.is_in_memory and Path(named.path).exists()
+    if not hasattr(creation, "_database_exists"):
+        return True
+    with creation._nodb_cursor() as cursor:
+        return bool(creation._database_exists(cursor, name))
+
+
+def _opened(path: str) -> AbstractContextManager[Any]:
+    """Open a file if that is possible, and does not keep it from being removed."""
+    if os.name != "nt":
+        with suppress(OSError):
+            return Path(path).open("rb")
+    return nullcontext()
+
+
+@contextmanager
+def _noting_creation(creation: Any, name: str) -> Iterator[None]:
+    """Note which databases are really made while the block runs, and on which server.
+
+    On PostgreSQL Django makes each by ``_execute_create_test_db()``, which asks ``_database_exists()`` about one to keep (5.2,
+    6.0, 6.1). A SQLite file is another one unless it is still that of before: one that is open keeps its inode.
+    """
+    alias = creation.connection.alias
+    if creation.connection.vendor == "sqlite":
+        with _opened(FileName.parse(name).path) if _made[alias, name].is_kept else nullcontext() as before:
+            yield
+            if before is not None:
+                now = Path(FileName.parse(name).path).stat()
+                is_same = os.path.samestat(os.fstat(before.fileno()), now)
+                _made[alias, name] = replace(_made[alias, name], is_kept=is_same)
+        return
+    original = getattr(creation, "_execute_create_test_db", None)
+    if original is None or creation.connection.vendor != "postgresql":
+        yield
+        return
+
+    def execute(cursor: Any, parameters: Any, *arguments: Any, **options: Any) -> Any:
+        made = strip_quotes(parameters["dbname"])
+        existed = creation._database_exists(cursor, made)
+        result = original(cursor, parameters, *arguments, **options)
+        if not existed and creation._database_exists(cursor, made):
+            server = None
+            with suppress(Exception):  # what fails here fails again where it matters
+                identity = get_backend(cursor.db).identify(cursor.db)
+                server = identity.system_identifier, identity.server_started
+            stays = _made[alias, name].stays
+            _made[alias, made] = MadeDatabase(is_kept=False, stays=stays, server=server)
+        return result
+
+    creation._execute_create_test_db = execute
+    try:
+        yield
+    finally:
+        del creation._execute_create_test_db
 
 
 @contextmanager
@@ -486,49 +574,37 @@ def told_of_kept(connection: BaseDatabaseWrapper, name: str) -> Iterator[None]:
             _made.pop(key, None)
 
 
-def _may_exist(creation: Any, name: str) -> bool:
-    if creation.connection.vendor != "sqlite":
-        return hasattr(creation, "_database_exists")
-    named = FileName.parse(name)
-    return not named.is_in_memory and Path(named.path).exists()
+def _refuse_configured(creation: Any, name: str, *, act: str, loses_all: bool) -> None:
+    """Raise the guard's error for a name that means a configured database, unless that is named or marked.
 
-
-@contextmanager
-def _noting_existence(creation: Any, alias: str, name: str) -> Iterator[None]:
-    """Note what PostgreSQL answers to Django's own question, whether the database to keep is there.
-
-    ``_database_exists()`` is Django's in 5.2, 6.0 and 6.1. Where it is not asked, the database counts as kept; other vendors'
-    have no marks, so that nothing is said of them.
+    With *loses_all* Django is about to drop it: then one that has no tables passes, too, if no run of ours resets it later.
     """
-    original = getattr(creation, "_database_exists", None)
-    if original is None:
-        yield
-        return
-
-    def database_exists(*arguments: Any) -> Any:
-        exists = original(*arguments)
-        _made[alias, name] = replace(_made[alias, name], is_kept=bool(exists))
-        return exists
-
-    creation._database_exists = database_exists
-    try:
-        yield
-    finally:
-        del creation._database_exists
-
-
-def _refuse_configured(connection: BaseDatabaseWrapper, name: str) -> None:
-    """Raise the guard's error for a test name that means a configured database, unless that is named or marked."""
-    if not is_configured(connection.settings_dict, name):
-        return
-    if connection.vendor == "sqlite" and not Path(FileName.parse(name).path).exists():
+    connection = creation.connection
+    if not is_configured(connection.settings_dict, name) or not _exists(creation, name):
         return
     with renamed(connection, name):
         try:
-            identity = get_backend(connection).identify(connection)
-        except DatabaseError:
-            return  # there is nothing to lose, or Django says what is wrong
-        check_may_reset(identity, act="use as a test database")
+            backend = get_backend(connection)
+            identity = backend.identify(connection)
+            if loses_all and not _refuses and not _has_tables(connection):
+                return
+        except DatabaseError as error:
+            if not loses_all or connection.vendor != "postgresql":
+                return  # Django says what is wrong; elsewhere there may be no such database
+            raise UnsafeDatabaseError(
+                f'Refusing to {act} database "{name}" (alias "{connection.alias}"): an alias has it configured as its own, and '
+                f"nobody can look whether it has tables ({on_one_line(str(error))}). If it may be dropped, drop it yourself.",
+                rule="unknown",
+                database=name,
+                alias=connection.alias,
+            ) from error
+        check_may_reset(identity, act=act)
+
+
+def _has_tables(connection: BaseDatabaseWrapper) -> bool:
+    """Whether there are tables, other than those of an extension, which an image of a database brings along."""
+    tables = get_backend(connection).read_schema(connection).tables
+    return any(table.stores_rows and table.extension is None for table in tables)
 
 
 @contextmanager
@@ -568,8 +644,8 @@ def _setup_worker_connection(creation: Any, call: Callable[[], Any], _given: Map
     result = call()
     alias = creation.connection.alias
     inherited = creation.connection.settings_dict.get("TEST", {}).get(_INHERITED) or {}
-    for name, (is_kept, stays) in inherited.get("databases", {}).items():
-        _made.setdefault((alias, name), MadeDatabase(is_kept=is_kept, stays=stays))
+    for name, (is_kept, stays, server) in inherited.get("databases", {}).items():
+        _made.setdefault((alias, name), MadeDatabase(is_kept=is_kept, stays=stays, server=server and tuple(server)))
     if "mirrors" in inherited:
         _mirrored[alias] = inherited["mirrors"]
     return result
@@ -580,6 +656,9 @@ def _destroy_test_db(creation: Any, call: Callable[[], Any], given: Mapping[str,
     suffix = given.get("suffix")
     settings = connection.settings_dict if suffix is None else creation.get_test_db_clone_settings(suffix)
     name = str(settings["NAME"])
+    made = _made.get((connection.alias, name))
+    if not given.get("keepdb") and (made is None or made.is_kept):
+        _refuse_configured(creation, name, act="drop", loses_all=True)
     result = call()
     if not given.get("keepdb"):
         _made.pop((connection.alias, name), None)
@@ -655,7 +734,9 @@ def _reasons(identity: DatabaseIdentity) -> Iterator[str]:
     made = _made.get((_mirrored.get(identity.alias, identity.alias), identity.name))
     if made is not None and owner is not None:
         yield f'the test runner uses it, but alias "{owner}" has it configured as its own'
-    elif made is not None and made.place is not None and not _is_same_place(made.place, identity):
+    elif made is not None and not (
+        _is_same_server(made.server, identity) and (made.place is None or _is_same_place(made.place, identity))
+    ):
         yield "the test database that this run made has the same name, but is another one, or on another server"
     elif made is not None and made.is_kept and _unknown_aliases():
         listed = ", ".join(f'"{alias}"' for alias in _unknown_aliases())

@@ -80,7 +80,7 @@ def prepare_test_database(using: str, *, allow_database: tuple[str, ...] = ()) -
         # To capture what is there now would make rows of a killed run part of the baseline.
         raise
     except BaselineFormatError:
-        _leave_earlier_format(using)
+        _leave_earlier_format(using, allow_database)
         capture_baseline(using, replace=True, allow_database=allow_database)
     except BaselineError as error:
         logger.info("%s: the kept baseline is out of date: %s", using, error)
@@ -130,7 +130,7 @@ def _find_doubtful(using: str) -> list[str]:
     ]
 
 
-def _leave_earlier_format(using: str) -> None:
+def _leave_earlier_format(using: str, allow_database: tuple[str, ...] = ()) -> None:
     """Prove that no rows of an earlier run are there, and set the sequences back, as a new baseline takes what it finds.
 
     Raises :class:`BaselineFormatError` where a table is not as its copy in the baseline of the earlier format.
@@ -143,7 +143,7 @@ def _leave_earlier_format(using: str) -> None:
     if earlier.changes:
         raise not_proved(f'database "{_name(using)}" (alias "{using}")', earlier.changes)
     with explained(connection, "Restarting the sequences of"):
-        _execute(connection, _Restarts(schema=schema, statements=earlier.restarts))
+        _execute(connection, _Restarts(schema=schema, statements=earlier.restarts), allow_database)
     logger.warning(
         "%s: the baseline of database %s is of an earlier version of testdb_app. Every table is as its copy: captured anew.",
         using,
@@ -224,12 +224,11 @@ def restart_sequences(using: str) -> None:
             _execute(connection, _restarts[key])
 
 
-def _execute(connection: BaseDatabaseWrapper, restarts: _Restarts) -> None:
+def _execute(connection: BaseDatabaseWrapper, restarts: _Restarts, allow_database: tuple[str, ...] = ()) -> None:
     if restarts.statements:
         backend = get_backend(connection)
         identity = backend.identify(connection)
-        # The reset before it was permitted for the database of this name.
-        guard.check_may_reset(identity, allow=[_name(connection.alias)])
+        guard.check_may_reset(identity, allow=allow_database, act="restart the sequences of")
         with transaction.atomic(using=connection.alias), connection.cursor() as cursor:
             backend.data.prove(connection, identity, restarts.schema)
             for statement in restarts.statements:

@@ -18,6 +18,7 @@ from testdb_app.backends.postgresql.connection import server_version
 from testdb_app.backends.postgresql.preconditions import Precondition
 from testdb_app.baseline import capture_baseline, drop_baseline
 from testdb_app.exceptions import UnsafeDatabaseError
+from testdb_app.preparing import restart_sequences
 from testdb_app.resetter import Resetter
 from tests.guard.conftest import content
 from tests.guard.switching import SwitchingPool
@@ -134,6 +135,20 @@ def test_a_server_of_another_version_is_refused_by_the_guard_whatever_fails_ther
         assert caught.value.rule in {"names-differ", "unknown"}
     assert content(production) == before
     assert not production.value("SELECT count(*) FROM pg_namespace WHERE nspname = 'testdb'")
+
+
+def test_sequences_are_restarted_only_where_the_guard_permits_it(
+    filled: ScratchDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled.execute("DELETE FROM item; DELETE FROM shelf")
+    capture_baseline("scratch", allow_database=filled.name)
+    before = content(filled)
+    with pytest.raises(UnsafeDatabaseError, match="Refusing to restart the sequences of"):
+        restart_sequences("scratch")
+    assert content(filled) == before == [(3, True), (2, True)]
+    monkeypatch.setattr(guard, "_trusted_names", {"scratch": {filled.name}})
+    restart_sequences("scratch")
+    assert content(filled) == [(1, False), (1, False)]
 
 
 DIFFERENCES: dict[str, tuple[dict[str, Any], str, str]] = {

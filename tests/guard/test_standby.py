@@ -1,4 +1,4 @@
-"""A hot standby: a server in recovery that answers queries. It needs no primary to be one."""
+"""Servers of one's own: a hot standby, which needs no primary to be one, and a publisher of logical replication."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -59,18 +60,25 @@ class Cluster:
         )
         assert done.returncode == 0, done.stdout
 
-    def make_standby(self) -> None:
+    def make(self, *, is_standby: bool) -> None:
         options = ["-U", SUPERUSER, "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync", "--no-instructions"]
         self.run("initdb", "-D", str(self.data), *options)
         # Single-user mode takes a statement a line.
         for database, statements in (("postgres", f"CREATE DATABASE {DATABASE}\n"), (DATABASE, ROWS)):
             self.run("postgres", "--single", "-D", str(self.data), "-c", "exit_on_error=on", database, feed=statements)
+        if not is_standby:
+            return
         (self.data / "standby.signal").write_bytes(b"")
         if self.account.user is not None and self.account.group is not None:
             os.chown(self.data / "standby.signal", self.account.user, self.account.group)
 
     def start(self) -> subprocess.Popen[bytes]:
-        settings = {"listen_addresses": "", "unix_socket_directories": str(self.folder), "fsync": "off"}
+        settings = {
+            "listen_addresses": "",
+            "unix_socket_directories": str(self.folder),
+            "fsync": "off",
+            "wal_level": "logical",
+        }
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         log = self.folder.parent / "log"
         with log.open("wb") as file:
@@ -93,9 +101,9 @@ class Cluster:
         raise AssertionError(log.read_text())
 
 
-@pytest.fixture(scope="module")
-def standby() -> Iterator[Path]:
-    """Start a server on a standby's data; yield the folder of its socket."""
+@contextlib.contextmanager
+def running(*, is_standby: bool) -> Iterator[Path]:
+    """Start a server; yield the folder of its socket."""
     try:
         installation = find_installation(os.environ.get(CHOICE_VARIABLE))
     except NoPostgresError:
@@ -106,7 +114,7 @@ def standby() -> Iterator[Path]:
     account.own(base / "s")
     cluster = Cluster(folder=base / "s", installation=reachable(installation, account, base), account=account)
     try:
-        cluster.make_standby()
+        cluster.make(is_standby=is_standby)
         server = cluster.start()
         try:
             yield cluster.folder
@@ -117,16 +125,28 @@ def standby() -> Iterator[Path]:
         shutil.rmtree(base)
 
 
-@pytest.fixture
-def alias(standby: Path, django_db_blocker: pytest.FixtureRequest) -> Iterator[str]:
-    configuration = {"NAME": DATABASE, "HOST": str(standby), "PORT": "5432", "USER": SUPERUSER, "PASSWORD": ""}
+@contextlib.contextmanager
+def registered(alias: str, folder: Path) -> Iterator[str]:
+    configuration = {"NAME": DATABASE, "HOST": str(folder), "PORT": "5432", "USER": SUPERUSER, "PASSWORD": ""}
     engine = {"ENGINE": "django.db.backends.postgresql", "OPTIONS": {}}
-    connections.settings["standby"] = {**connections.settings["default"], **engine, **configuration}
-    with django_db_blocker.unblock():
-        yield "standby"
-        connections["standby"].close()
-    del connections["standby"]
-    del connections.settings["standby"]
+    connections.settings[alias] = {**connections.settings["default"], **engine, **configuration}
+    yield alias
+    connections[alias].close()
+    del connections[alias]
+    del connections.settings[alias]
+
+
+@pytest.fixture(scope="module")
+def standby() -> Iterator[Path]:
+    """A server on a standby's data."""
+    with running(is_standby=True) as folder:
+        yield folder
+
+
+@pytest.fixture
+def alias(standby: Path, django_db_blocker: Any) -> Iterator[str]:
+    with django_db_blocker.unblock(), registered("standby", standby) as alias:
+        yield alias
 
 
 def test_a_standby_is_refused_though_it_is_marked_and_named(alias: str) -> None:
@@ -140,3 +160,18 @@ def test_a_standby_is_refused_though_it_is_marked_and_named(alias: str) -> None:
 
 def test_a_plan_can_be_read_on_a_standby(alias: str) -> None:
     assert Resetter(alias).plan().total_rows == 1
+
+
+def test_a_database_whose_changes_a_subscriber_gets_is_reset_with_a_warning(django_db_blocker: Any) -> None:
+    with running(is_standby=False) as folder, django_db_blocker.unblock(), registered("publisher", folder) as alias:
+        assert Resetter(alias, to="empty").reset().warning is None
+        with connections[alias].cursor() as cursor:
+            cursor.execute("CREATE PUBLICATION p FOR ALL TABLES")
+            cursor.execute("CREATE DATABASE elsewhere")
+            cursor.execute("SELECT pg_create_logical_replication_slot('sub_1', 'pgoutput')")
+        warning = Resetter(alias, to="empty").reset().warning
+        assert "whoever reads its logical replication slots (sub_1)" in (warning or "")
+        connections[alias].close()
+        connections[alias].settings_dict["NAME"] = "elsewhere"
+        assert Resetter(alias, allow_database="elsewhere").reset().warning is None
+        connections[alias].settings_dict["NAME"] = DATABASE

@@ -21,7 +21,7 @@ _SYSTEM_IDENTIFIER = """
        END"""
 
 # database, its OID, system identifier ('': no privilege), start of the server, user, server address, port, is standby,
-# is read-only, isolation, is protected, bears a test mark, what that is bound to
+# is read-only, isolation, logical slots of this database, is protected, bears a test mark, what that is bound to
 # to_regclass() would raise for a schema without USAGE; the catalog never does. Operators and types are qualified: the search
 # path is the user's, and may offer others before those of pg_catalog.
 IDENTITY = f"""
@@ -38,6 +38,10 @@ SELECT pg_catalog.current_database(),
            OR pg_catalog.current_setting('transaction_read_only')::boolean,
        pg_catalog.current_setting('transaction_isolation'),
        pg_catalog.current_setting('session_replication_role'),
+       ARRAY(SELECT r.slot_name::pg_catalog.text
+               FROM pg_catalog.pg_replication_slots r
+              WHERE r.slot_type OPERATOR(pg_catalog.=) 'logical'
+                AND r.database OPERATOR(pg_catalog.=) pg_catalog.current_database()),
        m.is_protected,
        m.is_marked,
        m.binding

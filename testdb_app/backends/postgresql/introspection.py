@@ -7,7 +7,7 @@ Names are joined on OIDs throughout: a constraint's name is unique only within i
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Sequence as Rows
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from testdb_app.backends.postgresql.queries import read_rows
 from testdb_app.backends.postgresql.quoting import quote
 from testdb_app.backends.postgresql.shapes import is_baseline_table
 from testdb_app.exceptions import UnsupportedError
+from testdb_app.naming import show_part
 from testdb_app.schema import (
     DerivedRelation,
     ForeignKey,
@@ -55,6 +56,10 @@ _LEFT_OUT = {"f": "foreign table", "t": "temporary table", "own": "kept by testd
 _NO_IDENTIFIER = (
     "The role may not execute pg_control_system(), so this server is told from others by the time of its start alone. Let a "
     "superuser run: GRANT EXECUTE ON FUNCTION pg_control_system() TO the role."
+)
+_SLOTS = (
+    "Changes of this database go on to whoever reads its logical replication slots ({slots}): a subscriber deletes the rows that "
+    "are deleted here. If that is not meant, drop the subscription, or the publication."
 )
 
 
@@ -332,7 +337,7 @@ def _materialized_views(rows: Iterable[Rows[Any]], names: Mapping[int, Qualified
 def parse_identity(connection: BaseDatabaseWrapper, row: Rows[Any]) -> DatabaseIdentity:
     """Make the identity from the one row of :data:`catalog.IDENTITY`."""
     name, oid, system_identifier, server_started, user, address, port, *rest = row
-    is_standby, is_read_only, isolation, role, protected, has_test_mark, binding = rest
+    is_standby, is_read_only, isolation, role, slots, protected, has_test_mark, binding = rest
     if not isinstance(name, str):
         # The driver returns bytes then.
         raise UnsupportedError(
@@ -353,7 +358,7 @@ def parse_identity(connection: BaseDatabaseWrapper, row: Rows[Any]) -> DatabaseI
         oid=oid,
         system_identifier=system_identifier,
         server_started=server_started,
-        warning=None if system_identifier else _NO_IDENTIFIER,
+        warning=" ".join(_warnings(system_identifier, slots)) or None,
         user=user,
         is_standby=is_standby,
         is_read_only=is_read_only,
@@ -362,6 +367,13 @@ def parse_identity(connection: BaseDatabaseWrapper, row: Rows[Any]) -> DatabaseI
         marks=frozenset(mark for mark, holds in found if holds),
         misfit=misfit,
     )
+
+
+def _warnings(system_identifier: str, slots: Iterable[str]) -> Iterator[str]:
+    if not system_identifier:
+        yield _NO_IDENTIFIER
+    if slots:
+        yield _SLOTS.format(slots=", ".join(show_part(slot) for slot in slots))
 
 
 def write_binding(identity: DatabaseIdentity) -> str:
