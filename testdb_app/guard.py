@@ -43,6 +43,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -643,7 +644,9 @@ def _set_as_test_mirror(creation: Any, call: Callable[[], Any], given: Mapping[s
 def _setup_worker_connection(creation: Any, call: Callable[[], Any], _given: Mapping[str, Any]) -> Any:
     result = call()
     alias = creation.connection.alias
-    inherited = creation.connection.settings_dict.get("TEST", {}).get(_INHERITED) or {}
+    test = creation.connection.settings_dict.get("TEST", {})
+    # Whoever has no parent inherits nothing: there it came into the settings in another way.
+    inherited = (parent_process() and test.get(_INHERITED)) or {}
     for name, (is_kept, stays, server) in inherited.get("databases", {}).items():
         _made.setdefault((alias, name), MadeDatabase(is_kept=is_kept, stays=stays, server=server and tuple(server)))
     if "mirrors" in inherited:
