@@ -58,14 +58,13 @@ PARTS_OF_WHAT_IS_QUALIFIED = {
     "signals": {"_PREPARED", "_CALLS", "_conditions", "_moved"},
     "signs": {"_reported", "_pending"},
 }
-# An "=" that is no operator: of SET, and of PL/pgSQL.
-NO_OPERATORS = {"limits": {"_set"}, "restoring": {"restore_in_passes", "_try"}}
+# An "=" that is no operator: of advice to people, of SET, and of PL/pgSQL.
+NO_OPERATORS = {"errors": {"_translate"}, "limits": {"_set"}, "restoring": {"restore_in_passes", "_try"}}
 ALLOWED = (AFTER_THE_SAFE_PATH, PARTS_OF_WHAT_IS_QUALIFIED, NO_OPERATORS)
 # Words that no search path decides: keywords written like a function, the columns of an alias, PL/pgSQL and SET.
 NO_FUNCTIONS = {
     "coalesce": "a keyword",
     "u": "the alias of a function and its columns",
-    "pg_terminate_backend": "advice of an error",
     "pg_default": "a tablespace: it has no schema",
     "pg_temp": "the value of search_path",
     "pg_catalog": "the value of search_path",
@@ -85,6 +84,8 @@ def _strings(node: ast.AST, owner: str, *, is_qualified: bool) -> Iterator[tuple
     match node:
         case ast.Expr(value=ast.Constant()) | ast.Raise():
             return  # a docstring; a message
+        case ast.Call(func=ast.Name(id=name)) if name.endswith("Error"):
+            return  # a message
         case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
             owner = owner or name
         case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):

@@ -21,7 +21,8 @@ _SYSTEM_IDENTIFIER = """
        END"""
 
 # database, its OID, system identifier ('': no privilege), start of the server, user, server address, port, is standby,
-# is read-only, isolation, logical slots of this database, is protected, bears a test mark, what that is bound to
+# is read-only, isolation, session_replication_role, logical slots of this database, is protected, bears a test mark, what that
+# is bound to
 # to_regclass() would raise for a schema without USAGE; the catalog never does. Operators and types are qualified: the search
 # path is the user's, and may offer others before those of pg_catalog.
 IDENTITY = f"""
