@@ -13,6 +13,8 @@ from django.db import connections
 from psycopg import sql
 
 from testdb_app import guard
+from testdb_app.backends import get_backend
+from testdb_app.backends.base import Mark
 from testdb_app.exceptions import UnsafeDatabaseError
 from testdb_app.resetter import Resetter
 from tests.guard.conftest import ROWS
@@ -194,6 +196,30 @@ def test_a_clone_does_not_take_the_place_of_a_real_database(
         with refused("Refusing to drop", other.name):
             act(suffix=number, verbosity=0)
     assert other.count("item") == 3
+
+
+@needs_postgresql
+def test_a_kept_clone_gets_a_mark_of_its_own(real: ScratchDatabase) -> None:
+    connection = connections["real"]
+    name = connection.settings_dict["TEST"]["NAME"] = f"test_{real.name}"
+    backend = get_backend(connection)
+    create(keepdb=True)
+    try:
+        guard.mark_kept_database(connection)
+        for is_kept in (False, True):
+            connection.creation.clone_test_db(suffix="1", verbosity=0, keepdb=True)
+            assert guard._made["real", f"{name}_1"].is_kept == is_kept
+            with guard.renamed(connection, f"{name}_1"):
+                before = backend.identify(connection)
+                # The mark in the template does not count in its clone.
+                assert (Mark.TEST in before.marks, "it is a copy of that" in before.misfit) == (is_kept, not is_kept)
+                assert guard.check_may_reset(before) == "test-runner"
+                guard.mark_kept_database(connection)
+                assert Mark.TEST in backend.identify(connection).marks
+            assert Mark.TEST in backend.identify(connection).marks
+    finally:
+        connection.creation.destroy_test_db(suffix="1", verbosity=0)
+        destroy()
 
 
 # What is said to be made, and is not
