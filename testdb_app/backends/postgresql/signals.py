@@ -184,7 +184,7 @@ WRITTEN = qualify(f"""
 SELECT c.oid::bigint, {_WRITES.replace("(o)", "(c.oid)")}
        + CASE WHEN c.reltoastrelid = 0 THEN 0 ELSE {_WRITES.replace("(o)", "(c.reltoastrelid)")} END
   FROM pg_catalog.pg_class c
- WHERE c.relkind IN ('r', 'm') AND c.relnamespace <> 'pg_catalog'::pg_catalog.regnamespace
+ WHERE c.relkind = ANY ('{{r,m}}') AND c.relnamespace <> 'pg_catalog'::pg_catalog.regnamespace
 """)
 """Every table that is no catalog: its OID, and the rows ever written to it and to the table of its long values."""
 
