@@ -77,7 +77,8 @@ def test_what_is_written_after_the_tables_were_compared_is_taken_back_also_where
     def count_changes(*args: Any, **options: Any) -> Any:
         changes = count(*args, **options)
         compared.append(changes)
-        if len(compared) == 1:
+        # The second way compares them for the first time, and the third once more.
+        if len(compared) == (1 if way == "anew" else 2):
             scratch.execute(MEANWHILE[meanwhile])
         return changes
 
@@ -98,7 +99,7 @@ def test_rows_that_a_policy_hides_from_the_owner_are_put_back_also_where_rows_ne
         f"{create}; CREATE TABLE secret (id integer PRIMARY KEY, name text UNIQUE);"
         "INSERT INTO secret VALUES (1, 'one'), (2, 'two'), (3, 'three');"
         "ALTER TABLE secret ENABLE ROW LEVEL SECURITY; ALTER TABLE secret FORCE ROW LEVEL SECURITY;"
-        "CREATE POLICY few ON secret USING (id = 1)"
+        "CREATE POLICY few ON secret USING (id < 4)"
     )
     capture_baseline(scratch.alias, allow_database=scratch.name)
     before = content(scratch)
@@ -106,14 +107,14 @@ def test_rows_that_a_policy_hides_from_the_owner_are_put_back_also_where_rows_ne
     for _ in range(3):
         scratch.execute(write)
         with scratch.superuser() as session:
-            session.execute("INSERT INTO secret VALUES (4, 'four'); UPDATE secret SET name = 'x' WHERE id = 2")
+            session.execute("INSERT INTO secret VALUES (4, 'four')")
         resetter.reset()
         assert content(scratch) == before
-    # The unique values of hidden rows are exchanged, which takes the other way for the table itself.
+    # Unique values are exchanged there, also with a hidden row, which takes the other way for the table itself.
     with scratch.superuser() as session:
         session.execute(
             "UPDATE secret SET name = 'x' WHERE id = 2; UPDATE secret SET name = 'two' WHERE id = 3;"
-            "UPDATE secret SET name = 'three' WHERE id = 2"
+            "UPDATE secret SET name = 'three' WHERE id = 2; UPDATE secret SET name = 'y' WHERE id = 1; INSERT INTO secret VALUES (4, 'one')"
         )
     resetter.reset()
     assert content(scratch) == before
