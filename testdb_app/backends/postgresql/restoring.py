@@ -113,7 +113,7 @@ def restore(
                 f"d{number} AS (DELETE FROM ONLY {quote(name)} "
                 f"WHERE {equals('ctid', _found(number, 'old', 'new IS NULL'))} RETURNING 1)"
             )
-    first = _after("d", written)
+    first = _after("d", written, parts)
     updates = [number for number in written if (table := kept[number]) is not None and table.key]
     for number in updates:
         table = kept[number]
@@ -122,7 +122,7 @@ def restore(
             parts.append(f"u{number} AS ({update})")
         else:
             parts.append(f"u{number} AS (SELECT 1 WHERE false)")
-    then = [part for part in (first, _after("u", updates)) if part]
+    then = [part for part in (first, _after("u", updates, parts)) if part]
     for number, table in enumerate(kept):
         if table is not None:
             missing = [equals("c.ctid", _found(number, "new", "old IS NULL"))] if number in written else []
@@ -240,11 +240,19 @@ def _found(number: int, place: str, condition: str) -> str:
     return f"ANY (ARRAY(SELECT {place} FROM x{number} WHERE {condition}))"
 
 
-def _after(kind: str, numbers: Many[int]) -> str:
-    """A condition that is always true, and that makes PostgreSQL finish those parts of the statement first."""
-    return " AND ".join(
-        f"(SELECT pg_catalog.count(*) FROM {kind}{number}) OPERATOR(pg_catalog.>=) 0" for number in numbers
-    )
+def _after(kind: str, numbers: Many[int], parts: list[str]) -> str:
+    """A condition that is always true, and that makes PostgreSQL finish those parts of the statement first.
+
+    Many are counted once, in a part of their own: each part that comes after them would repeat all their counts.
+    """
+    if not numbers:
+        return ""
+    counted = f"{kind}{numbers[0]}"
+    if len(numbers) > 1:
+        rows = " UNION ALL ".join(f"SELECT FROM {kind}{number}" for number in numbers)
+        counted = f"all_{kind}"
+        parts.append(f"{counted} AS MATERIALIZED (SELECT pg_catalog.count(*) AS rows FROM ({rows}) r)")
+    return f"(SELECT pg_catalog.count(*) FROM {counted}) OPERATOR(pg_catalog.>=) 0"
 
 
 def _counts(kept: Many[BaselineTable | None], written: Many[int]) -> Iterator[str]:
