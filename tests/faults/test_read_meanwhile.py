@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from django.db import Error
 
+from testdb_app.backends.postgresql.queries import read_rows
 from testdb_app.baseline import capture_baseline
 from testdb_app.exceptions import ConcurrencyError, ResetError
 from tests.scratch import ScratchDatabase
@@ -97,3 +98,12 @@ def test_a_deadlock_while_reading_is_tried_again(many: ScratchDatabase) -> None:
         other.commit()
     worker.join()
     assert [error for error in errors if not isinstance(error, ConcurrencyError)] == []
+
+
+def test_queries_of_the_catalog_are_not_compiled(scratch):
+    """With a publication to read, the server compiled for 5 seconds."""
+    with scratch.connection.cursor() as cursor:
+        cursor.execute("SET jit = on")
+        assert read_rows(scratch.connection, ["SELECT current_setting('jit')"]) == [[("off",)]]
+        cursor.execute("SELECT current_setting('jit')")
+        assert cursor.fetchone() == ("on",)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from django.db import DatabaseError, InterfaceError
 
 from testdb_app.backends.base import OWN_SCHEMA, DatabaseIdentity, has_autocommit
-from testdb_app.backends.postgresql.connection import Result, rolled_back_on_error, run_sql
+from testdb_app.backends.postgresql.connection import WITHOUT_JIT, Result, rolled_back_on_error, run_sql
 from testdb_app.backends.postgresql.errors import ABOUT_OBJECTS, describe_database, sqlstate, translate
 from testdb_app.backends.postgresql.operations import DROP_SCHEMA, SHARED, set_sequence
 from testdb_app.backends.postgresql.preconditions import (
@@ -293,6 +293,7 @@ def _opening(
     yield "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
     yield f"SET LOCAL lock_timeout = '{milliseconds(lock_timeout)}ms'"
     yield "SET LOCAL row_security = off"
+    yield WITHOUT_JIT
     yield PLAIN_SPELLING
     yield _prove(identity)
     # Whoever made a schema of that name just before owns it.

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 SAFE_PATH = "SET LOCAL search_path = pg_catalog, pg_temp"
 """Has a transaction take operators, functions and types from the catalog. Temporary tables come last, and shadow none of it."""
 
+WITHOUT_JIT = "SET LOCAL jit = off"
+"""Has a transaction compile nothing. The planner overrates queries of the catalog, and to compile one takes seconds."""
+
 # libpq's PQTRANS_IDLE, PQTRANS_ACTIVE, PQTRANS_INTRANS and PQTRANS_INERROR; psycopg is imported late, because it is optional.
 _IDLE = 0
 _STATUS = {
@@ -118,7 +121,7 @@ def read_safely(
     """
     nested = is_nested(connection)
     # Several statements in one message are one transaction, in which SET LOCAL holds.
-    before, after = [*settings], list[str]()
+    before, after = [WITHOUT_JIT, *settings], list[str]()
     if nested:
         before.insert(0, "SAVEPOINT testdb_reset")
         after = ["ROLLBACK TO SAVEPOINT testdb_reset", "RELEASE SAVEPOINT testdb_reset"]
