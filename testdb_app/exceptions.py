@@ -172,7 +172,7 @@ class Blocker:
     """A session that holds a lock which a reset waits for.
 
     ``age_seconds`` counts from the start of its transaction; ``query`` is its current or last statement
-    (None where the role may not see it); ``pid`` is None for a prepared transaction.
+    (None where the role may not see it); ``pid`` is None for a prepared transaction, whose identifier is ``prepared``.
     """
 
     pid: int | None
@@ -183,9 +183,12 @@ class Blocker:
     query: str | None
     table: str
     lock: str
+    prepared: str | None = None
 
     def __str__(self) -> str:
         who = f"process {self.pid}" if self.pid is not None else "a prepared transaction"
+        if self.prepared is not None:
+            who = f"the prepared transaction {self.prepared!r}"
         if self.application:
             who += f" ({self.application})"
         parts = [f"{who} holds {self.lock} on {self.table}"]

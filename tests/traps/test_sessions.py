@@ -92,8 +92,12 @@ def test_a_prepared_transaction_that_blocks_is_named(scratch):
         session.execute("BEGIN; INSERT INTO t DEFAULT VALUES")
         session.execute("PREPARE TRANSACTION 'left over'")
         try:
-            with pytest.raises(LockTimeoutError, match="a prepared transaction holds RowExclusiveLock"):
+            with pytest.raises(
+                LockTimeoutError, match="the prepared transaction 'left over' holds RowExclusiveLock"
+            ) as refusal:
                 scratch.reset(lock_timeout=0.3)
+            assert "End it (ROLLBACK PREPARED 'left over', in this database)" in str(refusal.value)
+            assert refusal.value.blockers[0].prepared == "left over"
         finally:
             session.execute("ROLLBACK PREPARED 'left over'")
 

@@ -13,11 +13,14 @@ from testdb_app.schema import QualifiedName
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
-# pid, user, application, state, age in seconds, query, schema, name (None: an advisory lock), lock mode
+# pid, user, application, state, age in seconds, query, identifier of a prepared transaction, schema, name (None: an
+# advisory lock), lock mode
 # Whoever waits for a row waits for its writer's transaction, and the writer holds a lock on the table too.
 _HOLDERS = """
 SELECT l.pid, a.usename::text, a.application_name, a.state,
        EXTRACT(EPOCH FROM pg_catalog.clock_timestamp() - a.xact_start)::float8, a.query,
+       (SELECT x.gid FROM pg_catalog.pg_locks o JOIN pg_catalog.pg_prepared_xacts x ON x.transaction = o.transactionid
+         WHERE l.pid IS NULL AND o.pid IS NULL AND o.virtualtransaction = l.virtualtransaction LIMIT 1),
        n.nspname::text, c.relname::text, l.mode
   FROM pg_catalog.pg_locks l
   LEFT JOIN pg_catalog.pg_class c ON c.oid = l.relation
@@ -40,7 +43,7 @@ def find_blockers(connection: BaseDatabaseWrapper, pid: object, sql: str, error:
     (rows,) = read_rows(connection, [_HOLDERS.format(pid=number)])
     context = getattr(getattr(error.__cause__, "diag", None), "context", None) or ""
     words = set(re.findall(r"[\w$]+", f"{sql} {context}".lower()))
-    named = [row for row in rows if (row[7] or "advisory").lower() in words or (row[7] is None and "advisory" in sql)]
+    named = [row for row in rows if (row[8] or "advisory").lower() in words or (row[8] is None and "advisory" in sql)]
     return [_blocker(row) for row in named or rows]
 
 

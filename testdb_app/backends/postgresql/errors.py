@@ -13,6 +13,7 @@ from testdb_app.backends.base import OWN_SCHEMA, Script, has_autocommit
 from testdb_app.backends.postgresql.connection import read_safely
 from testdb_app.backends.postgresql.operations import EXCLUSIVE
 from testdb_app.backends.postgresql.preconditions import explain_refusal, find_damage, find_refusal
+from testdb_app.backends.postgresql.quoting import quote_literal
 from testdb_app.backends.postgresql.restoring import REFUSED_ROW
 from testdb_app.baseline_document import damaged
 from testdb_app.exceptions import (
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 BLOCKERS = """
 SELECT l.pid, a.usename::text, a.application_name, a.state,
        EXTRACT(EPOCH FROM pg_catalog.clock_timestamp() - a.xact_start)::float8, a.query,
+       (SELECT x.gid FROM pg_catalog.pg_locks o JOIN pg_catalog.pg_prepared_xacts x ON x.transaction = o.transactionid
+         WHERE l.pid IS NULL AND o.pid IS NULL AND o.virtualtransaction = l.virtualtransaction LIMIT 1),
        n.nspname::text, c.relname::text, c.relkind::text, l.mode
   FROM pg_catalog.pg_locks l
   JOIN pg_catalog.pg_class c ON c.oid = l.relation
@@ -313,9 +316,13 @@ def _lock_timeout(
 ) -> LockTimeoutError:
     blockers = find_blockers(connection, locks)
     who = "; ".join(str(blocker) for blocker in blockers) or "the session that held it has let go since"
+    prepared = sorted({blocker.prepared for blocker in blockers if blocker.prepared is not None})
+    remedy = "End that session's transaction (close its connection, or SELECT pg_terminate_backend(pid))"
+    if prepared:
+        remedy = f"End it (ROLLBACK PREPARED {quote_literal(prepared[0])}, in this database)"
     return LockTimeoutError(
-        f"A lock in {where} was not granted in time: {who}. Nothing was changed. End that session's transaction "
-        "(close its connection, or SELECT pg_terminate_backend(pid)), or wait longer with a higher lock time-out.",
+        f"A lock in {where} was not granted in time: {who}. Nothing was changed. {remedy}, or wait longer with a higher "
+        "lock time-out.",
         blockers=blockers,
     )
 
@@ -339,8 +346,8 @@ def find_blockers(connection: BaseDatabaseWrapper, locks: Mapping[QualifiedName,
 
 
 def describe_blocker(session: Sequence[Any], table: str, lock: str) -> Blocker:
-    """Make a blocker of what the server tells of a session: pid, user, application, state, age in seconds, query."""
-    pid, user, application, state, age, query = session
+    """Make a blocker of what the server tells of a session: pid, user, application, state, age in seconds, query, identifier."""
+    pid, user, application, state, age, query, prepared = session
     return Blocker(
         pid=pid,
         user=user,
@@ -350,4 +357,5 @@ def describe_blocker(session: Sequence[Any], table: str, lock: str) -> Blocker:
         query=None if query == "<insufficient privilege>" else query,
         table=table,
         lock=lock,
+        prepared=prepared,
     )
