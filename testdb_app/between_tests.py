@@ -147,6 +147,7 @@ def _end_use(connection: BaseDatabaseWrapper) -> None:
 def _session_between_tests(connection: BaseDatabaseWrapper) -> Iterator[None]:
     """End the test's transaction and session; run the block with one that is as good as new, and leave the next test no other."""
     backend = get_backend(connection)
+    backend.drop_stale_session(connection)
     end_transaction(connection)
     keep = backend.renew_session(connection)
     try:

@@ -12,6 +12,7 @@ from django.db import DataError, connections, transaction
 from django.db.backends.postgresql import base
 from django.db.backends.signals import connection_created
 
+from testdb_app import between_tests
 from testdb_app.backends import get_backend
 from testdb_app.backends.postgresql.session_state import judge_statement
 from testdb_app.exceptions import ConfigurationError
@@ -327,6 +328,19 @@ def test_never_closes_and_always_keeps_what_can_be_put_back(kept: Any, settings:
         renew(kept)
 
 
+def test_a_generator_that_is_left_half_read_does_not_block_the_teardown(kept: Any) -> None:
+    """It holds the lock of the driver's connection, for which a rollback would wait for ever."""
+    rows = kept.connection.cursor().stream("SELECT generate_series(1, 1000)")
+    next(rows)
+    kept.inc_thread_sharing()
+    worker = threading.Thread(target=between_tests._end_use, args=(kept,), daemon=True)
+    worker.start()
+    worker.join(20)
+    kept.dec_thread_sharing()
+    assert not worker.is_alive()
+    assert is_kept(kept, lambda connection: None)
+
+
 def test_a_wrapper_of_another_class_is_closed_unless_the_user_vouches_for_it(scratch: Any, settings: Any) -> None:
     class DatabaseWrapper(base.DatabaseWrapper):
         pass
@@ -377,6 +391,8 @@ SCHEMAS = {
     "a rule": "CREATE RULE r AS ON UPDATE TO t DO ALSO SELECT setseed(0.1)",
     "a function's default": "CREATE FUNCTION d(a text DEFAULT set_config('app.x', '1', false)) RETURNS text LANGUAGE sql AS 'SELECT 1'",
     "an operator": "CREATE OPERATOR @@@ (FUNCTION = remembers, LEFTARG = text, RIGHTARG = text)",
+    "an operator of a built-in function": "CREATE OPERATOR @@! (FUNCTION = setseed, RIGHTARG = double precision)",
+    "an aggregate of a built-in function": "CREATE AGGREGATE g(text, boolean) (sfunc = set_config, stype = text, initcond = 'app.x')",
     "a domain": "CREATE DOMAIN d AS text DEFAULT set_config('app.x', '1', false)",
 }
 

@@ -140,8 +140,13 @@ def release_session(connection: BaseDatabaseWrapper, *, keep: bool) -> None:
 
 
 def drop_stale_session(connection: BaseDatabaseWrapper) -> None:
-    """Close a session that was kept, if something has closed it since, or Django would open it otherwise now."""
-    if session_of(connection) is not None and not connection.in_atomic_block and not _is_usable(connection):
+    """Close a session that was kept, if something has closed it since, or Django would open it otherwise now.
+
+    Also one that a generator of the driver, which was left half read, has locked: whoever uses it next would wait for ever.
+    """
+    if session_of(connection) is None or connection.in_atomic_block:
+        return
+    if driver.is_in_use(connection.connection) or not _is_usable(connection):
         connection.close()
 
 

@@ -144,10 +144,23 @@ _TREES = (
     ("pg_type", "typdefaultbin"),
     ("pg_proc", "proargdefaults"),
 )
-# whether an expression of the schema calls such a function of PostgreSQL, which pg_depend does not tell
+_MADE_OF = (
+    ("pg_operator", "oid", ("oprcode",)),
+    ("pg_cast", "oid", ("castfunc",)),
+    ("pg_aggregate", "aggfnoid", ("aggtransfn", "aggfinalfn", "aggmtransfn", "aggminvtransfn", "aggmfinalfn")),
+)
+# whether an expression of the schema, an operator, a cast or an aggregate calls such a function of PostgreSQL, which pg_depend
+# does not tell
 _CALLED = "SELECT " + " OR ".join(
-    f"EXISTS (SELECT FROM pg_catalog.{catalog} t WHERE t.oid >= 16384 AND t.{column}::text ~ ':funcid (OIDS) ')"
-    for catalog, column in _TREES
+    [
+        f"EXISTS (SELECT FROM pg_catalog.{catalog} t WHERE t.oid >= 16384 AND t.{column}::text ~ ':funcid (OIDS) ')"
+        for catalog, column in _TREES
+    ]
+    + [
+        f"EXISTS (SELECT FROM pg_catalog.{catalog} t WHERE t.{key}::oid >= 16384 AND t.{column}::oid::text ~ '^(OIDS)$')"
+        for catalog, key, columns in _MADE_OF
+        for column in columns
+    ]
 )
 # whether foreign tables may keep connections, the settings that new sessions get, whether the counters are kept, how strings
 # are read
