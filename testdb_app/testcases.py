@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from django.test import LiveServerTestCase, TransactionTestCase
+from django.test import LiveServerTestCase, TestCase, TransactionTestCase
 
 from testdb_app.between_tests import (
     check_baseline,
@@ -106,8 +106,11 @@ class ResetLiveServerTestCase(ResetMixin, LiveServerTestCase):
 
 
 def _pre_setup(cls: type[Any]) -> None:
-    for alias in cls._databases_names(include_mirrors=False):
-        prepare_test_database(alias)
+    # A class that rolls back needs no baseline, and is in its transaction by now.
+    rolls_back = issubclass(cls, TestCase)
+    if not (rolls_back and cls._databases_support_transactions()):
+        for alias in cls._databases_names(include_mirrors=False):
+            prepare_test_database(alias)
     if hasattr(cls, "reset_to"):
         check_target(cls)
     drop_stale_sessions(cls)

@@ -393,9 +393,10 @@ class C(TransactionTestCase):
         ((), "", ["other"]),
         (("--parallel", "2"), "", ["other"]),
         (("--reset-transaction-tests",), "", ["default", "other"]),
+        (("--reset-transaction-tests", "shop.tests.A", "shop.tests.C"), "", ["default"]),
         ((), "class Both(Runner): reset_aliases = ['default']\n", ["default", "other"]),
     ],
-    ids=["the classes", "in parallel", "every class", "named by the runner"],
+    ids=["the classes", "in parallel", "every class", "an alias that is only rolled back", "named by the runner"],
 )
 def test_baselines_are_captured_of_what_tests_reset(
     project: Project, options: tuple[str, ...], settings: str, captured: list[str]
