@@ -65,6 +65,7 @@ ALLOWED = (AFTER_THE_SAFE_PATH, PARTS_OF_WHAT_IS_QUALIFIED, NO_OPERATORS)
 NO_FUNCTIONS = {
     "coalesce": "a keyword",
     "u": "the alias of a function and its columns",
+    "pg_terminate_backend": "advice in an error",
     "pg_default": "a tablespace: it has no schema",
     "pg_temp": "the value of search_path",
     "pg_catalog": "the value of search_path",
