@@ -88,12 +88,14 @@ class PostgreSQLBackend:
         queries = sequence_states(connection)
         copies = baseline_tables.counters(baseline.document) if baseline and baseline.document else "SELECT ''"
         state = (catalog.IDENTITY, catalog.TOKEN, catalog.SIZES, copies, *queries)
-        (conditions, sessions, path, identity, token, size_rows, ((counters,),), *others), shape = _read_with_shape(
-            read,
-            state,
-            baseline.tables if baseline else (),
-            baseline.migrations if baseline else (),
-            first=(signals.CONDITIONS, signals.OTHERS, catalog.SEARCH_PATH),
+        (conditions, sessions, path, identity, token, size_rows, ((copy_counters,),), *others), shape = (
+            _read_with_shape(
+                read,
+                state,
+                baseline.tables if baseline else (),
+                baseline.migrations if baseline else (),
+                first=(signals.CONDITIONS, signals.OTHERS, catalog.SEARCH_PATH),
+            )
         )
         missing = {QualifiedName(schema, name): lacks for schema, name, _, lacks in size_rows if lacks}
         states, forbidden = read_all_states(read, others)
@@ -104,7 +106,7 @@ class PostgreSQLBackend:
             states=states,
             missing=missing | dict.fromkeys(forbidden, "SELECT"),
             shape=shape,
-            copies=counters,
+            copies=copy_counters,
             conditions=parse_conditions(conditions[0], sessions),
         )
 

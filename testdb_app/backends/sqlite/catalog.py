@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from testdb_app.backends.sqlite.errors import execute, fetch
-from testdb_app.backends.sqlite.scope import DOCUMENTS, Database, Entry, reasons_left_out
-from testdb_app.backends.sqlite.snapshot import read_databases
+from testdb_app.backends.sqlite.scope import DOCUMENTS, Entry, reasons_left_out
+from testdb_app.backends.sqlite.snapshot import Database, read_databases
 from testdb_app.backends.sqlite.sql import chunks, fold, quote_name, quote_qualified
 from testdb_app.backends.sqlite.virtual import VirtualTable, describe, is_part
 from testdb_app.exceptions import ResetError

@@ -14,6 +14,7 @@ from testdb_app.states import KEPT_STATES
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
 
+    from testdb_app.backends.sqlite.snapshot import Database
     from testdb_app.backends.sqlite.virtual import VirtualTable
 
 MARK_TABLES = frozenset({f"{OWN_SCHEMA}_protected", f"{OWN_SCHEMA}_test"})
@@ -33,14 +34,6 @@ _SPATIALITE = frozenset(
     }
 )  # fmt: skip
 """What SpatiaLite (GeoDjango's SQLite) needs to work, as ``InitSpatialMetaData()`` makes it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Database:
-    """One attached database. ``file`` is empty for one in memory and for a temporary one."""
-
-    name: str
-    file: str
 
 
 def is_baseline_table(folded: str) -> bool:

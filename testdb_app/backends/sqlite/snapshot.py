@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from django.db import Error
 
 from testdb_app.backends.sqlite.errors import execute, fetch, in_transaction, insist, roll_back
-from testdb_app.backends.sqlite.scope import Database
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from django.db.backends.base.base import BaseDatabaseWrapper
     from django.db.backends.utils import CursorWrapper
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Database:
+    """One attached database. ``file`` is empty for one in memory and for a temporary one."""
+
+    name: str
+    file: str
+
 
 DATABASES = """
 SELECT name, file
