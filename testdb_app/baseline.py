@@ -11,12 +11,10 @@ from django.db import DEFAULT_DB_ALIAS, connections
 
 from testdb_app import guard
 from testdb_app.backends import get_backend
-from testdb_app.known_map import check_shape, read_map
-from testdb_app.looking import CAPTURING, explained, observe
-from testdb_app.options import ResetOptions, check_options
-from testdb_app.retrying import read_with_retries
-from testdb_app.states import BASELINE, Baseline
-from testdb_app.transaction_state import check_no_transaction
+from testdb_app.baseline_state import BASELINE, Baseline
+from testdb_app.conf import ResetOptions, check_options
+from testdb_app.guard import check_no_transaction
+from testdb_app.resetter import CAPTURING, check_shape, explained, observe, read_map, read_with_retries
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -40,7 +38,7 @@ def capture_baseline(
 
     Parameters: *using*, the alias; *exclude*, labels and patterns of tables that no reset to this baseline touches, and
     ``TESTDB["EXCLUDE"]``; *replace*, whether to capture anew what is there now; *allow_database* and *lock_timeout* as
-    for :class:`~testdb_app.resetter.Resetter`; *state*, what is kept: the baseline, or what :mod:`testdb_app.flushing` keeps
+    for :class:`~testdb_app.resetter.Resetter`; *state*, what is kept: the baseline, or what :mod:`testdb_app.teardown` keeps
     beside it.
 
     Raises :class:`BaselineError` if there is one that was captured from another schema, unless *replace*; the guard's

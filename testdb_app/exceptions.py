@@ -54,7 +54,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from testdb_app.naming import on_one_line
+from testdb_app.schema import on_one_line
 
 
 class TestDBError(Exception):

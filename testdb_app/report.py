@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from testdb_app.backends.base import Action, DatabaseIdentity
+from testdb_app.baseline_state import RowChanges
 from testdb_app.plan import ResetPlan
 from testdb_app.schema import LeftOut, QualifiedName
-from testdb_app.states import RowChanges
 
 _UNCHANGED = RowChanges()
 

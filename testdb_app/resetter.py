@@ -3,34 +3,47 @@
 from __future__ import annotations
 
 import logging
+import random
 import time
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import replace
+import warnings
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from django.db import DEFAULT_DB_ALIAS, connections
+from django.db import DEFAULT_DB_ALIAS, DatabaseError, Error, InterfaceError, connections
 
 from testdb_app import guard
-from testdb_app.announcing import announce, warn_of_stale_views
 from testdb_app.backends import get_backend
-from testdb_app.backends.base import DatabaseIdentity, Observation, Restoration, Script
+from testdb_app.backends.base import DatabaseIdentity, Observation, Restoration, Script, has_autocommit
 from testdb_app.backends.protocols import Backend, Watch
+from testdb_app.baseline_state import (
+    BASELINE,
+    KEPT_STATES,
+    KIND_OF,
+    Baseline,
+    RowChanges,
+    compare_shapes,
+    is_same_shape,
+    migration_tables,
+)
+from testdb_app.conf import ResetOptions, check_options
 from testdb_app.exceptions import (
+    BaselineError,
     ConcurrencyError,
+    LockTimeoutError,
+    RestoreConflictError,
     TransactionStateError,
 )
-from testdb_app.known_map import KnownMap, read_map
-from testdb_app.labels import index_models
-from testdb_app.looking import READING, RESETTING, explained, observe
-from testdb_app.options import check_options
-from testdb_app.plan import ResetPlan
-from testdb_app.references import check_references
+from testdb_app.graph import DependencyGraph
+from testdb_app.guard import check_transaction_state
+from testdb_app.model_tables import index_models
+from testdb_app.plan import ResetPlan, check_references, check_storage, find_refused, plan_reset
 from testdb_app.report import ResetPreview, ResetReport, make_report
-from testdb_app.retrying import MOST_ATTEMPTS, WAITS, read_with_retries, run_with_retries
-from testdb_app.schema import QualifiedName
-from testdb_app.states import BASELINE, RowChanges
-from testdb_app.transaction_state import check_transaction_state
+from testdb_app.schema import QualifiedName, Schema
+from testdb_app.selection import Scope, make_scope, select_tables
+from testdb_app.signals import clear_caches, database_reset, reset_finished
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -344,3 +357,316 @@ class Resetter:
             for_watch=for_watch,
             identity=identity,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownMap:
+    """What a reset with certain options has to know. ``baseline`` is None where the way leads to no rows.
+
+    ``new_tables`` came after the baseline, which was made to fit them when this was read; none after the first reset.
+    """
+
+    schema: Schema
+    graph: DependencyGraph[QualifiedName]
+    scope: Scope
+    baseline: Baseline | None
+    new_tables: frozenset[QualifiedName] = frozenset()
+
+    def is_still_true(self, observation: Observation) -> bool:
+        """Whether nothing that it depends on has changed since, as far as *observation* saw."""
+        if self.schema.token != observation.token:
+            return False
+        if self.baseline is None:
+            return not observation.shape
+        if self.baseline.counters != observation.copies:
+            # They are verified anew when the map is read.
+            return False
+        shape = self.baseline.shape
+        return all(what in shape and is_same_shape(shape[what], text) for what, text in observation.shape.items())
+
+    def plan(self, observation: Observation, *, strategy: str, truncate_above: int, **options: Any) -> ResetPlan:
+        """Plan the way from what *observation* saw to the target; see :func:`testdb_app.plan.plan_reset`."""
+        return plan_reset(
+            self.schema,
+            self.graph,
+            self.scope,
+            observation,
+            strategy=strategy,
+            truncate_above=truncate_above,
+            baseline=self.baseline,
+            **options,
+        )
+
+
+def read_map(
+    connection: BaseDatabaseWrapper, options: ResetOptions, *, refits: bool = False, before: Schema | None = None
+) -> KnownMap:
+    """Read the map from the live database. A few round trips.
+
+    With *refits* the baseline is made to fit the present schema; *before* is the one that it fitted; see :func:`refit`.
+
+    Raises :class:`UnknownNameError` for a label that matches nothing, and :class:`BaselineError` where a baseline is
+    asked for and there is none, or the one there is belongs to another schema; and :class:`PublicationError`.
+    """
+    backend = get_backend(connection)
+    schema = backend.read_schema(connection)
+    new_tables: frozenset[QualifiedName] = frozenset()
+    if options.to is not None and options.to in KEPT_STATES:
+        baseline: Baseline | None = require_baseline(connection, options.to)
+    else:
+        baseline = backend.read_baseline(connection) if options.to is None else None
+    if baseline is not None:
+        shape = backend.read_shape(connection, schema, baseline.tables)
+        changes = list(compare_shapes(baseline.shape, shape))
+        if changes and refits:
+            new_tables = frozenset(table.name for table in schema.tables if f"table {table.name}" not in baseline.shape)
+            baseline = refit(connection, schema, baseline, shape, before=before)
+        else:
+            refuse_changes(connection, baseline, changes)
+    labels = index_models(connection, schema).labels_by_table
+    scope = make_scope(
+        schema,
+        included=select_tables(schema, labels, options.include) if options.include else None,
+        excluded=select_tables(schema, labels, options.exclude),
+        uncaptured=baseline.excluded if baseline is not None else frozenset(),
+        reset_sequences=options.reset_sequences,
+    )
+    check_storage(schema, scope.tables)
+    # What a reset of some table could not do is refused at the first one, whatever was written, and not test by test.
+    find_refused(schema, scope.tables, scope.tables, frozenset(baseline.tables if baseline is not None else ()))
+    graph = DependencyGraph.from_schema(schema)
+    return KnownMap(schema=schema, graph=graph, scope=scope, baseline=baseline, new_tables=new_tables)
+
+
+def require_baseline(connection: BaseDatabaseWrapper, state: str) -> Baseline:
+    """Read the baseline, or another kept *state*; raise :class:`BaselineError` where there is none."""
+    baseline = get_backend(connection).read_baseline(connection, state)
+    if baseline is None:
+        raise BaselineError(
+            f'Database "{connection.settings_dict["NAME"]}" (alias "{connection.alias}") has no baseline to go back to. '
+            "Nothing was changed. Capture one after the migrations: resetdb --capture, or capture_baseline()."
+        )
+    return baseline
+
+
+def check_shape(connection: BaseDatabaseWrapper, schema: Schema, baseline: Baseline) -> None:
+    """Raise :class:`BaselineError`, with what has changed, if *baseline* was captured from another schema."""
+    shape = get_backend(connection).read_shape(connection, schema, baseline.tables)
+    refuse_changes(connection, baseline, list(compare_shapes(baseline.shape, shape)))
+
+
+def refit(
+    connection: BaseDatabaseWrapper,
+    schema: Schema,
+    baseline: Baseline,
+    shape: Mapping[str, str],
+    *,
+    before: Schema | None,
+) -> Baseline:
+    """Have *baseline* hold for *schema* as it is now, whose *shape* this is, and return it so.
+
+    For test runs in which a test has left tables or sequences, taken some away, or recorded a migration: those that came
+    count as empty and as new from then on, those that went are forgotten. Of a table with rows in the baseline that is
+    known by *before*, and was dropped and not renamed, a warning tells; that it is missing stops no later test.
+    Raises :class:`BaselineError` if another table that it has rows of has changed or is gone, or a partition was detached or
+    the like, and the guard's
+    :class:`UnsafeDatabaseError`.
+    """
+    backend = get_backend(connection)
+    identity = backend.identify(connection)
+    guard.check_may_reset(identity)
+    oids = {table.oid for table in schema.tables}
+    dropped = {
+        name
+        for name in baseline.tables
+        if name not in schema.by_name
+        and before is not None
+        and name in before.by_name
+        and before.by_name[name].oid not in {None, *oids}
+    }
+    # A table that was empty may go, and any may come; what is there still has to be of the same kind, and in the same place.
+    kept = {f"table {name}" for name in baseline.tables if name not in dropped}
+    kept |= {what for what in baseline.shape.keys() & shape.keys() if what.startswith(KIND_OF)}
+    was, now = ({name: each[name] for name in kept if name in each} for each in (baseline.shape, shape))
+    refuse_changes(connection, baseline, list(compare_shapes(was, now)))
+    changes = "; ".join(compare_shapes(baseline.shape, shape))
+    logger.info("%s: the baseline is for another schema now: %s", connection.alias, changes)
+    if dropped:
+        rows = sum(baseline.tables[name].rows for name in dropped)
+        warnings.warn(
+            f'In database "{connection.settings_dict["NAME"]}" (alias "{connection.alias}") tables were dropped that have '
+            f"{rows} rows in the baseline: {', '.join(map(str, sorted(dropped)))}. Resets go on without them. A test that drops "
+            "tables should make them again, or use a database of its own.",
+            stacklevel=2,
+        )
+    fitted = replace(
+        baseline,
+        shape=shape,
+        tables={name: table for name, table in baseline.tables.items() if name not in dropped},
+        sequences={name: state for name, state in baseline.sequences.items() if name in schema.sequences_by_name},
+        migrations=migration_tables(schema),
+    )
+    return backend.rewrite_baseline(connection, fitted, identity=identity)
+
+
+def refuse_changes(connection: BaseDatabaseWrapper, baseline: Baseline, changes: list[str]) -> None:
+    """Raise :class:`BaselineError` if there are *changes* of the schema since *baseline* was captured."""
+    if changes:
+        listed = "; ".join(changes[:5]) + (f"; and {len(changes) - 5} more" if len(changes) > 5 else "")
+        raise BaselineError(
+            f'The baseline of database "{connection.settings_dict["NAME"]}" (alias "{connection.alias}"), captured '
+            f"{baseline.captured_at}, belongs to another schema: {listed}. Nothing was changed. Undo the change, or bring "
+            "the database to the state that is meant and capture it again: resetdb --recapture, or "
+            "capture_baseline(replace=True).",
+            changes=changes,
+        )
+
+
+# Materialized views that this process has named, with their databases.
+_named: set[tuple[str, QualifiedName]] = set()
+
+
+def announce(sender: type, report: ResetReport) -> None:
+    """Clear caches over the tables of *report*, and send the signals of :mod:`testdb_app.signals` from *sender*."""
+    if report.tables:
+        tables = frozenset(table.name for table in report.tables)
+        clear_caches(tables)
+        database_reset.send(sender, using=report.alias, tables=tables, report=report)
+    reset_finished.send(sender, using=report.alias, report=report)
+
+
+def warn_of_stale_views(report: ResetReport) -> None:
+    """Name the materialized views over the tables that were reset, each once in a process."""
+    views = [view for view in report.stale_views if (report.database, view) not in _named]
+    if not views:
+        return
+    _named.update((report.database, view) for view in views)
+    listed = ", ".join(map(str, views))
+    message = (
+        f'Resets of database "{report.database}" (alias "{report.alias}") do not refresh its materialized views over the tables '
+        f"that they reset: {listed}. A view that a test has refreshed goes on showing the rows of that test. Run REFRESH "
+        f"MATERIALIZED VIEW {views[0]} at the end of such a test, or in a receiver of testdb_app.signals.database_reset."
+    )
+    try:
+        warnings.warn(message, stacklevel=2)
+    except UserWarning:
+        # The reset is done, and a view is no reason to have it fail where warnings are errors.
+        logger.warning("%s", message)
+
+
+READING, RESETTING, CAPTURING = "Reading the state of", "The reset of", "Capturing the baseline of"
+"""How the messages begin of what was being done."""
+
+
+def observe(connection: BaseDatabaseWrapper, *, lock_timeout: float, baseline: Baseline | None = None) -> Observation:
+    """Look where rows may be and which sequences have moved; see :meth:`testdb_app.backends.base.Backend.observe`.
+
+    A connection that the server has dropped since its last use is made anew, once: nothing was written yet.
+    Raises :class:`ConnectionLostError` where none can be made, and Django's database errors otherwise.
+    """
+    backend = get_backend(connection)
+    was_open = connection.connection is not None
+    try:
+        return backend.observe(connection, lock_timeout=lock_timeout, baseline=baseline)
+    except (DatabaseError, InterfaceError) as error:
+        if not has_autocommit(connection):
+            raise
+        if connection.connection is None:
+            raise backend.explain(connection, error, doing=READING) from error
+        if not was_open or connection.is_usable():
+            raise
+        logger.info("Connection %s was lost (%s); connecting again", connection.alias, error)
+    connection.close()
+    try:
+        return backend.observe(connection, lock_timeout=lock_timeout, baseline=baseline)
+    except (DatabaseError, InterfaceError) as error:
+        raise backend.explain(connection, error, doing=READING) from error
+
+
+class explained:  # noqa: N801 - it is written like contextlib's, and each reset enters it: a generator takes ten times as long
+    """Have the package's errors leave the block in place of the database's; *doing* begins the message.
+
+    *permit* asks the guard, whose error goes first: queries for one server may fail on another, where the connection leads now.
+    """
+
+    __slots__ = ("_connection", "_doing", "_permit")
+
+    def __init__(
+        self, connection: BaseDatabaseWrapper, doing: str, *, permit: Callable[[DatabaseIdentity], str] | None = None
+    ) -> None:
+        self._connection, self._doing, self._permit = connection, doing, permit
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if not isinstance(error, Error):
+            return
+        backend = get_backend(self._connection)
+        failure = backend.explain(self._connection, error, doing=self._doing)
+        if self._permit is not None and self._connection.connection is not None:
+            with suppress(Error):
+                self._permit(backend.identify(self._connection))
+        raise failure from error
+
+
+_T = TypeVar("_T")
+
+WAITS = 3
+"""Into how many waits for locks the lock time-out is divided."""
+MOST_ATTEMPTS = 10
+_LONGEST_PAUSE = 0.2
+
+
+def read_with_retries(run: Callable[[], _T], *, name: str, lock_timeout: float, may_retry: bool) -> _T:
+    """Call *run*, which puts no rows back, as :func:`run_with_retries` does."""
+    result, _ = run_with_retries(
+        lambda *_: run(),
+        name=name,
+        strategy="delete",
+        lock_timeout=lock_timeout,
+        may_retry=may_retry,
+        ways=tuple(Restoration)[:1],
+    )
+    return result
+
+
+def run_with_retries(
+    run: Callable[[str, Restoration], _T],
+    *,
+    name: str,
+    strategy: str,
+    lock_timeout: float,
+    may_retry: bool,
+    ways: Sequence[Restoration],
+) -> tuple[_T, int]:
+    """Call *run* with a strategy and a way to put rows back; return its result and the number of attempts.
+
+    Parameters: *name*, for the log; *strategy* to begin with; *lock_timeout*, seconds in which a next attempt may begin;
+    *may_retry*, off inside the caller's transaction, which may have to end first; *ways*, to put rows back, one after the
+    other where rows are in each other's way, or a constraint refuses them. There are at most ``MOST_ATTEMPTS``;
+    before another a deadlock's is given a random moment, so that the two do not meet again. Raises what the last one raises.
+    """
+    deadline = time.perf_counter() + lock_timeout
+    ways = list(ways)
+    for attempt in range(1, MOST_ATTEMPTS + 1):
+        try:
+            return run(strategy, ways[0]), attempt
+        except RestoreConflictError as error:
+            if len(ways) == 1 or attempt == MOST_ATTEMPTS:
+                raise
+            del ways[0]
+            logger.info("Reset of %s, attempt %d: %s", name, attempt, error)
+        except (LockTimeoutError, ConcurrencyError) as error:
+            if isinstance(error, ConcurrencyError):
+                error.attempts = attempt
+            can_wait = time.perf_counter() < deadline
+            # A truncation that did not get its lock at once is not waited for: DELETE does not need that lock.
+            impatient = strategy == "auto" and isinstance(error, LockTimeoutError)
+            if attempt == MOST_ATTEMPTS or not may_retry or not (can_wait or impatient):
+                raise
+            strategy = "delete" if impatient else strategy
+            logger.info("Reset of %s, attempt %d: %s", name, attempt, error)
+            if isinstance(error, ConcurrencyError):
+                time.sleep(random.uniform(0, _LONGEST_PAUSE))  # noqa: S311 - nothing secret
+    raise AssertionError("the last attempt returns or raises")

@@ -21,15 +21,15 @@ from django.test import utils as django_utils
 from django.test.runner import DiscoverRunner, ParallelTestSuite
 from django.test.utils import get_unique_databases_and_mirrors
 
-from testdb_app.exceptions import TestDBError
-from testdb_app.guard import close, setting_up_databases
-from testdb_app.post_migrate import describe_uncalled_receivers
-from testdb_app.preparing import (
+from testdb_app.database_setup import (
     check_set_up,
     forget_test_databases,
     prepare_test_databases,
     restore_kept_databases,
 )
+from testdb_app.exceptions import TestDBError
+from testdb_app.guard import close, setting_up_databases
+from testdb_app.post_migrate import describe_uncalled_receivers
 from testdb_app.testcases import ResetMixin, reset_all, resetting_all
 
 # The type stubs leave it out.

@@ -5,13 +5,46 @@ Pure values: no Django, no I/O. A backend's introspection makes them; the graph,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from typing import NamedTuple
 
-from testdb_app.naming import show_part
+
+def show_part(part: str) -> str:
+    """Return one identifier: bare where that is plain, else in double quotes as in SQL.
+
+    What cannot be seen (control characters, line ends, bidirectional marks, unusual spaces) is escaped in
+    SQL's own ``U&"…"`` form, so that every name is one line and none hides a character.
+    """
+    if part.isidentifier() and part == part.lower():
+        return part
+    if part.isprintable():
+        return '"' + part.replace('"', '""') + '"'
+    return 'U&"' + "".join(map(_escaped, part)) + '"'
+
+
+def on_one_line(text: str, *, keep: str = "") -> str:
+    """Return *text* with what cannot be seen escaped, as in a Python string, but for the characters of *keep*.
+
+    Control characters would command the terminal, and bidirectional marks turn round what follows.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() or char in keep else char.encode("unicode_escape").decode() for char in text
+    )
+
+
+def _escaped(char: str) -> str:
+    if char == '"':
+        return '""'
+    if char == "\\":
+        return r"\\"
+    if char.isprintable():
+        return char
+    return f"\\{ord(char):04X}" if ord(char) <= 0xFFFF else f"\\+{ord(char):06X}"
 
 
 class QualifiedName(NamedTuple):
@@ -176,7 +209,7 @@ class SequenceUse:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sequence:
+class SequenceInfo:
     """A sequence and who uses it. ``owned`` as for a table."""
 
     name: QualifiedName
@@ -225,7 +258,7 @@ class Schema:
     vendor: str
     tables: tuple[Table, ...]
     foreign_keys: tuple[ForeignKey, ...] = ()
-    sequences: tuple[Sequence, ...] = ()
+    sequences: tuple[SequenceInfo, ...] = ()
     materialized_views: tuple[DerivedRelation, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     search_path: tuple[str, ...] = ()
@@ -239,7 +272,7 @@ class Schema:
         return {table.name: table for table in self.tables}
 
     @cached_property
-    def sequences_by_name(self) -> Mapping[QualifiedName, Sequence]:
+    def sequences_by_name(self) -> Mapping[QualifiedName, SequenceInfo]:
         """The sequences by qualified name."""
         return {sequence.name: sequence for sequence in self.sequences}
 
@@ -288,3 +321,73 @@ class Schema:
             if qualified in self.by_name:
                 return qualified
         return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """A column as the catalog tells it.
+
+    ``data_type`` and ``default`` are the vendor's own text; ``default`` is empty where there is none. ``generated`` says
+    what gives the value where no one may: "identity" or "generated", else empty.
+    """
+
+    name: str
+    data_type: str
+    nullable: bool = True
+    default: str = ""
+    generated: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UniqueKey:
+    """What no two rows have alike: columns, or None for an expression.
+
+    ``partial_index`` names the index whose condition the rows must meet, where not all of them count.
+    """
+
+    columns: tuple[str | None, ...]
+    is_primary: bool = False
+    partial_index: str = ""
+
+    @property
+    def place(self) -> tuple[bool, tuple[str, ...], str]:
+        """What keys are sorted by: the primary one first, then by columns."""
+        return not self.is_primary, tuple(column or "" for column in self.columns), self.partial_index
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableDetails:
+    """The columns in their order, the primary key before other unique keys, and the rows of the very table.
+
+    ``rows`` is None where nobody knows them without counting, or may not count; ``is_estimate`` tells that the server
+    guesses.
+    """
+
+    columns: tuple[Column, ...] = ()
+    unique_keys: tuple[UniqueKey, ...] = ()
+    rows: int | None = None
+    is_estimate: bool = False
+
+
+NO_DETAILS = TableDetails()
+"""What is known of a table that nobody asked about."""
+
+
+def gather_details(
+    tables: Iterable[QualifiedName],
+    *,
+    columns: Mapping[QualifiedName, list[Column]],
+    unique_keys: Mapping[QualifiedName, list[UniqueKey]],
+    rows: Mapping[QualifiedName, int | None],
+    is_estimate: bool = False,
+) -> dict[QualifiedName, TableDetails]:
+    """Put together what was read of each of *tables*; what is missing is empty, or not known."""
+    return {
+        name: TableDetails(
+            columns=tuple(columns.get(name, ())),
+            unique_keys=tuple(sorted(unique_keys.get(name, ()), key=lambda key: key.place)),
+            rows=rows.get(name),
+            is_estimate=is_estimate and rows.get(name) is not None,
+        )
+        for name in tables
+    }

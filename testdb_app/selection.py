@@ -8,11 +8,12 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from fnmatch import translate
 
+from testdb_app.baseline_state import MIGRATIONS_TABLE
 from testdb_app.exceptions import UnknownNameError
-from testdb_app.naming import on_one_line
-from testdb_app.schema import QualifiedName, Schema
+from testdb_app.schema import LeftOut, QualifiedName, Schema, on_one_line
 
 _PATTERN_CHARACTERS = frozenset("*?[")
 _QUOTED = re.compile(r'"((?:[^"]|"")*)"(?:\."((?:[^"]|"")*)")?\Z')
@@ -83,3 +84,60 @@ def _unknown(pattern: str, schema: Schema, labels: Mapping[QualifiedName, tuple[
         name=pattern,
         nearest=list(dict.fromkeys(nearest)),
     )
+
+
+ALWAYS_KEPT = frozenset({MIGRATIONS_TABLE})
+"""Names of tables that no reset touches, in whatever schema."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scope:
+    """What a reset may touch. ``kept`` tells for every table and sequence that stays why it does."""
+
+    tables: frozenset[QualifiedName]
+    sequences: frozenset[QualifiedName]
+    kept: tuple[LeftOut, ...]
+
+
+def make_scope(
+    schema: Schema,
+    *,
+    included: frozenset[QualifiedName] | None,
+    excluded: frozenset[QualifiedName],
+    uncaptured: frozenset[QualifiedName] = frozenset(),
+    reset_sequences: bool,
+) -> Scope:
+    """Decide what a reset may touch.
+
+    Parameters: *included*, None for every table; *excluded*, tables to keep; *uncaptured*, tables that the baseline
+    knows nothing of; *reset_sequences*, whether sequences go along. A sequence is in scope if all tables that use it
+    are; one that no table uses, if everything is.
+    """
+    tables: set[QualifiedName] = set()
+    kept: list[LeftOut] = list(schema.left_out)
+    for table in schema.tables:
+        reason = None
+        if table.extension:
+            reason = f"belongs to the extension {table.extension}"
+        elif table.name.name in ALWAYS_KEPT:
+            reason = "kept always"
+        elif table.name in excluded:
+            reason = "excluded"
+        elif table.name in uncaptured:
+            reason = "excluded from the baseline"
+        elif included is not None and table.name not in included:
+            reason = "not named"
+        if reason is None:
+            tables.add(table.name)
+        else:
+            kept.append(LeftOut(name=table.name, reason=reason))
+    sequences: set[QualifiedName] = set()
+    for sequence in schema.sequences:
+        outside = sorted(sequence.tables - tables)
+        if sequence.extension or not reset_sequences or (not sequence.uses and included is not None):
+            continue
+        if outside:
+            kept.append(LeftOut(name=sequence.name, reason=f"sequence of {outside[0]}, which stays"))
+        else:
+            sequences.add(sequence.name)
+    return Scope(tables=frozenset(tables), sequences=frozenset(sequences), kept=tuple(sorted(kept)))

@@ -10,7 +10,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+from django.apps import apps
 from django.dispatch import Signal
+
+if TYPE_CHECKING:
+    from testdb_app.schema import QualifiedName
 
 database_reset = Signal()
 """Sent after a reset that changed rows, by the class of the resetter, with
@@ -25,3 +31,46 @@ A receiver that raises makes ``reset()`` raise, after the reset is done.
 
 reset_finished = Signal()
 """Sent after every reset, also one that found nothing to do, with ``using`` and ``report`` as above: for reports of time."""
+
+
+# The tables of models whose managers keep rows in memory for as long as the process lives.
+_CACHED = {"django_content_type": ("contenttypes", "ContentType"), "django_site": ("sites", "Site")}
+
+
+def clear_caches(tables: frozenset[QualifiedName]) -> None:
+    """Clear the caches over *tables*, those whose rows changed. Touches no database."""
+    for table in tables:
+        if table.name in _CACHED:
+            _clear(*_CACHED[table.name])
+
+
+def clear_all_caches() -> None:
+    """Clear them whether or not rows changed, as Django's flush does between tests, which may count queries."""
+    for app_label, model in _CACHED.values():
+        _clear(app_label, model)
+
+
+def remember_content_types() -> dict[str, Any]:
+    """Return the content types in the cache, by alias, for :func:`recall_content_types`."""
+    if not apps.is_installed("django.contrib.contenttypes"):
+        return {}
+    cache: dict[str, dict[Any, Any]] = _content_types()._cache
+    return {alias: dict(found) for alias, found in cache.items()}
+
+
+def recall_content_types(remembered: dict[str, Any]) -> None:
+    """Have *remembered*, and no others, in the cache. Their rows must be as they were then."""
+    if apps.is_installed("django.contrib.contenttypes"):
+        cache: dict[str, dict[Any, Any]] = _content_types()._cache
+        cache.clear()
+        cache.update({alias: dict(found) for alias, found in remembered.items()})
+
+
+def _content_types() -> Any:
+    return apps.get_model("contenttypes", "ContentType").objects
+
+
+def _clear(app_label: str, model: str) -> None:
+    if apps.is_installed(f"django.contrib.{app_label}"):
+        manager: Any = apps.get_model(app_label, model).objects
+        manager.clear_cache()

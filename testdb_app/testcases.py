@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from django.test import LiveServerTestCase, TestCase, TransactionTestCase
 
-from testdb_app.between_tests import (
+from testdb_app.database_setup import prepare_test_database, restart_sequences
+from testdb_app.teardown import (
     check_baseline,
     check_target,
     clean_up_after_failed_set_up,
@@ -25,7 +26,6 @@ from testdb_app.between_tests import (
     reset_after,
     without_loading,
 )
-from testdb_app.preparing import prepare_test_database, restart_sequences
 
 if TYPE_CHECKING:
 
@@ -53,7 +53,7 @@ class ResetMixin(_Base):
     - "baseline", the default: the rows that the migrations made, and no others. It is captured once, before the first
       of these tests, or by the runner in :mod:`testdb_app.runner` as soon as the databases are there;
     - "empty": what Django's flush leaves, no rows but those that handlers of ``post_migrate`` make. These are kept, too, and
-      the handlers run once; see :mod:`testdb_app.flushing`.
+      the handlers run once; see :mod:`testdb_app.teardown`.
 
     Sequences go back, too, so the first row that a test makes has the same key each time. All else is as Django
     documents it for ``TransactionTestCase``; ``serialized_rollback`` has nothing left to do.

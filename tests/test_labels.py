@@ -12,23 +12,16 @@ from django.db import connections, models
 from django.db.utils import ConnectionHandler
 from django.test.utils import isolate_apps
 
+from testdb_app import model_tables
 from testdb_app.backends import get_backend
-from testdb_app.labels import (
+from testdb_app.model_tables import (
     DisagreementKind,
     ModelIndex,
     foreign_key_disagreements,
     index_models,
     split_db_table,
-    tables,
 )
-from testdb_app.schema import (
-    DerivedRelation,
-    ForeignKey,
-    LeftOut,
-    QualifiedName,
-    Schema,
-    Table,
-)
+from testdb_app.schema import DerivedRelation, ForeignKey, LeftOut, QualifiedName, Schema, Table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,7 +44,7 @@ POSTGRESQL, SQLITE = _HANDLER["default"], _HANDLER["sqlite"]
 def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[Apps]:
     """A registry of its own, with the models that the test defines and no others."""
     with isolate_apps("testdb_app.demo", "django.contrib.sites") as apps:
-        monkeypatch.setattr(tables, "apps", apps)
+        monkeypatch.setattr(model_tables, "apps", apps)
         yield apps
 
 

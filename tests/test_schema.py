@@ -15,7 +15,7 @@ from testdb_app.schema import (
     OnDelete,
     QualifiedName,
     Schema,
-    Sequence,
+    SequenceInfo,
     SequenceUse,
     Table,
     TableKind,
@@ -35,7 +35,7 @@ def make_schema(**changes: object) -> Schema:
         "vendor": "postgresql",
         "tables": (Table(name=A), Table(name=B)),
         "foreign_keys": (make_key(),),
-        "sequences": (Sequence(name=C, uses=(SequenceUse(table=A, column="id", how="identity"),)),),
+        "sequences": (SequenceInfo(name=C, uses=(SequenceUse(table=A, column="id", how="identity"),)),),
         "search_path": ("public",),
     }
     return Schema(**{**given, **changes})  # type: ignore[arg-type]

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, unquote
 
+from testdb_app.baseline_state import Baseline, RowChanges, SequenceState
 from testdb_app.exceptions import ExclusionError
 from testdb_app.schema import ForeignKey, QualifiedName
-from testdb_app.states import Baseline, RowChanges, SequenceState
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -143,7 +143,7 @@ class Observation:
     - ``sizes``: the tables that may hold rows, with their bytes (0: unknown). A superset, never too small. If
       ``is_precise``, instead those that were written since the last reset of the same resetter.
     - ``states``: the sequences that are not at their start, and where they are (None: unknown).
-    - ``shape``: what a baseline depends on besides the schema, as it is now; see :class:`testdb_app.states.Baseline`.
+    - ``shape``: what a baseline depends on besides the schema, as it is now; see :class:`testdb_app.baseline_state.Baseline`.
     - ``copies``: the counters of the baseline's copies, as ``Baseline.counters`` has them.
     - ``conditions``: the backend's own, for :meth:`Backend.watch`.
     - ``missing``: relations for which the role lacks a privilege that emptying them would need, and which.

@@ -10,9 +10,9 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from testdb_app.backends.base import DatabaseIdentity
-from testdb_app.differences import LateSequence, TableDifference, Violation
+from testdb_app.baseline_state import Baseline
+from testdb_app.diff import LateSequence, TableDifference, Violation
 from testdb_app.schema import QualifiedName, Schema
-from testdb_app.states import Baseline
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper

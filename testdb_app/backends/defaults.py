@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from django.core.management.color import no_style
 
 from testdb_app.backends.base import TransactionStatus
+from testdb_app.baseline_state import Baseline, EarlierFormat
 from testdb_app.exceptions import Blocker, ConnectionLostError, ResetError, TestDBError, UnsupportedError
 from testdb_app.schema import Schema
-from testdb_app.states import Baseline, EarlierFormat
 
 if TYPE_CHECKING:
     from django.db import Error

@@ -22,10 +22,9 @@ from testdb_app.backends.base import (
     TransactionStatus,
 )
 from testdb_app.backends.data_protocols import DataBackend
-from testdb_app.details import TableDetails
+from testdb_app.baseline_state import BASELINE, Baseline, EarlierFormat, RowChanges
 from testdb_app.exceptions import Blocker, TestDBError
-from testdb_app.schema import ForeignKey, QualifiedName, Schema
-from testdb_app.states import BASELINE, Baseline, EarlierFormat, RowChanges
+from testdb_app.schema import ForeignKey, QualifiedName, Schema, TableDetails
 
 if TYPE_CHECKING:
     from django.db import Error

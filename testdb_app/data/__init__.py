@@ -19,14 +19,7 @@ from testdb_app.data.verification import (
     assert_sequences_ahead,
     assert_unchanged,
 )
-from testdb_app.differences import (
-    LateSequence,
-    RowDifference,
-    SequenceDifference,
-    StateDifference,
-    TableDifference,
-    Violation,
-)
+from testdb_app.diff import LateSequence, RowDifference, SequenceDifference, StateDifference, TableDifference, Violation
 
 __all__ = [
     "DataLedger",

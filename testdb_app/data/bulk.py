@@ -13,7 +13,7 @@ from django.db.models import AutoField, Model
 from testdb_app.backends import get_backend
 from testdb_app.data.columns import RowReader
 from testdb_app.guard import check_may_write
-from testdb_app.labels import split_db_table
+from testdb_app.model_tables import split_db_table
 from testdb_app.schema import QualifiedName
 
 if TYPE_CHECKING:

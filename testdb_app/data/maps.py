@@ -8,7 +8,7 @@ from django.apps import apps
 
 from testdb_app.backends import get_backend
 from testdb_app.exceptions import DataError
-from testdb_app.labels import ModelIndex, index_models
+from testdb_app.model_tables import ModelIndex, index_models
 from testdb_app.schema import QualifiedName, Schema
 from testdb_app.selection import select_tables
 

@@ -18,7 +18,7 @@ from testdb_app.exceptions import DataError
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
-    from testdb_app.labels import ModelIndex
+    from testdb_app.model_tables import ModelIndex
     from testdb_app.schema import QualifiedName
 
 Key = tuple[Any, ...]

@@ -12,7 +12,7 @@ from django.db import transaction
 
 from testdb_app.backends import get_backend
 from testdb_app.data.registered import Key, TableRows
-from testdb_app.differences import show_value
+from testdb_app.diff import show_value
 from testdb_app.exceptions import DependentRowsError
 from testdb_app.graph import DependencyGraph
 from testdb_app.schema import ForeignKey, QualifiedName
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
     from testdb_app.backends.base import DatabaseIdentity
-    from testdb_app.labels import ModelIndex
+    from testdb_app.model_tables import ModelIndex
 
 _VALUES_A_QUERY = 900
 _MOST_SHOWN = 10

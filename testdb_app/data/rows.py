@@ -12,12 +12,12 @@ from django.db.models import Model
 from testdb_app.backends import get_backend
 from testdb_app.data.failing import fail
 from testdb_app.data.maps import find_table, read_index
-from testdb_app.differences import cut, show_value
+from testdb_app.diff import cut, show_value
 from testdb_app.exceptions import DataError
 from testdb_app.selection import select_tables
 
 if TYPE_CHECKING:
-    from testdb_app.labels import ModelIndex
+    from testdb_app.model_tables import ModelIndex
     from testdb_app.schema import QualifiedName, Schema
 
 

@@ -10,7 +10,7 @@ from django.db import DEFAULT_DB_ALIAS, connections
 
 from testdb_app.backends import get_backend
 from testdb_app.data.maps import known_index, select
-from testdb_app.differences import StateDifference, TableDifference
+from testdb_app.diff import StateDifference, TableDifference
 from testdb_app.exceptions import SnapshotError
 
 if TYPE_CHECKING:

@@ -12,17 +12,15 @@ from testdb_app.conf import get_settings
 from testdb_app.data.failing import fail
 from testdb_app.data.maps import read_index, read_map
 from testdb_app.data.snapshots import Snapshot, with_labels
-from testdb_app.differences import SequenceDifference, cut
-from testdb_app.known_map import check_shape
-from testdb_app.looking import observe
-from testdb_app.scope import Scope, make_scope
-from testdb_app.selection import select_tables
+from testdb_app.diff import SequenceDifference, cut
+from testdb_app.resetter import check_shape, observe
+from testdb_app.selection import Scope, make_scope, select_tables
 
 if TYPE_CHECKING:
     from testdb_app.backends.base import Observation
-    from testdb_app.labels import ModelIndex
+    from testdb_app.baseline_state import Baseline, SequenceState
+    from testdb_app.model_tables import ModelIndex
     from testdb_app.schema import Schema
-    from testdb_app.states import Baseline, SequenceState
 
 _LOOK_TIMEOUT = 60.0
 
@@ -75,7 +73,7 @@ def assert_constraints(using: str = DEFAULT_DB_ALIAS, *, limit: int = 20) -> Non
     """Fail if rows break a constraint: also one that would be checked only at the end of the transaction that is open.
 
     Every foreign key is looked at by a query, so that rows are found that came past its check; ``failures`` are
-    :class:`~testdb_app.differences.Violation` values, with table, key and value, *limit* values of each at most. Constraints
+    :class:`~testdb_app.diff.Violation` values, with table, key and value, *limit* values of each at most. Constraints
     that waited wait again afterwards. On databases other than PostgreSQL and SQLite it is what Django finds.
     """
     __tracebackhide__ = True
@@ -94,7 +92,7 @@ def assert_sequences_ahead(using: str = DEFAULT_DB_ALIAS) -> None:
     """Fail if a sequence would give a value that its column has already, or has passed: the next insert could collide.
 
     Sequences that count down have to be below the least value. ``failures`` are
-    :class:`~testdb_app.differences.LateSequence` values. SQLite's own always are ahead.
+    :class:`~testdb_app.diff.LateSequence` values. SQLite's own always are ahead.
     """
     __tracebackhide__ = True
     connection = connections[using]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.resources import files
 
-from testdb_app.rendering import Assets
+from testdb_app.rendering.assets import Assets
 
 SCRIPTS = ("model.js", "elements.js", "map.js", "panel.js", "main.js")
 """The page's script: one after the other they are one module."""

@@ -6,8 +6,7 @@ from argparse import ArgumentParser
 
 from django.db import DEFAULT_DB_ALIAS, connections
 
-from testdb_app.conf import STRATEGIES
-from testdb_app.options import TARGETS
+from testdb_app.conf import STRATEGIES, TARGETS
 
 
 def add_arguments(parser: ArgumentParser) -> None:

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from testdb_app.backends.base import Action, DatabaseIdentity
-from testdb_app.naming import on_one_line
+from testdb_app.baseline_state import Baseline, RowChanges
 from testdb_app.rendering import PLAIN, Paint
 from testdb_app.report import ResetPreview, ResetReport, ResetTable
-from testdb_app.schema import LeftOut, QualifiedName
-from testdb_app.states import Baseline, RowChanges
+from testdb_app.schema import LeftOut, QualifiedName, on_one_line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

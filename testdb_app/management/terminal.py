@@ -7,9 +7,9 @@ import shutil
 import sys
 from typing import Any
 
-from testdb_app.naming import on_one_line
 from testdb_app.rendering import PLAIN, Paint
 from testdb_app.rendering.folding import fold
+from testdb_app.schema import on_one_line
 
 NARROWEST = 40
 """Columns below which lines are broken no more: the terminal does it then."""

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from testdb_app.baseline_state import RowChanges
 from testdb_app.exceptions import BaselineError, LeakError, TestDBError
 from testdb_app.plugin.leak_warning import LeakWarning
-from testdb_app.states import RowChanges
 
 if TYPE_CHECKING:
     from testdb_app.report import ResetReport
@@ -59,7 +59,7 @@ class LeakFinder:
 
     def _warn_of_unseen(self) -> None:
         """Warn, once, of the databases in which rows that are left cannot be seen."""
-        from testdb_app.preparing import find_obstacle  # noqa: PLC0415
+        from testdb_app.database_setup import find_obstacle  # noqa: PLC0415
 
         for alias in self.aliases:
             obstacle = find_obstacle(alias)

@@ -174,7 +174,7 @@ class Run:
 
     def _set_up_class(self, fixturedef: Any, request: Any) -> _Hook:
         """Django's ``TestCase`` has a transaction of its own for the class, and closes all connections after it."""
-        from testdb_app.outer_transaction import connections_kept_open  # noqa: PLC0415 - Django is imported where it is used
+        from testdb_app.transactions import connections_kept_open  # noqa: PLC0415 - Django is imported where it is used
 
         entry, kept = Entry(Kind.CLASS, fixturedef, request), ExitStack()
         fixturedef.addfinalizer(kept.close)

@@ -80,7 +80,7 @@ def open_transactions(entry: Entry, aliases: Iterable[str]) -> None:
     """Open an outer transaction of *entry* for each alias, all or none."""
     from django.db import connections  # noqa: PLC0415 - Django is imported where it is used
 
-    from testdb_app.outer_transaction import OuterTransaction  # noqa: PLC0415
+    from testdb_app.transactions import OuterTransaction  # noqa: PLC0415
 
     try:
         for alias in aliases:
@@ -157,7 +157,7 @@ def _aliases(users: list[pytest.Item]) -> list[str]:
 
 
 def _prepare(aliases: Iterable[str]) -> None:
-    from testdb_app.preparing import prepare_test_database  # noqa: PLC0415
+    from testdb_app.database_setup import prepare_test_database  # noqa: PLC0415
 
     for alias in aliases:
         if not _is_mirror(alias):
@@ -165,7 +165,7 @@ def _prepare(aliases: Iterable[str]) -> None:
 
 
 def _reset(aliases: Iterable[str]) -> None:
-    from testdb_app.between_tests import reset_databases  # noqa: PLC0415
+    from testdb_app.teardown import reset_databases  # noqa: PLC0415
 
     reset_databases(alias for alias in aliases if not _is_mirror(alias))
 

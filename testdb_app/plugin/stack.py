@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from testdb_app.plugin.asking import FUNCTION, RANKS
 
 if TYPE_CHECKING:
-    from testdb_app.outer_transaction import OuterTransaction
+    from testdb_app.transactions import OuterTransaction
 
 
 class Kind(StrEnum):

@@ -30,16 +30,16 @@ def before_the_databases(config: pytest.Config, blocker: Any, *, restores: bool)
     """
     from django.db import connections  # noqa: PLC0415 - Django is imported where it is used
 
-    from testdb_app import guard, preparing  # noqa: PLC0415
+    from testdb_app import database_setup, guard  # noqa: PLC0415
 
-    preparing.forget_test_databases()
+    database_setup.forget_test_databases()
     given: Any = config.option
     with blocker.unblock():
         for connection in connections.all(initialized_only=True):
             guard.close(connection)
         if restores and given.reuse_db and not given.create_db:
             aliases = [alias for alias in connections if not connections[alias].settings_dict["TEST"]["MIRROR"]]
-            preparing.restore_kept_databases(aliases)
+            database_setup.restore_kept_databases(aliases)
 
 
 @contextmanager
@@ -54,7 +54,7 @@ def setting_up_databases(config: pytest.Config) -> Iterator[None]:
 
 def prepare_databases(config: pytest.Config, blocker: Any, items: Iterable[pytest.Item]) -> list[str]:
     """Capture the baselines of the databases that *items* will reset; return the aliases of all that were set up."""
-    from testdb_app.preparing import prepare_test_databases  # noqa: PLC0415
+    from testdb_app.database_setup import prepare_test_databases  # noqa: PLC0415
 
     aliases = aliases_set_up()
     # Leaks are looked for in each, also in one that a fixture of the project's own has set up.
@@ -108,8 +108,8 @@ def reset_if_asked_late(request: Any) -> Exception | None:
         return None
     from django.db import connections  # noqa: PLC0415
 
+    from testdb_app.database_setup import prepare_test_database  # noqa: PLC0415
     from testdb_app.exceptions import TestDBError  # noqa: PLC0415
-    from testdb_app.preparing import prepare_test_database  # noqa: PLC0415
 
     databases = asking.databases_of(item)
     try:

@@ -14,11 +14,10 @@ import re
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from testdb_app.details import NO_DETAILS, TableDetails
-from testdb_app.naming import on_one_line, show_part
 from testdb_app.rendering.columns import arrange
 from testdb_app.rendering.names import show_parts
 from testdb_app.rendering.notes import notes
+from testdb_app.schema import NO_DETAILS, TableDetails, on_one_line, show_part
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from testdb_app.rendering.assets import Assets
     from testdb_app.rendering.cycles import Cycle
     from testdb_app.rendering.picture import Arrow, Picture
-    from testdb_app.schema import QualifiedName, Sequence
+    from testdb_app.schema import QualifiedName, SequenceInfo
 
 _PLACE = re.compile(r"\{\{(\w+)\}\}")
 
@@ -101,7 +100,7 @@ def _tables(picture: Picture) -> Iterator[dict[str, Any]]:
     for table in picture.schema.tables:
         if table.name in picture.root_of:
             partitions.setdefault(picture.root(table.name), []).append(table.name)
-    sequences: dict[QualifiedName, list[tuple[Sequence, str, str]]] = {}
+    sequences: dict[QualifiedName, list[tuple[SequenceInfo, str, str]]] = {}
     for sequence in picture.schema.sequences:
         for use in sequence.uses:
             sequences.setdefault(picture.root(use.table), []).append((sequence, use.column, use.how))

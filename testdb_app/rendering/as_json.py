@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from testdb_app.rendering.cycles import Cycle
     from testdb_app.rendering.picture import Picture
-    from testdb_app.schema import ForeignKey, Sequence, Table
+    from testdb_app.schema import ForeignKey, SequenceInfo, Table
 
 SCHEMA_VERSION = 1
 
@@ -83,7 +83,7 @@ def _foreign_key(key: ForeignKey) -> dict[str, Any]:
     }
 
 
-def _sequence(sequence: Sequence) -> dict[str, Any]:
+def _sequence(sequence: SequenceInfo) -> dict[str, Any]:
     return {
         "id": str(sequence.name),
         "schema": sequence.name.schema,

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from testdb_app.naming import on_one_line
 from testdb_app.rendering.names import counted, show_parts
+from testdb_app.schema import on_one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

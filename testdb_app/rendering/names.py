@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 
-from testdb_app.naming import show_part
+from testdb_app.schema import show_part
 
 
 def show_parts(parts: tuple[str, ...]) -> str:

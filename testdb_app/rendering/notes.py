@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from testdb_app.naming import show_part
 from testdb_app.rendering.names import counted
-from testdb_app.schema import TableKind
+from testdb_app.schema import TableKind, show_part
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

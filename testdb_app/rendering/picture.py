@@ -15,9 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from collections.abc import Set as AbstractSet
 
-    from testdb_app.details import TableDetails
     from testdb_app.rendering.assets import Assets
-    from testdb_app.schema import ForeignKey, QualifiedName, Schema
+    from testdb_app.schema import ForeignKey, QualifiedName, Schema, TableDetails
 
 
 class Arrow(NamedTuple):

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from testdb_app.naming import on_one_line
 from testdb_app.rendering.names import cells, counted, show_parts
 from testdb_app.rendering.notes import notes
+from testdb_app.schema import on_one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

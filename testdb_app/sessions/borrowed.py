@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from django.db import DatabaseError, InterfaceError
 
-from testdb_app.connection_hooks import shorten
 from testdb_app.sessions.turns import Turn
+from testdb_app.transactions import shorten
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper as _Base

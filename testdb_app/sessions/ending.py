@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.db import DatabaseError, InterfaceError
 
-from testdb_app.damage import Damage
 from testdb_app.exceptions import SessionBrokenError, SessionLeakError, SessionNestingError, TestDBError
-from testdb_app.outer_transaction import open_transactions
 from testdb_app.sessions.opened import OpenSession, Part, check_is_last, is_last, pop, sessions_on
 from testdb_app.sessions.parts import RolledBack, take_back
 from testdb_app.sessions.statements import StatementWatch
 from testdb_app.sessions.watchdog import watchdog
+from testdb_app.transactions import Damage, open_transactions
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper

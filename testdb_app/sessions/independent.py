@@ -13,11 +13,11 @@ from django.db import DatabaseError, InterfaceError, OperationalError, connectio
 from django.db.backends.base.base import RAN_DB_VERSION_CHECK
 from django.db.utils import load_backend
 
-from testdb_app.damage import close_for_good
 from testdb_app.exceptions import UnsupportedError
 from testdb_app.guard import add_mirror
 from testdb_app.sessions.aliases import find_primary
 from testdb_app.sessions.pool_options import check_may_pool
+from testdb_app.transactions import close_for_good
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper

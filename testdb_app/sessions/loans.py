@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from django.db import InterfaceError
 
-from testdb_app.damage import is_lost
 from testdb_app.exceptions import SessionBrokenError, SessionClosedError
 from testdb_app.sessions.borrowed import borrow
 from testdb_app.sessions.raised import make_error
 from testdb_app.sessions.turns import Turn
+from testdb_app.transactions import is_lost
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper

@@ -9,8 +9,8 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Protocol
 from weakref import ReferenceType, WeakKeyDictionary
 
-from testdb_app.damage import Damage
 from testdb_app.exceptions import OwnershipTimeoutError, SessionClosedError, SessionNestingError, TestSessionError
+from testdb_app.transactions import Damage
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper

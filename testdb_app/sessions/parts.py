@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING, Any
 from django.db import DatabaseError, InterfaceError
 
 from testdb_app.backends import get_backend
-from testdb_app.damage import Damage
+from testdb_app.database_setup import get_resetter, prepare_test_database
 from testdb_app.exceptions import SessionNestingError
-from testdb_app.guard import check_may_write
-from testdb_app.outer_transaction import OuterTransaction, open_transactions
-from testdb_app.preparing import get_resetter, prepare_test_database
+from testdb_app.guard import check_may_write, check_no_transaction, end_transaction, leave_blocks
 from testdb_app.sessions.aliases import database_of
 from testdb_app.sessions.opened import OpenSession, sessions_on
-from testdb_app.transaction_state import check_no_transaction, end_transaction, leave_blocks
+from testdb_app.transactions import Damage, OuterTransaction, open_transactions
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper

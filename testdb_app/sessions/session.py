@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 from django.db import connections, transaction
 from django.utils.asyncio import async_unsafe
 
-from testdb_app.connection_hooks import caller
 from testdb_app.exceptions import ConfigurationError, SessionClosedError, SessionNestingError
 from testdb_app.sessions.callbacks import run_callbacks
 from testdb_app.sessions.decorating import decorate
@@ -24,6 +23,7 @@ from testdb_app.sessions.opened import OpenSession, sessions_on
 from testdb_app.sessions.opening import open_session
 from testdb_app.sessions.options import SessionOptions
 from testdb_app.sessions.setting_up import SessionData
+from testdb_app.transactions import caller
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper

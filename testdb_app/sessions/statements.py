@@ -12,7 +12,6 @@ from django.db.utils import load_backend
 
 from testdb_app.backends import get_backend
 from testdb_app.backends.base import Failure
-from testdb_app.connection_hooks import caller, shorten
 from testdb_app.exceptions import (
     Blocker,
     IdleTimeoutError,
@@ -24,6 +23,7 @@ from testdb_app.exceptions import (
 from testdb_app.sessions.durations import describe_duration
 from testdb_app.sessions.opened import find_session_of
 from testdb_app.sessions.raised import make_error
+from testdb_app.transactions import caller, shorten
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper

@@ -9,8 +9,8 @@ import textwrap
 import pytest
 
 from testdb_app.baseline import capture_baseline, drop_baseline
+from testdb_app.baseline_state import SequenceState
 from testdb_app.exceptions import BaselineError, LockTimeoutError, TransactionStateError, UnsafeDatabaseError
-from testdb_app.states import SequenceState
 from tests.baseline.conftest import content
 
 TABLES = """

@@ -10,7 +10,7 @@ from django.db import connections
 
 from testdb_app import guard
 from testdb_app.baseline import capture_baseline
-from testdb_app.preparing import forget_test_databases, prepare_test_database, restore_kept_databases
+from testdb_app.database_setup import forget_test_databases, prepare_test_database, restore_kept_databases
 
 TABLES = (
     "CREATE TABLE a (id integer PRIMARY KEY, v text); CREATE TABLE b (id integer PRIMARY KEY);"

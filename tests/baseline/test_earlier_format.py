@@ -9,8 +9,8 @@ from django.db import connections
 
 from testdb_app import guard
 from testdb_app.baseline import capture_baseline
+from testdb_app.database_setup import forget_test_databases, prepare_test_database, restore_kept_databases
 from testdb_app.exceptions import BaselineFormatError
-from testdb_app.preparing import forget_test_databases, prepare_test_database, restore_kept_databases
 from tests.baseline.conftest import content
 
 TABLES = """

@@ -6,8 +6,8 @@ import pytest
 
 from testdb_app.backends.postgresql.baseline import read_baseline
 from testdb_app.backends.postgresql.restoring import restore
+from testdb_app.baseline_state import BASELINE
 from testdb_app.exceptions import MissingPrivilegeError
-from testdb_app.states import BASELINE
 from tests.baseline.conftest import content
 
 TABLES = """

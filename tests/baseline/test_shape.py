@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from testdb_app import preparing
+from testdb_app import database_setup
 from testdb_app.exceptions import BaselineError
 from tests.baseline.conftest import content
 
@@ -157,9 +157,9 @@ def test_a_baseline_is_not_refitted_to_a_detached_partition(scratch, captured):
     from testdb_app.backends.base import Mark
 
     scratch.resetter().backend.set_mark(scratch.connection, Mark.TEST, present=True)
-    preparing.refit_baseline(scratch.alias)
+    database_setup.refit_baseline(scratch.alias)
     scratch.reset(to="baseline")
     for change in ("ALTER TABLE event DETACH PARTITION event_rest", "ALTER TABLE cat INHERIT animal"):
         scratch.execute(change)
         with pytest.raises(BaselineError, match="the kind of table public"):
-            preparing.refit_baseline(scratch.alias)
+            database_setup.refit_baseline(scratch.alias)

@@ -8,8 +8,8 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from testdb_app import guard
-from testdb_app.between_tests import reset_databases
-from testdb_app.preparing import forget_test_databases, prepare_test_database
+from testdb_app.database_setup import forget_test_databases, prepare_test_database
+from testdb_app.teardown import reset_databases
 from tests.benchmarks import candidates as who
 from tests.benchmarks.cases_tables import Bench, take_part
 from tests.benchmarks.results import Case, Series, Target

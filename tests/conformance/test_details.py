@@ -7,8 +7,8 @@ import pytest
 from testdb_app.backends import get_backend, postgresql
 from testdb_app.backends.generic import BACKEND as GENERIC
 from testdb_app.backends.postgresql import details as postgresql_details
-from testdb_app.details import Column, UniqueKey
 from testdb_app.exceptions import LockTimeoutError
+from testdb_app.schema import Column, UniqueKey
 from tests.rendering.maps import HOSTILE
 
 SHOP = """

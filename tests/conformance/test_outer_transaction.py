@@ -12,11 +12,7 @@ from django.db.transaction import TransactionManagementError
 
 from testdb_app.backends import get_backend
 from testdb_app.exceptions import SessionBrokenError, SessionNestingError, TransactionStateError, UnsafeDatabaseError
-from testdb_app.outer_transaction import (
-    OuterTransaction,
-    connections_kept_open,
-    open_transactions,
-)
+from testdb_app.transactions import OuterTransaction, connections_kept_open, open_transactions
 
 TABLES = """
 CREATE TABLE a (id integer PRIMARY KEY);

@@ -19,8 +19,7 @@ from django.test import override_settings
 
 from testdb_app import baseline, checks, data, exceptions, guard, pytest_plugin, runner, testcases
 from testdb_app.backends.base import Action
-from testdb_app.conf import Settings, get_settings
-from testdb_app.options import TARGETS
+from testdb_app.conf import TARGETS, Settings, get_settings
 from testdb_app.rendering import FORMATS
 from testdb_app.report import ResetReport, ResetTable
 from testdb_app.schema import QualifiedName

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from testdb_app.baseline import capture_baseline, drop_baseline
-from testdb_app.between_tests import reset_databases
+from testdb_app.database_setup import forget_test_databases, prepare_test_database, refit_baseline
 from testdb_app.exceptions import BaselineError, TestDBError
-from testdb_app.preparing import forget_test_databases, prepare_test_database, refit_baseline
+from testdb_app.teardown import reset_databases
 from tests.scratch import ScratchDatabase, connect_as_superuser
 
 pytestmark = pytest.mark.postgresql

@@ -9,6 +9,7 @@ from testdb_app.backends import get_backend
 from testdb_app.backends.base import Action, Mark, Step
 from testdb_app.backends.generic import BACKEND
 from testdb_app.backends.generic.introspection import qualify
+from testdb_app.baseline_state import RowChanges
 from testdb_app.exceptions import (
     ConnectionLostError,
     ExclusionError,
@@ -19,7 +20,6 @@ from testdb_app.exceptions import (
 )
 from testdb_app.graph import DependencyGraph
 from testdb_app.schema import QualifiedName, SequenceUse
-from testdb_app.states import RowChanges
 
 SHOP = (
     "CREATE TABLE publisher (id integer PRIMARY KEY AUTOINCREMENT)",

@@ -10,7 +10,7 @@ from django.db import connections
 from psycopg.conninfo import conninfo_to_dict
 
 from testdb_app.baseline import capture_baseline
-from testdb_app.baseline_document import to_document
+from testdb_app.baseline_state import to_document
 from testdb_app.exceptions import BaselineError, UnsafeDatabaseError
 from testdb_app.resetter import Resetter
 from testdb_app.schema import QualifiedName

@@ -17,8 +17,8 @@ from testdb_app.backends.base import DatabaseIdentity, Mark
 from testdb_app.backends.postgresql.connection import server_version
 from testdb_app.backends.postgresql.preconditions import Precondition
 from testdb_app.baseline import capture_baseline, drop_baseline
+from testdb_app.database_setup import restart_sequences
 from testdb_app.exceptions import UnsafeDatabaseError
-from testdb_app.preparing import restart_sequences
 from testdb_app.resetter import Resetter
 from tests.guard.conftest import content
 from tests.guard.switching import SwitchingPool

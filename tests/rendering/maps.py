@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from testdb_app.schema import ForeignKey, OnDelete, QualifiedName, Schema, Sequence, SequenceUse, Table, TableKind
+from testdb_app.schema import ForeignKey, OnDelete, QualifiedName, Schema, SequenceInfo, SequenceUse, Table, TableKind
 
 HOSTILE = (
     'double"quote',
@@ -83,8 +83,10 @@ def library() -> Schema:
             key("genre", "broader_id", "genre"),
         ],
         sequences=(
-            Sequence(name=named("copy_id_seq"), uses=(SequenceUse(table=named("copy"), column="id", how="identity"),)),
-            Sequence(name=named("spare"), start=1000, minimum=100, increment=-1, cycle=True),
+            SequenceInfo(
+                name=named("copy_id_seq"), uses=(SequenceUse(table=named("copy"), column="id", how="identity"),)
+            ),
+            SequenceInfo(name=named("spare"), start=1000, minimum=100, increment=-1, cycle=True),
         ),
     )
 

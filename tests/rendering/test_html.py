@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from testdb_app.details import Column, TableDetails, UniqueKey
 from testdb_app.management.page import read_assets
-from testdb_app.rendering import Assets, Picture, as_html
-from testdb_app.schema import QualifiedName, Schema
+from testdb_app.rendering import Picture, as_html
+from testdb_app.rendering.assets import Assets
+from testdb_app.schema import Column, QualifiedName, Schema, TableDetails, UniqueKey
 from tests.rendering.maps import HOSTILE, hostile, key, library, named, partitioned, schema, table
 
 ASSETS = read_assets()

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from testdb_app.naming import show_part
 from testdb_app.rendering import Paint, Picture
 from testdb_app.rendering.names import cells
 from testdb_app.rendering.tree import render
+from testdb_app.schema import show_part
 from tests.rendering.maps import hostile, key, library, named, partitioned, schema, table
 
 if TYPE_CHECKING:

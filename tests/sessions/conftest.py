@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from django.db import connections
 
-from testdb_app.outer_transaction import open_transactions
 from testdb_app.sessions import TestSessionFactory
 from testdb_app.sessions.opened import open_sessions
+from testdb_app.transactions import open_transactions
 
 TABLES = """
 CREATE TABLE a (id integer PRIMARY KEY);

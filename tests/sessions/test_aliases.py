@@ -8,7 +8,7 @@ import pytest
 from django.db import connections
 
 from testdb_app.exceptions import SessionNestingError, UnsafeSessionError
-from testdb_app.outer_transaction import open_transactions
+from testdb_app.transactions import open_transactions
 from tests.sessions.conftest import TABLES, insert, numbers
 
 pytestmark = pytest.mark.postgresql

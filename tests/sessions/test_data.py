@@ -10,9 +10,9 @@ from django.core.management import call_command
 from django.db import connections
 
 from testdb_app.data import assert_row_counts, seeds
+from testdb_app.database_setup import prepare_test_database
 from testdb_app.demo.models import Author, Book
 from testdb_app.exceptions import ConfigurationError, SeedError, UnknownNameError, VerificationError
-from testdb_app.preparing import prepare_test_database
 from testdb_app.sessions import TestSession, TestSessionFactory
 
 

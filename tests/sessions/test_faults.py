@@ -17,9 +17,9 @@ from django.db import DatabaseError, OperationalError, connections, transaction
 
 from testdb_app.backends.postgresql import limits
 from testdb_app.exceptions import SessionBrokenError
-from testdb_app.outer_transaction import open_transactions
 from testdb_app.sessions import TestSessionFactory
 from testdb_app.sessions.opened import open_sessions
+from testdb_app.transactions import open_transactions
 from tests.embedded.processes import eventually
 from tests.faults.test_server_crash import PrivateDatabase, is_running, private, server  # noqa: F401 - fixtures
 from tests.sessions.conftest import TABLES, insert, numbers

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from django.db import transaction
 
+from testdb_app.database_setup import prepare_test_database
 from testdb_app.exceptions import (
     LockTimeoutError,
     SessionLeakError,
@@ -15,7 +16,6 @@ from testdb_app.exceptions import (
     TransactionStateError,
     UnsafeSessionError,
 )
-from testdb_app.preparing import prepare_test_database
 from tests.sessions.conftest import insert, numbers
 
 

@@ -25,9 +25,9 @@ from testdb_app.exceptions import (
     UnsafeDatabaseError,
     UnsafeSessionError,
 )
-from testdb_app.outer_transaction import OuterTransaction
 from testdb_app.sessions import TestSessionFactory, current_session
 from testdb_app.sessions.opened import open_sessions
+from testdb_app.transactions import OuterTransaction
 from tests.sessions.conftest import insert, numbers
 
 

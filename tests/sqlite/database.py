@@ -13,11 +13,11 @@ from django.db.utils import ConnectionHandler
 from testdb_app.backends.base import Action, Script, Step
 from testdb_app.backends.sqlite import BACKEND
 from testdb_app.baseline import capture_baseline
+from testdb_app.baseline_state import Baseline, RowChanges
 from testdb_app.graph import DependencyGraph
 from testdb_app.report import ResetReport
 from testdb_app.resetter import Resetter
 from testdb_app.schema import ForeignKey, QualifiedName, Schema
-from testdb_app.states import Baseline, RowChanges
 
 
 class SQLiteDatabase:

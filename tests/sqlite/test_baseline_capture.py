@@ -15,6 +15,7 @@ from django.db import transaction
 from testdb_app.backends.sqlite import BACKEND
 from testdb_app.backends.sqlite import baseline as baseline_tables
 from testdb_app.baseline import drop_baseline
+from testdb_app.database_setup import forget_test_databases, prepare_test_database
 from testdb_app.exceptions import (
     BaselineDamagedError,
     BaselineError,
@@ -24,7 +25,6 @@ from testdb_app.exceptions import (
     TransactionStateError,
     UnsupportedError,
 )
-from testdb_app.preparing import forget_test_databases, prepare_test_database
 from tests.sqlite.database import KnownDatabase, other_connection
 from tests.sqlite.test_faults import interrupted
 

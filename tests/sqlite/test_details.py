@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from testdb_app.backends.sqlite import BACKEND
-from testdb_app.details import Column, UniqueKey
-from testdb_app.schema import QualifiedName
+from testdb_app.schema import Column, QualifiedName, UniqueKey
 
 
 def read(database, *, count_rows=True):

@@ -12,7 +12,7 @@ from django.db import DataError, connections, transaction
 from django.db.backends.postgresql import base
 from django.db.backends.signals import connection_created
 
-from testdb_app import between_tests
+from testdb_app import teardown
 from testdb_app.backends import get_backend
 from testdb_app.backends.postgresql.session_state import judge_statement
 from testdb_app.exceptions import ConfigurationError
@@ -333,7 +333,7 @@ def test_a_generator_that_is_left_half_read_does_not_block_the_teardown(kept: An
     rows = kept.connection.cursor().stream("SELECT generate_series(1, 1000)")
     next(rows)
     kept.inc_thread_sharing()
-    worker = threading.Thread(target=between_tests._end_use, args=(kept,), daemon=True)
+    worker = threading.Thread(target=teardown._end_use, args=(kept,), daemon=True)
     worker.start()
     worker.join(20)
     kept.dec_thread_sharing()

@@ -7,8 +7,8 @@ import pytest
 
 from testdb_app.backends.base import Action
 from testdb_app.baseline import capture_baseline, drop_baseline
+from testdb_app.database_setup import refit_baseline
 from testdb_app.exceptions import PublicationError
-from testdb_app.preparing import refit_baseline
 from testdb_app.schema import QualifiedName
 
 LOG = "CREATE TABLE log (line text); INSERT INTO log VALUES ('of a migration');"

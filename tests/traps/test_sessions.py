@@ -21,7 +21,7 @@ from testdb_app.exceptions import (
     TransactionStateError,
     UnsafeDatabaseError,
 )
-from testdb_app.known_map import read_map
+from testdb_app.resetter import read_map
 
 TABLE = "CREATE TABLE t (id serial PRIMARY KEY); INSERT INTO t DEFAULT VALUES"
 

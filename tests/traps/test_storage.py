@@ -6,8 +6,8 @@ import pytest
 
 from testdb_app.backends.base import Action
 from testdb_app.baseline import capture_baseline
+from testdb_app.database_setup import refit_baseline
 from testdb_app.exceptions import StorageError
-from testdb_app.preparing import refit_baseline
 
 HEAP_2 = "CREATE ACCESS METHOD heap2 TYPE TABLE HANDLER heap_tableam_handler"
 ITEMS = "CREATE TABLE item (id int PRIMARY KEY, name text) USING heap2; INSERT INTO item VALUES (1, 'one'), (2, 'two');"

@@ -12,10 +12,10 @@ from django.db import IntegrityError
 from testdb_app.backends.base import DatabaseIdentity
 from testdb_app.backends.data_protocols import StoredState
 from testdb_app.backends.generic.introspection import read_schema
-from testdb_app.differences import LateSequence, TableDifference, Violation
+from testdb_app.baseline_state import Baseline
+from testdb_app.diff import LateSequence, TableDifference, Violation
 from testdb_app.exceptions import UnsupportedError
 from testdb_app.schema import QualifiedName, Schema
-from testdb_app.states import Baseline
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper

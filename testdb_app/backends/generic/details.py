@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from testdb_app.backends.generic.introspection import count_rows as count
-from testdb_app.details import Column, TableDetails, UniqueKey, gather_details
-from testdb_app.schema import QualifiedName, Schema
+from testdb_app.schema import Column, QualifiedName, Schema, TableDetails, UniqueKey, gather_details
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from testdb_app.backends.base import DatabaseIdentity, Observation
+from testdb_app.baseline_state import Baseline
 from testdb_app.schema import ForeignKey, LeftOut, QualifiedName, Schema, SequenceUse, Table
-from testdb_app.schema import Sequence as SequenceValue
-from testdb_app.states import Baseline
+from testdb_app.schema import SequenceInfo as SequenceValue
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper

@@ -11,6 +11,7 @@ from django.db import Error
 
 from testdb_app.backends.base import Action, DatabaseIdentity, Mark, Script, Statement, Step, has_autocommit
 from testdb_app.backends.generic.introspection import count_references, count_rows
+from testdb_app.baseline_state import BASELINE, Baseline, RowChanges, describe_tables
 from testdb_app.exceptions import (
     ConnectionLostError,
     ResetError,
@@ -19,7 +20,6 @@ from testdb_app.exceptions import (
     UnsupportedError,
 )
 from testdb_app.schema import ForeignKey, QualifiedName, Schema
-from testdb_app.states import BASELINE, Baseline, RowChanges, describe_tables
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper

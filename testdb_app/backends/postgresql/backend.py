@@ -44,9 +44,9 @@ from testdb_app.backends.postgresql.quoting import quote
 from testdb_app.backends.postgresql.sequences import read_all_states, sequence_states
 from testdb_app.backends.postgresql.shapes import EXACT_TEXT, make_shape, parse_shape, shape_queries, unreadable
 from testdb_app.backends.postgresql.watch import PostgreSQLWatch
+from testdb_app.baseline_state import BASELINE, Baseline, EarlierFormat, RowChanges, SequenceState, migration_tables
 from testdb_app.exceptions import RowsRemainError, TestDBError
 from testdb_app.schema import ForeignKey, QualifiedName, Schema
-from testdb_app.states import BASELINE, Baseline, EarlierFormat, RowChanges, SequenceState, migration_tables
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper

@@ -40,19 +40,23 @@ from testdb_app.backends.postgresql.shapes import (
     parse_tables,
     shape_queries,
 )
-from testdb_app.baseline_document import damaged, from_document, from_earlier_document, not_proved, to_document
-from testdb_app.exceptions import BaselineError, MissingPrivilegeError, TransactionStateError, UnsupportedError
-from testdb_app.schema import QualifiedName, Schema
-from testdb_app.scope import make_scope
-from testdb_app.states import (
+from testdb_app.baseline_state import (
     BASELINE,
     KEPT_STATES,
     Baseline,
     BaselineTable,
     EarlierFormat,
     SequenceState,
+    damaged,
+    from_document,
+    from_earlier_document,
     migration_tables,
+    not_proved,
+    to_document,
 )
+from testdb_app.exceptions import BaselineError, MissingPrivilegeError, TransactionStateError, UnsupportedError
+from testdb_app.schema import QualifiedName, Schema
+from testdb_app.selection import make_scope
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper

@@ -23,11 +23,11 @@ from testdb_app.backends.postgresql.shapes import EXACT_TEXT, TableShape
 from testdb_app.backends.postgresql.stored import store_state
 from testdb_app.backends.postgresql.switches import accept_deletes
 from testdb_app.backends.postgresql.violations import find_late_sequences, find_violations
-from testdb_app.differences import TableDifference
+from testdb_app.baseline_state import Baseline, BaselineTable
+from testdb_app.diff import TableDifference
 from testdb_app.exceptions import UnsupportedError
+from testdb_app.plan import check_deletable
 from testdb_app.schema import QualifiedName, Schema
-from testdb_app.states import Baseline, BaselineTable
-from testdb_app.truncation import check_deletable
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 from testdb_app.backends.postgresql.catalog import USER_SCHEMAS
 from testdb_app.backends.postgresql.queries import chunks, read_rows
 from testdb_app.backends.postgresql.quoting import qualify, quote
-from testdb_app.details import Column, TableDetails, UniqueKey, gather_details
-from testdb_app.schema import QualifiedName, Schema
+from testdb_app.schema import Column, QualifiedName, Schema, TableDetails, UniqueKey, gather_details
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from testdb_app.backends.postgresql.quoting import equals, quote, quote_literal
-from testdb_app.differences import RowDifference, TableDifference
+from testdb_app.diff import RowDifference, TableDifference
 from testdb_app.schema import QualifiedName
 
 _MOST_CHARACTERS = 200

@@ -15,7 +15,7 @@ from testdb_app.backends.postgresql.operations import EXCLUSIVE
 from testdb_app.backends.postgresql.preconditions import explain_refusal, find_damage, find_refusal
 from testdb_app.backends.postgresql.quoting import quote_literal
 from testdb_app.backends.postgresql.restoring import REFUSED_ROW
-from testdb_app.baseline_document import damaged
+from testdb_app.baseline_state import KEPT_STATES, damaged
 from testdb_app.exceptions import (
     BaselineDamagedError,
     Blocker,
@@ -30,9 +30,7 @@ from testdb_app.exceptions import (
     TooManyLocksError,
     TransactionStateError,
 )
-from testdb_app.naming import on_one_line
-from testdb_app.schema import QualifiedName
-from testdb_app.states import KEPT_STATES
+from testdb_app.schema import QualifiedName, on_one_line
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper

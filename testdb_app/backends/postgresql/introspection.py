@@ -20,7 +20,6 @@ from testdb_app.backends.postgresql.queries import read_rows
 from testdb_app.backends.postgresql.quoting import quote
 from testdb_app.backends.postgresql.shapes import is_baseline_table
 from testdb_app.exceptions import UnsupportedError
-from testdb_app.naming import show_part
 from testdb_app.schema import (
     DerivedRelation,
     ForeignKey,
@@ -30,11 +29,12 @@ from testdb_app.schema import (
     ReplicaIdentity,
     Rule,
     Schema,
-    Sequence,
+    SequenceInfo,
     SequenceUse,
     Table,
     TableKind,
     Trigger,
+    show_part,
 )
 
 if TYPE_CHECKING:
@@ -295,9 +295,9 @@ def _foreign_keys(
     return tuple(sorted(keys, key=lambda key: (key.table, key.columns, key.referenced, key.name)))
 
 
-def _sequences(rows: Iterable[Rows[Any]], names: Mapping[int, QualifiedName]) -> tuple[Sequence, ...]:
+def _sequences(rows: Iterable[Rows[Any]], names: Mapping[int, QualifiedName]) -> tuple[SequenceInfo, ...]:
     sequences = [
-        Sequence(
+        SequenceInfo(
             name=QualifiedName(schema, name),
             data_type=data_type,
             start=start,

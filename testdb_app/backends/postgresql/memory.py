@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from testdb_app.backends.postgresql.looks import Conditions, Look, Relations
+from testdb_app.baseline_state import RowChanges
 from testdb_app.schema import QualifiedName
-from testdb_app.states import RowChanges
 
 _MOST_SUSPECTS = 256
 _MOST_SCANS = 64

@@ -24,8 +24,8 @@ from testdb_app.backends.postgresql.quoting import milliseconds, quote, quote_li
 from testdb_app.backends.postgresql.restoring import needs_exact_text, restore, restore_in_passes, rewrite
 from testdb_app.backends.postgresql.shapes import EXACT_TEXT, KEEP_SETTINGS, PUT_SETTINGS_BACK
 from testdb_app.backends.postgresql.switches import BY_ROW, events_of, needs_exclusive, switches
+from testdb_app.baseline_state import Baseline, SequenceState
 from testdb_app.schema import ForeignKey, QualifiedName, Schema
-from testdb_app.states import Baseline, SequenceState
 
 SHARED = "SHARE ROW EXCLUSIVE"
 EXCLUSIVE = "ACCESS EXCLUSIVE"

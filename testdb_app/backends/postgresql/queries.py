@@ -14,9 +14,9 @@ from testdb_app.backends.postgresql.errors import LOCK_NOT_AVAILABLE, sqlstate, 
 from testdb_app.backends.postgresql.preconditions import explain_refusal, find_refusal
 from testdb_app.backends.postgresql.quoting import EQUALS, equals, milliseconds, quote
 from testdb_app.backends.postgresql.restoring import live_value
+from testdb_app.baseline_state import BaselineTable, RowChanges
 from testdb_app.exceptions import UnsupportedError
 from testdb_app.schema import ForeignKey, QualifiedName
-from testdb_app.states import BaselineTable, RowChanges
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper

@@ -17,8 +17,8 @@ from testdb_app.backends.postgresql.memory import Memory, Outcome, Written
 from testdb_app.backends.postgresql.pipeline import Command
 from testdb_app.backends.postgresql.queries import rows_of, sum_changes
 from testdb_app.backends.postgresql.quoting import milliseconds
+from testdb_app.baseline_state import RowChanges
 from testdb_app.schema import QualifiedName
-from testdb_app.states import RowChanges
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper

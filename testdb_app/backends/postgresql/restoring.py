@@ -27,8 +27,8 @@ from collections.abc import Sequence as Many
 from testdb_app.backends.base import Statement
 from testdb_app.backends.postgresql.preconditions import DAMAGE, counted_or_damaged
 from testdb_app.backends.postgresql.quoting import EQUALS, equals, quote, quote_literal
+from testdb_app.baseline_state import Baseline, BaselineColumn, BaselineTable
 from testdb_app.schema import QualifiedName
-from testdb_app.states import Baseline, BaselineColumn, BaselineTable
 
 
 def needs_exact_text(table: BaselineTable) -> bool:

@@ -13,8 +13,8 @@ from testdb_app.backends.postgresql import catalog
 from testdb_app.backends.postgresql.connection import server_version
 from testdb_app.backends.postgresql.queries import chunks
 from testdb_app.backends.postgresql.quoting import quote
+from testdb_app.baseline_state import SequenceState
 from testdb_app.schema import QualifiedName
-from testdb_app.states import SequenceState
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper

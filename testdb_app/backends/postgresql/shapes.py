@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from testdb_app.backends.postgresql.quoting import quote, quote_literal
+from testdb_app.baseline_state import KEPT_STATES, KIND_OF, MIGRATIONS_IN, BaselineColumn, describe_tables
 from testdb_app.schema import QualifiedName, Schema
-from testdb_app.states import KEPT_STATES, KIND_OF, MIGRATIONS_IN, BaselineColumn, describe_tables
 
 # Names, types and values are to be spelled alike in every session, whatever its settings; for this transaction.
 _EXACT = {

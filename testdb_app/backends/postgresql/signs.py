@@ -24,7 +24,7 @@ from testdb_app.backends.postgresql.looks import Conditions, are_trusted, parse_
 from testdb_app.backends.postgresql.quoting import qualify, quote_literal
 from testdb_app.backends.postgresql.shapes import PLAIN_SPELLING, TABLE_SHAPES, TableShape, is_baseline_table
 from testdb_app.schema import QualifiedName
-from testdb_app.scope import ALWAYS_KEPT
+from testdb_app.selection import ALWAYS_KEPT
 
 CLEAR = "SELECT pg_catalog.pg_stat_clear_snapshot()"
 """Makes the next look in the same transaction a new one."""

@@ -27,7 +27,7 @@ from testdb_app.backends.postgresql.queries import chunks
 from testdb_app.backends.postgresql.quoting import quote
 from testdb_app.backends.postgresql.row_texts import find_large, parse_texts, read_texts, text_commands
 from testdb_app.backends.postgresql.signs import Relations, Signs
-from testdb_app.differences import TableDifference
+from testdb_app.diff import TableDifference
 from testdb_app.exceptions import SnapshotError
 from testdb_app.schema import QualifiedName
 

@@ -10,8 +10,8 @@ from collections.abc import Sequence as Many
 
 from testdb_app.backends.base import Action, Step
 from testdb_app.backends.postgresql.quoting import quote
+from testdb_app.graph import events_of_action
 from testdb_app.schema import QualifiedName, Schema, Table
-from testdb_app.ties import events_of_action
 
 BY_ROW = frozenset({Action.DELETE, Action.RESTORE})
 """The actions that go row by row, and fire and obey what is tied to rows."""

@@ -18,9 +18,9 @@ from testdb_app.backends.postgresql.baseline import read_states
 from testdb_app.backends.postgresql.connection import run_sql
 from testdb_app.backends.postgresql.queries import chunks, lacks_referenced, read_rows
 from testdb_app.backends.postgresql.quoting import quote
-from testdb_app.differences import LateSequence, Violation
+from testdb_app.diff import LateSequence, Violation
 from testdb_app.schema import ForeignKey, QualifiedName, Schema, SequenceUse, TableKind
-from testdb_app.schema import Sequence as SequenceValue
+from testdb_app.schema import SequenceInfo as SequenceValue
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper

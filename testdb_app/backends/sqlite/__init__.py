@@ -29,8 +29,8 @@ from testdb_app.backends.defaults import (
 from testdb_app.backends.sqlite import baseline, details, execution, identity, introspection, limits, operations
 from testdb_app.backends.sqlite.data import SQLiteData
 from testdb_app.backends.sqlite.errors import translate
+from testdb_app.baseline_state import KEPT_STATES
 from testdb_app.exceptions import TestDBError
-from testdb_app.states import KEPT_STATES
 
 if TYPE_CHECKING:
     from django.db import Error

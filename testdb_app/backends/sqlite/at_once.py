@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from django.db.backends.base.base import BaseDatabaseWrapper
 
-    from testdb_app.states import Baseline
+    from testdb_app.baseline_state import Baseline
 
 
 def _keys_inside(schema: Schema, steps: Iterable[Step]) -> Iterator[ForeignKey]:

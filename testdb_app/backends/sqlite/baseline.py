@@ -21,19 +21,22 @@ from testdb_app.backends.sqlite.sequences import displaced, put_back, read_state
 from testdb_app.backends.sqlite.shapes import TableShape, describe_shapes, find_rowid, read_migrations, read_shapes
 from testdb_app.backends.sqlite.snapshot import all_or_nothing, kept_pragmas, snapshot
 from testdb_app.backends.sqlite.sql import fold, quote_literal, quote_qualified
-from testdb_app.baseline_document import damaged, from_document, from_earlier_document, to_document
-from testdb_app.exceptions import ConcurrencyError, ResetError, TransactionStateError, UnsupportedError
-from testdb_app.schema import QualifiedName, Schema
-from testdb_app.scope import make_scope
-from testdb_app.states import (
+from testdb_app.baseline_state import (
     BASELINE,
     Baseline,
     BaselineTable,
     EarlierFormat,
     SequenceState,
+    damaged,
     describe_tables,
+    from_document,
+    from_earlier_document,
     migration_tables,
+    to_document,
 )
+from testdb_app.exceptions import ConcurrencyError, ResetError, TransactionStateError, UnsupportedError
+from testdb_app.schema import QualifiedName, Schema
+from testdb_app.selection import make_scope
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from django.db.backends.utils import CursorWrapper
 
     from testdb_app.backends.sqlite.catalog import Catalog
+    from testdb_app.baseline_state import Baseline
     from testdb_app.schema import QualifiedName
-    from testdb_app.states import Baseline
 
 _KNOWN = "_testdb_known_comparison"
 """The attribute of a connection that keeps the last comparison."""

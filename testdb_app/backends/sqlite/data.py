@@ -16,7 +16,7 @@ from testdb_app.backends.sqlite.snapshot import all_or_nothing, snapshot
 from testdb_app.backends.sqlite.sql import quote_literal, quote_name, quote_qualified
 from testdb_app.backends.sqlite.stored import compare_with_baseline, store_state
 from testdb_app.backends.sqlite.violations import find_violations
-from testdb_app.differences import LateSequence
+from testdb_app.diff import LateSequence
 from testdb_app.schema import QualifiedName, Schema
 
 if TYPE_CHECKING:

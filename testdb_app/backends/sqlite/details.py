@@ -10,8 +10,7 @@ from testdb_app.backends.sqlite.introspection import count_rows as count
 from testdb_app.backends.sqlite.relations import in_schema
 from testdb_app.backends.sqlite.snapshot import snapshot
 from testdb_app.backends.sqlite.sql import quote_literal
-from testdb_app.details import Column, TableDetails, UniqueKey, gather_details
-from testdb_app.schema import QualifiedName, Schema
+from testdb_app.schema import Column, QualifiedName, Schema, TableDetails, UniqueKey, gather_details
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper

@@ -11,9 +11,9 @@ from testdb_app.backends.sqlite.errors import fetch
 from testdb_app.backends.sqlite.restoring import SIGN, any_of, differs, key_of, match
 from testdb_app.backends.sqlite.shapes import TableShape
 from testdb_app.backends.sqlite.sql import quote_name, quote_qualified
-from testdb_app.differences import RowDifference, TableDifference
+from testdb_app.baseline_state import BaselineColumn, BaselineTable
+from testdb_app.diff import RowDifference, TableDifference
 from testdb_app.schema import QualifiedName
-from testdb_app.states import BaselineColumn, BaselineTable
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper

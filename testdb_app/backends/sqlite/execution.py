@@ -12,9 +12,8 @@ from testdb_app.backends.sqlite.introspection import count_references, find_fill
 from testdb_app.backends.sqlite.operations import SAVEPOINT, SQLiteScript
 from testdb_app.backends.sqlite.restoring import RestoringStatement, count_copy
 from testdb_app.backends.sqlite.snapshot import kept_pragmas
-from testdb_app.baseline_document import damaged
+from testdb_app.baseline_state import RowChanges, damaged
 from testdb_app.exceptions import ConcurrencyError, RowsRemainError, TransactionStateError
-from testdb_app.states import RowChanges
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

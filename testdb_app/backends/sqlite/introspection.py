@@ -24,8 +24,8 @@ from testdb_app.backends.sqlite.restoring import kept_values
 from testdb_app.backends.sqlite.sequences import displaced, read_states
 from testdb_app.backends.sqlite.snapshot import kept_pragmas, snapshot
 from testdb_app.backends.sqlite.sql import chunks, has_autoincrement, quote_name, quote_qualified
+from testdb_app.baseline_state import Baseline, RowChanges
 from testdb_app.schema import ForeignKey, QualifiedName, Schema, Table, TableKind
-from testdb_app.states import Baseline, RowChanges
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -28,9 +28,9 @@ from testdb_app.backends.sqlite.sql import (
     quote_qualified,
     trigger_schema,
 )
+from testdb_app.baseline_state import Baseline, BaselineTable, SequenceState
 from testdb_app.exceptions import UnsupportedError
 from testdb_app.schema import ForeignKey, QualifiedName, Schema, TableKind, Trigger
-from testdb_app.states import Baseline, BaselineTable, SequenceState
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator, Mapping, Sequence

@@ -14,7 +14,7 @@ from testdb_app.backends.sqlite.sql import (
     quote_name,
     reference_clauses,
 )
-from testdb_app.schema import ForeignKey, OnDelete, QualifiedName, Sequence, SequenceUse, Trigger
+from testdb_app.schema import ForeignKey, OnDelete, QualifiedName, SequenceInfo, SequenceUse, Trigger
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -74,9 +74,9 @@ def read_columns(connection: BaseDatabaseWrapper, cursor: CursorWrapper, schema:
     return {table: Columns(tuple(keys[table]), names[table]) for table in names}
 
 
-def sequence(name: QualifiedName, columns: Columns) -> Sequence:
+def sequence(name: QualifiedName, columns: Columns) -> SequenceInfo:
     """Return the sequence of an AUTOINCREMENT table; it bears the table's name."""
-    return Sequence(name=name, uses=(SequenceUse(table=name, column=columns.primary_key[0], how="rowid"),))
+    return SequenceInfo(name=name, uses=(SequenceUse(table=name, column=columns.primary_key[0], how="rowid"),))
 
 
 def foreign_keys(

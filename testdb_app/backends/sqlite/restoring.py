@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 from testdb_app.backends.base import Statement
 from testdb_app.backends.sqlite.shapes import TableShape, find_rowid
 from testdb_app.backends.sqlite.sql import chunks, quote_name, quote_qualified
+from testdb_app.baseline_state import BaselineTable
 from testdb_app.schema import QualifiedName
-from testdb_app.states import BaselineTable
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator

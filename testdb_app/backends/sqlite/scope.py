@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from testdb_app.backends.base import OWN_SCHEMA
 from testdb_app.backends.sqlite.sql import fold
+from testdb_app.baseline_state import KEPT_STATES
 from testdb_app.schema import QualifiedName
-from testdb_app.states import KEPT_STATES
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from testdb_app.backends.base import Action
 from testdb_app.backends.sqlite.errors import fetch
 from testdb_app.backends.sqlite.sql import chunks, has_autoincrement, quote_literal, quote_name
+from testdb_app.baseline_state import SequenceState
 from testdb_app.schema import QualifiedName
-from testdb_app.states import SequenceState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from testdb_app.backends.sqlite.errors import fetch
 from testdb_app.backends.sqlite.sql import chunks, fold, quote_literal, quote_name, quote_qualified
+from testdb_app.baseline_state import MIGRATIONS_IN, BaselineColumn
 from testdb_app.schema import QualifiedName
-from testdb_app.states import MIGRATIONS_IN, BaselineColumn
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -131,7 +131,7 @@ def _affinity(kind: str) -> str:
 
 
 def describe_shapes(shapes: Mapping[QualifiedName, TableShape]) -> dict[str, str]:
-    """Describe tables as :attr:`testdb_app.states.Baseline.shape` does."""
+    """Describe tables as :attr:`testdb_app.baseline_state.Baseline.shape` does."""
     return {f"table {name}": shape.text for name, shape in shapes.items()}
 
 

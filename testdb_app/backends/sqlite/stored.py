@@ -22,11 +22,11 @@ from testdb_app.backends.sqlite.restoring import make_copy
 from testdb_app.backends.sqlite.shapes import TableShape, find_rowid, read_shapes
 from testdb_app.backends.sqlite.snapshot import all_or_nothing, snapshot
 from testdb_app.backends.sqlite.sql import quote_name, quote_qualified
-from testdb_app.differences import TableDifference
+from testdb_app.baseline_state import Baseline, BaselineTable
+from testdb_app.diff import TableDifference
 from testdb_app.exceptions import SnapshotError, UnsupportedError
 from testdb_app.schema import QualifiedName
-from testdb_app.scope import ALWAYS_KEPT
-from testdb_app.states import Baseline, BaselineTable
+from testdb_app.selection import ALWAYS_KEPT
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from testdb_app.backends.sqlite.errors import fetch
 from testdb_app.backends.sqlite.snapshot import snapshot
 from testdb_app.backends.sqlite.sql import quote_literal, quote_name
-from testdb_app.differences import Violation
+from testdb_app.diff import Violation
 from testdb_app.schema import Schema
 
 if TYPE_CHECKING:

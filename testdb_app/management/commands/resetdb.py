@@ -17,7 +17,6 @@ from testdb_app.backends.base import Mark
 from testdb_app.baseline import capture_baseline, drop_baseline
 from testdb_app.exceptions import ConfigurationError, PostMigrateError, TestDBError, UnknownNameError
 from testdb_app.guard import check_may_mark_as_test
-from testdb_app.labels import index_models
 from testdb_app.management.progress import elapsed_time
 from testdb_app.management.reset_arguments import add_arguments
 from testdb_app.management.reset_text import (
@@ -31,6 +30,7 @@ from testdb_app.management.reset_text import (
     describe_report,
 )
 from testdb_app.management.terminal import explained, folded, paint_for, write_text
+from testdb_app.model_tables import index_models
 from testdb_app.post_migrate import find_data_migrations, send_post_migrate, was_migrated
 from testdb_app.report import ResetPreview, ResetReport
 from testdb_app.resetter import Resetter

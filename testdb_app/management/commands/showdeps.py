@@ -15,13 +15,13 @@ from django.db import DEFAULT_DB_ALIAS, Error, connections
 
 from testdb_app.backends import get_backend
 from testdb_app.exceptions import TestDBError
-from testdb_app.labels import foreign_key_disagreements, index_models
 from testdb_app.management.page import read_assets
 from testdb_app.management.terminal import encoding_of, explained, folded, paint_for, width_of, write_text
-from testdb_app.naming import on_one_line, show_part
+from testdb_app.model_tables import foreign_key_disagreements, index_models
 from testdb_app.rendering import FORMATS, Picture, reach
 from testdb_app.rendering.names import counted
 from testdb_app.rendering.tree import GLYPHS
+from testdb_app.schema import on_one_line, show_part
 from testdb_app.selection import select_tables
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from django.db import DatabaseError, connections, transaction
 from testdb_app import guard
 from testdb_app.backends import get_backend
 from testdb_app.baseline import capture_baseline, drop_baseline
-from testdb_app.baseline_document import not_proved
+from testdb_app.baseline_state import BASELINE, KIND_OF, MIGRATIONS_IN, is_same_shape, migration_tables, not_proved
 from testdb_app.checks import find_faults
 from testdb_app.exceptions import (
     BaselineDamagedError,
@@ -23,12 +23,8 @@ from testdb_app.exceptions import (
     ResetError,
     UnsupportedError,
 )
-from testdb_app.known_map import refit, require_baseline
-from testdb_app.looking import READING, explained
-from testdb_app.naming import on_one_line
-from testdb_app.resetter import Resetter
-from testdb_app.schema import Schema
-from testdb_app.states import BASELINE, KIND_OF, MIGRATIONS_IN, is_same_shape, migration_tables
+from testdb_app.resetter import READING, Resetter, explained, refit, require_baseline
+from testdb_app.schema import Schema, on_one_line
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -252,7 +248,7 @@ def lacks_rows(using: str) -> bool:
 
 
 def refit_baseline(using: str) -> None:
-    """Have the baseline hold for the schema as it is now; see :func:`testdb_app.known_map.refit`. There has to be one."""
+    """Have the baseline hold for the schema as it is now; see :func:`testdb_app.resetter.refit`. There has to be one."""
     connection = connections[using]
     with explained(connection, "Fitting the baseline to the schema of"):
         backend = get_backend(connection)

@@ -1,27 +1,44 @@
-"""What happens between two tests that commit: databases and sessions are put back, also for classes that know nothing of it."""
+"""What happens between two tests that commit: databases and sessions are put back, also for classes that know nothing of it.
+
+What Django's flush leaves: no rows but those that handlers of ``post_migrate`` make. Made once, and kept beside the baseline.
+
+A flush has the handlers make their rows again after each test, which for content types and permissions of 200 models takes a
+tenth of a second. Here they run after the first test, and what is there then is captured, as a second state that resets
+go back to. They run again, and it is captured again, when anything has changed that the rows may depend on: the schema,
+the models, the handlers, the settings that a class overrides. So the rows are those that a flush would leave, with keys that
+do not drift. A handler that does more than write rows of its database does not do it after every test.
+"""
 
 from __future__ import annotations
 
+import logging
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary, ref
 
+from django.apps import apps
+from django.conf import settings
+from django.core.management.sql import emit_post_migrate_signal
 from django.core.signals import request_finished, request_started
 from django.db import DatabaseError, InterfaceError, connections
+from django.db.models.signals import post_migrate
 from django.test import TestCase, TransactionTestCase
 
 from testdb_app.backends import get_backend
-from testdb_app.caches import clear_all_caches
-from testdb_app.conf import get_settings
-from testdb_app.exceptions import ConfigurationError, TestDBError, UnsupportedError
-from testdb_app.flushing import flush
-from testdb_app.options import TARGETS
+from testdb_app.baseline import capture_baseline
+from testdb_app.baseline_state import FLUSHED
+from testdb_app.conf import TARGETS, get_settings
+from testdb_app.database_setup import find_obstacle, get_resetter, lacks_rows
+from testdb_app.exceptions import BaselineError, ConfigurationError, TestDBError, UnsupportedError
+from testdb_app.guard import end_transaction, leave_blocks
 from testdb_app.post_migrate import call_named_receivers
-from testdb_app.preparing import find_obstacle, get_resetter, lacks_rows
-from testdb_app.transaction_state import end_transaction, leave_blocks
+from testdb_app.resetter import Resetter
+from testdb_app.signals import clear_all_caches, recall_content_types, remember_content_types
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -297,3 +314,77 @@ def _inhibits_post_migrate(case: Any, connection: BaseDatabaseWrapper) -> bool:
     return case.available_apps is not None or (
         case.serialized_rollback and hasattr(connection, "_test_serialized_contents")
     )
+
+
+logger = logging.getLogger("testdb_app")
+
+# What the handlers of Django's own apps read of the settings.
+_READ_BY_DJANGO = ("DATABASE_ROUTERS", "SITE_ID")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Kept:
+    """What the kept rows depend on, and the content types that the handlers left in the cache: a test may count queries."""
+
+    circumstances: tuple[object, ...]
+    content_types: dict[str, Any]
+
+
+# By the resetter that goes back to the rows, with which it is forgotten.
+_kept: WeakKeyDictionary[Resetter, _Kept] = WeakKeyDictionary()
+
+
+def flush(using: str, *, inhibit_post_migrate: bool = False) -> None:
+    """Leave in the test database of the alias *using* what Django's flush would.
+
+    Parameters: *inhibit_post_migrate*, whether that is no rows at all, as after a test with ``available_apps``.
+    Raises what :meth:`~testdb_app.resetter.Resetter.reset` raises.
+    """
+    if inhibit_post_migrate:
+        get_resetter(using, "empty").reset()
+        return
+    resetter, now = get_resetter(using, FLUSHED), _circumstances()
+    kept = _kept.pop(resetter, None)
+    if kept is not None and kept.circumstances == now:
+        try:
+            resetter.reset()
+        except BaselineError as error:
+            # Django's flush minds no table that came or went.
+            logger.info("%s: what a flush leaves is made again: %s", using, error)
+        else:
+            _kept[resetter] = kept
+            recall_content_types(kept.content_types)
+            return
+    get_resetter(using, "empty").reset()
+    emit_post_migrate_signal(verbosity=0, interactive=False, db=using)
+    content_types = remember_content_types()
+    try:
+        capture_baseline(using, replace=True, state=FLUSHED)
+    except UnsupportedError as error:
+        logger.info("%s: what a flush leaves is made each time: %s", using, error)
+    else:
+        _kept[resetter] = _Kept(circumstances=now, content_types=content_types)
+
+
+def _circumstances() -> tuple[object, ...]:
+    entries: list[Any] = post_migrate.receivers
+    receivers = (entry[1] for entry in entries)
+    handlers = [receiver() if isinstance(receiver, ref) else receiver for receiver in receivers]
+    are_djangos = all(getattr(handler, "__module__", "django.").startswith("django.") for handler in handlers)
+    return (
+        tuple(entry[0] for entry in entries),
+        tuple(apps.app_configs),
+        tuple(apps.get_models(include_auto_created=True)),
+        [getattr(settings, name, None) for name in _READ_BY_DJANGO],
+        {} if are_djangos else _overridden_settings(),
+    )
+
+
+def _overridden_settings() -> dict[str, Any]:
+    """Return what ``override_settings`` has changed, but for what every live server changes."""
+    found: dict[str, Any] = {}
+    layer: Any = settings._wrapped  # type: ignore[misc]
+    while hasattr(layer, "default_settings"):
+        found = {**vars(layer), **found}
+        layer = layer.default_settings
+    return {name: value for name, value in found.items() if name.isupper() and name != "ALLOWED_HOSTS"}

@@ -11,20 +11,21 @@ committed by SQL, a statement failed and nothing rolled it back, a row refers to
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from django.db import DatabaseError, InterfaceError, transaction
+from django.db import DatabaseError, IntegrityError, InterfaceError, transaction
+from django.db.transaction import TransactionManagementError
 
 from testdb_app.backends import get_backend
-from testdb_app.connection_hooks import ConnectionHooks
-from testdb_app.damage import Damage, close_for_good, describe_end, find_damage, find_dangling, has_failed, is_lost
+from testdb_app.backends.base import TransactionStatus
 from testdb_app.exceptions import SessionBrokenError, SessionNestingError
-from testdb_app.guard import check_may_write
-from testdb_app.transaction_state import check_no_transaction, leave_blocks
+from testdb_app.guard import check_may_write, check_no_transaction, leave_blocks
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -250,3 +251,158 @@ def connections_kept_open() -> Iterator[None]:
     finally:
         for each in hooks:
             each.ignores_close -= 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Damage:
+    """Why an outer transaction cannot go on, as a clause: "the connection was closed (shop/tests.py:12)".
+
+    ``is_fatal`` tells that the transaction is gone, and everything that was written in it; otherwise it can be rolled back.
+    ``committed`` tells that it was ended by SQL: what was written in it may have been committed.
+    """
+
+    what: str
+    is_fatal: bool = True
+    committed: bool = False
+
+    def __str__(self) -> str:
+        return self.what
+
+
+_LOST = "the server has ended the session, or the network has"
+
+
+def find_damage(connection: BaseDatabaseWrapper, atomic: Any, raw: Any, hooks: ConnectionHooks | None) -> Damage | None:
+    """Return what has happened to the transaction of the block *atomic* on the driver's connection *raw*; None if nothing."""
+    if atomic not in connection.atomic_blocks:
+        return Damage(what="its atomic() block was left before its end")
+    if connection.closed_in_transaction or connection.connection is not raw:
+        return Damage(what=f"the connection was closed{hooks.closed_where if hooks else ''}")
+    status = get_backend(connection).transaction_status(connection)
+    if status is TransactionStatus.LOST:
+        return Damage(what=_LOST)
+    if status is TransactionStatus.NONE:
+        return describe_end(connection, hooks)
+    if status is TransactionStatus.FAILED or connection.needs_rollback:
+        return Damage(what=f"a statement has failed in it{hooks.failure if hooks else ''}", is_fatal=False)
+    return None
+
+
+def describe_end(connection: BaseDatabaseWrapper, hooks: ConnectionHooks | None) -> Damage:
+    """Say who has ended a transaction of which nothing is there any more."""
+    if is_lost(connection):
+        return Damage(what=_LOST)
+    by = (hooks.ended_by if hooks else "") or "by SQL (COMMIT or ROLLBACK)"
+    return Damage(what=f"the transaction was ended {by}", committed=True)
+
+
+def is_lost(connection: BaseDatabaseWrapper) -> bool:
+    """Whether the driver knows that there is no connection any more."""
+    return (
+        connection.connection is None
+        or get_backend(connection).transaction_status(connection) is TransactionStatus.LOST
+    )
+
+
+def has_failed(connection: BaseDatabaseWrapper) -> bool:
+    """Whether no savepoint can be made in the transaction on *connection*."""
+    if connection.needs_rollback or is_lost(connection):
+        return True
+    return get_backend(connection).transaction_status(connection) is TransactionStatus.FAILED
+
+
+def close_for_good(connection: BaseDatabaseWrapper) -> None:
+    """Close *connection*, also one of a pool, whose next user must not get a session of which nothing is known."""
+    if connection.settings_dict["OPTIONS"].get("pool") and connection.connection is not None:
+        connection.connection.close()
+    connection.close()
+
+
+def find_dangling(connection: BaseDatabaseWrapper) -> Damage | None:
+    """Return which deferred constraint a commit would find violated; None if none. A few round trips, nothing changes."""
+    try:
+        with transaction.atomic(using=connection.alias):
+            get_backend(connection).check_deferred(connection)
+            transaction.set_rollback(True, using=connection.alias)
+    except IntegrityError as error:
+        why = " ".join(str(error).split()).rstrip(".")
+        return Damage(what=f"a deferred constraint is violated, which a commit would have found: {why}", is_fatal=False)
+    return None
+
+
+# Whose frames do not tell who did it.
+_BELOW = ("django.db", "django.utils.asyncio", "testdb_app", "contextlib", "psycopg", "threading", "unittest")
+_MOST_OF_A_STATEMENT = 200
+
+
+class ConnectionHooks:
+    """Hooks into one connection: who closed it and where, which statement failed, whose transaction must not be committed.
+
+    ``transactions`` are those that own its transaction (each with an ``owner``, a text), the innermost last. *status* tells
+    what the driver knows of it; the statement that ended it is noted.
+    """
+
+    def __init__(self, connection: BaseDatabaseWrapper, status: Callable[[], TransactionStatus]) -> None:
+        self.connection = connection
+        self.status = status
+        self.ended_by = ""
+        self.transactions: list[Any] = []
+        self.ignores_close = 0
+        self.closed_where = ""
+        self.failure = ""
+        self._close: Callable[[], None] = connection.close
+        self._hooked: dict[str, Any] = {"close": self._note_close, "validate_no_atomic_block": self._refuse}
+        for name, function in self._hooked.items():
+            setattr(connection, name, function)
+        # Not at the end: execute_wrapper() takes the last one away when it is left.
+        connection.execute_wrappers.insert(0, self._note_failure)
+
+    def remove(self) -> None:
+        """Leave the connection as it was found."""
+        for name, function in self._hooked.items():
+            if self.connection.__dict__.get(name) == function:
+                delattr(self.connection, name)
+        wrappers = self.connection.execute_wrappers
+        wrappers[:] = [each for each in wrappers if each != self._note_failure]
+
+    def _note_close(self) -> None:
+        if self.ignores_close:
+            return
+        if not self.connection.closed_in_transaction:
+            self.closed_where = f" ({caller()})"
+        self._close()
+
+    def _note_failure(self, execute: Callable[..., Any], sql: str, params: Any, many: bool, context: Any) -> Any:
+        try:
+            result = execute(sql, params, many, context)
+        except (DatabaseError, InterfaceError) as error:
+            # What fails because something has failed before is not what did it.
+            if type(error.__cause__).__name__ != "InFailedSqlTransaction":
+                self.failure = f", and was not rolled back: {shorten(sql)} ({' '.join(str(error).split())})"
+            raise
+        finally:
+            if not self.ended_by and self.status() is TransactionStatus.NONE:
+                self.ended_by = f"by {shorten(sql)} ({caller()})"
+        return result
+
+    def _refuse(self) -> None:
+        if self.connection.in_atomic_block:
+            owner = self.transactions[-1].owner
+            raise TransactionManagementError(
+                "This is forbidden when an 'atomic' block is active. The transaction belongs to "
+                f"{owner}, which rolls it back at its end: use atomic() for a part that commits or rolls back "
+                'on its own, or a test with real commits (reset_db, ResetTransactionTestCase, isolation="reset").'
+            )
+
+
+def shorten(sql: object) -> str:
+    """Return a statement in one line that is not too long for a message."""
+    return " ".join(str(sql).split())[:_MOST_OF_A_STATEMENT]
+
+
+def caller() -> str:
+    """Return file and line of the innermost frame that is not part of the machinery."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(_BELOW):
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
