@@ -16,8 +16,7 @@ from django.db import DEFAULT_DB_ALIAS, DatabaseError, Error, InterfaceError, co
 
 from testdb_app import guard
 from testdb_app.backends import get_backend
-from testdb_app.backends.base import DatabaseIdentity, Observation, Restoration, Script, has_autocommit
-from testdb_app.backends.protocols import Backend, Watch
+from testdb_app.backends.base import Backend, DatabaseIdentity, Observation, Restoration, Script, Watch, has_autocommit
 from testdb_app.baseline_state import (
     BASELINE,
     KEPT_STATES,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from testdb_app.backends.protocols import Backend
+from testdb_app.backends.base import Backend
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper

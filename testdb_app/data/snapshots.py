@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from django.db.backends.base.base import BaseDatabaseWrapper
 
-    from testdb_app.backends.data_protocols import StoredState
+    from testdb_app.backends.base import StoredState
 
 
 class Snapshot:

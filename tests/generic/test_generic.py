@@ -7,8 +7,7 @@ from django.db import transaction
 
 from testdb_app.backends import get_backend
 from testdb_app.backends.base import Action, Mark, Step
-from testdb_app.backends.generic import BACKEND
-from testdb_app.backends.generic.introspection import qualify
+from testdb_app.backends.generic import BACKEND, qualify
 from testdb_app.baseline_state import RowChanges
 from testdb_app.exceptions import (
     ConnectionLostError,

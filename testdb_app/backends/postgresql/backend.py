@@ -9,14 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.db import DatabaseError, Error, InterfaceError, transaction
 
-from testdb_app.backends.base import (
-    DatabaseIdentity,
-    Mark,
-    Observation,
-    Restoration,
-    Script,
-    Step,
-)
+from testdb_app.backends.base import DatabaseIdentity, Mark, Observation, Restoration, Script, Step
 from testdb_app.backends.postgresql import baseline as baseline_tables
 from testdb_app.backends.postgresql import catalog, limits, operations, restoring, session, signals
 from testdb_app.backends.postgresql.blocking import find_blockers

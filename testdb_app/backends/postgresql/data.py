@@ -37,7 +37,7 @@ _COMPARISONS_A_MESSAGE = 20
 
 
 class PostgreSQLData:
-    """See :class:`testdb_app.backends.data_protocols.DataBackend`."""
+    """See :class:`testdb_app.backends.base.DataBackend`."""
 
     store_state = staticmethod(store_state)
     find_violations = staticmethod(find_violations)

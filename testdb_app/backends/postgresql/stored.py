@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.db import DatabaseError, InterfaceError
 
-from testdb_app.backends.data_protocols import StoredState
+from testdb_app.backends.base import StoredState
 from testdb_app.backends.postgresql import differing
 from testdb_app.backends.postgresql.connection import run_sql
 from testdb_app.backends.postgresql.errors import sqlstate
@@ -41,7 +41,7 @@ _numbers = itertools.count(1)
 
 
 class PostgreSQLState:
-    """The rows of tables as one look saw them; see :class:`testdb_app.backends.data_protocols.StoredState`."""
+    """The rows of tables as one look saw them; see :class:`testdb_app.backends.base.StoredState`."""
 
     def __init__(
         self,

@@ -49,7 +49,7 @@ _What = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 class PostgreSQLWatch:
-    """The watch over one database; see :class:`testdb_app.backends.protocols.Watch`. One thread at a time."""
+    """The watch over one database; see :class:`testdb_app.backends.base.Watch`. One thread at a time."""
 
     def __init__(self, schema: Schema) -> None:
         self._schema = schema

@@ -9,8 +9,11 @@ from __future__ import annotations
 from sqlite3 import ProgrammingError
 from typing import TYPE_CHECKING
 
-from testdb_app.backends.base import OWN_SCHEMA, Mark, Restoration, TransactionStatus
-from testdb_app.backends.defaults import (
+from testdb_app.backends.base import (
+    OWN_SCHEMA,
+    Mark,
+    Restoration,
+    TransactionStatus,
     begin_with_savepoint,
     catalog_is_first,
     check_deferred,
@@ -36,7 +39,7 @@ if TYPE_CHECKING:
     from django.db import Error
     from django.db.backends.base.base import BaseDatabaseWrapper
 
-    from testdb_app.backends.protocols import Backend
+    from testdb_app.backends.base import Backend
 
 
 class SQLiteBackend:

@@ -26,7 +26,7 @@ _ROWS_A_CALL = 5_000
 
 
 class SQLiteData:
-    """See :class:`testdb_app.backends.data_protocols.DataBackend`."""
+    """See :class:`testdb_app.backends.base.DataBackend`."""
 
     store_state = staticmethod(store_state)
     compare_with_baseline = staticmethod(compare_with_baseline)

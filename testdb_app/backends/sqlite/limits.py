@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from testdb_app.backends.base import Failure
-from testdb_app.backends.defaults import refuse_limits
+from testdb_app.backends.base import Failure, refuse_limits
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper

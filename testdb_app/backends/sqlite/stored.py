@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from django.db import Error
 
-from testdb_app.backends.data_protocols import StoredState
+from testdb_app.backends.base import StoredState
 from testdb_app.backends.sqlite.catalog import Catalog, read_catalog
 from testdb_app.backends.sqlite.differing import Side, compare, tell_signs
 from testdb_app.backends.sqlite.errors import execute, fetch, in_transaction
@@ -46,7 +46,7 @@ class Kept:
 
 
 class SQLiteState:
-    """The rows of tables at one moment; see :class:`testdb_app.backends.data_protocols.StoredState`."""
+    """The rows of tables at one moment; see :class:`testdb_app.backends.base.StoredState`."""
 
     def __init__(
         self,

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from django.db.backends.base.base import BaseDatabaseWrapper
 
-    from testdb_app.backends.protocols import Backend
+    from testdb_app.backends.base import Backend
     from testdb_app.rendering import Cycle
     from testdb_app.schema import Schema
 
