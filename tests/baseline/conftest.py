@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from testdb_app.backends.postgresql.quoting import quote
+from testdb_app.backends.postgresql.sql import quote
 from testdb_app.baseline import capture_baseline
 from tests.scratch import ScratchDatabase
 

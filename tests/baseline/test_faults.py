@@ -10,8 +10,8 @@ import time
 import pytest
 from django.db import connections
 
-from testdb_app.backends.postgresql import watch
-from testdb_app.backends.postgresql.pipeline import Command, Pipeline
+from testdb_app.backends.postgresql import change_tracker
+from testdb_app.backends.postgresql.connection import Command, Pipeline
 from testdb_app.exceptions import ConnectionLostError, LockTimeoutError
 from tests.baseline.conftest import content
 
@@ -105,14 +105,14 @@ def test_a_connection_that_is_cut_is_made_anew_or_reported(scratch, warm, monkey
         resetter.reset()
     else:
         forget_what_is_expected(resetter)
-        run = watch.run_script
+        run = change_tracker.run_script
 
         def cut_and_run(*arguments):
             with scratch.superuser() as session:
                 session.execute(cut)
             return run(*arguments)
 
-        monkeypatch.setattr(watch, "run_script", cut_and_run)
+        monkeypatch.setattr(change_tracker, "run_script", cut_and_run)
         with pytest.raises(ConnectionLostError):
             resetter.reset()
         monkeypatch.undo()
@@ -145,7 +145,7 @@ def test_an_interrupt_leaves_nothing_half_done(scratch, warm, monkeypatch):
 
 def test_a_writer_that_appears_between_look_and_lock_is_waited_for_and_named(scratch, warm, monkeypatch):
     resetter, before = warm
-    run = watch.run_script
+    run = change_tracker.run_script
     with scratch.connect(application_name="late") as session:
         session.execute("SELECT 1")
         resetter.reset()
@@ -158,7 +158,7 @@ def test_a_writer_that_appears_between_look_and_lock_is_waited_for_and_named(scr
             session.execute("BEGIN; UPDATE a SET v = 'late' WHERE id = 2")
             return run(*arguments)
 
-        monkeypatch.setattr(watch, "run_script", lock_and_run)
+        monkeypatch.setattr(change_tracker, "run_script", lock_and_run)
         with pytest.raises(LockTimeoutError, match=r"\(late\) holds RowExclusiveLock on public\.a"):
             resetter.reset()
         monkeypatch.undo()

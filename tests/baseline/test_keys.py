@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from testdb_app.backends.postgresql.violations import find_violations
+from testdb_app.backends.postgresql.constraints import find_violations
 from tests.baseline.conftest import content
 
 

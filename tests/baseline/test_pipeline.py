@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from django.db import DatabaseError
 
-from testdb_app.backends.postgresql.pipeline import Command, Pipeline
+from testdb_app.backends.postgresql.connection import Command, Pipeline
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from testdb_app.backends.postgresql.baseline import read_baseline
-from testdb_app.backends.postgresql.restoring import restore
+from testdb_app.backends.postgresql.operations import restore
 from testdb_app.baseline_state import BASELINE
 from testdb_app.exceptions import MissingPrivilegeError
 from tests.baseline.conftest import content

@@ -12,8 +12,8 @@ import psycopg
 import pytest
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from testdb_app.backends.postgresql import pipeline, signals, watch
-from testdb_app.backends.postgresql.pipeline import Pipeline
+from testdb_app.backends.postgresql import change_tracker, connection, counters
+from testdb_app.backends.postgresql.connection import Pipeline
 from testdb_app.resetter import Resetter
 from tests.baseline.conftest import content
 from tests.scratch import connect, connect_as_superuser
@@ -417,7 +417,7 @@ def test_a_lock_that_is_held_elsewhere_is_waited_for_and_its_holder_named(scratc
 def test_many_resets_and_resetters_of_many_tables_leave_a_bounded_number_of_prepared_statements(
     scratch, captured, monkeypatch
 ):
-    monkeypatch.setattr(pipeline, "_MOST_PREPARED", 20)
+    monkeypatch.setattr(connection, "_MOST_PREPARED", 20)
     before = captured("".join(f"CREATE TABLE t{number} (id serial PRIMARY KEY);" for number in range(30)))
     resetter = scratch.resetter()
     resetter.reset()
@@ -470,7 +470,7 @@ def test_counters_that_cannot_be_read_after_a_reset_do_not_undo_its_success(scra
     resetter = scratch.resetter()
     resetter.reset()
     run(scratch, "INSERT INTO a (v) VALUES ('x')")
-    monkeypatch.setattr(watch.signals, "FORCE_FLUSH", "SELECT no_such_function()")
+    monkeypatch.setattr(change_tracker.signals, "FORCE_FLUSH", "SELECT no_such_function()")
     fresh = scratch.resetter()
     assert fresh.reset().rows == 1
     assert fresh.reset().tables == ()
@@ -513,11 +513,11 @@ def test_a_prepared_transaction_that_takes_the_place_of_another_changes_the_cond
 
     def prepare(name: str) -> str:
         scratch.execute(f"BEGIN; INSERT INTO other VALUES (1); PREPARE TRANSACTION '{scratch.name} {name}'")
-        found = scratch.value(signals.CONDITIONS)
-        assert scratch.value(signals.CONDITIONS) == found
+        found = scratch.value(counters.CONDITIONS)
+        assert scratch.value(counters.CONDITIONS) == found
         scratch.execute(f"ROLLBACK PREPARED '{scratch.name} {name}'")
         return str(found)
 
-    none = scratch.value(signals.CONDITIONS)
+    none = scratch.value(counters.CONDITIONS)
     assert len({none, prepare("one"), prepare("two"), prepare("two")}) == 4
-    assert scratch.value(signals.CONDITIONS) == none
+    assert scratch.value(counters.CONDITIONS) == none

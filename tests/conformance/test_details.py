@@ -6,7 +6,7 @@ import pytest
 
 from testdb_app.backends import get_backend, postgresql
 from testdb_app.backends.generic import BACKEND as GENERIC
-from testdb_app.backends.postgresql import details as postgresql_details
+from testdb_app.backends.postgresql import introspection as postgresql_details
 from testdb_app.exceptions import LockTimeoutError
 from testdb_app.schema import Column, UniqueKey
 from tests.rendering.maps import HOSTILE

@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from testdb_app.backends.postgresql.quoting import quote
+from testdb_app.backends.postgresql.sql import quote
 from tests.differential.model import Column, Model, Table
 
 Draw = Any

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from testdb_app.backends.postgresql.quoting import quote, quote_literal
+from testdb_app.backends.postgresql.sql import quote, quote_literal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
-from testdb_app.backends.postgresql.watch import PostgreSQLWatch
+from testdb_app.backends.postgresql.change_tracker import PostgreSQLWatch
 
 
 @contextmanager

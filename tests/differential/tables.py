@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from testdb_app.backends.postgresql.quoting import quote, quote_literal
+from testdb_app.backends.postgresql.sql import quote, quote_literal
 from tests.differential.model import Column, Model, Table
 from tests.differential.values import COLUMNS, INTEGER, KEY_TYPES, SCHEMAS, TABLES, TYPES, Type, own_types
 

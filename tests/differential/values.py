@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from testdb_app.backends.postgresql.quoting import quote
+from testdb_app.backends.postgresql.sql import quote
 
 SCHEMAS = ("public", 'Other "Schema"', "per%cent%s", "s.s", "żółć {0}")
 TABLES = (

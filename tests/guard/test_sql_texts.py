@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from testdb_app.backends import postgresql
-from testdb_app.backends.postgresql.quoting import qualify
+from testdb_app.backends.postgresql.sql import qualify
 
 MODULES = sorted(Path(postgresql.__file__).parent.glob("*.py"))
 

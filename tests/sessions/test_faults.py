@@ -15,7 +15,7 @@ import psycopg
 import pytest
 from django.db import DatabaseError, OperationalError, connections, transaction
 
-from testdb_app.backends.postgresql import limits
+from testdb_app.backends.postgresql import backend
 from testdb_app.exceptions import SessionBrokenError
 from testdb_app.sessions import TestSessionFactory
 from testdb_app.sessions.opened import open_sessions
@@ -151,7 +151,7 @@ def is_dead(connection: Any) -> bool:
 
 @pytest.mark.parametrize("moment", ["opening", "closing"])
 def test_an_interruption_leaves_nothing_open(scratch, factory, monkeypatch, moment):
-    send = limits._send
+    send = backend._send
 
     def interrupt(*arguments: Any) -> Any:
         send(*arguments)
@@ -159,13 +159,13 @@ def test_an_interruption_leaves_nothing_open(scratch, factory, monkeypatch, mome
 
     session = factory("interrupted")
     if moment == "opening":
-        monkeypatch.setattr(limits, "_send", interrupt)
+        monkeypatch.setattr(backend, "_send", interrupt)
         with pytest.raises(KeyboardInterrupt):
             session.open()
     else:
         session.open()
         insert(session, 1)
-        monkeypatch.setattr(limits, "_send", interrupt)
+        monkeypatch.setattr(backend, "_send", interrupt)
         with pytest.raises(KeyboardInterrupt):
             session.close()
     monkeypatch.undo()

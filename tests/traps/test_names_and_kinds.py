@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from testdb_app.backends.postgresql.quoting import quote
+from testdb_app.backends.postgresql.sql import quote
 from testdb_app.exceptions import MissingPrivilegeError
 from testdb_app.schema import QualifiedName
 from tests.scratch import ScratchDatabase

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from django.db import DatabaseError, Error, InterfaceError, transaction
 
-from testdb_app.backends.base import DatabaseIdentity, Mark, Observation, Restoration, Script, Step
+from testdb_app.backends.base import DatabaseIdentity, Failure, Mark, Observation, Restoration, Script, Step
 from testdb_app.backends.postgresql import baseline as baseline_tables
-from testdb_app.backends.postgresql import catalog, limits, operations, restoring, session, signals
-from testdb_app.backends.postgresql.blocking import find_blockers
-from testdb_app.backends.postgresql.commits import (
+from testdb_app.backends.postgresql import catalog, counters, operations, session_reset
+from testdb_app.backends.postgresql.baseline_shape import EXACT_TEXT, make_shape, parse_shape, shape_queries, unreadable
+from testdb_app.backends.postgresql.change_tracker import (
+    PostgreSQLWatch,
     find_written,
     is_schema_same,
     is_unwritten,
@@ -21,28 +22,109 @@ from testdb_app.backends.postgresql.commits import (
     note_start,
 )
 from testdb_app.backends.postgresql.connection import rolled_back_on_error, run_sql, transaction_status
+from testdb_app.backends.postgresql.counters import parse_conditions
 from testdb_app.backends.postgresql.data import PostgreSQLData
-from testdb_app.backends.postgresql.details import read_details
-from testdb_app.backends.postgresql.errors import ABOUT_OBJECTS, explain, sqlstate, translate
-from testdb_app.backends.postgresql.introspection import parse_identity, parse_token, read_schema, write_binding
-from testdb_app.backends.postgresql.looks import parse_conditions
-from testdb_app.backends.postgresql.preconditions import (
-    Precondition,
-    explain_refusal,
-    find_refusal,
-    prove_own_schema,
+from testdb_app.backends.postgresql.errors import ABOUT_OBJECTS, LOCK_NOT_AVAILABLE, explain, sqlstate, translate
+from testdb_app.backends.postgresql.introspection import (
+    parse_identity,
+    parse_token,
+    read_all_states,
+    read_details,
+    read_schema,
+    sequence_states,
+    write_binding,
 )
-from testdb_app.backends.postgresql.queries import count_referring, execute, read_rows, scalars
-from testdb_app.backends.postgresql.quoting import quote
-from testdb_app.backends.postgresql.sequences import read_all_states, sequence_states
-from testdb_app.backends.postgresql.shapes import EXACT_TEXT, make_shape, parse_shape, shape_queries, unreadable
-from testdb_app.backends.postgresql.watch import PostgreSQLWatch
+from testdb_app.backends.postgresql.preconditions import Precondition, explain_refusal, find_refusal, prove_own_schema
+from testdb_app.backends.postgresql.queries import count_referring, execute, find_blockers, read_rows, rows_of, scalars
+from testdb_app.backends.postgresql.sql import quote, quote_literal
 from testdb_app.baseline_state import BASELINE, Baseline, EarlierFormat, RowChanges, SequenceState, migration_tables
 from testdb_app.exceptions import RowsRemainError, TestDBError
 from testdb_app.schema import ForeignKey, QualifiedName, Schema
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
+
+_FAILURES = {
+    "57014": Failure.STATEMENT_TIMEOUT,
+    LOCK_NOT_AVAILABLE: Failure.LOCK_TIMEOUT,
+    "25P03": Failure.IDLE_TIMEOUT,
+    "25P02": Failure.ABORTED,
+}
+
+
+def begin(connection: BaseDatabaseWrapper, savepoint: str, limits: Mapping[str, int]) -> None:
+    """Begin, make the savepoint and set the limits, in one message.
+
+    By itself psycopg sends BEGIN before the first statement, in a message of its own; it sends none in a transaction.
+    """
+    _send(connection, _begin(connection.connection), f"SAVEPOINT {savepoint}", *_set(limits, "LOCAL"))
+
+
+def undo(connection: BaseDatabaseWrapper, savepoint: str) -> None:
+    """Go back to the savepoint, which proves that it is there, and end the transaction, in one message."""
+    _send(connection, f"ROLLBACK TO SAVEPOINT {savepoint}", "ROLLBACK")
+
+
+def limit(connection: BaseDatabaseWrapper, limits: Mapping[str, int], *, local: bool = False) -> dict[str, str]:
+    """Set the limits for the session, or the transaction, and return the earlier ones. One round trip."""
+    names = list(limits)
+    columns = ", ".join(f"pg_catalog.current_setting({quote_literal(name)})" for name in names)
+    earlier, *_ = run_sql(connection, ";\n".join((f"SELECT {columns}", *_set(limits, "LOCAL" if local else "SESSION"))))
+    return dict(zip(names, rows_of(earlier)[0], strict=True))
+
+
+def lift(connection: BaseDatabaseWrapper, earlier: Mapping[str, str]) -> None:
+    """Put the session's limits back. One round trip."""
+    run_sql(
+        connection,
+        ";\n".join(f"SET SESSION {name} = {quote_literal(value)}" for name, value in earlier.items()),
+    )
+
+
+def classify(error: BaseException) -> Failure:
+    """Return why the server refused, by SQLSTATE."""
+    return _FAILURES.get(sqlstate(error), Failure.OTHER)
+
+
+def _set(limits: Mapping[str, int], scope: str) -> list[str]:
+    return [f"SET {scope} {name} = {value}" for name, value in limits.items()]
+
+
+def _begin(raw: Any) -> str:
+    """Write BEGIN with the options of the driver's connection, as psycopg would."""
+    parts = ["BEGIN"]
+    if raw.isolation_level is not None:
+        parts.append("ISOLATION LEVEL " + raw.isolation_level.name.replace("_", " "))
+    if raw.read_only is not None:
+        parts.append("READ ONLY" if raw.read_only else "READ WRITE")
+    if raw.deferrable is not None:
+        parts.append("DEFERRABLE" if raw.deferrable else "NOT DEFERRABLE")
+    return " ".join(parts)
+
+
+def _send(connection: BaseDatabaseWrapper, *statements: str) -> None:
+    """Send statements in one message, below the driver's cursors, which would take as long as the server."""
+    raw: Any = connection.connection
+    with connection.wrap_database_errors, raw.lock:
+        raw.wait(_run(raw, ";\n".join(statements)))
+
+
+def _run(raw: Any, sql: str) -> Any:
+    """Send a message and take all its answers; a generator for the driver's ``wait()``, which heeds Ctrl-C."""
+    driver = _driver()
+    raw.pgconn.send_query(sql.encode())
+    answers = yield from driver.generators.execute(raw.pgconn)
+    for answer in answers:
+        if answer.error_message:
+            raise driver.errors.error_from_result(answer, encoding=raw.info.encoding)
+
+
+@cache
+def _driver() -> Any:
+    import psycopg  # noqa: PLC0415 - the driver is optional
+    import psycopg.generators  # noqa: PLC0415
+
+    return psycopg
 
 
 _READING_TIMEOUT = 60.0
@@ -87,7 +169,7 @@ class PostgreSQLBackend:
                 state,
                 baseline.tables if baseline else (),
                 baseline.migrations if baseline else (),
-                first=(signals.CONDITIONS, signals.OTHERS, catalog.SEARCH_PATH),
+                first=(counters.CONDITIONS, counters.OTHERS, catalog.SEARCH_PATH),
             )
         )
         missing = {QualifiedName(schema, name): lacks for schema, name, _, lacks in size_rows if lacks}
@@ -150,9 +232,9 @@ class PostgreSQLBackend:
             identity=identity,
         )
 
-    renew_session = staticmethod(session.renew_session)
-    release_session = staticmethod(session.release_session)
-    drop_stale_session = staticmethod(session.drop_stale_session)
+    renew_session = staticmethod(session_reset.renew_session)
+    release_session = staticmethod(session_reset.release_session)
+    drop_stale_session = staticmethod(session_reset.drop_stale_session)
     transaction_status = staticmethod(transaction_status)
     look_for_commits = staticmethod(look_for_commits)
     is_schema_same = staticmethod(is_schema_same)
@@ -165,11 +247,11 @@ class PostgreSQLBackend:
 
     note_start = staticmethod(note_start)
     is_unwritten = staticmethod(is_unwritten)
-    begin = staticmethod(limits.begin)
-    undo = staticmethod(limits.undo)
-    limit = staticmethod(limits.limit)
-    lift = staticmethod(limits.lift)
-    classify = staticmethod(limits.classify)
+    begin = staticmethod(begin)
+    undo = staticmethod(undo)
+    limit = staticmethod(limit)
+    lift = staticmethod(lift)
+    classify = staticmethod(classify)
     find_blockers = staticmethod(find_blockers)
 
     def explain(self, connection: BaseDatabaseWrapper, error: Error, *, doing: str) -> TestDBError:
@@ -204,7 +286,7 @@ class PostgreSQLBackend:
         run_sql(connection, "SET CONSTRAINTS ALL IMMEDIATE")
 
     def watch(self, schema: Schema) -> PostgreSQLWatch:
-        """Return a watch by PostgreSQL's own counters; see :mod:`testdb_app.backends.postgresql.signals`."""
+        """Return a watch by PostgreSQL's own counters; see :mod:`testdb_app.backends.postgresql.counters`."""
         return PostgreSQLWatch(schema)
 
     def run(
@@ -263,7 +345,7 @@ class PostgreSQLBackend:
     ) -> dict[QualifiedName, RowChanges]:
         """Compare tables with their copies. One round trip."""
         names = [name for name in tables if name in baseline.tables]
-        queries = [restoring.count_changes(baseline.tables[name]) for name in names]
+        queries = [operations.count_changes(baseline.tables[name]) for name in names]
         copies = [baseline.tables[name].copy.name for name in names]
         queries = [prove_own_schema(copies), EXACT_TEXT, *queries]
         results = read_rows(connection, queries, lock_timeout=_READING_TIMEOUT, safe_path=False)[2:]

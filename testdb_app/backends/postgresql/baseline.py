@@ -18,20 +18,7 @@ from typing import TYPE_CHECKING
 from django.db import DatabaseError, InterfaceError
 
 from testdb_app.backends.base import OWN_SCHEMA, DatabaseIdentity, has_autocommit
-from testdb_app.backends.postgresql.connection import WITHOUT_JIT, Result, rolled_back_on_error, run_sql
-from testdb_app.backends.postgresql.errors import ABOUT_OBJECTS, describe_database, sqlstate, translate
-from testdb_app.backends.postgresql.operations import DROP_SCHEMA, SHARED, set_sequence
-from testdb_app.backends.postgresql.preconditions import (
-    Precondition,
-    explain_refusal,
-    find_refusal,
-    own_faults,
-    prove_own_schema,
-)
-from testdb_app.backends.postgresql.queries import chunks, read_rows, rows_of, scalars
-from testdb_app.backends.postgresql.quoting import milliseconds, qualify, quote, quote_literal
-from testdb_app.backends.postgresql.restoring import checksum, copy, count_unreadable
-from testdb_app.backends.postgresql.shapes import (
+from testdb_app.backends.postgresql.baseline_shape import (
     EXACT_TEXT,
     PLAIN_SPELLING,
     is_baseline_table,
@@ -40,6 +27,25 @@ from testdb_app.backends.postgresql.shapes import (
     parse_tables,
     shape_queries,
 )
+from testdb_app.backends.postgresql.connection import WITHOUT_JIT, Result, rolled_back_on_error, run_sql
+from testdb_app.backends.postgresql.errors import ABOUT_OBJECTS, describe_database, sqlstate, translate
+from testdb_app.backends.postgresql.operations import (
+    DROP_SCHEMA,
+    SHARED,
+    checksum,
+    copy,
+    count_unreadable,
+    set_sequence,
+)
+from testdb_app.backends.postgresql.preconditions import (
+    Precondition,
+    explain_refusal,
+    find_refusal,
+    own_faults,
+    prove_own_schema,
+)
+from testdb_app.backends.postgresql.queries import chunks, read_rows, rows_of, scalars
+from testdb_app.backends.postgresql.sql import milliseconds, qualify, quote, quote_literal
 from testdb_app.baseline_state import (
     BASELINE,
     KEPT_STATES,

@@ -10,19 +10,16 @@ from typing import TYPE_CHECKING, Any
 from django.db import DatabaseError
 
 from testdb_app.backends.base import DatabaseIdentity
-from testdb_app.backends.postgresql import catalog, differing, signs
-from testdb_app.backends.postgresql.connection import raw_cursor, run_sql
+from testdb_app.backends.postgresql import catalog, snapshots
+from testdb_app.backends.postgresql.baseline_shape import EXACT_TEXT, TableShape
+from testdb_app.backends.postgresql.connection import Command, raw_cursor, run_sql
+from testdb_app.backends.postgresql.constraints import find_late_sequences, find_violations
 from testdb_app.backends.postgresql.introspection import parse_token, read_schema
-from testdb_app.backends.postgresql.known import ask
-from testdb_app.backends.postgresql.pipeline import Command
+from testdb_app.backends.postgresql.operations import accept_deletes, comparable_operators, comparable_rows
 from testdb_app.backends.postgresql.preconditions import Precondition, explain_refusal, find_refusal, prove_own_schema
 from testdb_app.backends.postgresql.queries import chunks, read_rows, rows_of
-from testdb_app.backends.postgresql.quoting import EQUALS, quote, quote_literal
-from testdb_app.backends.postgresql.restoring import comparable_operators, comparable_rows
-from testdb_app.backends.postgresql.shapes import EXACT_TEXT, TableShape
-from testdb_app.backends.postgresql.stored import store_state
-from testdb_app.backends.postgresql.switches import accept_deletes
-from testdb_app.backends.postgresql.violations import find_late_sequences, find_violations
+from testdb_app.backends.postgresql.snapshots import ask, store_state
+from testdb_app.backends.postgresql.sql import EQUALS, quote, quote_literal
 from testdb_app.baseline_state import Baseline, BaselineTable
 from testdb_app.diff import TableDifference
 from testdb_app.exceptions import UnsupportedError
@@ -60,7 +57,7 @@ class PostgreSQLData:
     ) -> Mapping[QualifiedName, tuple[str, ...]]:
         """Return the primary key of each table, or its narrowest unique key of columns that are never null."""
         names = sorted(tables)
-        rows = read_rows(connection, signs.shapes_of(names), lock_timeout=_LOCK_TIMEOUT)[1] if names else []
+        rows = read_rows(connection, snapshots.shapes_of(names), lock_timeout=_LOCK_TIMEOUT)[1] if names else []
         return {shape.name: shape.key for shape in map(TableShape.from_row, rows)}
 
     def prove(self, connection: BaseDatabaseWrapper, identity: DatabaseIdentity, schema: Schema) -> None:
@@ -80,7 +77,7 @@ class PostgreSQLData:
         self, connection: BaseDatabaseWrapper, table: QualifiedName, columns: Sequence[str]
     ) -> tuple[str, ...]:
         """Return the operators of the table's key. One round trip."""
-        rows = read_rows(connection, signs.shapes_of([table]), lock_timeout=_LOCK_TIMEOUT)[1]
+        rows = read_rows(connection, snapshots.shapes_of([table]), lock_timeout=_LOCK_TIMEOUT)[1]
         shapes = [TableShape.from_row(row) for row in rows]
         known = {name: found for shape in shapes for name, found in zip(shape.key, shape.operators, strict=True)}
         return tuple(known.get(column, EQUALS) for column in columns)
@@ -163,20 +160,20 @@ class PostgreSQLData:
         """Compare each table with its copy, or with no rows. One round trip per 20 tables."""
         names = sorted(tables)
         copies = baseline.tables if baseline is not None else {}
-        shapes = read_rows(connection, signs.shapes_of(names), lock_timeout=_LOCK_TIMEOUT)[1] if names else []
-        columns = signs.parse_relations([], shapes).columns
+        shapes = read_rows(connection, snapshots.shapes_of(names), lock_timeout=_LOCK_TIMEOUT)[1] if names else []
+        columns = snapshots.parse_relations([], shapes).columns
         found = []
         for chunk in chunks(names, _COMPARISONS_A_MESSAGE):
             proof = prove_own_schema(copies[name].copy.name for name in chunk if name in copies)
             queries = [_compare(name, columns[name], copies.get(name), limit) for name in chunk]
             _, _, *results = ask(connection, [Command(query) for query in (proof, EXACT_TEXT, *queries)])
             compared = zip(chunk, results, strict=True)
-            found += [differing.parse_differences(name, columns[name], rows) for name, rows in compared]
+            found += [snapshots.parse_differences(name, columns[name], rows) for name, rows in compared]
         return [difference for difference in found if difference is not None]
 
 
-def _compare(name: QualifiedName, columns: differing.Columns, kept: BaselineTable | None, limit: int) -> str:
+def _compare(name: QualifiedName, columns: snapshots.Columns, kept: BaselineTable | None, limit: int) -> str:
     if kept is None:
-        return differing.differences(columns, differing.no_rows(name), differing.live(name), limit)
+        return snapshots.differences(columns, snapshots.no_rows(name), snapshots.live(name), limit)
     comparable = replace(columns, key=kept.key, operators=comparable_operators(kept))
-    return differing.differences(comparable, quote(kept.copy), comparable_rows(kept), limit)
+    return snapshots.differences(comparable, quote(kept.copy), comparable_rows(kept), limit)

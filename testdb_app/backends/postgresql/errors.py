@@ -11,10 +11,9 @@ from django.db import DatabaseError, Error, InterfaceError, OperationalError
 
 from testdb_app.backends.base import OWN_SCHEMA, Script, has_autocommit
 from testdb_app.backends.postgresql.connection import read_safely
-from testdb_app.backends.postgresql.operations import EXCLUSIVE
+from testdb_app.backends.postgresql.operations import EXCLUSIVE, REFUSED_ROW
 from testdb_app.backends.postgresql.preconditions import explain_refusal, find_damage, find_refusal
-from testdb_app.backends.postgresql.quoting import quote_literal
-from testdb_app.backends.postgresql.restoring import REFUSED_ROW
+from testdb_app.backends.postgresql.sql import quote_literal
 from testdb_app.baseline_state import KEPT_STATES, damaged
 from testdb_app.exceptions import (
     BaselineDamagedError,

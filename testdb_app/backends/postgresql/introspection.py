@@ -2,25 +2,33 @@
 
 Names are joined on OIDs throughout: a constraint's name is unique only within its table, and
 ``information_schema`` shows a role that owns nothing no foreign key at all.
+
+Which sequences are not at their start: exactly, also those that setval(…, false) or RESTART WITH moved.
+
+From PostgreSQL 18 on one function tells. Before, a sequence that was never called has to be read itself, and each look
+at a sequence keeps it locked to the end of the message, so many of them are looked at in parts.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Sequence as Rows
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from testdb_app.backends.base import OWN_SCHEMA, DatabaseIdentity, Mark
 from testdb_app.backends.postgresql import catalog
+from testdb_app.backends.postgresql.baseline_shape import is_baseline_table
+from testdb_app.backends.postgresql.catalog import USER_SCHEMAS
 from testdb_app.backends.postgresql.connection import server_version
 from testdb_app.backends.postgresql.preconditions import OWNERS
-from testdb_app.backends.postgresql.queries import read_rows
-from testdb_app.backends.postgresql.quoting import quote
-from testdb_app.backends.postgresql.shapes import is_baseline_table
+from testdb_app.backends.postgresql.queries import chunks, read_rows
+from testdb_app.backends.postgresql.sql import qualify, quote
+from testdb_app.baseline_state import SequenceState
 from testdb_app.exceptions import UnsupportedError
 from testdb_app.schema import (
+    Column,
     DerivedRelation,
     ForeignKey,
     LeftOut,
@@ -32,8 +40,11 @@ from testdb_app.schema import (
     SequenceInfo,
     SequenceUse,
     Table,
+    TableDetails,
     TableKind,
     Trigger,
+    UniqueKey,
+    gather_details,
     show_part,
 )
 
@@ -407,3 +418,164 @@ def explain_misfit(comment: str | None, *, database: str, oid: int, system_ident
     if name != database:
         return f"its test mark was given to this database when it was named {shown}"
     return ""
+
+
+# No query here waits for whoever holds a table, as a map may be wanted just then. So a default is read without its table
+# (it has no columns in it), the expressions of generated columns and indexes not at all, and no size is asked for.
+
+# schema, table, column, type, nullable, default, generated
+# Types and defaults are spelled as the session's search path has it, so the query sees that path.
+COLUMNS = qualify(f"""
+SELECT n.nspname::text, c.relname::text, a.attname::text, pg_catalog.format_type(a.atttypid, a.atttypmod),
+       NOT a.attnotnull, CASE WHEN a.attgenerated = '' THEN coalesce(pg_catalog.pg_get_expr(f.adbin, 0), '') ELSE '' END,
+       CASE WHEN a.attidentity <> '' THEN 'identity' WHEN a.attgenerated <> '' THEN 'generated' ELSE '' END
+  FROM pg_catalog.pg_class c
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+  LEFT JOIN pg_catalog.pg_attrdef f ON f.adrelid = a.attrelid AND f.adnum = a.attnum
+ WHERE c.relkind = ANY ('{{r,p}}') AND c.relpersistence <> 't' AND {USER_SCHEMAS}
+ ORDER BY a.attrelid, a.attnum
+""")
+
+# schema, table, columns (null: an expression), is primary, the index if it is partial
+UNIQUE_KEYS = f"""
+SELECT n.nspname::text, c.relname::text,
+       ARRAY(SELECT a.attname::text
+               FROM pg_catalog.unnest(i.indkey) WITH ORDINALITY u(number, place)
+               LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = u.number AND u.number > 0
+              WHERE u.place <= i.indnkeyatts
+              ORDER BY u.place),
+       i.indisprimary, CASE WHEN i.indpred IS NULL THEN '' ELSE x.relname::text END
+  FROM pg_catalog.pg_index i
+  JOIN pg_catalog.pg_class c ON c.oid = i.indrelid
+  JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE i.indisunique AND i.indisvalid AND c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND {USER_SCHEMAS}
+"""
+
+# schema, table, rows as the server's statistics have them; null where they have nothing
+# A copy of a database has the statistics of the last ANALYZE and no counters yet.
+ESTIMATES = f"""
+SELECT n.nspname::text, c.relname::text,
+       CASE WHEN pg_catalog.pg_stat_get_tuples_inserted(c.oid) > 0 THEN pg_catalog.pg_stat_get_live_tuples(c.oid)
+            WHEN c.reltuples >= 0 THEN c.reltuples::bigint END
+  FROM pg_catalog.pg_class c
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND {USER_SCHEMAS}
+"""
+
+# schema, table, whether the role may read it
+READABLE = f"""
+SELECT n.nspname::text, c.relname::text,
+       pg_catalog.has_schema_privilege(n.oid, 'USAGE') AND pg_catalog.has_table_privilege(c.oid, 'SELECT')
+  FROM pg_catalog.pg_class c
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND {USER_SCHEMAS}
+"""
+
+# Each table that is read stays locked to the end of its message.
+_TABLES_A_MESSAGE = 500
+LOCK_TIMEOUT = 5.0
+"""Seconds to wait for whoever holds a table."""
+
+
+def read_details(
+    connection: BaseDatabaseWrapper, schema: Schema, *, count_rows: bool
+) -> dict[QualifiedName, TableDetails]:
+    """Read the details of all tables of *schema*. One round trip, and with *count_rows* another one for every 500 tables.
+
+    Raises :class:`~testdb_app.exceptions.LockTimeoutError` where another session keeps a table from being counted.
+    """
+    column_rows, key_rows, number_rows = read_rows(
+        connection, (UNIQUE_KEYS, READABLE if count_rows else ESTIMATES), first=[COLUMNS], lock_timeout=LOCK_TIMEOUT
+    )
+    columns: dict[QualifiedName, list[Column]] = {}
+    for namespace, table, name, data_type, nullable, default, generated in column_rows:
+        column = Column(name=name, data_type=data_type, nullable=nullable, default=default, generated=generated)
+        columns.setdefault(QualifiedName(namespace, table), []).append(column)
+    keys: dict[QualifiedName, list[UniqueKey]] = {}
+    for namespace, table, parts, is_primary, partial_index in key_rows:
+        key = UniqueKey(columns=tuple(parts), is_primary=is_primary, partial_index=partial_index)
+        keys.setdefault(QualifiedName(namespace, table), []).append(key)
+    numbers = {QualifiedName(namespace, table): number for namespace, table, number in number_rows}
+    if count_rows:
+        numbers = _count(connection, schema, {name for name, is_readable in numbers.items() if is_readable})
+    return gather_details(schema.by_name, columns=columns, unique_keys=keys, rows=numbers, is_estimate=not count_rows)
+
+
+def _count(
+    connection: BaseDatabaseWrapper, schema: Schema, readable: set[QualifiedName]
+) -> dict[QualifiedName, int | None]:
+    # Where row security hides rows from the role, a count would be of those that it sees.
+    names = [table.name for table in schema.tables if table.name in readable and not table.hides_rows]
+    found: dict[QualifiedName, int | None] = {}
+    for part in chunks(names, _TABLES_A_MESSAGE):
+        queries = [f"SELECT pg_catalog.count(*) FROM ONLY {quote(name)}" for name in part]
+        results = read_rows(connection, queries, lock_timeout=LOCK_TIMEOUT, safe_path=False)
+        found |= {name: rows[0][0] for name, rows in zip(part, results, strict=True)}
+    return found
+
+
+# The lock table holds some 10,000 at its default, for all sessions together.
+_SEQUENCES_A_MESSAGE = 2_000
+# Scalar subqueries in one statement: planning costs more than linearly in their number; 20 is the cheapest.
+_SEQUENCES_A_STATEMENT = 20
+
+Read = Callable[[Sequence[str]], list[list[tuple[Any, ...]]]]
+"""Runs queries in one round trip and returns the rows of each."""
+
+
+def sequence_states(connection: BaseDatabaseWrapper) -> tuple[str, ...]:
+    """Return the queries that tell the states, for :func:`read_all_states` to read."""
+    if server_version(connection) >= 18_00_00:
+        return (catalog.SEQUENCE_STATES_18,)
+    return (catalog.SEQUENCE_STATES_IF_FEW.format(most=_SEQUENCES_A_MESSAGE), catalog.SEQUENCE_COUNT)
+
+
+def read_all_states(
+    read: Read, results: Sequence[list[tuple[Any, ...]]]
+) -> tuple[dict[QualifiedName, SequenceState], list[QualifiedName]]:
+    """Return the states of the sequences that are not at their start, and those that the role may not read.
+
+    *results* are those of :func:`sequence_states`; asks for more where they were too many, or not enough.
+    """
+    states: dict[QualifiedName, SequenceState] = {}
+    unread: list[tuple[QualifiedName, int]] = []
+    unreadable: list[QualifiedName] = []
+    for schema, name, state, start, value, called in _all_rows(read, results):
+        sequence = QualifiedName(schema, name)
+        if state == "moved":
+            states[sequence] = SequenceState(last_value=value, is_called=called)
+        elif state == "unread":
+            unread.append((sequence, start))
+        else:
+            unreadable.append(sequence)
+    states.update(_displaced(read, unread))
+    return states, unreadable
+
+
+def _all_rows(read: Read, results: Sequence[list[tuple[Any, ...]]]) -> Iterator[tuple[Any, ...]]:
+    yield from results[0]
+    if len(results) == 1:
+        return
+    ((number,),) = results[1]
+    if number > _SEQUENCES_A_MESSAGE:
+        parts = -(-number // _SEQUENCES_A_MESSAGE)
+        for part in range(parts):
+            (rows,) = read([catalog.SEQUENCE_STATES_OF_PART.format(parts=parts, part=part)])
+            yield from rows
+
+
+def _displaced(
+    read: Read, sequences: Sequence[tuple[QualifiedName, int]]
+) -> Iterator[tuple[QualifiedName, SequenceState]]:
+    """Yield those of *sequences* (name, start), none of which was called, whose next value is not their start."""
+    for message in chunks(sequences, _SEQUENCES_A_MESSAGE):
+        queries = [
+            "SELECT ARRAY[" + ", ".join(f"(SELECT last_value FROM {quote(name)})" for name, _ in chunk) + "]::bigint[]"
+            for chunk in chunks(message, _SEQUENCES_A_STATEMENT)
+        ]
+        values = [value for rows in read(queries) for value in rows[0][0]]
+        for (name, start), value in zip(message, values, strict=True):
+            if value != start:
+                yield name, SequenceState(last_value=value, is_called=False)

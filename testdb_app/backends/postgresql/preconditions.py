@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from testdb_app.backends.base import OWN_SCHEMA, DatabaseIdentity
-from testdb_app.backends.postgresql.quoting import qualify, quote_literal
+from testdb_app.backends.postgresql.sql import qualify, quote_literal
 from testdb_app.exceptions import UnsafeDatabaseError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from collections.abc import Sequence as Many
 from dataclasses import dataclass
 from typing import Any
 
-from testdb_app.backends.postgresql.quoting import quote, quote_literal
+from testdb_app.backends.postgresql.sql import quote, quote_literal
 from testdb_app.baseline_state import KEPT_STATES, KIND_OF, MIGRATIONS_IN, BaselineColumn, describe_tables
 from testdb_app.schema import QualifiedName, Schema
 

@@ -17,7 +17,7 @@ from testdb_app.backends.base import has_autocommit
 from testdb_app.backends.postgresql.baseline import read_states
 from testdb_app.backends.postgresql.connection import run_sql
 from testdb_app.backends.postgresql.queries import chunks, lacks_referenced, read_rows
-from testdb_app.backends.postgresql.quoting import quote
+from testdb_app.backends.postgresql.sql import quote
 from testdb_app.diff import LateSequence, Violation
 from testdb_app.schema import ForeignKey, QualifiedName, Schema, SequenceUse, TableKind
 from testdb_app.schema import SequenceInfo as SequenceValue

@@ -1,0 +1,739 @@
+"""A session that is kept between tests is as good as a new one, at a thirtieth of its cost; one without that proof is closed.
+
+:func:`renew_session` puts back what can be put back, in one round trip: settings, role, temporary tables, cursors, LISTEN,
+advisory locks, the values of sequences last seen. ``DISCARD ALL`` would drop the statements that drivers prepare, too. The
+settings that were there right after connecting come back. What cannot be put back is proved absent, or the session is closed:
+
+- the wrapper is one of Django's own classes, unpatched, without further attributes and execute wrappers: any other may remember
+  what it has set (:func:`_is_djangos`);
+- nothing opens sessions otherwise: no handler of ``connection_created`` but Django's, no pool;
+- each statement that ran since then leaves nothing, or only what is put back
+  (:mod:`testdb_app.backends.postgresql.session_reset`);
+- no message is unread, and the driver's connection holds what it held at first
+  (:class:`~testdb_app.backends.postgresql._psycopg_private.DriverState`);
+- settings and defaults of roles and databases have a new session opened just so.
+
+``TESTDB["KEEP_CONNECTIONS"]`` chooses: "always" leaves out what concerns the wrapper, handlers and statements; "never" closes.
+
+Source: the documentation of DISCARD, and GUC_NO_RESET_ALL in guc_tables.c for the role and the seed.
+
+Which statements and functions can leave state in a session that no statement can undo.
+
+PostgreSQL cannot take back a custom setting (``SET app.tenant = '1'`` reads as '' afterwards, and no longer as NULL), the
+seed of ``setseed()``, a library that was loaded, a connection of dblink, or the dictionaries of PL/Python and PL/Perl. It
+does not show them either: ``pg_settings`` leaves custom settings out. So a session is judged by what was sent:
+
+- :func:`judge` reads a statement. It knows the statements that leave nothing, or only what the renewal of
+  :mod:`testdb_app.backends.postgresql.session_reset` undoes; any other is a reason to close the session.
+- :class:`FunctionsWithState` holds the functions that may leave state: volatile ones of PostgreSQL that are not known to be
+  harmless, and the database's own whose bodies contain one, or a statement built at run time, or cannot be read. A session
+  is closed if a statement names one of these, or if the schema itself calls one (trigger, default, policy, view, check).
+
+What is not understood counts as state: the price is a new connection. The functions are read again only when the counters
+of the catalogs have moved.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import select
+import sys
+import weakref
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import django
+from django.db import DatabaseError, InterfaceError
+from django.db.backends import utils
+from django.db.backends.signals import connection_created
+from django.utils.functional import cached_property
+
+from testdb_app.backends.postgresql import _psycopg_private as driver
+from testdb_app.backends.postgresql._psycopg_private import observe_statements, statement_text
+from testdb_app.backends.postgresql.connection import is_idle, run_sql, server_version
+from testdb_app.backends.postgresql.queries import rows_of
+from testdb_app.backends.postgresql.sql import qualify, quote_literal
+from testdb_app.conf import get_settings
+
+if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
+logger = logging.getLogger("testdb_app")
+
+# name, setting, of those that differ from what RESET ALL leads to
+_SETTINGS = qualify("""
+SELECT s.name::text, s.setting
+  FROM pg_catalog.pg_settings s
+ WHERE s.source = 'session'
+ ORDER BY s.name
+""")
+# Whether the session has something that its settings do not tell, right after connecting.
+_POSSESSIONS = qualify("""
+SELECT pg_catalog.pg_my_temp_schema() <> 0
+       OR EXISTS (SELECT FROM pg_catalog.pg_prepared_statements p WHERE p.from_sql)
+       OR EXISTS (SELECT FROM pg_catalog.pg_listening_channels())
+       OR EXISTS (SELECT FROM pg_catalog.pg_locks l
+                   WHERE l.locktype = 'advisory' AND l.pid = pg_catalog.pg_backend_pid())
+""")
+_ROLE = "SELECT pg_catalog.current_setting('role')"
+# whether SQL has prepared statements, whether there is a schema of temporary tables, which stays in the search path
+_LEFT = qualify("""
+SELECT EXISTS (SELECT FROM pg_catalog.pg_prepared_statements p WHERE p.from_sql),
+       pg_catalog.pg_my_temp_schema() <> 0
+""")
+_AS_NEW = (
+    "CLOSE ALL",
+    "SET SESSION AUTHORIZATION DEFAULT",
+    "RESET ALL",
+    "UNLISTEN *",
+    "SELECT pg_catalog.pg_advisory_unlock_all()",
+    "DISCARD TEMP",
+    "DISCARD SEQUENCES",
+)
+_OWN_CLASSES = ("django.db.backends.postgresql.base", "django.contrib.gis.db.backends.postgis.base")
+_FOLDER = str(Path(django.__file__).parent)
+# What Django's runner and test classes put on a wrapper.
+_KNOWN_ATTRIBUTES = frozenset({"_test_serialized_contents", "isolation_level", "_named_cursor_idx"})
+_FIRST_USE = "close_if_health_check_failed"
+
+_Key = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _AsNew:
+    """What makes the session of an alias as new: how it was opened, a message, what the driver's connection has to hold."""
+
+    configuration: object
+    message: str
+    driver: driver.DriverState
+    defaults: str | None
+
+
+_of_alias: dict[_Key, _AsNew] = {}
+_functions: dict[_Key, FunctionsWithState] = {}
+# Aliases whose new connections have more than can be put back.
+_unknowable: weakref.WeakSet[BaseDatabaseWrapper] = weakref.WeakSet()
+# By class, its attributes when they were found to be Django's own.
+_unpatched: dict[type[Any], tuple[Any, ...]] = {}
+# By class, the attributes that a wrapper of it has.
+_expected: dict[type[Any], frozenset[str]] = {}
+
+
+def renew_session(connection: BaseDatabaseWrapper) -> bool:
+    """Leave *connection* open with a session that is as good as new, or closed. No transaction may be open.
+
+    Returns whether the session that it has after the reset may stay open for the next test. Costs one round trip, about
+    0.1 ms, and a new connection the first time.
+    """
+    observe_from_now_on()
+    mode = get_settings().keep_connections
+    vouched = mode == "always" and not _has_pool(connection)
+    may_keep = vouched or _is_provable(connection)
+    raw = connection.connection
+    if raw is not None and may_keep and not driver.is_in_use(raw):
+        session = session_of(connection)
+        reason = _put_back(connection, session, vouched=vouched) if session is not None else "it was opened earlier"
+        if reason is None:
+            return mode != "never"
+        logger.debug("Connection %s: the session is closed: %s", connection.alias, reason)
+    connection.close()
+    if may_keep and connection not in _unknowable and _key(connection) not in _of_alias and raw is not None:
+        _open_and_remember(connection)
+    return may_keep and mode != "never" and connection not in _unknowable
+
+
+def release_session(connection: BaseDatabaseWrapper, *, keep: bool) -> None:
+    """Close *connection* after a reset unless *keep*, what :func:`renew_session` said; else have its first use look at it."""
+    if not keep:
+        connection.close()
+    elif connection.connection is not None:
+        _check_at_first_use(connection)
+
+
+def drop_stale_session(connection: BaseDatabaseWrapper) -> None:
+    """Close a session that was kept, if something has closed it since, or Django would open it otherwise now.
+
+    Also one that a generator of the driver, which was left half read, has locked: whoever uses it next would wait for ever.
+    """
+    if session_of(connection) is None or connection.in_atomic_block:
+        return
+    if driver.is_in_use(connection.connection) or not _is_usable(connection):
+        connection.close()
+
+
+def _check_at_first_use(connection: BaseDatabaseWrapper) -> None:
+    """Look at the socket when Django uses *connection* next, without a round trip: the server may have ended the session.
+
+    Django calls this method before each statement and each transaction that it begins. It is out of the way after the first.
+    """
+
+    reference = weakref.ref(connection)
+
+    def check() -> None:
+        used = reference()
+        assert used is not None
+        vars(used).pop(_FIRST_USE, None)
+        drop_stale_session(used)
+        used.close_if_health_check_failed()
+
+    setattr(connection, _FIRST_USE, check)
+
+
+def _is_usable(connection: BaseDatabaseWrapper) -> bool:
+    """Whether the session is alive as far as its socket tells, and opened as Django would open it now."""
+    raw = connection.connection
+    if raw.closed or not is_as_opened_now(connection):
+        return False
+    # Nothing is awaited: what is there is the end of the session, or a message that a new one would not have.
+    if not hasattr(select, "poll"):
+        return not select.select([raw.pgconn.socket], [], [], 0)[0]
+    poll = select.poll()
+    poll.register(raw.pgconn.socket, select.POLLIN)
+    return not poll.poll(0)
+
+
+def _key(connection: BaseDatabaseWrapper) -> _Key:
+    return connection.alias, str(connection.settings_dict["NAME"])
+
+
+def _has_pool(connection: BaseDatabaseWrapper) -> bool:
+    return bool(connection.settings_dict["OPTIONS"].get("pool"))
+
+
+def _is_provable(connection: BaseDatabaseWrapper) -> bool:
+    """Whether it can be known at all what happens on *connection*."""
+    receivers = (entry[1] for entry in connection_created.receivers)
+    functions = (receiver() if isinstance(receiver, weakref.ref) else receiver for receiver in receivers)
+    modules = {getattr(function, "__module__", "") for function in functions if function is not None}
+    return (
+        not _has_pool(connection)
+        and modules <= {"django.contrib.postgres.signals", __name__}
+        and _is_djangos(connection)
+    )
+
+
+def _is_djangos(connection: BaseDatabaseWrapper) -> bool:
+    """Whether the wrapper is exactly one of Django's own: its class, the methods of that, and its attributes."""
+    cls = type(connection)
+    own = [getattr(sys.modules.get(name), "DatabaseWrapper", None) for name in _OWN_CLASSES]
+    if cls not in own or connection.execute_wrappers:
+        return False
+    classes = [*cls.__mro__[:-1], utils.CursorWrapper, utils.CursorDebugWrapper]
+    if not all(_is_unpatched(each) for each in classes):
+        return False
+    return all(
+        name in _expected_attributes(connection) or _is_bound(connection, name, value)
+        for name, value in vars(connection).items()
+    )
+
+
+def _is_unpatched(cls: type[Any]) -> bool:
+    attributes = tuple(vars(cls).values())
+    known = _unpatched.get(cls)
+    if known is not None and len(known) == len(attributes) and all(map(_is_same, known, attributes)):
+        return True
+    if all(_is_of_django(each) for each in attributes):
+        _unpatched[cls] = attributes
+        return True
+    return False
+
+
+def _is_same(one: object, other: object) -> bool:
+    return one is other
+
+
+def _is_of_django(attribute: Any) -> bool:
+    """Whether an attribute of a class is a value, or a function whose code is Django's, with all that is wrapped around it."""
+    function = attribute
+    for inner in ("__func__", "fget", "func"):
+        function = getattr(function, inner, function)
+    if isinstance(function, type) or not callable(function):
+        return True
+    while function is not None:
+        code = getattr(function, "__code__", None)
+        if code is None or not code.co_filename.startswith((_FOLDER, contextlib.__file__)):
+            return False
+        function = getattr(function, "__wrapped__", None)
+    return True
+
+
+def _expected_attributes(connection: BaseDatabaseWrapper) -> frozenset[str]:
+    cls = type(connection)
+    if cls not in _expected:
+        cached = (
+            name for each in cls.__mro__ for name, value in vars(each).items() if isinstance(value, cached_property)
+        )
+        _expected[cls] = frozenset(vars(connection.copy())) | _KNOWN_ATTRIBUTES | frozenset(cached)
+    return _expected[cls]
+
+
+def _is_bound(connection: BaseDatabaseWrapper, name: str, value: Any) -> bool:
+    """Whether an attribute is the class's own method, which Django's test classes leave on the wrapper, or one of ours."""
+    if name == _FIRST_USE:
+        return getattr(value, "__module__", "") == __name__
+    if type(value).__module__ == "django.test.testcases":
+        return True
+    return getattr(value, "__self__", None) is connection and getattr(value, "__func__", None) is getattr(
+        type(connection), name, None
+    )
+
+
+def _open_and_remember(connection: BaseDatabaseWrapper) -> None:
+    """Open a session and remember what it has; close it again if that cannot be put back."""
+    connection.ensure_connection()
+    remembered = _remember(connection)
+    if remembered is None:
+        _unknowable.add(connection)
+        connection.close()
+    else:
+        _of_alias[_key(connection)] = remembered
+
+
+def _remember(connection: BaseDatabaseWrapper) -> _AsNew | None:
+    functions = _functions[_key(connection)] = read_functions(connection)
+    settings, possessions, role = run_sql(connection, f"{_SETTINGS};\n{_POSSESSIONS};\n{_ROLE}")
+    if rows_of(possessions)[0][0]:
+        return None
+    ((name,),) = rows_of(role)
+    again = [
+        f"SELECT pg_catalog.set_config({quote_literal(setting)}, {quote_literal(value)}, false)"
+        for setting, value in rows_of(settings)
+    ]
+    again.append(
+        "RESET ROLE" if name == "none" else f"SELECT pg_catalog.set_config('role', {quote_literal(name)}, false)"
+    )
+    return _AsNew(
+        configuration=read_configuration(connection),
+        message=";\n".join((*_AS_NEW, *again, COUNTERS, _LEFT)),
+        driver=driver.DriverState(connection.connection),
+        defaults=functions.defaults,
+    )
+
+
+def _put_back(connection: BaseDatabaseWrapper, session: ServerSession, *, vouched: bool) -> str | None:
+    """Make the session as good as new; return why that cannot be, or None. *vouched*: whatever ran in it."""
+    key = _key(connection)
+    reason = _find_obstacle(connection, key)
+    if reason is None and not vouched:
+        reason = next((each.reason for each in session.verdicts if each.reason is not None), None)
+    if reason is not None:
+        return reason
+    as_new = _of_alias[key]
+    try:
+        (*_, counters, left) = run_sql(connection, as_new.message)
+        ((has_prepared, has_temporary),) = rows_of(left)
+        if has_prepared or (has_temporary and not vouched):
+            return (
+                "it has statements that SQL prepared" if has_prepared else "it had temporary tables, whose schema stays"
+            )
+        if driver.has_unread_messages(connection.connection):
+            return "messages of NOTIFY are unread"
+        if not vouched:
+            reason = _find_state(connection, key, session, rows_of(counters)[0][0])
+    except (DatabaseError, InterfaceError) as error:
+        return f"it could not be put back: {error}"
+    if reason is None:
+        driver.forget_counts(connection.connection)
+        session.verdicts.clear()
+    return reason
+
+
+def _find_obstacle(connection: BaseDatabaseWrapper, key: _Key) -> str | None:
+    """Return what the driver and the settings tell against the session, before anything is sent."""
+    raw, as_new = connection.connection, _of_alias.get(key)
+    if as_new is None or as_new.configuration != read_configuration(connection) or not is_as_opened_now(connection):
+        _of_alias.pop(key, None)
+        return "new ones are opened otherwise now, or nothing is known of them yet"
+    if raw.closed or not is_idle(connection):
+        return "it is lost, or in a transaction"
+    if not as_new.driver.is_that_of(raw):
+        # An extension that came may have new ones opened with other adapters.
+        del _of_alias[key]
+        return "the driver's connection has other options, handlers or adapters than at first"
+    return "the driver has prepared statements" if driver.has_prepared(raw) else None
+
+
+def _find_state(connection: BaseDatabaseWrapper, key: _Key, session: ServerSession, counters: int) -> str | None:
+    """Return what may be in the session that nothing undoes, or the settings that a new one would get otherwise."""
+    functions = _functions.get(key)
+    if functions is None or functions.counters != counters:
+        functions = _functions[key] = read_functions(connection)
+    if functions.defaults != _of_alias[key].defaults:
+        del _of_alias[key]
+        return "new sessions get other settings now"
+    return functions.find_reason(session.verdicts)
+
+
+_LONGEST_REMEMBERED = 20_000
+
+# Strings, names in quotes, dollar quotes and comments, as PostgreSQL's scanner finds them.
+_TOKENS = re.compile(
+    r"""(?P<text>\b[eE]'(?:[^'\\]|\\.|'')*'|'(?:[^']|'')*'|(?<![\w$])\$(?P<tag>(?:[A-Za-z_\x80-\uffff][\w\x80-\uffff]*)?)\$.*?\$(?P=tag)\$)"""
+    r"""|(?P<comment>--[^\n\r]*|/\*.*?\*/)"""
+    r"""|(?P<name>"(?:[^"]|"")*")""",
+    re.DOTALL,
+)
+_WORD = re.compile(r"[^\W\d][\w$]*")
+# A name with Unicode escapes may be any name; another reading of backslashes may end a string elsewhere; a nested comment.
+_UNREADABLE = re.compile(r"""\bu&["']|standard_conforming_strings|/\*""", re.IGNORECASE)
+_CUSTOM_SETTING = re.compile(
+    r"""\b(?:re)?set\s+(?:session\s+|local\s+)?(?:"[^"]*\.[^"]*"|(?:"[^"]*"|[\w$]+)\s*\.)""", re.IGNORECASE
+)
+# At the beginning of a statement: it may be the name of a column.
+_SEED = re.compile(
+    r"""(?:^|;|>>|\b(?:begin|then|else|loop|atomic)\b)\s*set\s+(?:session\s+|local\s+)?"?seed\b""", re.IGNORECASE
+)
+_DO_BLOCK = re.compile(r"\bdo\b(?!\s+(?:nothing|update|instead|also)\b)", re.IGNORECASE)
+
+_HARMLESS = frozenset(
+    {
+        *("select", "insert", "update", "delete", "merge", "with", "values", "table", "copy", "explain", "show"),
+        *("savepoint", "release", "rollback", "begin", "start", "commit", "end", "abort", "set", "reset", "lock"),
+        *("fetch", "move", "close", "declare", "notify", "listen", "unlisten", "discard", "deallocate", "checkpoint"),
+        *("truncate", "analyze", "analyse", "vacuum", "reindex", "cluster", "refresh", "comment", "grant", "revoke"),
+        *("create", "alter", "drop", "reassign"),
+    }
+)
+"""First words of statements that leave nothing in the session but what the renewal undoes; see also :func:`judge`."""
+# What CREATE, ALTER and DROP may bring: other settings for new sessions, code of others, connections.
+_BRINGS_STATE = frozenset(
+    {
+        *("role", "user", "group", "database", "system", "extension", "language", "transform", "access", "server"),
+        *("subscription", "function", "procedure", "routine", "aggregate"),
+    }
+)
+_RUNS_TEXT = frozenset({"execute", "call", "load", "prepare", "deallocate", "discard", "import"})
+
+# Volatile functions of PostgreSQL after which a session is as before, or which the renewal undoes.
+_HARMLESS_FUNCTIONS = (
+    "array_sample|array_shuffle|random|random_normal|clock_timestamp|timeofday|currval|lastval|nextval|setval|gen_random_uuid|"
+    "uuidv[47]|current_query|currtid2|txid_status|pg_xact_status|pg_sleep.*|pg_notify|pg_notification_queue_usage|"
+    "pg_(try_)?advisory_.*|lo_.*|loread|lowrite|pg_stat_.*|pg_.*_size|pg_is_.*|pg_current_.*|pg_last_.*|pg_lock_status|"
+    "pg_.*blocking_pids|pg_isolation_test_session_is_blocked|pg_partition_.*|pg_sequence_last_value|pg_get_sequence_data|"
+    "pg_cancel_backend|pg_terminate_backend|pg_control_.*|pg_xact_commit_timestamp.*|brin_.*|gin_clean_pending_list|"
+    "pg_jit_available|pg_export_snapshot|pg_log_.*|pg_switch_wal|bernoulli|system|pg_.*collation_actual_version|"
+    "pg_get_multixact_members|pg_prepared_xact|.*handler|amvalidate"
+)
+_SAFE_LANGUAGES = frozenset({"sql", "plpgsql"})
+# Extensions whose functions keep nothing in the session that RESET ALL would not undo, and run no text that they are given.
+_HARMLESS_EXTENSIONS = (
+    *("btree_gin", "btree_gist", "citext", "cube", "dict_int", "dict_xsyn", "earthdistance", "fuzzystrmatch", "hstore"),
+    *("intarray", "ltree", "pg_trgm", "pgcrypto", "plpgsql", "postgis", "seg", "unaccent", "uuid-ossp", "vector"),
+    *("amcheck", "autoinc", "insert_username", "moddatetime", "pageinspect", "pg_buffercache", "pg_freespacemap"),
+    *("pg_prewarm", "pg_stat_statements", "pg_visibility", "pgrowlocks", "pgstattuple", "sslinfo", "tcn"),
+)
+
+_CATALOGS = (
+    "pg_proc",
+    "pg_rewrite",
+    "pg_attrdef",
+    "pg_constraint",
+    "pg_policy",
+    "pg_trigger",
+    "pg_cast",
+    "pg_operator",
+)
+_ALSO_CATALOGS = ("pg_type", "pg_amproc", "pg_extension", "pg_foreign_server", "pg_db_role_setting")
+_COUNTS = ("inserted", "updated", "deleted")
+
+# One number that moves when any of these catalogs is written to. No subquery: it is planned in no time.
+COUNTERS = qualify(
+    "SELECT "
+    + " + ".join(
+        f"pg_catalog.pg_stat_get_tuples_{what}('pg_catalog.{catalog}'::pg_catalog.regclass)"
+        for catalog in (*_CATALOGS, *_ALSO_CATALOGS)
+        for what in _COUNTS
+    )
+)
+# name, oid
+_BUILT_IN = qualify(f"""
+SELECT p.proname::text, p.oid::text
+  FROM pg_catalog.pg_proc p
+ WHERE p.oid < 16384 AND p.provolatile = 'v' AND p.pronamespace = 'pg_catalog'::pg_catalog.regnamespace
+   AND p.proname !~ '^({_HARMLESS_FUNCTIONS})$'
+""")
+# name, language, body, settings, whether anything in the schema uses it
+_OWN = f"""
+SELECT p.proname::text, l.lanname::text,
+       pg_catalog.concat(p.prosrc, ' ', pg_catalog.pg_get_function_sqlbody(p.oid)), p.proconfig::text,
+       EXISTS (SELECT FROM pg_catalog.pg_depend u
+                WHERE u.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass
+                  AND u.refobjid = p.oid AND u.deptype <> 'e'
+                  AND u.classid <> 'pg_catalog.pg_foreign_data_wrapper'::pg_catalog.regclass)
+  FROM pg_catalog.pg_proc p
+  JOIN pg_catalog.pg_language l ON l.oid = p.prolang
+  LEFT JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass
+                                  AND d.objid = p.oid AND d.deptype = 'e'
+                                  AND d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass
+  LEFT JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid
+ WHERE p.oid >= 16384 AND p.prokind <> 'a'
+   AND (e.extname IS NULL OR e.extname::text <> ALL ('{{{",".join(_HARMLESS_EXTENSIONS)}}}'::text[]))
+"""
+_TREES = (
+    ("pg_rewrite", "ev_action"),
+    ("pg_attrdef", "adbin"),
+    ("pg_constraint", "conbin"),
+    ("pg_policy", "polqual"),
+    ("pg_policy", "polwithcheck"),
+    ("pg_trigger", "tgqual"),
+    ("pg_type", "typdefaultbin"),
+    ("pg_proc", "proargdefaults"),
+)
+_MADE_OF = (
+    ("pg_operator", "oid", ("oprcode",)),
+    ("pg_cast", "oid", ("castfunc",)),
+    ("pg_aggregate", "aggfnoid", ("aggtransfn", "aggfinalfn", "aggmtransfn", "aggminvtransfn", "aggmfinalfn")),
+)
+# whether an expression of the schema, an operator, a cast or an aggregate calls such a function of PostgreSQL, which pg_depend
+# does not tell
+_CALLED = "SELECT " + " OR ".join(
+    [
+        f"EXISTS (SELECT FROM pg_catalog.{catalog} t WHERE t.oid >= 16384 AND t.{column}::text ~ ':funcid (OIDS) ')"
+        for catalog, column in _TREES
+    ]
+    + [
+        f"EXISTS (SELECT FROM pg_catalog.{catalog} t WHERE t.{key}::oid >= 16384 AND t.{column}::oid::text ~ '^(OIDS)$')"
+        for catalog, key, columns in _MADE_OF
+        for column in columns
+    ]
+)
+# whether foreign tables may keep connections, the settings that new sessions get, whether the counters are kept, how strings
+# are read
+_OTHERS = """
+SELECT EXISTS (SELECT FROM pg_catalog.pg_foreign_server),
+       (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(' ', s.setdatabase, s.setrole, s.setconfig), E'\\n'
+               ORDER BY s.setdatabase, s.setrole)
+          FROM pg_catalog.pg_db_role_setting s
+         WHERE s.setrole = ANY (ARRAY[0, pg_catalog.quote_ident(session_user)::pg_catalog.regrole]::oid[])
+           AND s.setdatabase = ANY (ARRAY[0, (SELECT d.oid FROM pg_catalog.pg_database d
+                                   WHERE d.datname = pg_catalog.current_database())]::oid[])),
+       pg_catalog.current_setting('track_counts'),
+       pg_catalog.current_setting('standard_conforming_strings')
+"""
+_READ = ";\n".join((COUNTERS, *map(qualify, (_OWN, _CALLED, _OTHERS))))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Verdict:
+    """What a statement can leave: ``reason`` why its session has to be closed, or None; ``words``, the names in it."""
+
+    reason: str | None
+    words: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionsWithState:
+    """The functions of one database that may leave state; ``reason``, why all sessions there have to be closed, or None.
+
+    ``counters`` is what :data:`COUNTERS` was when they were read, ``defaults`` the settings that new sessions get.
+    """
+
+    counters: int
+    names: frozenset[str]
+    reason: str | None
+    defaults: str | None
+
+    def find_reason(self, verdicts: Iterable[Verdict]) -> str | None:
+        """Return why a session in which these statements, which are harmless by themselves, ran has to be closed, or None."""
+        if self.reason is not None:
+            return self.reason
+        for verdict in verdicts:
+            if not self.names.isdisjoint(verdict.words):
+                return f"it ran the function {min(self.names & verdict.words)}()"
+        return None
+
+
+UNKNOWN = Verdict("it ran something that cannot be read")
+
+
+def judge_statement(statement: str | None) -> Verdict:
+    """Return what *statement*, one or several separated by semicolons, can leave in a session."""
+    if statement is None:
+        return UNKNOWN
+    return _judge(statement) if len(statement) > _LONGEST_REMEMBERED else _judge_again(statement)
+
+
+def _judge(statement: str) -> Verdict:
+    text = _without_texts(statement)
+    if _UNREADABLE.search(text) or "'" in text.replace("''", ""):
+        return UNKNOWN
+    for part in text.split(";"):
+        words = [word.lower() for word in _WORD.findall(part)]
+        if words and (reason := _find_reason(words)) is not None:
+            return Verdict(reason)
+    if _CUSTOM_SETTING.search(text):
+        return Verdict("it set a custom setting, which reads as '' afterwards and not as NULL")
+    if _SEED.search(text):
+        return Verdict("it set the seed of random()")
+    return Verdict(None, _words(text))
+
+
+_judge_again = lru_cache(maxsize=4096)(_judge)
+
+
+def _find_reason(words: list[str]) -> str | None:
+    first = words[0]
+    if first not in _HARMLESS or (first == "explain" and "execute" in words):
+        return f"it ran {first.upper()}"
+    if first in {"create", "alter", "drop"}:
+        # CREATE OR REPLACE TRUSTED LANGUAGE, DROP FUNCTION: the kind comes before the name.
+        kinds = _BRINGS_STATE.intersection(words[1:4]) - ({"role", "user", "group"} if first != "alter" else set())
+        if kinds:
+            return f"it ran {first.upper()} {min(kinds).upper()}"
+    return None
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(word.lower() for word in _WORD.findall(text))
+
+
+def _without_texts(statement: str) -> str:
+    """Return *statement* without its comments and with its strings empty."""
+    if not any(mark in statement for mark in ("'", "--", "/*", "$")):
+        return statement
+    return _TOKENS.sub(_replacement, statement)
+
+
+def _replacement(token: re.Match[str]) -> str:
+    if token["comment"]:
+        # Comments nest, and a pattern does not see where such a one ends.
+        return "/*" if "/*" in token["comment"][2:] else " "
+    return token["name"] or "''"
+
+
+def read_functions(connection: BaseDatabaseWrapper) -> FunctionsWithState:
+    """Read the functions of the database that may leave state. One round trip, and one more the first time."""
+    built_in = _read_built_in(connection)
+    query = _READ.replace("OIDS", "|".join(built_in.values()))
+    counters, own, called, others = run_sql(connection, query)
+    ((has_servers, defaults, track_counts, strings),) = rows_of(others)
+    state = set(built_in)
+    functions = [_Function(*row) for row in rows_of(own)]
+    stateful = [each for each in functions if each.may_leave_state()]
+    while True:
+        state.update(each.name.lower() for each in stateful)
+        more = [each for each in functions if each not in stateful and not each.words.isdisjoint(state)]
+        if not more:
+            break
+        stateful += more
+    reason = None
+    used = sorted(each.name for each in stateful if each.is_used)
+    if used:
+        reason = f"the schema itself calls the function {used[0]}(), which may leave state in it"
+    elif rows_of(called)[0][0]:
+        reason = "the schema itself calls a function of PostgreSQL that may leave state"
+    elif has_servers:
+        reason = "foreign servers are configured, to which it may have a connection"
+    elif track_counts != "on":
+        reason = "track_counts is off, so changes of the schema cannot be seen"
+    elif strings != "on":
+        reason = "standard_conforming_strings is off, so its statements cannot be read"
+    return FunctionsWithState(rows_of(counters)[0][0], frozenset(state), reason, defaults)
+
+
+# By the server's version, of which they are a part: the functions of PostgreSQL that may leave state, and their OIDs.
+_built_in: dict[int, dict[str, str]] = {}
+
+
+def _read_built_in(connection: BaseDatabaseWrapper) -> dict[str, str]:
+    version = server_version(connection)
+    if version not in _built_in:
+        (result,) = run_sql(connection, _BUILT_IN)
+        oids: dict[str, list[str]] = {}
+        for name, oid in rows_of(result):
+            oids.setdefault(name, []).append(oid)
+        _built_in[version] = {name: "|".join(each) for name, each in oids.items()}
+    return _built_in[version]
+
+
+class _Function:
+    """A function of the database's own, or of an extension that is not known."""
+
+    def __init__(self, name: str, language: str, body: str, settings: str | None, is_used: bool) -> None:
+        self.name, self.is_used = name, is_used
+        self._language, self._settings = language, settings or ""
+        self._text = _without_texts(body)
+        self.words = _words(self._text)
+
+    def may_leave_state(self) -> bool:
+        """Whether it may, by itself: what it calls is looked at by the caller."""
+        return (
+            self._language not in _SAFE_LANGUAGES
+            # A setting of the function's own that has a dot in its name.
+            or re.search(r"(?:^\{|,)\"?[^=,]*\.[^=,]*=", self._settings) is not None
+            or not self.words.isdisjoint(_RUNS_TEXT)
+            or ("create" in self.words and not self.words.isdisjoint(_BRINGS_STATE))
+            or any(each.search(self._text) for each in (_UNREADABLE, _CUSTOM_SETTING, _SEED, _DO_BLOCK))
+        )
+
+
+class ServerSession:
+    """One session: how it was opened, and what the statements that ran since its last renewal can leave in it."""
+
+    def __init__(self, configuration: object) -> None:
+        self.configuration = configuration
+        self.verdicts: set[Verdict] = set()
+
+    def note(self, statement: object) -> None:
+        """Take note of a statement that is about to be sent."""
+        self.verdicts.add(judge_statement(statement_text(statement)))
+
+
+_opened: Counter[str] = Counter()
+_sessions: weakref.WeakKeyDictionary[Any, ServerSession] = weakref.WeakKeyDictionary()
+_observing: set[bool] = set()
+
+
+def observe_from_now_on() -> None:
+    """Have the statements noted of all sessions that are opened from now on; in a process that runs no tests none are."""
+    _observing.add(True)
+
+
+def _take_note(connection: BaseDatabaseWrapper, **_: object) -> None:
+    if connection.vendor == "postgresql":
+        raw = connection.connection
+        _opened[_database_of(connection)] += 1
+        if _observing and hasattr(type(raw), "wait") and not connection.settings_dict["OPTIONS"].get("pool"):
+            session = _sessions[raw] = ServerSession(read_configuration(connection))
+            observe_statements(raw, session.note)
+
+
+connection_created.connect(_take_note, dispatch_uid=__name__)
+
+
+def sessions_opened(connection: BaseDatabaseWrapper) -> int:
+    """Return how many sessions Django has opened to the database of *connection* since this module was imported.
+
+    By whatever alias: what another one opens is a session more, too.
+    """
+    return _opened[_database_of(connection)]
+
+
+def _database_of(connection: BaseDatabaseWrapper) -> str:
+    # Those of another role, or with other options, may not be counted as this one's are.
+    settings = connection.settings_dict
+    return "\n".join(str(settings.get(key) or "") for key in ("HOST", "PORT", "NAME", "USER", "OPTIONS"))
+
+
+def read_configuration(connection: BaseDatabaseWrapper) -> object:
+    """Return what the settings have Django do now when it opens a session, such as to set the time zone. Opens none."""
+    options = connection.settings_dict["OPTIONS"]
+    return connection.get_connection_params(), connection.timezone_name, options.get("assume_role")
+
+
+def session_of(connection: BaseDatabaseWrapper) -> ServerSession | None:
+    """Return what is known of the session of *connection*; None if it was opened before sessions were observed, or by others."""
+    raw = connection.connection
+    return None if raw is None else _sessions.get(raw)
+
+
+def is_as_opened_now(connection: BaseDatabaseWrapper) -> bool:
+    """Whether the session is known since it was opened, and was opened as it would be now."""
+    session = session_of(connection)
+    return session is not None and session.configuration == read_configuration(connection)
