@@ -11,7 +11,7 @@ from django.db import connections
 from django.db.utils import ConnectionHandler
 
 from testdb_app.backends.base import Action, Script, Step
-from testdb_app.backends.sqlite import BACKEND
+from testdb_app.backends.sqlite.backend import BACKEND
 from testdb_app.baseline import capture_baseline
 from testdb_app.baseline_state import Baseline, RowChanges
 from testdb_app.graph import DependencyGraph

@@ -12,8 +12,8 @@ from contextlib import suppress
 import pytest
 from django.db import transaction
 
-from testdb_app.backends.sqlite import BACKEND
 from testdb_app.backends.sqlite import baseline as baseline_tables
+from testdb_app.backends.sqlite.backend import BACKEND
 from testdb_app.baseline import drop_baseline
 from testdb_app.database_setup import forget_test_databases, prepare_test_database
 from testdb_app.exceptions import (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from testdb_app.backends.sqlite import BACKEND
+from testdb_app.backends.sqlite.backend import BACKEND
 from testdb_app.schema import Column, QualifiedName, UniqueKey
 
 

@@ -7,7 +7,7 @@ import sqlite3
 import pytest
 
 from testdb_app.backends.base import Action, Step
-from testdb_app.backends.sqlite import BACKEND
+from testdb_app.backends.sqlite.backend import BACKEND
 from testdb_app.baseline_state import RowChanges
 from testdb_app.exceptions import ConcurrencyError, ExclusionError, UnsupportedError
 from testdb_app.schema import QualifiedName

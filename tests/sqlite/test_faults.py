@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from testdb_app.backends.base import Mark, Script
-from testdb_app.backends.sqlite import BACKEND
+from testdb_app.backends.sqlite.backend import BACKEND
 from testdb_app.exceptions import ConnectionLostError, LockTimeoutError, ReadOnlyError, ResetError, RowsRemainError
 from tests.sqlite.database import SQLiteDatabase, other_connection
 from tests.sqlite.test_transactions import settings

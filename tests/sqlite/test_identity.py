@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from testdb_app.backends.base import Mark
-from testdb_app.backends.sqlite import BACKEND
+from testdb_app.backends.sqlite.backend import BACKEND
 
 
 def identify(database):

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from testdb_app.backends.sqlite import BACKEND
+from testdb_app.backends.sqlite.backend import BACKEND
 from testdb_app.graph import DependencyGraph
 from testdb_app.schema import ForeignKey, OnDelete, QualifiedName, SequenceUse
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from testdb_app.backends.sqlite import BACKEND
+from testdb_app.backends.sqlite.backend import BACKEND
 from testdb_app.exceptions import LockTimeoutError
 from testdb_app.schema import QualifiedName
 from tests.sqlite.database import other_connection

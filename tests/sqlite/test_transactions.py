@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from testdb_app.backends.sqlite import BACKEND
+from testdb_app.backends.sqlite.backend import BACKEND
 from testdb_app.exceptions import ResetError, TransactionStateError, UnsupportedError
 
 PRAGMAS = ("foreign_keys", "busy_timeout", "defer_foreign_keys", "ignore_check_constraints")

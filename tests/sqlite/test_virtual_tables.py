@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from testdb_app.backends.sqlite import BACKEND
-from testdb_app.backends.sqlite.virtual import describe, is_part
+from testdb_app.backends.sqlite.backend import BACKEND
+from testdb_app.backends.sqlite.catalog import describe, is_part
 from testdb_app.schema import QualifiedName, TableKind
 
 FTS5 = {

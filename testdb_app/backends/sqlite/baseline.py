@@ -13,14 +13,26 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from testdb_app.backends.base import OWN_SCHEMA, DatabaseIdentity, has_autocommit
-from testdb_app.backends.sqlite.catalog import Catalog, read_catalog
-from testdb_app.backends.sqlite.errors import describe_database, execute, fetch, in_transaction
-from testdb_app.backends.sqlite.restoring import count_changes, count_copy, make_copy, read_copy
-from testdb_app.backends.sqlite.scope import DOCUMENTS, is_baseline_table
-from testdb_app.backends.sqlite.sequences import displaced, put_back, read_states
-from testdb_app.backends.sqlite.shapes import TableShape, describe_shapes, find_rowid, read_migrations, read_shapes
-from testdb_app.backends.sqlite.snapshot import all_or_nothing, kept_pragmas, snapshot
-from testdb_app.backends.sqlite.sql import fold, quote_literal, quote_qualified
+from testdb_app.backends.sqlite.baseline_copies import count_changes, count_copy, make_copy, read_copy
+from testdb_app.backends.sqlite.baseline_shape import (
+    TableShape,
+    describe_shapes,
+    find_rowid,
+    read_migrations,
+    read_shapes,
+)
+from testdb_app.backends.sqlite.catalog import DOCUMENTS, Catalog, is_baseline_table, read_catalog
+from testdb_app.backends.sqlite.connection import (
+    all_or_nothing,
+    describe_database,
+    execute,
+    fetch,
+    in_transaction,
+    kept_pragmas,
+    snapshot,
+)
+from testdb_app.backends.sqlite.introspection import displaced, put_back, read_states
+from testdb_app.backends.sqlite.parser import fold, quote_literal, quote_qualified
 from testdb_app.baseline_state import (
     BASELINE,
     Baseline,

@@ -1,24 +1,32 @@
-"""The catalog of all attached databases: which tables a reset may look at, and which are left out and why."""
+"""The catalog of all attached databases: which tables a reset may look at, and which are left out and why.
+
+Virtual tables: which of their tables tells whether they hold rows, and what empties them.
+
+An FTS table with external content reads the *content* table, and one without content reads nothing, so neither
+``SELECT`` nor ``DELETE`` reaches its index: https://www.sqlite.org/fts5.html#the_delete_all_command.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from testdb_app.backends.sqlite.errors import execute, fetch
-from testdb_app.backends.sqlite.scope import DOCUMENTS, Entry, reasons_left_out
-from testdb_app.backends.sqlite.snapshot import Database, read_databases
-from testdb_app.backends.sqlite.sql import chunks, fold, quote_name, quote_qualified
-from testdb_app.backends.sqlite.virtual import VirtualTable, describe, is_part
+from testdb_app.backends.base import OWN_SCHEMA
+from testdb_app.backends.sqlite.connection import Database, execute, fetch, read_databases
+from testdb_app.backends.sqlite.parser import chunks, fold, quote_name, quote_qualified, virtual_module
+from testdb_app.baseline_state import KEPT_STATES
 from testdb_app.exceptions import ResetError
 from testdb_app.schema import LeftOut, QualifiedName
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from django.db.backends.base.base import BaseDatabaseWrapper
     from django.db.backends.utils import CursorWrapper
+
+    from testdb_app.backends.sqlite.connection import Database
 
 ENTRIES = """
 SELECT type, name, tbl_name, rootpage, sql
@@ -183,3 +191,176 @@ def _read_shadows(
             and is_part(entry.name.name, table, is_loaded=table.name not in broken)
         }
     return frozenset(found)
+
+
+MARK_TABLES = frozenset({f"{OWN_SCHEMA}_protected", f"{OWN_SCHEMA}_test"})
+DOCUMENTS = {state: QualifiedName("main", f"{OWN_SCHEMA}_{state}") for state in KEPT_STATES}
+"""The tables that say what the baseline is, and the other kept states."""
+
+_BASELINE = re.compile(rf"{OWN_SCHEMA}_({'|'.join(KEPT_STATES)})(_[0-9]+)?\Z")
+
+_SPATIALITE = frozenset(
+    {
+        "data_licenses", "geometry_columns", "geometry_columns_auth", "geometry_columns_field_infos",
+        "geometry_columns_statistics", "geometry_columns_time", "raster_coverages", "spatial_ref_sys",
+        "spatial_ref_sys_all", "spatial_ref_sys_aux", "spatialite_history", "sql_statements_log",
+        "views_geometry_columns", "views_geometry_columns_auth", "views_geometry_columns_field_infos",
+        "views_geometry_columns_statistics", "virts_geometry_columns", "virts_geometry_columns_auth",
+        "virts_geometry_columns_field_infos", "virts_geometry_columns_statistics",
+    }
+)  # fmt: skip
+"""What SpatiaLite (GeoDjango's SQLite) needs to work, as ``InitSpatialMetaData()`` makes it."""
+
+
+def is_baseline_table(folded: str) -> bool:
+    """Whether a table of "main" is one that a baseline is kept in, by its folded name."""
+    return _BASELINE.match(folded) is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One row of a catalog: a table (``root`` 0: a virtual one) or a trigger."""
+
+    name: QualifiedName
+    kind: str
+    table: str
+    root: int
+    sql: str
+
+
+def reasons_left_out(
+    databases: Sequence[Database],
+    tables: Sequence[Entry],
+    virtual: Mapping[QualifiedName, VirtualTable],
+    *,
+    broken: Mapping[QualifiedName, str],
+    shadows: Collection[QualifiedName],
+) -> dict[QualifiedName, str]:
+    """Return the tables that no reset touches, each with its reason.
+
+    Parameters: *broken*, the virtual tables that cannot be read, with SQLite's reason; *shadows*, the tables that
+    store the rows of virtual ones.
+    """
+    files = {database.name: database.file for database in databases}
+    names = {(entry.name.schema, entry.name.name) for entry in tables}
+    spatial = {name for name in files if {(name, "spatial_ref_sys"), (name, "geometry_columns")} <= names}
+
+    def reasons(name: QualifiedName) -> Iterator[str]:
+        folded = fold(name.name)
+        if name.schema == "temp":
+            yield "a temporary table of this connection"
+        if name.schema != "main" and files[name.schema]:
+            yield f"in the attached file {files[name.schema]}, which is not known to be a test database"
+        if folded.startswith("sqlite_"):
+            yield "an internal table of SQLite"
+        if name.schema == "main" and folded in MARK_TABLES:
+            yield "a mark of testdb_app"
+        if name.schema == "main" and is_baseline_table(folded):
+            yield "kept by testdb_app itself"
+        if name in shadows:
+            yield "storage of a virtual table"
+        if name.schema in spatial and folded in _SPATIALITE:
+            yield "metadata of SpatiaLite"
+        if name in virtual and virtual[name].shows_other_tables:
+            yield f"a virtual table that shows others ({virtual[name].module})"
+        if name in broken:
+            yield broken[name]
+
+    return {entry.name: why for entry in tables if (why := next(reasons(entry.name), None))}
+
+
+_SHADOWS: Mapping[str, tuple[str, ...]] = {
+    "fts3": ("content", "segdir", "segments", "docsize", "stat"),
+    "fts4": ("content", "segdir", "segments", "docsize", "stat"),
+    "fts5": ("data", "idx", "content", "docsize", "config"),
+    "rtree": ("node", "parent", "rowid"),
+    "rtree_i32": ("node", "parent", "rowid"),
+    "geopoly": ("node", "parent", "rowid"),
+}
+"""The tables that a module keeps its rows in, by the ends of their names: their names tell on every version."""
+
+_DERIVED = frozenset(
+    {
+        "bytecode", "csv", "dbstat", "fsdir", "fts3tokenize", "fts4aux", "fts5vocab", "generate_series", "json_each",
+        "json_tree", "sqlite_stmt", "tables_used", "virtualelementary", "virtualkmeans", "virtualknn", "virtualknn2",
+        "virtualnetwork", "virtualrouting", "virtualshape", "virtualspatialindex", "virtualtext", "zipfile",
+    }
+)  # fmt: skip
+"""Modules whose tables show what is stored elsewhere."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VirtualTable:
+    """A virtual table: its module, and the ends of the names of the tables that store its rows."""
+
+    name: QualifiedName
+    module: str
+    is_external: bool
+    parts: tuple[str, ...]
+    options: frozenset[str] = frozenset()
+
+    @property
+    def shows_other_tables(self) -> bool:
+        """Whether the rows are stored elsewhere, so that there is nothing to empty."""
+        return self.module in _DERIVED
+
+    @property
+    def gives_back_rows(self) -> bool:
+        """Whether its rows can be read, and put in again, with all that was put in: not with languages or locales."""
+        if self.module == "fts5":
+            # FTS5 takes the beginnings of its options' names.
+            return not self.is_external and not any("locale".startswith(option) for option in self.options)
+        if self.module in {"fts3", "fts4"}:
+            return not self.is_external and "languageid" not in self.options
+        return self.module in {"rtree", "rtree_i32"}
+
+    @property
+    def leading_key(self) -> int:
+        """How many of its columns, from the first, are its key; 0 where that is the rowid."""
+        return 1 if self.module.startswith("rtree") else 0
+
+    def part(self, end: str) -> QualifiedName:
+        """Return the name of the table that stores one part."""
+        return QualifiedName(self.name.schema, f"{self.name.name}_{end}")
+
+    @property
+    def source(self) -> QualifiedName:
+        """The table whose rows are the virtual table's own."""
+        if not self.is_external:
+            return self.name
+        ends = ("docsize", "idx") if self.module == "fts5" else ("docsize", "segdir")
+        return self.part(next(end for end in ends if end in self.parts))
+
+    @property
+    def emptying(self) -> tuple[str, ...]:
+        """The statements that empty it, or none where a plain DELETE does."""
+        if not self.is_external:
+            return ()
+        if self.module == "fts5":
+            command = f"({quote_name(self.name.name)}) VALUES ('delete-all')"
+            return (f"INSERT INTO {quote_qualified(self.name)}{command}",)
+        # What FTS4 does itself when its last row goes (fts3DeleteAll); it has no command for it.
+        return tuple(f"DELETE FROM {quote_qualified(self.part(end))}" for end in self.parts)
+
+
+def describe(name: QualifiedName, sql: str, names: Collection[str]) -> VirtualTable:
+    """Describe a virtual table from its CREATE text; *names* are the folded names of its schema's tables."""
+    module, options = virtual_module(sql)
+    ends = _SHADOWS.get(module, ())
+    parts = tuple(end for end in ends if fold(f"{name.name}_{end}") in names)
+    # FTS accepts abbreviated option names, but makes no "content" table then; contentless_unindexed makes one.
+    is_external = "content" in ends and (
+        "content" not in parts or any(option.startswith("content") for option in options)
+    )
+    return VirtualTable(name=name, module=module, is_external=is_external, parts=parts, options=options)
+
+
+def is_part(name: str, virtual: VirtualTable, *, is_loaded: bool) -> bool:
+    """Whether the table *name* stores rows of *virtual*, by its name.
+
+    A module that is not loaded cannot say which tables are its own: every one that begins with the name may be.
+    """
+    prefix = fold(virtual.name.name) + "_"
+    if not fold(name).startswith(prefix):
+        return False
+    return fold(name).removeprefix(prefix) in virtual.parts or (not is_loaded and virtual.module not in _SHADOWS)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from testdb_app.backends.sqlite.errors import fetch
-from testdb_app.backends.sqlite.sql import chunks, fold, quote_literal, quote_name, quote_qualified
+from testdb_app.backends.sqlite.connection import fetch
+from testdb_app.backends.sqlite.parser import chunks, fold, quote_literal, quote_name, quote_qualified
 from testdb_app.baseline_state import MIGRATIONS_IN, BaselineColumn
 from testdb_app.schema import QualifiedName
 

@@ -1,0 +1,268 @@
+"""SQLite, 3.31 and later: the same promises as on PostgreSQL, as far as SQLite has the thing.
+
+Its "schemas" are the attached databases: "main", and those in memory. Attached files are left out, because nothing says that
+they are test databases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from sqlite3 import ProgrammingError
+from typing import TYPE_CHECKING
+
+from testdb_app.backends.base import (
+    OWN_SCHEMA,
+    Failure,
+    Mark,
+    Restoration,
+    TransactionStatus,
+    begin_with_savepoint,
+    catalog_is_first,
+    check_deferred,
+    close_session,
+    has_autocommit,
+    is_never_unwritten,
+    leave_session,
+    nobody_blocks,
+    nobody_knows_schema,
+    refuse_limits,
+    undo_to_savepoint,
+    without_kept_sessions,
+    without_start,
+    without_watch,
+    write_restarts,
+    written_unknown,
+)
+from testdb_app.backends.sqlite import baseline, introspection, operations
+from testdb_app.backends.sqlite.baseline_copies import RestoringStatement, count_copy
+from testdb_app.backends.sqlite.catalog import read_catalog
+from testdb_app.backends.sqlite.connection import (
+    describe_database,
+    execute,
+    fetch,
+    in_transaction,
+    insist,
+    kept_pragmas,
+    roll_back,
+    translate,
+)
+from testdb_app.backends.sqlite.data import SQLiteData
+from testdb_app.backends.sqlite.introspection import count_references, find_filled
+from testdb_app.backends.sqlite.operations import SAVEPOINT, SQLiteScript
+from testdb_app.baseline_state import KEPT_STATES, RowChanges, damaged
+from testdb_app.exceptions import ConcurrencyError, RowsRemainError, TestDBError, TransactionStateError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from django.db import Error
+    from django.db.backends.base.base import BaseDatabaseWrapper
+    from django.db.backends.utils import CursorWrapper
+
+    from testdb_app.backends.base import Backend, Script, Statement
+    from testdb_app.schema import QualifiedName
+
+UNDO = ("ROLLBACK",)
+UNDO_WITHIN = (f"ROLLBACK TO {SAVEPOINT}", f"RELEASE {SAVEPOINT}")
+PRAGMAS = ("foreign_keys", "busy_timeout", "ignore_check_constraints")
+"""The settings of a connection that a script changes, but for one that ends with the transaction."""
+
+
+def run(
+    connection: BaseDatabaseWrapper, script: Script, *, within_transaction: bool
+) -> dict[QualifiedName, RowChanges]:
+    """Run *script*, all or nothing, and return what was changed per table, where SQLite tells.
+
+    Raises an error of :mod:`testdb_app.exceptions`, with everything rolled back, also when it is interrupted.
+    """
+    if in_transaction(connection) and not within_transaction:
+        raise TransactionStateError(
+            f'A transaction is open on the connection "{connection.alias}", and SQLite cannot switch foreign keys off '
+            "inside one. Nothing was changed. Commit or roll back first, or reset with within_transaction=True."
+        )
+    with connection.cursor() as cursor, kept_pragmas(connection, cursor, PRAGMAS):
+        if within_transaction and not in_transaction(connection) and not has_autocommit(connection):
+            # With autocommit off nothing has begun yet; without this our RELEASE would be the caller's commit.
+            execute(connection, cursor, "BEGIN")
+        deferred = fetch(connection, cursor, "PRAGMA defer_foreign_keys")[0][0]
+        undo = (*UNDO_WITHIN, f"PRAGMA defer_foreign_keys = {deferred}") if within_transaction else UNDO
+        try:
+            _execute_all(connection, cursor, script.opening)
+            if isinstance(script, SQLiteScript):
+                _check_unchanged(connection, cursor, script)
+            script.refuse_references(count_references(connection, script.checks, script.baseline))
+            changes = _execute_all(connection, cursor, script.body)
+            _verify(connection, script, frozenset(changes))
+            _execute_all(connection, cursor, script.closing)
+        except BaseException:
+            insist(lambda: roll_back(cursor, undo))
+            raise
+    return changes
+
+
+def _execute_all(
+    connection: BaseDatabaseWrapper, cursor: CursorWrapper, statements: Iterable[Statement]
+) -> dict[QualifiedName, RowChanges]:
+    changes: dict[QualifiedName, RowChanges] = {}
+    for statement in statements:
+        execute(connection, cursor, statement.sql)
+        for name in statement.counts:
+            changes[name] = RowChanges(removed=cursor.rowcount)
+        if isinstance(statement, RestoringStatement):
+            if statement.changed is not None:
+                changes[statement.changed] = replace(changes[statement.changed], updated=cursor.rowcount)
+            if statement.filled is not None:
+                done = changes[statement.filled]
+                # Those that had changed were deleted, and are among the ones put in.
+                changes[statement.filled] = replace(done, inserted=cursor.rowcount - done.updated)
+    return changes
+
+
+def _check_unchanged(connection: BaseDatabaseWrapper, cursor: CursorWrapper, script: SQLiteScript) -> None:
+    """Refuse if something was written between the look and the lock: a new trigger would fire, a reference dangle."""
+    faults = [
+        f"{table.copy}, the copy of {table.name}, has {rows} rows instead of {table.rows}"
+        for table in script.restored
+        for ((rows,),) in [fetch(connection, cursor, count_copy(table))]
+        if rows != table.rows
+    ]
+    if faults:
+        raise damaged(describe_database(connection), faults)
+    what = ""
+    if script.token != read_catalog(connection, cursor).token:
+        what = "The schema was changed"
+    elif any(count_references(connection, script.unexpected, script.baseline)):
+        what = "Rows that refer to others were written"
+    if what:
+        raise ConcurrencyError(
+            f'{what} in database "{connection.settings_dict["NAME"]}" (alias "{connection.alias}") while its reset was '
+            "being prepared. The reset changed nothing. Run it again, or end the processes that still write.",
+            attempts=1,
+        )
+
+
+def _verify(connection: BaseDatabaseWrapper, script: Script, emptied: frozenset[QualifiedName]) -> None:
+    """Look at the tables once more before the commit."""
+    remaining = find_filled(connection, script.verify)
+    names = ", ".join(map(str, remaining))
+    if remaining and emptied.isdisjoint(remaining):
+        raise ConcurrencyError(
+            f"Rows were written to {names} while the reset was being prepared. Nothing was changed by the reset. Run it "
+            "again, or end the processes that still write.",
+            attempts=1,
+        )
+    if remaining:
+        raise RowsRemainError(
+            f"After the deletion there are rows again in {names}. Nothing was changed. Exclude these tables.",
+            tables=[str(name) for name in remaining],
+        )
+
+
+LOCK = "lock_timeout"
+
+
+def limit(connection: BaseDatabaseWrapper, limits: Mapping[str, int], *, local: bool = False) -> dict[str, str]:
+    """Set ``busy_timeout``, which belongs to the connection, and return the earlier one; refuse other limits.
+
+    It does nothing among connections that share a cache in memory (https://www.sqlite.org/sharedcache.html).
+    """
+    refuse_limits(connection, {name: value for name, value in limits.items() if name != LOCK})
+    with connection.cursor() as cursor:
+        cursor.execute("PRAGMA busy_timeout")
+        earlier = {LOCK: str(cursor.fetchone()[0])}
+        cursor.execute(f"PRAGMA busy_timeout = {limits[LOCK]}")
+    return earlier
+
+
+def lift(connection: BaseDatabaseWrapper, earlier: Mapping[str, str]) -> None:
+    """Put ``busy_timeout`` back."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"PRAGMA busy_timeout = {earlier[LOCK]}")
+
+
+def classify(error: BaseException) -> Failure:
+    """Return that a lock was not granted in time, if SQLite says so."""
+    name = str(getattr(error.__cause__, "sqlite_errorname", ""))
+    return Failure.LOCK_TIMEOUT if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")) else Failure.OTHER
+
+
+class SQLiteBackend:
+    """The backend for SQLite, SpatiaLite included. Every method does as its function says."""
+
+    vendor = "sqlite"
+    data = SQLiteData()
+    warning: str | None = None
+    has_local_limits = False
+    ways_to_restore: tuple[Restoration, ...] = (Restoration.DIFFERENCES, Restoration.ANEW)
+
+    identify = staticmethod(introspection.identify)
+    set_mark = staticmethod(introspection.set_mark)
+    read_schema = staticmethod(introspection.read_schema)
+    read_details = staticmethod(introspection.read_details)
+    observe = staticmethod(introspection.observe)
+    count_rows = staticmethod(introspection.count_live_rows)
+    count_references = staticmethod(introspection.count_references)
+    script = staticmethod(operations.script)
+    run = staticmethod(run)
+    count_changes = staticmethod(introspection.count_changes)
+    read_baseline = staticmethod(baseline.read_baseline)
+    read_shape = staticmethod(baseline.read_shape)
+    write_baseline = staticmethod(baseline.write_baseline)
+    rewrite_baseline = staticmethod(baseline.rewrite_baseline)
+    watch = staticmethod(without_watch)
+    renew_session = staticmethod(close_session)
+    release_session = staticmethod(leave_session)
+    begin = staticmethod(begin_with_savepoint)
+    undo = staticmethod(undo_to_savepoint)
+    limit = staticmethod(limit)
+    lift = staticmethod(lift)
+    classify = staticmethod(classify)
+    find_blockers = staticmethod(nobody_blocks)
+
+    def explain(self, connection: BaseDatabaseWrapper, error: Error, *, doing: str) -> TestDBError:
+        """Return the package's error; see :func:`testdb_app.backends.sqlite.connection.translate`."""
+        return translate(error, connection, doing)
+
+    check_deferred = staticmethod(check_deferred)
+    write_restarts = staticmethod(write_restarts)
+    catalog_first = staticmethod(catalog_is_first)
+    note_start = staticmethod(without_start)
+    is_unwritten = staticmethod(is_never_unwritten)
+    drop_stale_session = staticmethod(without_kept_sessions)
+    drop_baseline = staticmethod(baseline.drop_baseline)
+    compare_earlier = staticmethod(baseline.compare_earlier)
+
+    is_schema_same = staticmethod(nobody_knows_schema)
+    find_written = staticmethod(written_unknown)
+
+    def read_objects(self, connection: BaseDatabaseWrapper) -> frozenset[str]:
+        """Return what ``sqlite_master`` lists, but for what SQLite makes itself and the copies of baselines."""
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT type, name, tbl_name FROM sqlite_master")
+            rows = cursor.fetchall()
+        return frozenset(
+            f"{kind} {name}" for kind, name, table in rows if not name.startswith("sqlite_") and not _is_own(table)
+        )
+
+    def look_for_commits(self, connection: BaseDatabaseWrapper, since: object | None) -> tuple[object, bool]:
+        """Return the counts of changes by this connection, rolled back ones too, and of those that others committed."""
+        with connection.cursor() as cursor:
+            cursor.execute("PRAGMA data_version")
+            (version,) = cursor.fetchone()
+        position = (version, connection.connection.total_changes)
+        return position, position != since
+
+    def transaction_status(self, connection: BaseDatabaseWrapper) -> TransactionStatus:
+        """Return whether a transaction is open; LOST if the connection was closed."""
+        try:
+            return TransactionStatus.OPEN if connection.connection.in_transaction else TransactionStatus.NONE
+        except ProgrammingError:
+            return TransactionStatus.LOST
+
+
+def _is_own(table: str) -> bool:
+    return any(table.startswith(f"{OWN_SCHEMA}_{name}") for name in (*KEPT_STATES, *Mark))
+
+
+BACKEND: Backend = SQLiteBackend()
