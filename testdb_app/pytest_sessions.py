@@ -121,7 +121,7 @@ class _Hooks:
 
 def _find_session_in_the_way(request: Any) -> Exception | None:
     """Return why a transactional test cannot run while a wide session is open: its flush would break that."""
-    opened: Any = sys.modules.get("testdb_app.sessions.opened")
+    opened: Any = sys.modules.get("testdb_app.sessions.registry")
     if opened is None or not asking.commits(request.node):
         return None
     for session in opened.open_sessions():

@@ -11,7 +11,6 @@ See :class:`TestSessionFactory` and :class:`TestSession`; docs/sessions.md tells
 
 from __future__ import annotations
 
-from testdb_app.sessions.factory import TestSessionFactory
-from testdb_app.sessions.session import TestSession, current_session
+from testdb_app.sessions.session import TestSession, TestSessionFactory, current_session
 
 __all__ = ["TestSession", "TestSessionFactory", "current_session"]

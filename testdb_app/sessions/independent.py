@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -13,17 +13,16 @@ from django.db import DatabaseError, InterfaceError, OperationalError, connectio
 from django.db.backends.base.base import RAN_DB_VERSION_CHECK
 from django.db.utils import load_backend
 
-from testdb_app.exceptions import UnsupportedError
+from testdb_app.exceptions import ConfigurationError, PoolTimeoutError, UnsupportedError
 from testdb_app.guard import add_mirror
-from testdb_app.sessions.aliases import find_primary
-from testdb_app.sessions.pool_options import check_may_pool
+from testdb_app.sessions.options import check_may_pool
+from testdb_app.sessions.registry import make_error
 from testdb_app.transactions import close_for_good
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
-    from testdb_app.sessions.opened import OpenSession
-    from testdb_app.sessions.pools import SharedPool
+    from testdb_app.sessions.registry import OpenSession
 
 _numbers: set[int] = set()
 _changing = threading.Lock()
@@ -115,3 +114,139 @@ def _forget(name: str) -> None:
     with suppress(AttributeError):  # its thread may have ended
         del connections[name]
     RAN_DB_VERSION_CHECK.discard(name)
+
+
+class SharedPool:
+    """One pool of the driver for all independent sessions of a factory to one alias, and who holds its connections.
+
+    It is opened with the first session, and closed with the factory.
+    """
+
+    def __init__(self) -> None:
+        self.pool: Any = None
+        self._holders: list[OpenSession] = []
+        self._lock = threading.Lock()
+
+    def attach(self, connection: BaseDatabaseWrapper) -> None:
+        """Have *connection*, whose settings ask for a pool, take its connections out of this one."""
+        pooled: Any = connection
+        with self._lock:
+            if self.pool is not None:
+                pooled._connection_pools[connection.alias] = self.pool
+            else:
+                self.pool = pooled.pool
+
+    def detach(self, connection: BaseDatabaseWrapper) -> None:
+        """Leave the pool open when *connection* is forgotten."""
+        pooled: Any = connection
+        pooled._connection_pools.pop(connection.alias, None)
+
+    def close(self) -> None:
+        """Close the connections that are in the pool, and the others when they come back."""
+        with self._lock:
+            pool, self.pool = self.pool, None
+        if pool is not None:
+            pool.close()
+
+    def take_note(self, session: OpenSession, *, holds: bool) -> None:
+        """Take note that *session* has a connection out of the pool, or has given it back."""
+        with self._lock:
+            if holds:
+                self._holders.append(session)
+            else:
+                self._holders.remove(session)
+
+    def explain(self, error: OperationalError, session: OpenSession) -> BaseException:
+        """Return the error for a pool that had no connection in time: who has them, or that none could be made."""
+        with self._lock:
+            holders = [str(each) for each in self._holders]
+            pool = self.pool
+        if type(error.__cause__).__module__.partition(".")[0] != "psycopg_pool" or pool is None:
+            return error
+        seconds = float(pool.timeout)
+        if len(holders) >= pool.max_size:
+            what = f"its {pool.max_size} connections are held by {'; '.join(holders)}"
+            remedy = 'Close one of these, or raise pool["max_size"]'
+        else:
+            what = f"{len(holders)} of its {pool.max_size} connections are held, and no other could be made"
+            remedy = (
+                "Check that the server runs and takes that many connections; psycopg_pool logs why it could not connect"
+            )
+        return make_error(
+            PoolTimeoutError,
+            error,
+            f"{session.owner} got no connection out of the pool within {seconds:g} s: {what}. {remedy}.",
+            owner=session.owner,
+            limit="pool",
+            seconds=seconds,
+            holders=holders,
+        )
+
+
+_WHERE = ("ENGINE", "NAME", "HOST", "PORT")
+_WHO = ("USER", "PASSWORD", "OPTIONS", "AUTOCOMMIT", "TIME_ZONE")
+
+
+def database_of(connection: BaseDatabaseWrapper) -> tuple[str, ...]:
+    """Return what tells databases apart: server and name."""
+    return tuple(str(connection.settings_dict.get(key)) for key in _WHERE)
+
+
+def group_aliases(aliases: Sequence[str]) -> dict[str, list[str]]:
+    """Return the aliases to open, and for each the other ones that are to share its connection.
+
+    These are the test mirrors of it, which see its uncommitted rows by that, and aliases that connect in the same way to
+    the same database, which would wait for each other's locks in two transactions. Raises :class:`ConfigurationError`
+    for an alias that there is not.
+    """
+    if len(aliases) == 1 and aliases[0] in connections:
+        primary = find_primary(aliases[0])
+        return {primary: [] if primary == aliases[0] else [aliases[0]]}
+    groups: dict[str, list[str]] = {}
+    by_settings: dict[str, str] = {}
+    for alias in aliases:
+        if alias not in connections:
+            raise ConfigurationError(
+                f"There is no database alias {alias!r}. settings.DATABASES has {', '.join(map(repr, connections))}."
+            )
+        primary = find_primary(alias)
+        first = by_settings.setdefault(_connects_as(connections[primary]), primary)
+        sharing = groups.setdefault(first, [])
+        sharing.extend(each for each in dict.fromkeys((primary, alias)) if each != first and each not in sharing)
+    return groups
+
+
+def find_primary(alias: str) -> str:
+    """Return the alias that *alias* is a mirror of in this test run; itself if it is none."""
+    settings = connections[alias].settings_dict
+    mirrored = settings["TEST"].get("MIRROR")
+    if not mirrored or mirrored == alias or mirrored not in connections:
+        return alias
+    # Django's runner gives a mirror the name of its primary. Outside of a test run it is a database of its own.
+    is_mirroring = str(settings["NAME"]) == str(connections[mirrored].settings_dict["NAME"])
+    return find_primary(str(mirrored)) if is_mirroring else alias
+
+
+def _connects_as(connection: BaseDatabaseWrapper) -> str:
+    settings: Mapping[str, Any] = connection.settings_dict
+    if connection.vendor == "sqlite" and ":memory:" in str(settings["NAME"]):
+        return connection.alias  # each connection has a database of its own
+    return repr([settings.get(key) for key in (*_WHERE, *_WHO)])
+
+
+@contextmanager
+def sharing(primary: str, others: Iterable[str]) -> Iterator[None]:
+    """Have the connection of *primary*, of this thread, stand in for those of *others* while the block runs."""
+    handler: Any = connections
+    storage = handler._connections  # what there was must come back
+    earlier = {alias: getattr(storage, alias, None) for alias in others}
+    try:
+        for alias in earlier:
+            connections[alias] = connections[primary]
+        yield
+    finally:
+        for alias, connection in earlier.items():
+            if connection is not None:
+                connections[alias] = connection
+            elif hasattr(storage, alias):
+                del connections[alias]

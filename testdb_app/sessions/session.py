@@ -2,33 +2,224 @@
 
 from __future__ import annotations
 
+import inspect
+import logging
 import sys
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import wraps
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
 
-from django.db import connections, transaction
+from django.db import DEFAULT_DB_ALIAS, connections, transaction
 from django.utils.asyncio import async_unsafe
 
+from testdb_app.data import DataLedger, Values, assert_clean, assert_constraints
 from testdb_app.exceptions import ConfigurationError, SessionClosedError, SessionNestingError
-from testdb_app.sessions.callbacks import run_callbacks
-from testdb_app.sessions.decorating import decorate
-from testdb_app.sessions.durations import Duration, parse_duration
-from testdb_app.sessions.ending import end_session
-from testdb_app.sessions.forgetting import abandon, forget_session
-from testdb_app.sessions.lending import DEFAULT_TIMEOUT, Borrower, lending
-from testdb_app.sessions.opened import OpenSession, sessions_on
-from testdb_app.sessions.opening import open_session
-from testdb_app.sessions.options import SessionOptions
-from testdb_app.sessions.setting_up import SessionData
+from testdb_app.sessions.connection_sharing import DEFAULT_TIMEOUT, Borrower, lending
+from testdb_app.sessions.independent import SharedPool
+from testdb_app.sessions.lifecycle import abandon, end_session, forget_session, open_session
+from testdb_app.sessions.options import Duration, SessionOptions, check_session_options, parse_duration
+from testdb_app.sessions.registry import OpenSession, sessions_on
 from testdb_app.transactions import caller
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
+    from django.db.models import Model
 
-    from testdb_app.sessions.pools import SharedPool
+
+class TestSessionFactory:
+    """Makes sessions: connections that are owned, an outer transaction or a reset at the end, limits, and named clean-up.
+
+    Parameters:
+
+    - *databases*: the aliases that a session opens, all or none; ``"__all__"`` for every one.
+    - *isolation*: ``"rollback"``, one transaction that is undone at the end, or ``"reset"``, real commits and a reset of the
+      database to its baseline at the end.
+    - *statement_timeout*, *lock_timeout*, *idle_in_transaction_timeout*: the server's limits, for the session alone;
+      *connect_timeout*, for connections that it makes; *ownership_timeout*, for how long it may be open. A number of seconds,
+      a ``timedelta``, a text with a unit ("500ms", "30s", "5min"), or None for no limit.
+    - *pool*: options of psycopg_pool, as Django's ``OPTIONS["pool"]`` takes them, for the connections of
+      :meth:`independent` sessions. It is closed with :meth:`close`.
+    - *allow_database*: names of databases that may be written to although nothing marks them as test ones.
+    - *around*: a function that returns a context manager, entered before a session is opened and left after it is closed.
+
+    Raises :class:`ConfigurationError`, which names the option and what it takes. It is safe to share between threads; a
+    session belongs to the thread that has opened it.
+    """
+
+    __test__ = False
+
+    def __init__(
+        self,
+        databases: str | Iterable[str] = (DEFAULT_DB_ALIAS,),
+        isolation: str = "rollback",
+        *,
+        connect_timeout: Duration | None = None,
+        statement_timeout: Duration | None = None,
+        lock_timeout: Duration | None = None,
+        idle_in_transaction_timeout: Duration | None = None,
+        ownership_timeout: Duration | None = None,
+        pool: Mapping[str, Any] | bool | None = None,
+        allow_database: str | Iterable[str] = (),
+        around: Callable[[], AbstractContextManager[object]] | None = None,
+    ) -> None:
+        self._given: dict[str, Any] = {
+            "databases": databases,
+            "isolation": isolation,
+            "connect_timeout": connect_timeout,
+            "statement_timeout": statement_timeout,
+            "lock_timeout": lock_timeout,
+            "idle_in_transaction_timeout": idle_in_transaction_timeout,
+            "ownership_timeout": ownership_timeout,
+            "pool": pool,
+            "allow_database": allow_database,
+            "around": around,
+        }
+        self.options = check_session_options(**self._given)
+        self._pools: dict[str, SharedPool] = {}
+        self._finalizer = weakref.finalize(self, _close_pools, self._pools)
+
+    @overload
+    def __call__(self, name: Callable[P, R]) -> Callable[P, R]: ...
+    @overload
+    def __call__(self, name: str | None = None, *, opened_at: str | None = None) -> TestSession: ...
+    def __call__(self, name: Any = None, *, opened_at: str | None = None) -> Any:
+        """Make a session, which ``with``, ``open()`` or ``enterContext()`` opens; or decorate a function with one.
+
+        *name* is how messages call it; *opened_at* what they say in place of the line that opens it.
+        """
+        if callable(name):
+            return TestSession(self.options, SharedPool(), name=None)(name)
+        return TestSession(self.options, SharedPool(), name=name, opened_at=opened_at)
+
+    def independent(
+        self, name: str | None = None, *, using: str | None = None, opened_at: str | None = None
+    ) -> TestSession:
+        """Make a session on a second connection to the database of *using* (the first of ``databases``, if not given).
+
+        The ORM reaches it with ``.using(session.alias)``, in the thread that has opened it.
+        """
+        alias = self.options.aliases[0] if using is None else using
+        pool = self._pools.setdefault(alias, SharedPool())
+        return TestSession(self.options, pool, name=name, independent=alias, opened_at=opened_at)
+
+    def replace(self, **changes: Any) -> TestSessionFactory:
+        """Return another factory, with some options changed and a pool of its own."""
+        return type(self)(**{**self._given, **changes})
+
+    def close(self) -> None:
+        """Close the pools. Sessions that are open give their connections back to nobody. Sessions can be made again."""
+        _close_pools(self._pools)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _close_pools(pools: dict[str, SharedPool]) -> None:
+    for pool in pools.values():
+        pool.close()
+
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+_M = TypeVar("_M", bound="Model")
+
+
+class SessionData:
+    """The part of a session that deals with rows. *using* is an alias of the session; None stands for its first.
+
+    What is set up goes with the session, by the rollback or the reset; callbacks of :meth:`on_teardown` run before that.
+    """
+
+    options: SessionOptions
+
+    def __init__(self) -> None:
+        self._ledgers: dict[str, DataLedger] = {}
+
+    def _connection(self, using: str | None) -> BaseDatabaseWrapper:
+        raise NotImplementedError
+
+    def ledger(self, using: str | None = None) -> DataLedger:
+        """Return what has been set up in one of the session's databases, with all that a ledger can do."""
+        alias = self._connection(using).alias
+        if alias not in self._ledgers:
+            self._ledgers[alias] = DataLedger(alias, allow_database=self.options.allow_database)
+        return self._ledgers[alias]
+
+    @property
+    def values(self) -> Values:
+        """Sequences and seeded randoms, the same in every session; see :class:`testdb_app.data.Values`."""
+        return self.ledger().values
+
+    def setup(self, build: Callable[_P, _R], /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        """Call *build*, and register what it makes; see :meth:`testdb_app.data.DataLedger.setup`."""
+        return self.ledger().setup(build, *args, **kwargs)
+
+    def register(self, *instances: Model) -> None:
+        """Register rows that are there; see :meth:`testdb_app.data.DataLedger.register`."""
+        self.ledger().register(*instances)
+
+    def load(self, source: Any, /, *, using: str | None = None, **options: Any) -> list[Model]:
+        """Load a fixture, a file, dicts or factories; see :func:`testdb_app.data.load`."""
+        return self.ledger(using).load(source, **options)
+
+    def bulk(self, model: type[Model], rows: Iterable[Any], /, *, using: str | None = None) -> int:
+        """Insert many rows; see :func:`testdb_app.data.bulk`."""
+        return self.ledger(using).bulk(model, rows)
+
+    def make(self, model: type[_M], /, **given: Any) -> _M:
+        """Make a row, and those that it needs; see :func:`testdb_app.data.make`."""
+        return self.ledger().make(model, **given)
+
+    def seed(self, name: str, /, *, using: str | None = None) -> Any:
+        """Make a named data set, once; see :meth:`testdb_app.data.DataLedger.seed`."""
+        return self.ledger(using).seed(name)
+
+    def on_teardown(self, function: Callable[_P, _R], /, *args: _P.args, **kwargs: _P.kwargs) -> Callable[_P, _R]:
+        """Have *function* called at the end of the session, before it is undone, the last one first."""
+        return self.ledger().on_teardown(function, *args, **kwargs)
+
+    def verify_clean(self, using: str | None = None, **options: Any) -> None:
+        """Assert that only rows of the baseline are there; see :func:`testdb_app.data.assert_clean`."""
+        assert_clean(self._connection(using).alias, **options)
+
+    def verify_constraints(self, using: str | None = None, **options: Any) -> None:
+        """Assert what a commit would check, deferred keys too; see :func:`testdb_app.data.assert_constraints`."""
+        assert_constraints(self._connection(using).alias, **options)
+
+    def verify(self, assertion: Callable[..., object], /, *args: Any, using: str | None = None, **options: Any) -> None:
+        """Call an assertion of :mod:`testdb_app.data`, or one of yours that takes *using*, on the session's database."""
+        assertion(*args, using=self._connection(using).alias, **options)
+
+    def _tear_down(self) -> None:
+        """Call what is to be called before everything is undone; the rows go with that."""
+        ledgers, self._ledgers = self._ledgers, {}
+        first: BaseException | None = None
+        for ledger in ledgers.values():
+            try:
+                ledger.teardown(rows=False)
+            except BaseException as error:  # noqa: BLE001 - raised below
+                if first is None:
+                    first = error
+                else:
+                    first.add_note(f"And then: {type(error).__name__}: {error}")
+        if first is not None:
+            raise first
+
+    def _marks(self) -> dict[str, int]:
+        return {alias: ledger.mark() for alias, ledger in self._ledgers.items()}
+
+    def _forget_since(self, marks: dict[str, int]) -> None:
+        for alias, ledger in self._ledgers.items():
+            ledger.forget_since(marks.get(alias, 0))
+
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -228,3 +419,63 @@ def current_session(using: str = "default") -> TestSession:
             return found
     owner = "a test session"
     raise SessionClosedError(f'No test session is open on the connection "{using}" in this thread.', owner=owner)
+
+
+# Django's own, so that whoever looks for its message finds it.
+logger = logging.getLogger("django.db.backends.base")
+
+_Entry = tuple[set[str], Callable[[], Any], bool]
+
+
+def run_callbacks(connection: BaseDatabaseWrapper, *, outside_of: int, after: int) -> list[Callable[[], Any]]:
+    """Run the callbacks that were registered since, and those that they register, in order; return those that ran.
+
+    *after* is how many there were when the session was opened, *outside_of* how many savepoints were open: what was
+    registered in an ``atomic()`` block that is open still waits for its end. A robust one that raises is logged; another
+    one's error is raised, and what comes after it does not run, as in a commit.
+    """
+    ran: list[Callable[[], Any]] = []
+    while due := _take_due(connection, outside_of, after):
+        for _, function, robust in due:
+            ran.append(function)
+            if not robust:
+                function()
+                continue
+            try:
+                function()
+            except Exception as error:
+                name = getattr(function, "__qualname__", repr(function))
+                logger.error("Error calling %s in on_commit() (%s).", name, error, exc_info=True)
+    return ran
+
+
+def _take_due(connection: BaseDatabaseWrapper, outside_of: int, after: int) -> list[_Entry]:
+    django: Any = connection  # the stubs leave out whether one is robust
+    entries: list[_Entry] = django.run_on_commit
+    inside = {name for name in connection.savepoint_ids[outside_of:] if name is not None}
+    due = [entry for entry in entries[after:] if not inside & entry[0]]
+    django.run_on_commit = entries[:after] + [entry for entry in entries[after:] if inside & entry[0]]
+    return due
+
+
+def decorate(function: Callable[P, R], make: Callable[[], AbstractContextManager[object]]) -> Callable[P, R]:
+    """Return *function* with what *make* makes around each call.
+
+    Raises :class:`ConfigurationError` for functions whose body does not run while they are called.
+    """
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        raise ConfigurationError(
+            f"{function.__qualname__}() is async: its body runs after the call, and Django's connections are for synchronous "
+            "code. Open the session around sync_to_async() or async_to_sync(), in the thread that the queries run in."
+        )
+    if inspect.isgeneratorfunction(function):
+        raise ConfigurationError(
+            f"{function.__qualname__}() is a generator: its body runs after the call. Use with, in its body."
+        )
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        with make():
+            return function(*args, **kwargs)
+
+    return call

@@ -20,15 +20,14 @@ from testdb_app.exceptions import (
     StatementTimeoutError,
     TestSessionError,
 )
-from testdb_app.sessions.durations import describe_duration
-from testdb_app.sessions.opened import find_session_of
-from testdb_app.sessions.raised import make_error
+from testdb_app.sessions.options import describe_duration
+from testdb_app.sessions.registry import find_session_of, make_error
 from testdb_app.transactions import caller, shorten
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
-    from testdb_app.sessions.opened import OpenSession
+    from testdb_app.sessions.registry import OpenSession
 
 _ASKING_TIMEOUT = 5
 """Seconds to connect to the server for asking who holds a lock."""

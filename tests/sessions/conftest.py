@@ -9,7 +9,7 @@ import pytest
 from django.db import connections
 
 from testdb_app.sessions import TestSessionFactory
-from testdb_app.sessions.opened import open_sessions
+from testdb_app.sessions.registry import open_sessions
 from testdb_app.transactions import open_transactions
 
 TABLES = """

@@ -18,7 +18,7 @@ from django.db import DatabaseError, OperationalError, connections, transaction
 from testdb_app.backends.postgresql import backend
 from testdb_app.exceptions import SessionBrokenError
 from testdb_app.sessions import TestSessionFactory
-from testdb_app.sessions.opened import open_sessions
+from testdb_app.sessions.registry import open_sessions
 from testdb_app.transactions import open_transactions
 from tests.embedded.processes import eventually
 from tests.faults.test_server_crash import PrivateDatabase, is_running, private, server  # noqa: F401 - fixtures

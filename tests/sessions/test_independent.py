@@ -23,7 +23,7 @@ from testdb_app.exceptions import (
     UnsupportedError,
 )
 from testdb_app.sessions import TestSessionFactory
-from testdb_app.sessions.opened import open_sessions
+from testdb_app.sessions.registry import open_sessions
 from tests.sessions.conftest import insert, numbers
 from tests.sessions.test_limits import shown
 

@@ -18,7 +18,7 @@ from testdb_app.exceptions import (
     SessionTimeoutError,
     StatementTimeoutError,
 )
-from testdb_app.sessions.durations import parse_duration
+from testdb_app.sessions.options import parse_duration
 from tests.baseline.test_watch import messages
 from tests.sessions.conftest import insert, numbers
 

@@ -26,7 +26,7 @@ from testdb_app.exceptions import (
     UnsafeSessionError,
 )
 from testdb_app.sessions import TestSessionFactory, current_session
-from testdb_app.sessions.opened import open_sessions
+from testdb_app.sessions.registry import open_sessions
 from testdb_app.transactions import OuterTransaction
 from tests.sessions.conftest import insert, numbers
 

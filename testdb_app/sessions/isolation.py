@@ -13,8 +13,8 @@ from testdb_app.backends import get_backend
 from testdb_app.database_setup import get_resetter, prepare_test_database
 from testdb_app.exceptions import SessionNestingError
 from testdb_app.guard import check_may_write, check_no_transaction, end_transaction, leave_blocks
-from testdb_app.sessions.aliases import database_of
-from testdb_app.sessions.opened import OpenSession, sessions_on
+from testdb_app.sessions.independent import database_of
+from testdb_app.sessions.registry import OpenSession, sessions_on
 from testdb_app.transactions import Damage, OuterTransaction, open_transactions
 
 if TYPE_CHECKING:

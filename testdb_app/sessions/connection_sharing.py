@@ -1,0 +1,569 @@
+"""``session.allow()``: whom a session's connections are lent to, and for how long.
+
+Django's connection for a thread that a session's was lent to: its own state, over the session's transaction.
+
+To the thread it is a connection like any other: what it does outside of ``atomic()`` is committed at once, an ``atomic()``
+block commits at its end, also a durable one. Each of these is a savepoint in the session's transaction, during which no other
+thread uses that. So an error of the thread's undoes the thread's part and nothing else.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import ExitStack, closing, contextmanager, suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+from django.db import DatabaseError, InterfaceError, OperationalError, connections, transaction
+
+from testdb_app.exceptions import ConfigurationError, LendingTimeoutError, SessionBrokenError, SessionClosedError
+from testdb_app.sessions.registry import make_error
+from testdb_app.transactions import is_lost, shorten
+
+if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
+    from testdb_app.sessions.registry import OpenSession
+
+Borrower = threading.Thread | Executor | None
+"""Whom a session's connections are lent to; None stands for every other thread."""
+
+DEFAULT_TIMEOUT = 10.0
+"""Seconds that a thread waits for its turn."""
+
+
+@contextmanager
+def lending(
+    session: OpenSession, connections: dict[BaseDatabaseWrapper, Iterable[str]], borrower: Borrower, timeout: float
+) -> Iterator[None]:
+    """Lend *connections*, each with its aliases, while the block runs."""
+    _check(borrower)
+    loans = [
+        # Of one connection there is one turn, whichever session lends it.
+        Loan(session, connection, aliases, turn=find_turn(connection) or Turn(session.owner, timeout))
+        for connection, aliases in connections.items()
+    ]
+    with ExitStack() as stack:
+        for loan in loans:
+            loan.begin()
+            stack.callback(loan.end)
+            _admit(loan, borrower)
+            put_up(loan)
+            stack.callback(take_down, loan)
+        if isinstance(borrower, Executor):
+            stack.enter_context(_submitting(borrower, loans))
+        yield
+
+
+def _check(borrower: object) -> None:
+    if isinstance(borrower, ProcessPoolExecutor):
+        raise ConfigurationError(
+            "allow() lends to threads: a connection cannot be shared with the processes of an executor."
+        )
+    if not isinstance(borrower, threading.Thread | Executor | None):
+        raise ConfigurationError(
+            f"allow() takes a thread, an executor with threads, or nothing for every other thread, not {borrower!r}. A live "
+            "server starts a thread for each request: lend to every thread."
+        )
+
+
+def _admit(loan: Loan, borrower: Borrower) -> None:
+    if borrower is None:
+        loan.to_all = True
+    elif isinstance(borrower, threading.Thread):
+        loan.admit(borrower)
+
+
+@contextmanager
+def _submitting(executor: Executor, loans: Sequence[Loan]) -> Iterator[None]:
+    """Have what is submitted meanwhile run with what is lent, and the threads be as before after each job."""
+    submit: Callable[..., Any] = executor.submit
+
+    def submit_lent(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        return submit(partial(_run, loans, function), *args, **kwargs)
+
+    setattr(executor, "submit", submit_lent)  # noqa: B010 - a method, to mypy
+    try:
+        yield
+    finally:
+        delattr(executor, "submit")
+
+
+def _run(loans: Sequence[Loan], function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    thread, storage = threading.current_thread(), get_storage()
+    earlier: dict[str, Any] = {}
+    for loan in loans:
+        loan.admit(thread)
+        for alias in loan.aliases:
+            earlier[alias] = own_connection(alias)
+            setattr(storage, alias, loan.find(thread))
+    try:
+        return function(*args, **kwargs)
+    finally:
+        for loan in loans:
+            loan.dismiss(thread)
+        for alias, connection in earlier.items():
+            if connection is None:
+                delattr(storage, alias)
+            else:
+                setattr(storage, alias, connection)
+
+
+class _TurnTaker:
+    """An execute wrapper for the session's own thread, whose statements take their turn too."""
+
+    def __init__(self, turn: Turn) -> None:
+        self.turn = turn
+
+    def __call__(self, execute: Callable[..., Any], sql: str, params: Any, many: bool, context: Any) -> Any:
+        with self.turn.taken("a statement of the session's own thread"):
+            return execute(sql, params, many, context)
+
+
+class Loan:
+    """One connection of a session, lent to one thread, the jobs of one executor, or every other thread."""
+
+    def __init__(
+        self, session: OpenSession, connection: BaseDatabaseWrapper, aliases: Iterable[str], *, turn: Turn
+    ) -> None:
+        self.session = session
+        self.connection = connection
+        self.aliases = frozenset(aliases)
+        self.turn = turn
+        self.is_open = True
+        self.owner = threading.current_thread()
+        self.to_all = False
+        self._threads: weakref.WeakKeyDictionary[threading.Thread, Any] = weakref.WeakKeyDictionary()
+        self._raw = connection.connection
+        self._taker = _TurnTaker(turn)
+        self._base = len(connection.atomic_blocks)
+
+    def admit(self, thread: threading.Thread) -> None:
+        """Lend it to *thread*."""
+        self._threads[thread] = None
+
+    def dismiss(self, thread: threading.Thread) -> None:
+        """Lend it to *thread* no more."""
+        self._threads.pop(thread, None)
+
+    def find(self, thread: threading.Thread) -> Any:
+        """Return the connection for *thread*, or None if it is not lent to it."""
+        if thread is self.owner or not (self.to_all or thread in self._threads):
+            return None
+        found = self._threads.get(thread)
+        if found is None:
+            found = self._threads[thread] = borrow(self.connection, self)
+            # Below its own, which waits for its turn: that time is no statement's.
+            found.execute_wrappers += [
+                each for each in self.connection.execute_wrappers if not isinstance(each, _TurnTaker)
+            ]
+        return found
+
+    def get_connection(self) -> Any:
+        """Return the driver's connection; raise an error if the thread may not use it any more."""
+        if not self.is_open:
+            self._refuse(
+                SessionClosedError,
+                f"The thread {threading.current_thread().name} uses the connection of {self.session.owner}, which was lent to it "
+                "and is not any more. Wait for the thread (join()) before the allow() block ends.",
+            )
+        if self.connection.connection is not self._raw or is_lost(self.connection):
+            self._refuse(
+                SessionBrokenError,
+                f"{self.session.owner} cannot go on in the thread {threading.current_thread().name}: its connection was closed. "
+                "Open another session.",
+            )
+        return self._raw
+
+    def collect(self, entries: Iterable[tuple[set[str], Callable[[], Any], bool]]) -> None:
+        """Add callbacks of a borrower to the session's."""
+        with self.turn.taken("on_commit()"):
+            inside = {name for name in self.connection.savepoint_ids if name is not None}
+            django: Any = self.connection  # the stubs leave out whether one is robust
+            django.run_on_commit += [(inside, function, robust) for _, function, robust in entries]
+
+    def leave_atomic(self) -> None:
+        """Give it back with the block, unless that was entered before the loan."""
+        if len(self.connection.atomic_blocks) >= self._base:
+            self.turn.give_back()
+
+    def begin(self) -> None:
+        """Serialise what the session's own thread does from now on."""
+        self.connection.execute_wrappers.insert(0, self._taker)
+
+    def end(self) -> None:
+        """Wait for the transaction of a borrower to end, and take the connection back.
+
+        Raises :class:`LendingTimeoutError`, with the connection taken back, if it takes too long.
+        """
+        try:
+            self.turn.take("the end of allow()")
+        finally:
+            self.is_open = False
+            self.turn.give_up()
+            wrappers = self.connection.execute_wrappers
+            wrappers[:] = [each for each in wrappers if each is not self._taker]
+
+    def _refuse(self, kind: Any, message: str) -> None:
+        raise make_error(kind, InterfaceError(message), message, owner=self.session.owner)
+
+
+_loans: list[Loan] = []
+_changing = threading.RLock()
+_handler: Any = connections
+_atomic: Any = transaction.Atomic
+
+
+def put_up(loan: Loan) -> None:
+    """Let the threads find what *loan* lends."""
+    with _changing:
+        _loans.append(loan)
+        if len(_loans) == 1:
+            _install()
+
+
+def take_down(loan: Loan) -> None:
+    """Let them find it no more. Those that have it stay with it, and are told that it is over."""
+    with _changing:
+        _loans.remove(loan)
+        if not _loans:
+            _uninstall()
+
+
+def find_turn(connection: BaseDatabaseWrapper) -> Turn | None:
+    """Return whose turn it is on *connection*, if it is lent already."""
+    return next((loan.turn for loan in _loans if loan.connection is connection), None)
+
+
+def get_storage() -> Any:
+    """Return the storage behind ``django.db.connections``, whether anything is lent or not."""
+    storage = _handler._connections
+    return storage.storage if isinstance(storage, LentConnections) else storage
+
+
+def own_connection(alias: str) -> Any:
+    """Return the connection that this thread has of its own, or None."""
+    found = getattr(get_storage(), alias, None)
+    return found.earlier if isinstance(found, Borrowed) else found
+
+
+class LentConnections:
+    """Stands in for the storage behind ``django.db.connections`` while anything is lent, and looks there first."""
+
+    def __init__(self, storage: Any) -> None:
+        object.__setattr__(self, "storage", storage)
+
+    def __getattr__(self, alias: str) -> Any:
+        lent = _find(alias)
+        return getattr(self.storage, alias) if lent is None else lent
+
+    def __setattr__(self, alias: str, connection: Any) -> None:
+        setattr(self.storage, alias, connection)
+
+    def __delattr__(self, alias: str) -> None:
+        delattr(self.storage, alias)
+
+
+def _find(alias: str) -> Any:
+    thread = threading.current_thread()
+    for loan in reversed(tuple(_loans)):
+        if alias in loan.aliases and (found := loan.find(thread)) is not None:
+            if not _is_of_executor(thread):
+                # It stays there after the loan, and says that it is over. The threads of an executor go on to other work.
+                found.earlier = own_connection(alias)
+                setattr(get_storage(), alias, found)
+            return found
+    return None
+
+
+def _is_of_executor(thread: threading.Thread) -> bool:
+    target = getattr(thread, "_target", None)
+    return getattr(target, "__module__", "") == "concurrent.futures.thread"
+
+
+_enter, _exit = _atomic.__enter__, _atomic.__exit__
+
+
+def _enter_in_turn(self: Any) -> None:
+    loan = _loan_of(self)
+    if loan is None:
+        _enter(self)
+        return
+    loan.turn.take("atomic() in the session's own thread")
+    try:
+        _enter(self)
+    except BaseException:
+        loan.turn.give_back()
+        raise
+    if self._from_testcase:
+        # A session inside a session: who borrows takes part in it.
+        loan.turn.give_back()
+
+
+def _exit_in_turn(self: Any, *exc: Any) -> None:
+    loan = _loan_of(self)
+    if loan is None:
+        _exit(self, *exc)
+    elif self._from_testcase:
+        with loan.turn.taken("the end of a session"):
+            _exit(self, *exc)
+    else:
+        try:
+            _exit(self, *exc)
+        finally:
+            loan.leave_atomic()
+
+
+def _loan_of(block: transaction.Atomic) -> Loan | None:
+    """Return the loan of the connection that *block* is on, if this is the thread of its session."""
+    connection = transaction.get_connection(block.using)
+    return next((loan for loan in reversed(_loans) if loan.connection is connection), None)
+
+
+def _install() -> None:
+    _handler._connections = LentConnections(_handler._connections)
+    _atomic.__enter__, _atomic.__exit__ = _enter_in_turn, _exit_in_turn
+
+
+def _uninstall() -> None:
+    _handler._connections = get_storage()
+    _atomic.__enter__, _atomic.__exit__ = _enter, _exit
+
+
+if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper as _Base
+
+else:
+    _Base = object
+
+_numbers = itertools.count(1)
+
+
+class Lender(Protocol):
+    """What lends: :class:`testdb_app.sessions.connection_sharing.Loan`."""
+
+    turn: Turn
+    is_open: bool
+
+    def get_connection(self) -> Any:
+        """Return the driver's connection, or raise."""
+        ...
+
+    def collect(self, entries: Any) -> None:
+        """Add callbacks of ``on_commit()`` to the session's."""
+        ...
+
+
+class Borrowed(_Base):
+    """The methods that differ; mixed into the class of the session's connection by :func:`borrow`."""
+
+    pool = None
+    earlier: Any = None
+    """What the thread had before, which stays its own."""
+
+    def begin_borrowing(self, loan: Lender) -> None:
+        """Belong to *loan*, in the thread that calls this."""
+        self._loan = loan
+        self._savepoint_of_thread: str | None = None
+        self.autocommit = True
+        self.execute_wrappers.append(self._take_turn)
+
+    # Opening and closing: the thread has no connection of its own.
+
+    def ensure_connection(self) -> None:
+        """Have the session's connection, or raise: the loan is over, or the session is broken."""
+        self.connection = self._loan.get_connection()
+
+    def connect(self) -> None:
+        """Do the same."""
+        self.ensure_connection()
+
+    def close(self) -> None:
+        """Undo what the thread has left open; the connection stays the session's."""
+        if self.in_atomic_block:
+            return
+        self.run_on_commit = []
+        if self._savepoint_of_thread is not None:
+            with suppress(DatabaseError, InterfaceError):
+                self._end("ROLLBACK TO")
+        self.autocommit = True
+        self._loan.turn.give_up()
+
+    def is_usable(self) -> bool:
+        """Whether the loan is not over."""
+        return self._loan.is_open
+
+    def close_if_unusable_or_obsolete(self) -> None:
+        """Do nothing: age and errors are the session's affair."""
+
+    def close_if_health_check_failed(self) -> None:
+        """Do nothing."""
+
+    # Transactions: savepoints, and the turn that lasts as long.
+
+    def _set_autocommit(self, autocommit: bool) -> None:
+        if autocommit:
+            try:
+                if self._savepoint_of_thread is not None:
+                    self._end("RELEASE")
+            finally:
+                self._loan.turn.give_up()
+        elif self.autocommit:
+            self._begin()
+
+    def _start_transaction_under_autocommit(self) -> None:
+        self._begin()
+
+    def _commit(self) -> None:
+        if self._savepoint_of_thread is not None:
+            self._end("RELEASE")
+
+    def _rollback(self) -> None:
+        if self._savepoint_of_thread is not None:
+            self._end("ROLLBACK TO")
+
+    def _begin(self) -> None:
+        self._loan.turn.take("a transaction")
+        name = f"testdb_lent_{next(_numbers)}"
+        try:
+            self._run(f"SAVEPOINT {name}")
+        except BaseException:
+            self._loan.turn.give_up()
+            raise
+        self._savepoint_of_thread = name
+
+    def _end(self, how: str) -> None:
+        name, self._savepoint_of_thread = self._savepoint_of_thread, None
+        self._run(f"{how} SAVEPOINT {name}")
+        if how != "RELEASE":
+            self._run(f"RELEASE SAVEPOINT {name}")
+
+    def _run(self, sql: str) -> None:
+        self.ensure_connection()
+        with self.wrap_database_errors, closing(self.create_cursor()) as cursor:
+            cursor.execute(sql)
+
+    def _take_turn(self, execute: Callable[..., Any], sql: str, params: Any, many: bool, context: Any) -> Any:
+        """Run a statement in the thread's turn; outside of a transaction in a savepoint of its own."""
+        with self._loan.turn.taken(shorten(sql)):
+            if self._savepoint_of_thread is not None:
+                return execute(sql, params, many, context)
+            self._begin()
+            try:
+                result = execute(sql, params, many, context)
+            except BaseException:
+                with suppress(DatabaseError, InterfaceError):
+                    self._end("ROLLBACK TO")
+                raise
+            else:
+                if self.autocommit:
+                    self._end("RELEASE")
+                return result
+            finally:
+                if self.autocommit:
+                    self._loan.turn.give_back()
+
+    # Callbacks: the session's, which runs them when it is told to.
+
+    def on_commit(self, func: Callable[[], Any], robust: bool = False) -> None:
+        """Collect a callback with the session's."""
+        if self.in_atomic_block:
+            super().on_commit(func, robust=robust)
+        else:
+            self._loan.collect([(set(), func, robust)])
+
+    def run_and_clear_commit_hooks(self) -> None:
+        """Hand the callbacks of a transaction that has "committed" over to the session."""
+        entries, self.run_on_commit = self.run_on_commit, []
+        self._loan.collect(entries)
+
+
+_classes: dict[Any, Any] = {}
+
+
+def _class_of(cls: Any) -> Any:
+    if cls not in _classes:
+        _classes[cls] = type(f"Borrowed{cls.__name__}", (Borrowed, cls), {"__module__": cls.__module__})
+    return _classes[cls]
+
+
+def borrow(connection: _Base, loan: Lender) -> Any:
+    """Return a connection over *connection*, which is another thread's, for the thread that calls this."""
+    made = _class_of(type(connection))(connection.settings_dict, connection.alias)
+    made.begin_borrowing(loan)
+    return made
+
+
+class Turn:
+    """A lock for one thread at a time, which may take it again; who waits too long for it is told who has it.
+
+    *owner* is the session's text for messages, *timeout* seconds.
+    """
+
+    def __init__(self, owner: str, timeout: float) -> None:
+        self.owner = owner
+        self.timeout = timeout
+        self._free = threading.Condition()
+        self._holder: threading.Thread | None = None
+        self._depth = 0
+        self._since = 0.0
+        self._doing = ""
+
+    def take(self, doing: str) -> None:
+        """Wait for the turn; *doing* tells others what for. Raises :class:`LendingTimeoutError`, an ``OperationalError`` too."""
+        me = threading.current_thread()
+        with self._free:
+            if self._holder is not me:
+                if not self._free.wait_for(lambda: self._holder is None, self.timeout):
+                    raise self._too_long(me)
+                self._holder, self._since, self._doing = me, time.monotonic(), doing
+            self._depth += 1
+
+    def give_back(self) -> None:
+        """Let others have it, as often as it was taken."""
+        with self._free:
+            if self._holder is not threading.current_thread():
+                return
+            self._depth -= 1
+            if not self._depth:
+                self._holder = None
+                self._free.notify()
+
+    def give_up(self) -> None:
+        """Let others have it, however often this thread has taken it."""
+        with self._free:
+            if self._holder is threading.current_thread():
+                self._depth, self._holder = 0, None
+                self._free.notify()
+
+    @contextmanager
+    def taken(self, doing: str) -> Iterator[None]:
+        """Have it while the block runs."""
+        self.take(doing)
+        try:
+            yield
+        finally:
+            self.give_back()
+
+    def _too_long(self, me: threading.Thread) -> BaseException:
+        name = self._holder.name if self._holder is not None else "nobody"
+        holder = f"the thread {name}, for {time.monotonic() - self._since:.1f} s, with: {self._doing}"
+        message = (
+            f"The thread {me.name} has waited {self.timeout:g} s for the connection of {self.owner}, which threads use one at a "
+            f"time, a transaction each. It is held by {holder}. Leave atomic() before you wait for another thread, or allow "
+            "more time: session.allow(…, timeout=…)."
+        )
+        return make_error(
+            LendingTimeoutError,
+            OperationalError(message),
+            message,
+            owner=self.owner,
+            limit="lending",
+            seconds=self.timeout,
+            holder=holder,
+        )
