@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from testdb_app.plugin import asking, options
-from testdb_app.plugin.copies import copied_per_test
-from testdb_app.plugin.leak_warning import LeakWarning
+from testdb_app.plugin import options, requests
+from testdb_app.plugin.fixtures import copied_per_test
+from testdb_app.plugin.reporting import LeakWarning
 
 _FAULT = "testdb_fault"
 _FOUND = pytest.StashKey[str]()
@@ -32,7 +32,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Declare the mark, and look at what was given."""
     config.addinivalue_line(
         "markers",
-        f"{asking.MARK}(databases): the databases, a list of aliases or '__all__', that db_class, db_module, db_package, "
+        f"{requests.MARK}(databases): the databases, a list of aliases or '__all__', that db_class, db_module, db_package, "
         "db_session, reset_db_class and reset_db_module open for the test.",
     )
     options.check_options(config)
@@ -40,7 +40,7 @@ def pytest_configure(config: pytest.Config) -> None:
         _register_hooks(config)
     most = options.durations(config)
     if most is not None:
-        from testdb_app.plugin.durations import SlowestResets  # noqa: PLC0415
+        from testdb_app.plugin.reporting import SlowestResets  # noqa: PLC0415
 
         config.pluginmanager.register(SlowestResets(most), "testdb_durations")
 
@@ -71,10 +71,10 @@ def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Ite
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Tell pytest-django what a test wants by our fixtures."""
     # Without it there is one error, after the collection.
-    if asking.asks_for_ours(item) and item.config.pluginmanager.hasplugin("django"):
-        asking.add_mark(item)
+    if requests.asks_for_ours(item) and item.config.pluginmanager.hasplugin("django"):
+        requests.add_mark(item)
         _register_hooks(item.config)
-    elif asking.is_of_our_class(item) and item.config.pluginmanager.hasplugin("django"):
+    elif requests.is_of_our_class(item) and item.config.pluginmanager.hasplugin("django"):
         _register_hooks(item.config)
 
 
@@ -139,7 +139,7 @@ def reset_db(request: Any, transactional_db: None) -> None:
 
     As ``transactional_db``, at the cost of what the test writes; the rows that migrations made are there for the next test.
     """
-    if "reset_db" not in asking.names_of(request.node):
+    if "reset_db" not in requests.names_of(request.node):
         from testdb_app.plugin import scopes  # noqa: PLC0415
 
         scopes.check_hooked(request.config, "reset_db")

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from testdb_app.plugin import asking
-from testdb_app.plugin.stack import refuse
+from testdb_app.plugin import requests
+from testdb_app.plugin.scopes import refuse
 
 if TYPE_CHECKING:
     from testdb_app.sessions import TestSession, TestSessionFactory
 
-MARK = asking.SESSION_MARK
+MARK = requests.SESSION_MARK
 _HOOKS = "testdb_session_hooks"
 
 
@@ -59,7 +59,7 @@ def test_session(request: pytest.FixtureRequest, test_session_factory: TestSessi
 
     Its options are those of ``test_session_factory``, changed by the marks ``@pytest.mark.test_session(…)``.
     """
-    changes = asking.session_options(request.node)
+    changes = requests.session_options(request.node)
     path, line, _ = request.node.location
     opened_at = f"{path}:{(line or 0) + 1}"
     factory = test_session_factory.replace(**changes) if changes else test_session_factory
@@ -72,7 +72,7 @@ def test_session(request: pytest.FixtureRequest, test_session_factory: TestSessi
 
 
 def _uses(item: Any) -> bool:
-    return not asking.SESSIONS.isdisjoint(getattr(item, "fixturenames", ()))
+    return not requests.SESSIONS.isdisjoint(getattr(item, "fixturenames", ()))
 
 
 class _Asking:
@@ -122,7 +122,7 @@ class _Hooks:
 def _find_session_in_the_way(request: Any) -> Exception | None:
     """Return why a transactional test cannot run while a wide session is open: its flush would break that."""
     opened: Any = sys.modules.get("testdb_app.sessions.registry")
-    if opened is None or not asking.commits(request.node):
+    if opened is None or not requests.commits(request.node):
         return None
     for session in opened.open_sessions():
         if session.options.isolation == "rollback":
@@ -143,6 +143,6 @@ def _databases(items: list[Any]) -> list[str]:
 
     found = {"default"}
     for item in items:
-        named = asking.session_options(item).get("databases", ())
+        named = requests.session_options(item).get("databases", ())
         found |= set(connections) if named == "__all__" else {named} if isinstance(named, str) else set(named)
     return sorted(found)

@@ -1,21 +1,258 @@
-"""The hooks around fixtures and tests, registered only in a run in which something is asked for that needs them."""
+"""One run of pytest: the stack of its scopes, and what is done around each fixture and each test."""
 
 from __future__ import annotations
 
 from collections.abc import Generator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
-from testdb_app.plugin import run, transactional
+from testdb_app.exceptions import LeakError, ScopeError, SessionBrokenError, TestSessionError
+from testdb_app.plugin import options, requests, transactional
+from testdb_app.plugin.fixtures import Copies, DataFixtures
+from testdb_app.plugin.reporting import LeakFinder
+from testdb_app.plugin.scopes import Entry, Kind, refuse, roll_back, stack_of
 
+_RUN = pytest.StashKey["Run"]()
+_OWN = frozenset({*requests.ROLLBACK, *requests.COMMITTED})
+# Where fixtures are defined that write no rows.
+_OF_OTHERS = ("pytest_django", "_pytest", "testdb_app", "xdist", "pytest_cov", "anyio", "pytest_asyncio")
 _Hook = Generator[None, object, object]
+
+
+class Run:
+    """What the plugin does in one run. Each method is a hook's body."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.stack = stack_of(config)
+        self.data = DataFixtures(self.stack)
+        self.copies = Copies()
+        self.leaks: LeakFinder | None = None
+        self._uses_scopes: bool | None = None
+        self._last: pytest.Item | None = None
+
+    def stop(self) -> None:
+        """Undo what was hooked into outside of pytest."""
+        if self.leaks is not None:
+            self.leaks.stop()
+            self.leaks = None
+
+    def may_leave_alone(self, fixturedef: Any) -> bool:
+        """Whether nothing has to be done around a fixture: it is made for one test, and no scope is open."""
+        if fixturedef.scope != "function" or fixturedef.argname == "_django_db_helper":
+            return False
+        return self.stack.is_quiet and self.copies.is_empty
+
+    def set_up_fixture(self, fixturedef: Any, request: Any) -> _Hook:
+        """Choose what a fixture's set-up needs around it."""
+        self.stack.in_progress.append(fixturedef)
+        try:
+            name = fixturedef.argname
+            if name == "django_db_setup":
+                return (yield from self._set_up_databases(fixturedef, request))
+            if name in _OWN:
+                return (yield from _set_up_scope(fixturedef, request))
+            if name.startswith("_unittest_setUpClass_fixture_") and self._scopes_are_used(request):
+                return (yield from self._set_up_class(fixturedef, request))
+            if fixturedef.scope == "function":
+                return (yield from self._set_up_for_one_test(fixturedef, request))
+            self.copies.hand_out_originals()
+            if self.data.has_rows(fixturedef, request):
+                result = yield from self.data.set_up(fixturedef, request)
+            else:
+                result = yield
+            if self.leaks is not None and not self.stack.of_kind(Kind.COMMITTED) and _is_of_the_project(fixturedef):
+                self.leaks.check(request.node, f'The fixture "{name}" ({fixturedef.scope} scope)', fixturedef.func)
+            return self.copies.keep(fixturedef, result)
+        finally:
+            self.stack.in_progress.remove(fixturedef)
+
+    def _set_up_databases(self, fixturedef: Any, request: Any) -> _Hook:
+        """Capture the baselines right after pytest-django has set up the test databases, before anything is written to them."""
+        config = request.config
+        mode = options.leaks(config)
+        needs_baseline = any(map(transactional.wants_baseline, request.session.items))
+        blocker = request.getfixturevalue("django_db_blocker")
+        transactional.before_the_databases(config, blocker, restores=needs_baseline)
+        if not needs_baseline:
+            return (yield)
+        with transactional.setting_up_databases(config):
+            result = yield
+        aliases = transactional.prepare_databases(config, blocker, request.session.items)
+        if mode is not None:
+            self.leaks = LeakFinder(aliases, blocker, fails=mode == "fail")
+            # Before the databases are gone.
+            fixturedef.addfinalizer(self._look_at_the_end)
+        return result
+
+    def begin_test(self, item: pytest.Item) -> None:
+        """End the scopes that *item* cannot be in. Raises :class:`ScopeError` if it asks for what excludes each other."""
+        self._last = item
+        if requests.asks_for_ours(item):
+            conflict = requests.find_conflict(item)
+            if conflict is not None:
+                raise ScopeError(conflict)
+        if self.stack.entries:
+            self._leave_packages(item)
+            if requests.commits(item):
+                self.stack.finish_from_first(Kind.ROLLBACK)
+                if not requests.committed_scopes(item):
+                    self.stack.finish_from_first(Kind.COMMITTED)
+        self.copies.start_test()
+
+    def set_up_test(self, item: pytest.Item) -> _Hook:
+        """Set *item* up, and again what it has lost meanwhile; then hand out copies."""
+        self.stack.is_setting_up = True
+        try:
+            result = yield
+            self.stack.refill(item)
+            self.copies.hand_out_copies(item)
+        finally:
+            self.stack.end_set_up()
+        return result
+
+    def tear_down_test(self, item: pytest.Item, nextitem: pytest.Item | None) -> _Hook:
+        """Find out what *item* has done to the scopes that it was in; then tear it down, and leave its package."""
+        wrong = self._look_back(item) if requests.unittest_kind(item) is not None else None
+        with transactional.resetting_late(item):
+            result = yield
+        if nextitem is not None and self.stack.entries:
+            self._leave_packages(nextitem)
+        if wrong is not None:
+            raise wrong
+        if nextitem is not None and nextitem.parent is not item.parent:
+            self._look_at_ends()
+        return result
+
+    def _look_at_ends(self) -> None:
+        # What a scope that commits is still to reset is no leak.
+        if self.leaks is not None and self._last is not None and not self.stack.of_kind(Kind.COMMITTED):
+            self.leaks.check(self._last, f"The end of a fixture, after the test {self._last.nodeid},")
+
+    def _look_at_the_end(self) -> None:
+        try:
+            self._look_at_ends()
+        finally:
+            self.stop()
+
+    def _look_back(self, item: pytest.Item) -> TestSessionError | None:
+        """Return what *item* did wrong: it broke a scope, or left rows."""
+        broken = self._find_broken(item)
+        if broken is None and self.leaks is not None and not self.stack.of_kind(Kind.COMMITTED):
+            try:
+                self.leaks.check(item, f"The test {item.nodeid}")
+            except LeakError as error:
+                return error
+        return broken
+
+    def _set_up_for_one_test(self, fixturedef: Any, request: Any) -> _Hook:
+        """What is made for a test alone comes after all that is wider, also where that has to be made again."""
+        error = self.stack.refill_wide(request)
+        if error is not None:
+            return (yield from refuse(fixturedef, request, error))
+        self.copies.hand_out_copies()
+        if fixturedef.argname != "_django_db_helper":
+            return self.copies.keep(fixturedef, (yield))
+        error = transactional.reset_if_asked_late(request)
+        if error is not None:
+            return (yield from refuse(fixturedef, request, error))
+        # Pytest-django's part of a test is the narrowest thing that is open.
+        entry = Entry(Kind.TEST, fixturedef, request)
+        fixturedef.addfinalizer(lambda: self._end_test_level(entry))
+        result = yield
+        self.stack.push(entry)
+        return result
+
+    def _end_test_level(self, entry: Entry) -> None:
+        self.stack.remove(entry)
+        wrong = self._look_back(entry.node)
+        if wrong is not None:
+            raise wrong
+
+    def _set_up_class(self, fixturedef: Any, request: Any) -> _Hook:
+        """Django's ``TestCase`` has a transaction of its own for the class, and closes all connections after it."""
+        from testdb_app.transactions import connections_kept_open  # noqa: PLC0415 - Django is imported where it is used
+
+        entry, kept = Entry(Kind.CLASS, fixturedef, request), ExitStack()
+        fixturedef.addfinalizer(kept.close)
+        result = yield
+        self.stack.push(entry)
+
+        def start_end() -> None:
+            self.stack.finish_above(entry)
+            self.stack.remove(entry)
+            kept.enter_context(connections_kept_open())
+
+        fixturedef.addfinalizer(start_end)
+        return result
+
+    def _scopes_are_used(self, request: Any) -> bool:
+        if self._uses_scopes is None:
+            self._uses_scopes = any(requests.rollback_scopes(item) for item in request.session.items)
+        return self._uses_scopes
+
+    def _leave_packages(self, item: pytest.Item) -> None:
+        """End the scope of a package that *item* is not in."""
+        around = item.listchain()
+        for entry in self.stack.entries:
+            if entry.fixturedef.argname == "db_package" and entry.node not in around:
+                self.stack.finish_from(entry)
+                return
+
+    def _find_broken(self, item: pytest.Item) -> SessionBrokenError | None:
+        """Return what to blame *item* for, if it has broken a scope that it was in; that has been taken down then."""
+        for number, entry in enumerate(self.stack.entries):
+            damages = [found for each in entry.transactions if (found := each.find_damage())]
+            if damages:
+                return self._take_down(item, self.stack.entries[number:], damages[0])
+        return None
+
+    def _take_down(self, item: pytest.Item, entries: list[Entry], damage: object) -> SessionBrokenError:
+        names = ", ".join(map(str, entries))
+        found = SessionBrokenError(
+            f"The test {item.nodeid} has broken the transaction of {entries[0]}: {damage}. Taken down, and made again for the "
+            f"tests that need them: {names}. A test that closes its connection, or commits by SQL, needs reset_db.",
+            owner=str(entries[0]),
+        )
+        with item._request.getfixturevalue("django_db_blocker").unblock():  # type: ignore[attr-defined]
+            for entry in reversed(entries):
+                try:
+                    roll_back(entry)
+                except SessionBrokenError as error:
+                    found.add_note(str(error))
+        try:
+            self.stack.finish(entries)
+        except Exception as error:  # noqa: BLE001 - what fixtures do at their end, when their rows are gone
+            found.add_note(f"Then: {error}")
+        return found
+
+
+def of(config: pytest.Config) -> Run:
+    """Return the run that *config* is of."""
+    found = config.stash.get(_RUN, None)
+    if found is None:
+        found = config.stash[_RUN] = Run(config)
+    return found
+
+
+def _set_up_scope(fixturedef: Any, request: Any) -> _Hook:
+    try:
+        return (yield)
+    except ScopeError:
+        # It was this request that was wrong: not to be remembered for those that follow.
+        fixturedef.finish(request)
+        raise
+
+
+def _is_of_the_project(fixturedef: Any) -> bool:
+    return not (getattr(fixturedef.func, "__module__", None) or "").startswith(_OF_OTHERS)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_fixture_setup(fixturedef: Any, request: Any) -> _Hook:
     """Look after the databases, the scopes and the wide fixtures with rows."""
-    its_run = run.of(request.config)
+    its_run = of(request.config)
     if its_run.may_leave_alone(fixturedef):
         # Some twenty of each test's.
         return its_run.copies.keep(fixturedef, (yield))
@@ -35,21 +272,21 @@ class Beginning:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """End the scopes that the test cannot be in, before its fixtures are set up."""
-        run.of(item.config).begin_test(item)
+        of(item.config).begin_test(item)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> _Hook:
     """Set up again what the test had already, when it was ended for the sake of something wider."""
-    return (yield from run.of(item.config).set_up_test(item))
+    return (yield from of(item.config).set_up_test(item))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> _Hook:
     """Find out what the test has done to the scopes that it was in."""
-    return (yield from run.of(item.config).tear_down_test(item, nextitem))
+    return (yield from of(item.config).tear_down_test(item, nextitem))
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Leave nothing behind for another run in this process."""
-    run.of(config).stop()
+    of(config).stop()

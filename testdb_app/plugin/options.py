@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from testdb_app.plugin import asking
+from testdb_app.plugin import requests
 
 RESET = "testdb_reset_transactional"
 LEAKS = "testdb_leaks"
@@ -58,7 +58,7 @@ def find_fault(config: pytest.Config, items: Iterable[pytest.Item] = ()) -> str 
     Used by an option or an ini key, by a fixture or a class of one of *items*, or by the app in INSTALLED_APPS.
     """
     asked = next(_asked(config, items), None)
-    user = asked or next((f"The class of {item.nodeid}" for item in items if asking.is_of_our_class(item)), None)
+    user = asked or next((f"The class of {item.nodeid}" for item in items if requests.is_of_our_class(item)), None)
     if user is None and not _is_installed():
         return None
     if asked is not None and not config.pluginmanager.hasplugin("django"):
@@ -88,7 +88,7 @@ def _asked(config: pytest.Config, items: Iterable[pytest.Item]) -> Iterator[str]
     if durations(config) is not None:
         yield f"The option {DURATIONS}"
     for item in items:
-        names = asking.ours(item)
+        names = requests.ours(item)
         if names:
             yield f'The fixture "{names[0]}" (of {item.nodeid})'
 
@@ -96,7 +96,9 @@ def _asked(config: pytest.Config, items: Iterable[pytest.Item]) -> Iterator[str]
 def will_reset(item: pytest.Item) -> bool:
     """Whether *item* resets databases, at its end or at that of a scope, as far as its collection tells."""
     return (
-        (asking.commits(item) and resets(item)) or bool(asking.committed_scopes(item)) or asking.is_of_our_class(item)
+        (requests.commits(item) and resets(item))
+        or bool(requests.committed_scopes(item))
+        or requests.is_of_our_class(item)
     )
 
 
@@ -105,9 +107,9 @@ def aliases_to_reset(items: Iterable[pytest.Item], every: Iterable[str]) -> set[
     found: set[str] = set()
     for item in items:
         named: list[Any] = []
-        if will_reset(item) or (leaks(item.config) is not None and asking.uses_database(item)):
-            named.append(asking.databases_of(item))
-        session = asking.session_options(item)
+        if will_reset(item) or (leaks(item.config) is not None and requests.uses_database(item)):
+            named.append(requests.databases_of(item))
+        session = requests.session_options(item)
         if session.get("isolation") == "reset":
             named.append(session.get("databases", "default"))
         for given in named:
@@ -117,7 +119,7 @@ def aliases_to_reset(items: Iterable[pytest.Item], every: Iterable[str]) -> set[
 
 def aliases_opened(items: Iterable[pytest.Item], every: Iterable[str]) -> set[str]:
     """Return the aliases, of *every*, that a scope or a session of ours opens for *items*."""
-    named = [asking.databases_of(item) for item in items if asking.ours(item)]
+    named = [requests.databases_of(item) for item in items if requests.ours(item)]
     return {alias for given in named for alias in (every if given == "__all__" else given)}
 
 
@@ -137,7 +139,7 @@ def resets_all(config: pytest.Config) -> bool:
 
 def resets(item: pytest.Item) -> bool:
     """Whether *item* is to end by a reset, if it commits."""
-    return "reset_db" in asking.names_of(item) or resets_all(item.config)
+    return "reset_db" in requests.names_of(item) or resets_all(item.config)
 
 
 def leaks(config: pytest.Config) -> str | None:

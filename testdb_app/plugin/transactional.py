@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from testdb_app.plugin import asking, options
+from testdb_app.plugin import options, requests
 
 _LATE = pytest.StashKey[bool]()
 
@@ -17,8 +17,8 @@ def wants_baseline(item: pytest.Item) -> bool:
     """Whether what *item* asks for needs a baseline."""
     return (
         options.resets(item)
-        or bool(asking.committed_scopes(item))
-        or asking.is_of_our_class(item)
+        or bool(requests.committed_scopes(item))
+        or requests.is_of_our_class(item)
         or options.leaks(item.config) is not None
     )
 
@@ -104,14 +104,14 @@ def reset_if_asked_late(request: Any) -> Exception | None:
     """
     item = request._pyfuncitem
     is_late = any(getattr(each, "fixturename", None) == "reset_db" for each in request._iter_chain())
-    if not is_late or "reset_db" in asking.names_of(item):
+    if not is_late or "reset_db" in requests.names_of(item):
         return None
     from django.db import connections  # noqa: PLC0415
 
     from testdb_app.database_setup import prepare_test_database  # noqa: PLC0415
     from testdb_app.exceptions import TestDBError  # noqa: PLC0415
 
-    databases = asking.databases_of(item)
+    databases = requests.databases_of(item)
     try:
         with request.getfixturevalue("django_db_blocker").unblock():
             for alias in connections if databases == "__all__" else databases:
@@ -137,9 +137,9 @@ def resetting_late(item: pytest.Item) -> AbstractContextManager[None]:
 @contextmanager
 def ending_as_asked(item: pytest.Item) -> Iterator[None]:
     """Replace the flush of ``TransactionTestCase`` while *item* runs: by a reset, or by nothing in a scope that commits."""
-    if not asking.commits(item):
+    if not requests.commits(item):
         yield
-    elif asking.committed_scopes(item) and not asking.rollback_scopes(item):
+    elif requests.committed_scopes(item) and not requests.rollback_scopes(item):
         from testdb_app.testcases import keeping_all  # noqa: PLC0415
 
         with keeping_all():

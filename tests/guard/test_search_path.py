@@ -19,7 +19,7 @@ from testdb_app.baseline import capture_baseline
 from testdb_app.data import DataLedger, assert_clean, assert_constraints, assert_sequences_ahead, bulk, diff, snapshot
 from testdb_app.database_setup import lacks_rows, prepare_test_database, restart_sequences
 from testdb_app.exceptions import DependentRowsError
-from testdb_app.plugin.leaks import LeakFinder
+from testdb_app.plugin.reporting import LeakFinder
 from testdb_app.resetter import Resetter
 from testdb_app.sessions import TestSessionFactory
 from testproject.embedded import superuser_dsn

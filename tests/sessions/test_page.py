@@ -8,7 +8,7 @@ from pathlib import Path
 
 from testdb_app import exceptions
 from testdb_app.exceptions import TestSessionError
-from testdb_app.plugin.asking import SESSIONS
+from testdb_app.plugin.requests import SESSIONS
 from testdb_app.sessions import TestSession, TestSessionFactory
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs/reference/sessions.md").read_text("utf-8")
