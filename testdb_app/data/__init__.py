@@ -5,20 +5,19 @@
 - :func:`snapshot` and :func:`diff` tell what has changed, and the assertions what is not as it should be.
 """
 
-from testdb_app.data.bulk import bulk
-from testdb_app.data.ledger import DataLedger
-from testdb_app.data.loading import load
-from testdb_app.data.making import make
-from testdb_app.data.rows import assert_row_counts, assert_rows
-from testdb_app.data.seeds import SeedRegistry, seeds
-from testdb_app.data.snapshots import Snapshot, diff, snapshot
-from testdb_app.data.values import Values
-from testdb_app.data.verification import (
+from testdb_app.data.assertions import (
     assert_clean,
     assert_constraints,
+    assert_row_counts,
+    assert_rows,
     assert_sequences_ahead,
     assert_unchanged,
 )
+from testdb_app.data.factories import Values, make
+from testdb_app.data.ledger import DataLedger
+from testdb_app.data.loading import bulk, load
+from testdb_app.data.seeds import SeedRegistry, seeds
+from testdb_app.data.snapshots import Snapshot, diff, snapshot
 from testdb_app.diff import LateSequence, RowDifference, SequenceDifference, StateDifference, TableDifference, Violation
 
 __all__ = [

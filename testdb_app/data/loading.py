@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import csv
+import datetime
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from itertools import chain, groupby, islice
+from operator import attrgetter, itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+from django.conf import settings
 from django.core.exceptions import FieldDoesNotExist
 from django.core.management.color import no_style
 from django.core.management.commands.loaddata import Command as LoadData
-from django.db import DEFAULT_DB_ALIAS, connections, transaction
-from django.db.models import Model
+from django.db import DEFAULT_DB_ALIAS, connections, models, transaction
+from django.db.models import AutoField, Field, Model
+from django.db.models.expressions import DatabaseDefault
+from django.db.models.fields import NOT_PROVIDED
 
-from testdb_app.data.files import read_csv, run_sql_file
-from testdb_app.data.maps import find_model
-from testdb_app.exceptions import DataError
+from testdb_app.backends import get_backend
+from testdb_app.data.model_index import find_model
+from testdb_app.exceptions import DataError, UnsupportedError
 from testdb_app.guard import check_may_write
+from testdb_app.model_tables import split_db_table
+from testdb_app.schema import QualifiedName
 
 if TYPE_CHECKING:
     from django.core.serializers.base import DeserializedObject
+    from django.db.backends.base.base import BaseDatabaseWrapper
 
 
 def load(
@@ -182,3 +195,362 @@ def instances_of(result: Any) -> Iterator[Model]:
             work.extend(reversed(list(each.values())))
         elif isinstance(each, list | tuple | set | frozenset):
             work.extend(reversed(list(each)))
+
+
+def read_csv(path: Path) -> Iterator[dict[str, str]]:
+    """Yield a dict for each line of a CSV file in UTF-8, by the names in its first line.
+
+    Raises :class:`~testdb_app.exceptions.DataError` for a line that has more or fewer values than there are names.
+    """
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = csv.reader(file, strict=True)
+        names = next(rows, [])
+        for row in rows:
+            if row and len(row) != len(names):
+                raise DataError(
+                    f"{path}, line {rows.line_num}: {len(row)} values for {len(names)} names ({', '.join(names)}). Nothing was "
+                    "loaded."
+                )
+            if row:
+                yield dict(zip(names, row, strict=True))
+
+
+def run_sql_file(path: Path, connection: BaseDatabaseWrapper) -> None:
+    """Run the statements of a file, as Django splits them; ``%`` in them is literal."""
+    with connection.cursor() as cursor:
+        for statement in connection.ops.prepare_sql_script(path.read_text("utf-8")):
+            cursor.execute(statement, None)
+
+
+_KEYS_A_TIME = 10_000
+
+
+def bulk(
+    model: type[Model],
+    rows: Iterable[Any],
+    /,
+    *,
+    using: str = DEFAULT_DB_ALIAS,
+    allow_database: str | Iterable[str] = (),
+) -> int:
+    """Insert many rows of one model, and return how many. All or nothing.
+
+    *rows* are dicts, by names of fields, or instances, which are not changed: unlike ``bulk_create()`` it tells no keys, and that
+    is what makes it fast. Values are converted as ``save()`` does. Fields that are not given get their default; what the
+    database makes, keys and ``db_default``, is left to it. No signal is sent, and no ``save()`` is called.
+
+    Raises :class:`~testdb_app.exceptions.UnsupportedError` for a model that inherits from another one with a table of its own and
+    for expressions, :class:`~testdb_app.exceptions.DataError` for a field that is not there, and Django's database errors.
+    """
+    connection = connections[using]
+    check_may_write(connection, allow_database)
+    return insert(model, rows, connection)
+
+
+def insert(
+    model: type[Model], rows: Iterable[Any], connection: BaseDatabaseWrapper, keys: list[Any] | None = None
+) -> int:
+    """Do as :func:`bulk`, without asking the guard; *keys* gets the primary key of each row, reserved where rows give none."""
+    reader = RowReader(model, connection)
+    backend = get_backend(connection).data
+    schema, name = split_db_table(model._meta.db_table)
+    table = name if schema is None else QualifiedName(schema, name)
+    quoted = backend.quote(connection, table)
+    if keys is not None:
+        column = str(model._meta.pk.column)
+        rows = _with_keys(model, rows, keys, lambda number: backend.reserve_keys(connection, quoted, column, number))
+    count = 0
+    with transaction.atomic(using=connection.alias):
+        # Batches with the same columns are one statement, which takes the rows as they come.
+        for columns, batches in groupby(reader.batches(rows), key=itemgetter(0)):
+            names = [column.column for column in columns]
+            count += backend.insert_rows(connection, table, names, chain.from_iterable(map(itemgetter(1), batches)))
+    return count
+
+
+def _with_keys(model: type[Model], rows: Iterable[Any], keys: list[Any], reserve: Any) -> Iterator[Any]:
+    """Yield *rows* with a key each, and add it to *keys*; rows that need one are dicts afterwards."""
+    fields: list[Any] = list(getattr(model._meta, "pk_fields", [model._meta.pk]))
+    is_made = isinstance(fields[0], AutoField)
+    remaining = iter(rows)
+    while batch := list(islice(remaining, _KEYS_A_TIME)):
+        if not all(isinstance(row, Mapping | Model) for row in batch):
+            yield from batch  # whoever reads them next says what they should be
+            return
+        found = [[_value_of(row, field) for field in fields] for row in batch]
+        missing = [place for place, values in enumerate(found) if is_made and values[0] is None]
+        reserved = dict(zip(missing, reserve(len(missing)) if missing else (), strict=True))
+        for place, (row, values) in enumerate(zip(batch, found, strict=True)):
+            if values[0] is None:
+                values[0] = reserved[place] if is_made else fields[0].get_default()
+                yield {**_as_dict(model, row), fields[0].attname: values[0]}
+            else:
+                yield row
+            keys.append(values[0] if len(values) == 1 else tuple(values))
+
+
+def _value_of(row: Any, field: Any) -> Any:
+    if not isinstance(row, Mapping):
+        return getattr(row, field.attname)
+    value = row.get(field.attname, row.get(field.name, row.get("pk")))
+    return value.pk if isinstance(value, Model) else value
+
+
+def _as_dict(model: type[Model], row: Any) -> Mapping[str, Any]:
+    if isinstance(row, Mapping):
+        return {name: value for name, value in row.items() if name != "pk"}
+    return {field.attname: getattr(row, field.attname) for field in model._meta.concrete_fields}
+
+
+_NONE = type(None)
+
+# A value of just that type is what these fields' own conversion would return, which costs more than all the rest.
+_AS_IT_IS: Mapping[type[Field[Any, Any]], type] = {
+    models.AutoField: int,
+    models.BigAutoField: int,
+    models.BigIntegerField: int,
+    models.BooleanField: bool,
+    models.CharField: str,
+    models.FloatField: float,
+    models.IntegerField: int,
+    models.PositiveBigIntegerField: int,
+    models.PositiveIntegerField: int,
+    models.PositiveSmallIntegerField: int,
+    models.SmallIntegerField: int,
+    models.TextField: str,
+}
+# The same, on databases whose driver takes the type itself.
+_AS_IT_IS_NATIVELY: Mapping[type[Field[Any, Any]], type] = {
+    models.DateField: datetime.date,
+    models.DateTimeField: datetime.datetime,
+    models.DecimalField: Decimal,
+    models.DurationField: datetime.timedelta,
+    models.UUIDField: uuid.UUID,
+}
+
+
+def _is_good(_: Any) -> bool:
+    return True
+
+
+# What a field's conversion looks at besides the type.
+_CHECKS: Mapping[type | None, Callable[[Any], bool]] = {
+    datetime.datetime: lambda value: value is None or (value.tzinfo is not None and settings.USE_TZ),
+    Decimal: lambda value: value is None or value.is_finite(),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """A column to fill: the field, how its values get ready, which type needs none of that, and the default (None: none).
+
+    With ``looks_at_row`` the field makes its value of the instance that is saved: ``auto_now``, files, fields of one's own.
+    """
+
+    field: Field[Any, Any]
+    prepare: Callable[[Any], Any]
+    plain: type | None
+    default: Callable[[], Any] | None
+    looks_at_row: bool
+
+    @property
+    def column(self) -> str:
+        """The column's name in the database."""
+        return str(self.field.column)
+
+    def convert(self, values: list[Any]) -> list[Any]:
+        """Return values of many rows as the driver takes them."""
+        check = _CHECKS.get(self.plain)
+        is_plain = set(map(type, values)) <= {self.plain, _NONE} and (check is None or all(map(check, values)))
+        return values if is_plain else list(map(self.prepare, values))
+
+
+def make_column(field: Field[Any, Any], connection: BaseDatabaseWrapper) -> Column:
+    """Make the column of *field* for the vendor of *connection*."""
+    has_default = field.default is not NOT_PROVIDED or not (is_made_by_database(field) or field.primary_key)
+    plain = _plain_type(field, connection)
+    return Column(
+        field=field,
+        prepare=_preparation(field, plain, connection),
+        plain=plain,
+        default=field.get_default if has_default else None,
+        looks_at_row=_looks_at_row(field),
+    )
+
+
+def is_made_by_database(field: Field[Any, Any]) -> bool:
+    """Whether a row that does not give the field leaves it to the database."""
+    return isinstance(field, models.AutoField) or getattr(field, "db_default", NOT_PROVIDED) is not NOT_PROVIDED
+
+
+def _plain_type(field: Field[Any, Any], connection: BaseDatabaseWrapper) -> type | None:
+    target = field
+    if type(field) in {models.ForeignKey, models.OneToOneField}:
+        target = cast("Any", field).target_field
+    plain = _AS_IT_IS.get(type(target))
+    if plain is None and connection.vendor == "postgresql":
+        plain = _AS_IT_IS_NATIVELY.get(type(target))
+    return plain
+
+
+def _preparation(field: Field[Any, Any], plain: type | None, connection: BaseDatabaseWrapper) -> Callable[[Any], Any]:
+    def prepare(value: Any) -> Any:
+        if value is None or (type(value) is plain and _CHECKS.get(plain, _is_good)(value)):
+            return value
+        if hasattr(value, "resolve_expression"):
+            raise UnsupportedError(
+                f"{field.model._meta.label}.{field.name} is given an expression, {value!r}, which only a query can work out. "
+                "Nothing was inserted. Give its value."
+            )
+        return field.get_db_prep_save(value, connection)
+
+    return prepare
+
+
+def _looks_at_row(field: Any) -> bool:
+    own = type(field).pre_save
+    if own in {models.DateField.pre_save, models.DateTimeField.pre_save, models.TimeField.pre_save}:
+        return bool(field.auto_now or field.auto_now_add)
+    return own is not Field.pre_save
+
+
+_LEFT: Any = object()
+"""In place of a value: the database is to make it."""
+_ROWS_A_BATCH = 2_000
+
+Batch = tuple[tuple[Column, ...], list[Sequence[Any]]]
+"""Columns, and rows of values for them."""
+
+
+class RowReader:
+    """Reads rows for one model, dicts or instances, as lists of values; many of one kind column by column, which is fast.
+
+    Parameters: *model*, *connection*. Raises :class:`UnsupportedError` for a model whose rows lie in several tables.
+    """
+
+    def __init__(self, model: type[Model], connection: BaseDatabaseWrapper) -> None:
+        meta = model._meta
+        if any(parent._meta.concrete_model is not meta.concrete_model for parent in parents_of(model)):
+            raise UnsupportedError(
+                f"Rows of {meta.label} cannot go in at once: it inherits from a model with a table of its own, and a row of it "
+                "is one in each table. Nothing was inserted. Make them one by one."
+            )
+        self.model = model
+        self._columns = tuple(
+            make_column(field, connection) for field in meta.concrete_fields if not getattr(field, "generated", False)
+        )
+        self._names = {name for column in self._columns for name in _names(column)}
+        self._needs_instances = any(column.looks_at_row for column in self._columns)
+
+    def batches(self, rows: Iterable[Any]) -> Iterator[Batch]:
+        """Yield the rows, in order, by the columns that they fill: what the database makes, keys and defaults, is left out."""
+        remaining = iter(rows)
+        while batch := list(islice(remaining, _ROWS_A_BATCH)):
+            yield from self._read_alike(batch) or self._read_one_by_one(batch)
+
+    def _read_alike(self, rows: list[Any]) -> list[Batch]:
+        """Read rows that all give the same fields; none where they do not."""
+        if set(map(type, rows)) == {dict} and not self._needs_instances and len(set(map(tuple, rows))) == 1:
+            self._check_names(rows[0])
+            given = ((column, _find_name(column, rows[0])) for column in self._columns)
+            values = [
+                ([row[name] for row in rows] if name is not None else _defaults(column, len(rows)))
+                for column, name in given
+            ]
+        elif all(type(row) is self.model for row in rows):
+            values = [_values_of_instances(column, rows) for column in self._columns]
+        else:
+            return []
+        columns, converted = [], []
+        for column, found in zip(self._columns, values, strict=True):
+            left = [_is_left(column, value) for value in found] if _may_be_left(column) else [False]
+            if all(left):
+                continue
+            if any(left):
+                return []
+            columns.append(column)
+            converted.append(column.convert(_without_models(column, found)))
+        return [(tuple(columns), list(zip(*converted, strict=True)) if converted else [()] * len(rows))]
+
+    def _read_one_by_one(self, rows: list[Any]) -> Iterator[Batch]:
+        read = map(self._read, rows)
+        for left, group in groupby(read, key=lambda row: tuple(value is _LEFT for value in row)):
+            columns = tuple(column for column, is_left in zip(self._columns, left, strict=True) if not is_left)
+            yield columns, [[value for value in row if value is not _LEFT] for row in group]
+
+    def _read(self, row: Any) -> list[Any]:
+        if isinstance(row, Mapping):
+            self._check_names(row)
+            if not self._needs_instances:
+                return [_value(column, row) for column in self._columns]
+            row = self.model(**row)
+        if not isinstance(row, self.model._meta.concrete_model or self.model):
+            raise DataError(
+                f"Rows of {self.model._meta.label} are to be dicts or instances of it, not {type(row).__name__}. Nothing was "
+                "inserted."
+            )
+        return [_prepared(column, column.field.pre_save(row, add=True)) for column in self._columns]
+
+    def _check_names(self, row: Mapping[str, Any]) -> None:
+        if unknown := row.keys() - self._names:
+            raise DataError(
+                f"{self.model._meta.label} has no field {', '.join(map(repr, sorted(unknown)))} to insert. Nothing was inserted. "
+                f"Its fields are {', '.join(column.field.name for column in self._columns)}."
+            )
+
+
+def parents_of(model: type[Model]) -> list[type[Model]]:
+    """Return all models that *model* inherits from, also through others, but for abstract ones."""
+    return [
+        parent
+        for parent in model.__mro__
+        if parent is not model and hasattr(parent, "_meta") and not parent._meta.abstract
+    ]
+
+
+def _names(column: Column) -> tuple[str, ...]:
+    names = (column.field.attname, column.field.name)
+    return (*names, "pk") if column.field.primary_key else names
+
+
+def _find_name(column: Column, row: Mapping[str, Any]) -> str | None:
+    return next((name for name in _names(column) if name in row), None)
+
+
+def _value(column: Column, row: Mapping[str, Any]) -> Any:
+    name = _find_name(column, row)
+    (value,) = _defaults(column, 1) if name is None else (row[name],)
+    return _prepared(column, value)
+
+
+def _prepared(column: Column, value: Any) -> Any:
+    return _LEFT if _is_left(column, value) else column.convert(_without_models(column, [value]))[0]
+
+
+def _defaults(column: Column, number: int) -> list[Any]:
+    return [column.default() for _ in range(number)] if column.default is not None else [_LEFT] * number
+
+
+def _values_of_instances(column: Column, rows: list[Any]) -> list[Any]:
+    if column.looks_at_row:
+        return [column.field.pre_save(row, add=True) for row in rows]
+    return list(map(attrgetter(column.field.attname), rows))
+
+
+def _may_be_left(column: Column) -> bool:
+    return column.default is None or is_made_by_database(column.field)
+
+
+def _is_left(column: Column, value: Any) -> bool:
+    """Whether the database is to make that value."""
+    is_made = value is None and isinstance(column.field, models.AutoField)
+    return is_made or value is _LEFT or isinstance(value, DatabaseDefault)
+
+
+def _without_models(column: Column, values: list[Any]) -> list[Any]:
+    """Put the keys of related instances in their place."""
+    field: Any = column.field
+    if field.remote_field is None or not any(isinstance(value, Model) for value in values):
+        return values
+    name = field.target_field.attname
+    return [getattr(value, name) if isinstance(value, Model) else value for value in values]

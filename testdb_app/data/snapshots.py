@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 from django.db import DEFAULT_DB_ALIAS, connections
 
 from testdb_app.backends import get_backend
-from testdb_app.data.maps import known_index, select
+from testdb_app.data.model_index import known_index, select
 from testdb_app.diff import StateDifference, TableDifference
 from testdb_app.exceptions import SnapshotError
 

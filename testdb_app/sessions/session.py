@@ -171,7 +171,7 @@ class SessionData:
         return self.ledger(using).load(source, **options)
 
     def bulk(self, model: type[Model], rows: Iterable[Any], /, *, using: str | None = None) -> int:
-        """Insert many rows; see :func:`testdb_app.data.bulk`."""
+        """Insert many rows; see :func:`testdb_app.data.loading`."""
         return self.ledger(using).bulk(model, rows)
 
     def make(self, model: type[_M], /, **given: Any) -> _M:

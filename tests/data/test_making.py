@@ -93,7 +93,7 @@ def test_a_validator_that_takes_no_made_value_is_named(writable):
 
 
 def test_values_are_the_same_in_every_process():
-    code = "from testdb_app.data.values import Values; v = Values(); print(v.next('a'), v.next('a'), v.next('b'), v.random('a').random())"
+    code = "from testdb_app.data.factories import Values; v = Values(); print(v.next('a'), v.next('a'), v.next('b'), v.random('a').random())"
     said = {
         subprocess.run(
             [sys.executable, "-c", code],

@@ -8,9 +8,8 @@ import pytest
 from django.db import connections, transaction
 
 from testdb_app.backends import get_backend
-from testdb_app.data.maps import read_index
-from testdb_app.data.registered import TableRows
-from testdb_app.data.removal import remove
+from testdb_app.data.ledger import TableRows, remove
+from testdb_app.data.model_index import read_index
 from testdb_app.exceptions import PublicationError, UnsafeDatabaseError
 from testdb_app.schema import QualifiedName
 from tests.scratch import is_postgresql
