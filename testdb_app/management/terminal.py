@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
-from typing import Any
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO
 
-from testdb_app.rendering import PLAIN, Paint
-from testdb_app.rendering.folding import fold
 from testdb_app.schema import on_one_line
+from testdb_app.showdeps.picture import PLAIN, Paint, cells
 
 NARROWEST = 40
 """Columns below which lines are broken no more: the terminal does it then."""
@@ -75,3 +79,77 @@ def write_text(stream: Any, text: str) -> None:
     except BrokenPipeError:
         # Python would complain once more at its last flush.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+DELAY = 1.0
+"""Seconds before anything is shown: most work is done by then."""
+
+
+@contextmanager
+def elapsed_time(stream: TextIO, text: str, *, color: bool, silent: bool = False) -> Iterator[None]:
+    """Show *text* and the seconds that have passed on *stream*, if it is a terminal and the block takes longer than a second.
+
+    With rich installed it is a spinner, in colour where *color* allows it; otherwise a line that is written over.
+    Nothing of it remains.
+    """
+    if silent or not stream.isatty():
+        yield
+        return
+    done = threading.Event()
+    thread = threading.Thread(target=_show, args=(stream, text, color, done), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _show(stream: TextIO, text: str, color: bool, done: threading.Event) -> None:
+    started = time.monotonic()
+    if done.wait(DELAY):
+        return
+
+    def line() -> str:
+        return f"{text} … {time.monotonic() - started:.0f} s"
+
+    try:
+        from rich.console import Console  # noqa: PLC0415 - optional
+    except ImportError:
+        stream.write(f"\r{line()}")
+        stream.flush()
+        while not done.wait(0.5):
+            stream.write(f"\r{line()}")
+            stream.flush()
+        stream.write("\r" + " " * (len(text) + 12) + "\r")
+        stream.flush()
+        return
+    with Console(file=stream, no_color=not color).status(line()) as status:
+        while not done.wait(0.5):
+            status.update(line())
+
+
+_WORD = re.compile(r'(?:"[^"]*"|[^\s"]|"(?![^"]*"))+')
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_HANG = 4
+
+
+def fold(line: str, width: int, *, used: int = 0) -> str:
+    """Break *line* where it is wider than *width* columns; *used* are those that something before it takes.
+
+    What follows is indented by four more than the line. A word that is too long for any line stays whole. Codes of colours
+    take no columns.
+    """
+    indent = len(line) - len(line.lstrip(" "))
+    hang = " " * (indent + _HANG if indent else 2)
+    folded, column, end = "", used, 0
+    for match in _WORD.finditer(line):
+        gap, word = line[end : match.start()], match.group()
+        size = cells(_COLOUR.sub("", word))
+        if end and column + len(gap) + size > width:
+            gap, column = f"\n{hang}", len(hang)
+        else:
+            column += len(gap)
+        folded += gap + word
+        column, end = column + size, match.end()
+    return folded + line[end:].rstrip(" ")

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from django.core.management import call_command
 
-from testdb_app.management.page import read_assets
-from testdb_app.rendering import FORMATS, Picture
+from testdb_app.showdeps import FORMATS
+from testdb_app.showdeps.html import read_assets
+from testdb_app.showdeps.picture import Picture
 from tests.browser.driving import Reader, start_browser
 
 

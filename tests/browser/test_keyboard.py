@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from testdb_app.rendering import Picture
+from testdb_app.showdeps.picture import Picture
 from tests.browser.driving import Keys, Reader
 from tests.rendering.maps import key, library, schema, table
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from testdb_app.rendering import Picture
+from testdb_app.showdeps.picture import Picture
 from tests.browser.driving import Reader
 from tests.rendering.maps import key, schema, table
 

@@ -13,8 +13,8 @@ from django.db import connections
 
 from testdb_app.backends import get_backend
 from testdb_app.graph import DependencyGraph
-from testdb_app.rendering import Picture
 from testdb_app.schema import QualifiedName
+from testdb_app.showdeps.picture import Picture
 from tests.browser.driving import Keys, Reader
 from tests.rendering.maps import hostile, library, partitioned
 

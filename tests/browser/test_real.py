@@ -10,8 +10,8 @@ import pytest
 from django.core.management import call_command
 
 from testdb_app.graph import DependencyGraph
-from testdb_app.rendering.reach import partition_roots
 from testdb_app.schema import Schema
+from testdb_app.showdeps.picture import partition_roots
 from tests.browser.driving import Reader
 from tests.real.loading import load, skip_without
 from tests.scratch import ScratchDatabase, connect_as_superuser

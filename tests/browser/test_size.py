@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from testdb_app.rendering import Picture
 from testdb_app.schema import Column, Schema, TableDetails
+from testdb_app.showdeps.picture import Picture
 from tests.browser.driving import Reader
 from tests.rendering.maps import key, schema, table
 

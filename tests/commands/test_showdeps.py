@@ -17,8 +17,8 @@ from django.db import connection, connections
 
 from testdb_app.backends import generic, get_backend
 from testdb_app.management.commands.showdeps import Command
-from testdb_app.rendering import FORMATS
 from testdb_app.schema import QualifiedName, Schema
+from testdb_app.showdeps import FORMATS
 from tests.commands.bare_project import BareProject
 from tests.rendering.maps import HOSTILE
 

@@ -20,9 +20,9 @@ from django.test import override_settings
 from testdb_app import baseline, checks, data, exceptions, guard, pytest_plugin, runner, testcases
 from testdb_app.backends.base import Action
 from testdb_app.conf import TARGETS, Settings, get_settings
-from testdb_app.rendering import FORMATS
 from testdb_app.report import ResetReport, ResetTable
 from testdb_app.schema import QualifiedName
+from testdb_app.showdeps import FORMATS
 from tests.documentation.pages import DOCS, ROOT, blocks, every_block
 
 COMMANDS = {name: str(app) for name, app in get_commands().items() if str(app).startswith("testdb_app")}

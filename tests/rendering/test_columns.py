@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from testdb_app.rendering import Picture
-from testdb_app.rendering.columns import FEWEST_ROWS, MOST_ROWS, Column, arrange
 from testdb_app.schema import Schema
+from testdb_app.showdeps.html import FEWEST_ROWS, MOST_ROWS, Column, arrange
+from testdb_app.showdeps.picture import Picture
 from tests.rendering.maps import hostile, key, library, named, partitioned, schema, table
 
 

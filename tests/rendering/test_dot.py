@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from testdb_app.rendering import Picture
-from testdb_app.rendering.dot import quote, render
-from testdb_app.rendering.names import show_parts
+from testdb_app.showdeps.export import quote, render_dot
+from testdb_app.showdeps.picture import Picture, show_parts
 from tests.rendering.maps import hostile, library, named, partitioned, schema
 
 needs_dot = pytest.mark.skipif(shutil.which("dot") is None, reason="Graphviz' dot is not installed")
@@ -51,7 +50,7 @@ def drawn_texts(text: str) -> set[str]:
 
 def test_the_graph_names_tables_keys_and_models() -> None:
     assert (
-        render(SHOP)
+        render_dot(SHOP)
         == r"""digraph dependencies {
   graph [rankdir=LR, label="PostgreSQL database \"shop\"", labelloc=t];
   node [shape=box, fontname="Helvetica", fontsize=10];
@@ -72,11 +71,11 @@ def test_the_graph_names_tables_keys_and_models() -> None:
 
 
 def test_reverse_turns_the_picture_and_not_the_arrows() -> None:
-    assert render(replace(SHOP, reverse=True)) == render(SHOP).replace("rankdir=LR", "rankdir=RL")
+    assert render_dot(replace(SHOP, reverse=True)) == render_dot(SHOP).replace("rankdir=LR", "rankdir=RL")
 
 
 def test_partitions_are_one_node_with_their_root() -> None:
-    text = render(Picture(whole=partitioned()))
+    text = render_dot(Picture(whole=partitioned()))
     assert r'label="public.event\n(4 partitions)"' in text
     assert "event_1" not in text.replace("event_1_venue_id_fk", "")
 
@@ -88,12 +87,12 @@ def test_a_backslash_is_never_graphviz_own_escape() -> None:
 @needs_dot
 @pytest.mark.parametrize("picture", [SHOP, Picture(whole=partitioned()), Picture(whole=schema([]))])
 def test_graphviz_draws_it(picture: Picture) -> None:
-    assert graphviz(render(picture), "svg").rstrip().endswith("</svg>")
+    assert graphviz(render_dot(picture), "svg").rstrip().endswith("</svg>")
 
 
 @needs_dot
 def test_graphviz_reads_the_same_tables_and_keys_as_there_are() -> None:
-    content = read_by_graphviz(render(SHOP))
+    content = read_by_graphviz(render_dot(SHOP))
     labels = {item["_gvid"]: item["label"] for item in content["objects"]}
     edges = {(labels[edge["tail"]], labels[edge["head"]], edge["label"]) for edge in content["edges"]}
     assert edges == {(str(key.table), str(key.referenced), show_parts(key.columns)) for key in library().foreign_keys}
@@ -102,7 +101,7 @@ def test_graphviz_reads_the_same_tables_and_keys_as_there_are() -> None:
 @needs_dot
 def test_graphviz_draws_hostile_names_as_they_are() -> None:
     whole = hostile()
-    drawn = drawn_texts(render(Picture(whole=whole, title='the "database" \\N &lt;')))
+    drawn = drawn_texts(render_dot(Picture(whole=whole, title='the "database" \\N &lt;')))
     assert {str(item.name) for item in whole.tables} <= drawn
     assert {show_parts(key.columns) for key in whole.foreign_keys} <= drawn
     assert 'the "database" \\N &lt;' in drawn

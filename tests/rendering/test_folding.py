@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from testdb_app.rendering.folding import fold
+from testdb_app.management.terminal import fold
 
 
 def test_a_line_that_fits_stays_as_it_is() -> None:

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from testdb_app.management.page import read_assets
-from testdb_app.rendering import Picture, as_html
-from testdb_app.rendering.assets import Assets
 from testdb_app.schema import Column, QualifiedName, Schema, TableDetails, UniqueKey
+from testdb_app.showdeps import html
+from testdb_app.showdeps.html import read_assets
+from testdb_app.showdeps.picture import Assets, Picture
 from tests.rendering.maps import HOSTILE, hostile, key, library, named, partitioned, schema, table
 
 ASSETS = read_assets()
@@ -75,11 +75,11 @@ class Page(HTMLParser):
 
 
 def load(picture: Picture) -> dict[str, Any]:
-    return Page(as_html.render(replace(picture, assets=ASSETS))).data
+    return Page(html.render_html(replace(picture, assets=ASSETS))).data
 
 
 def test_the_page_is_one_file_that_loads_nothing() -> None:
-    page = Page(as_html.render(SHOP))
+    page = Page(html.render_html(SHOP))
     sources = [
         (tag, name, value) for tag, given in page.elements for name, value in given.items() if name in {"src", "href"}
     ]
@@ -90,7 +90,7 @@ def test_the_page_is_one_file_that_loads_nothing() -> None:
 
 
 def test_its_policy_lets_its_own_script_and_style_run_and_nothing_else() -> None:
-    page = Page(as_html.render(SHOP))
+    page = Page(html.render_html(SHOP))
     (policy,) = [given["content"] for given in page.all("meta") if given.get("http-equiv") == "Content-Security-Policy"]
     assert policy is not None
     hashes = [
@@ -109,12 +109,12 @@ def test_its_policy_lets_its_own_script_and_style_run_and_nothing_else() -> None
 
 def test_without_assets_it_says_where_they_are() -> None:
     with pytest.raises(ValueError, match=r"testdb_app\.management\.page"):
-        as_html.render(replace(SHOP, assets=None))
+        html.render_html(replace(SHOP, assets=None))
 
 
 def test_the_title_is_text_also_where_it_is_markup() -> None:
     title = '</title><script>alert(1)</script> & "x" {{data}} \u202e\n'
-    page = Page(as_html.render(replace(SHOP, title=title)))
+    page = Page(html.render_html(replace(SHOP, title=title)))
     shown = '</title><script>alert(1)</script> & "x" {{data}} \\u202e\\n'
     assert page.text("title") == page.text("h1") == shown
     assert len(page.all("script")) == 2
@@ -123,12 +123,12 @@ def test_the_title_is_text_also_where_it_is_markup() -> None:
 
 def test_nothing_that_is_put_in_is_searched_for_places_again() -> None:
     assets = Assets(template="{{title}}|{{style}}|{{script}}", style="{{script}}", script="{{title}}")
-    assert as_html.render(replace(SHOP, title="{{style}}", assets=assets)) == "{{style}}|{{script}}|{{title}}"
+    assert html.render_html(replace(SHOP, title="{{style}}", assets=assets)) == "{{style}}|{{script}}|{{title}}"
 
 
 @pytest.mark.parametrize("text", ["</script>", "<!--<script>", "]]>", "&lt;", "\u2028\u2029", "\ud800", "é☃🐘", '"\\'])
 def test_data_survive_inside_a_script_and_end_nothing(text: str) -> None:
-    written = as_html.as_script_data({text: [text]})
+    written = html.as_script_data({text: [text]})
     assert json.loads(written) == {text: [text]}
     assert written.isascii()
     assert not set("<>&") & set(written)
@@ -144,10 +144,10 @@ def test_hostile_names_are_all_there_and_make_no_element() -> None:
         for name in whole.by_name
     }
     picture = replace(SHOP, whole=whole, labels={}, details=details, models_without_table=(("a.B", "</script><b>"),))
-    text = as_html.render(picture)
+    text = html.render_html(picture)
     page = Page(text)
     assert [given["id"] for given in page.data["tables"]] == [str(name) for name in sorted(whole.by_name)]
-    assert len(page.elements) == len(Page(as_html.render(SHOP)).elements)
+    assert len(page.elements) == len(Page(html.render_html(SHOP)).elements)
     assert text.encode("utf-8")
 
 
@@ -288,7 +288,7 @@ def test_a_cycle_without_a_ring_of_declared_keys_has_none() -> None:
 
 @pytest.mark.parametrize("whole", [library(), partitioned(), hostile(), schema([])])
 def test_the_page_depends_on_the_schema_alone(whole: Schema) -> None:
-    assert as_html.render(replace(SHOP, whole=whole)) == as_html.render(replace(SHOP, whole=replace(whole)))
+    assert html.render_html(replace(SHOP, whole=whole)) == html.render_html(replace(SHOP, whole=replace(whole)))
 
 
 def test_the_parts_of_the_page_end_nothing_early() -> None:

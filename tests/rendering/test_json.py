@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from testdb_app.rendering import Picture, as_json
 from testdb_app.schema import QualifiedName, Schema
+from testdb_app.showdeps import export
+from testdb_app.showdeps.picture import Picture
 from tests.rendering.maps import hostile, key, library, named, partitioned, schema, table
 
 SHOP = Picture(
@@ -23,7 +24,7 @@ SHOP = Picture(
 
 
 def load(picture: Picture) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(as_json.render(picture))
+    content: dict[str, Any] = json.loads(export.render_json(picture))
     return content
 
 
@@ -31,7 +32,7 @@ def test_the_shape_is_the_documented_one() -> None:
     whole = schema([table("a"), table("b")], [key("a", "b_id", "b")], sequences=library().sequences[1:])
     picture = Picture(whole=whole, alias="default", database="shop", labels={named("a"): ("shop.A",)})
     assert (
-        as_json.render(picture)
+        export.render_json(picture)
         == """\
 {
   "schema_version": 1,
@@ -170,7 +171,7 @@ def test_only_the_cycles_has_only_their_tables_and_keys() -> None:
 
 def test_every_id_leads_to_a_table_also_with_hostile_names_and_the_names_are_exact() -> None:
     whole = hostile()
-    text = as_json.render(Picture(whole=whole))
+    text = export.render_json(Picture(whole=whole))
     content = json.loads(text)
     assert text.isascii()
     assert text.endswith("}\n")
@@ -187,10 +188,10 @@ def test_the_documentation_names_every_key() -> None:
     for group in ("tables", "foreign_keys", "sequences", "cycles", "models_without_table"):
         keys |= set(content[group][0])
     keys |= set(content["sequences"][0]["used_by"][0])
-    assert as_json.__doc__ is not None
-    assert keys <= set(re.findall(r"``(\w+)``", as_json.__doc__))
+    assert export.__doc__ is not None
+    assert keys <= set(re.findall(r"``(\w+)``", export.__doc__))
 
 
 @pytest.mark.parametrize("whole", [library(), partitioned(), hostile()])
 def test_the_text_depends_on_the_schema_alone(whole: Schema) -> None:
-    assert as_json.render(Picture(whole=whole)) == as_json.render(Picture(whole=replace(whole)))
+    assert export.render_json(Picture(whole=whole)) == export.render_json(Picture(whole=replace(whole)))

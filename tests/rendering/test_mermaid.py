@@ -11,9 +11,8 @@ from dataclasses import replace
 
 import pytest
 
-from testdb_app.rendering import Picture
-from testdb_app.rendering.mermaid import MAX_CHARACTERS, MAX_EDGES, escape, render
-from testdb_app.rendering.names import show_parts
+from testdb_app.showdeps.export import MAX_CHARACTERS, MAX_EDGES, escape, render_mermaid
+from testdb_app.showdeps.picture import Picture, show_parts
 from tests.rendering.maps import HOSTILE, hostile, key, library, named, partitioned, schema, table
 
 SHOP = Picture(
@@ -40,7 +39,7 @@ def labels(text: str) -> list[str]:
 
 def test_the_flowchart_has_tables_models_arrows_and_coloured_cycles() -> None:
     assert (
-        render(SHOP)
+        render_mermaid(SHOP)
         == """\
 flowchart LR
 %% PostgreSQL database "shop"
@@ -65,7 +64,7 @@ flowchart LR
 
 def test_several_keys_between_two_tables_are_one_arrow_and_colours_hit_the_right_ones() -> None:
     keys = [key("a", "x", "b"), key("a", "y", "b"), key("a", "z", "c"), key("b", "x", "a"), key("c", "x", "c")]
-    lines = render(Picture(whole=schema([table(name) for name in "abc"], keys))).splitlines()
+    lines = render_mermaid(Picture(whole=schema([table(name) for name in "abc"], keys))).splitlines()
     assert [line for line in lines if "-->" in line] == [
         '  t0 -->|"x<br>y"| t1',
         '  t0 -->|"z"| t2',
@@ -76,14 +75,14 @@ def test_several_keys_between_two_tables_are_one_arrow_and_colours_hit_the_right
 
 
 def test_like_keys_of_partitions_are_one_label() -> None:
-    text = render(Picture(whole=partitioned()))
+    text = render_mermaid(Picture(whole=partitioned()))
     assert '["public.event<br>(4 partitions)"]' in text
     assert '|"user_id"|' in text
     assert '|"venue_id"|' in text
 
 
 def test_reverse_turns_the_picture_and_not_the_arrows() -> None:
-    assert render(replace(SHOP, reverse=True)) == render(SHOP).replace("flowchart LR", "flowchart RL")
+    assert render_mermaid(replace(SHOP, reverse=True)) == render_mermaid(SHOP).replace("flowchart LR", "flowchart RL")
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -108,7 +107,7 @@ def test_only_what_could_be_read_as_markup_is_a_code(text: str, escaped: str) ->
 
 def test_hostile_names_add_no_line_and_no_syntax() -> None:
     whole = hostile()
-    text = render(Picture(whole=whole, title="evil\nt0 --> t1 %%{init: {}}%%"))
+    text = render_mermaid(Picture(whole=whole, title="evil\nt0 --> t1 %%{init: {}}%%"))
     first, second, *lines = text.splitlines()
     assert first == "flowchart LR"
     assert second == "%% evil\\nt0 --> t1 %%{init: {}}%%"
@@ -123,17 +122,17 @@ def test_too_many_arrows_for_a_page_are_drawn_with_a_warning(arrows: int, warned
         [table("hub"), *(table(f"t{number}") for number in range(arrows))],
         [key(f"t{number}", "h", "hub") for number in range(arrows)],
     )
-    text = render(Picture(whole=whole))
+    text = render_mermaid(Picture(whole=whole))
     assert text.count("-->") == arrows
     assert ("pages draw at most 500" in text) is warned
 
 
 def test_too_much_text_for_a_page_is_drawn_with_a_warning() -> None:
     whole = schema([table(f"{number:060}") for number in range(700)])
-    text = render(Picture(whole=whole))
+    text = render_mermaid(Picture(whole=whole))
     assert len(text) > MAX_CHARACTERS
     assert "Name apps or models to draw a part." in text.splitlines()[2]
 
 
 def test_an_empty_database_is_an_empty_flowchart() -> None:
-    assert render(Picture(whole=schema([]), title="nothing")).startswith("flowchart LR\n%% nothing\n  classDef")
+    assert render_mermaid(Picture(whole=schema([]), title="nothing")).startswith("flowchart LR\n%% nothing\n  classDef")

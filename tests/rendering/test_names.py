@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from testdb_app.rendering.names import cells, counted
 from testdb_app.schema import QualifiedName, on_one_line, show_part
+from testdb_app.showdeps.picture import cells, counted
 
 
 def read_back(text: str) -> str:

@@ -6,8 +6,9 @@ import time
 
 import pytest
 
-from testdb_app.management.page import read_assets
-from testdb_app.rendering import FORMATS, Picture, reach
+from testdb_app.showdeps import FORMATS
+from testdb_app.showdeps.html import read_assets
+from testdb_app.showdeps.picture import Picture, reach
 from tests.rendering.maps import key, library, named, partitioned, schema, table
 
 

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from testdb_app.rendering import Paint, Picture
-from testdb_app.rendering.names import cells
-from testdb_app.rendering.tree import render
 from testdb_app.schema import show_part
+from testdb_app.showdeps.picture import Paint, Picture, cells
+from testdb_app.showdeps.text import render_tree
 from tests.rendering.maps import hostile, key, library, named, partitioned, schema, table
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ SHOP = Picture(
 
 def test_the_tree_shows_levels_models_keys_cycles_and_what_is_missing() -> None:
     assert (
-        render(SHOP)
+        render_tree(SHOP)
         == """\
 PostgreSQL database "shop" (alias "default")
 5 tables, 5 foreign keys, 2 cycles
@@ -68,7 +67,7 @@ Models without a table
 def test_reversed_it_starts_with_what_references_nothing() -> None:
     whole = schema([table("a"), table("b")], [key("a", "x", "b")])
     assert (
-        render(Picture(whole=whole, title="A database", reverse=True))
+        render_tree(Picture(whole=whole, title="A database", reverse=True))
         == """\
 A database
 2 tables, 1 foreign key, no cycles
@@ -87,7 +86,7 @@ Level 1
 def test_only_the_cycles_each_with_its_keys() -> None:
     picture = Picture(whole=library(), title="A database", cycles_only=True, models_without_table=(("a.B", "b"),))
     assert (
-        render(picture)
+        render_tree(picture)
         == """\
 A database
 3 of 5 tables, 3 foreign keys, 2 cycles
@@ -104,13 +103,13 @@ Cycle 2: 1 table, 1 foreign key, not deferrable
 
 def test_without_cycles_it_says_so() -> None:
     picture = Picture(whole=schema([table("a")]), title="A database", cycles_only=True)
-    assert render(picture) == "A database\n0 of 1 table, no foreign keys, no cycles\n"
+    assert render_tree(picture) == "A database\n0 of 1 table, no foreign keys, no cycles\n"
 
 
 def test_partitions_are_told_with_their_root_and_copies_of_keys_are_not() -> None:
     whole = partitioned()
     assert (
-        render(Picture(whole=whole, title="A database"))
+        render_tree(Picture(whole=whole, title="A database"))
         == """\
 A database
 5 tables, 5 foreign keys, no cycles
@@ -144,7 +143,7 @@ def test_what_is_special_about_a_table_is_noted() -> None:
             table("search", kind="virtual"),
         ]
     )
-    assert render(Picture(whole=whole)).splitlines()[4:] == [
+    assert render_tree(Picture(whole=whole)).splitlines()[4:] == [
         "Level 0",
         "  public.log  (unlogged)",
         "  public.lost  (partition of public.gone)",
@@ -156,12 +155,12 @@ def test_what_is_special_about_a_table_is_noted() -> None:
 
 def test_a_ring_inside_a_larger_cycle_says_how_many_tables_more_there_are() -> None:
     keys = [key("a", "x", "b"), key("b", "x", "a"), key("b", "y", "c"), key("c", "x", "b")]
-    lines = render(Picture(whole=schema([table(name) for name in "abc"], keys))).splitlines()
+    lines = render_tree(Picture(whole=schema([table(name) for name in "abc"], keys))).splitlines()
     assert lines[-1] == "  1  public.a → public.b → public.a  and 1 more table  not deferrable"
 
 
 def test_without_line_drawing_it_is_ascii() -> None:
-    text = render(Picture(whole=library(), ascii_only=True))
+    text = render_tree(Picture(whole=library(), ascii_only=True))
     assert text.isascii()
     assert "  |- branch_id -> public.branch  NO ACTION, deferred\n  `- genre_id -> public.genre  RESTRICT\n" in text
     assert "  1  public.branch -> public.staff -> public.branch  deferrable\n" in text
@@ -176,7 +175,7 @@ def long_names() -> Picture:
 
 def test_long_names_are_put_on_lines_of_their_own_and_never_cut() -> None:
     one, other = "A" * 62 + "1", "A" * 62 + "2"
-    assert render(long_names()).splitlines()[4:] == [
+    assert render_tree(long_names()).splitlines()[4:] == [
         "Level 1",
         f'  public."{one}"',
         "      an_app.AModelWithALongName",
@@ -198,7 +197,7 @@ def test_a_line_is_too_wide_only_if_it_holds_a_single_name(width: int) -> None:
         names = {str(item.name) for item in picture.whole.tables}
         names |= {show_part(item.name.name) for item in picture.whole.tables}
         names |= {f"(extension {show_part(item.name.name)})" for item in picture.whole.tables}
-        header, body = render(replace(picture, width=width)).split("\n\n", 1)
+        header, body = render_tree(replace(picture, width=width)).split("\n\n", 1)
         assert len(header.splitlines()) == 3
         for line in body.splitlines():
             content = line.lstrip(" │├└─").removesuffix(" →").removesuffix(", id")
@@ -209,7 +208,7 @@ def test_no_two_hostile_names_look_alike_and_no_line_is_broken_by_one() -> None:
     whole = hostile()
     shown = [str(item.name) for item in whole.tables]
     assert len(set(shown)) == len(shown)
-    text = render(Picture(whole=whole, width=10_000))
+    text = render_tree(Picture(whole=whole, width=10_000))
     lines = text.splitlines()
     assert all(line.isprintable() for line in lines)
     assert all(any(line.startswith(f"  {name}  ") for line in lines) for name in shown)
@@ -221,9 +220,9 @@ def test_colours_change_nothing_but_the_colours() -> None:
         return lambda text: f"<{name}>{text}</>"
 
     paint = Paint(**{field.name: pen(field.name) for field in fields(Paint)})
-    painted = render(replace(SHOP, width=60, paint=paint))
+    painted = render_tree(replace(SHOP, width=60, paint=paint))
     assert set(re.findall(r"<(\w+)>", painted)) == {field.name for field in fields(Paint)}
-    assert re.sub(r"<\w+>|</>", "", painted) == render(replace(SHOP, width=60))
+    assert re.sub(r"<\w+>|</>", "", painted) == render_tree(replace(SHOP, width=60))
     assert "<warning>[no model]</>" in painted
     assert "<warning>[cycle 2]</>" in painted
     assert "<cycle>[cycle 1]</>" in painted

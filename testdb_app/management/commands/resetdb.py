@@ -6,35 +6,27 @@ import json
 import os
 import sys
 from argparse import ArgumentParser
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
-from django.db import Error, connections
+from django.db import DEFAULT_DB_ALIAS, Error, connections
 
 from testdb_app.backends import get_backend
-from testdb_app.backends.base import Mark
+from testdb_app.backends.base import Action, DatabaseIdentity, Mark
 from testdb_app.baseline import capture_baseline, drop_baseline
+from testdb_app.baseline_state import Baseline, RowChanges
+from testdb_app.conf import STRATEGIES, TARGETS
 from testdb_app.exceptions import ConfigurationError, PostMigrateError, TestDBError, UnknownNameError
 from testdb_app.guard import check_may_mark_as_test
-from testdb_app.management.progress import elapsed_time
-from testdb_app.management.reset_arguments import add_arguments
-from testdb_app.management.reset_text import (
-    MigratedRows,
-    baseline_as_dict,
-    describe_baseline,
-    describe_database,
-    describe_loss,
-    describe_post_migrate,
-    describe_preview,
-    describe_report,
-)
-from testdb_app.management.terminal import explained, folded, paint_for, write_text
+from testdb_app.management.terminal import elapsed_time, explained, folded, paint_for, write_text
 from testdb_app.model_tables import index_models
 from testdb_app.post_migrate import find_data_migrations, send_post_migrate, was_migrated
-from testdb_app.report import ResetPreview, ResetReport
+from testdb_app.report import ResetPreview, ResetReport, ResetTable
 from testdb_app.resetter import Resetter
-from testdb_app.schema import QualifiedName
+from testdb_app.schema import LeftOut, QualifiedName, on_one_line
+from testdb_app.showdeps.picture import PLAIN, Paint
 
 # Models of Django whose rows receivers of post_migrate make again.
 _REMADE = {"contenttypes.ContentType", "auth.Permission", "sites.Site"}
@@ -289,3 +281,268 @@ def _database_error(alias: str, error: Error) -> str:
         f'Database "{name}" (alias "{alias}") answered with an error: {str(error).strip()}. Nothing was changed. '
         f'Check settings.DATABASES["{alias}"] and that the server runs.'
     )
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add the arguments of ``resetdb``."""
+    parser.add_argument(
+        "labels",
+        nargs="*",
+        metavar="app_label[.Model]",
+        help="What to empty: app labels, models, schema.table, or shell patterns of them. Default: every table.",
+    )
+    parser.add_argument(
+        "--database",
+        default=DEFAULT_DB_ALIAS,
+        choices=tuple(connections),
+        help='The alias. Default: "default".',
+    )
+    parser.add_argument(
+        "--exclude",
+        action="append",
+        default=[],
+        metavar="LABEL",
+        help="What to keep; may be given several times.",
+    )
+    parser.add_argument(
+        "--to",
+        choices=TARGETS,
+        help="The state to go to: no rows, or the captured baseline. Default: the baseline where there is one, else empty.",
+    )
+    parser.add_argument(
+        "--strategy",
+        choices=STRATEGIES,
+        help='How tables are emptied; auto deletes, and truncates large tables. Default: TESTDB["STRATEGY"], else auto.',
+    )
+    parser.add_argument(
+        "--no-reset-sequences",
+        action="store_false",
+        dest="reset_sequences",
+        help="Leave the sequences where they are.",
+    )
+    parser.add_argument(
+        "--no-post-migrate",
+        action="store_false",
+        dest="post_migrate",
+        help="Do not send post_migrate after a reset to empty, as flush does it; see also --to empty, which sends nothing.",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="Show what would be done, and change nothing.")
+    parser.add_argument("--sql", action="store_true", help="Print it as SQL, and change nothing.")
+    parser.add_argument(
+        "--allow-database",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="The name of the database that may be emptied although nothing marks it as a test database.",
+    )
+    parser.add_argument(
+        "--lock-timeout",
+        type=float,
+        metavar="SECONDS",
+        help="How long to wait for locks of other sessions. Default: 5.",
+    )
+    parser.add_argument(
+        "--no-input",
+        "--noinput",
+        action="store_false",
+        dest="interactive",
+        help="Ask for no confirmation.",
+    )
+    parser.add_argument(
+        "--format",
+        default="text",
+        choices=("text", "json"),
+        help="json prints the report and nothing else.",
+    )
+    baseline = parser.add_argument_group("the baseline, kept inside the database").add_mutually_exclusive_group()
+    baseline.add_argument(
+        "--capture",
+        action="store_true",
+        help="Keep the present rows and sequences as what resets go back to. One that is there already is left as it is.",
+    )
+    baseline.add_argument("--recapture", action="store_true", help="Keep the present ones in its place.")
+    baseline.add_argument("--drop-baseline", action="store_true", help="Take it out of the database.")
+    marks = parser.add_argument_group("marks inside the database").add_mutually_exclusive_group()
+    marks.add_argument(
+        "--mark-protected",
+        action="store_true",
+        help="Mark the database, and every copy of it, as never to be reset.",
+    )
+    marks.add_argument("--unmark-protected", action="store_true", help="Take that mark away.")
+    marks.add_argument("--mark-test", action="store_true", help="Mark it, under its name, as a test database.")
+    marks.add_argument("--unmark-test", action="store_true", help="Take that mark away.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MigratedRows:
+    """Rows that a reset to empty deletes although ``migrate`` made them.
+
+    ``data_migrations`` made rows that do not come back; ``remade`` are labels of models whose rows receivers of
+    ``post_migrate`` make. ``sends`` tells whether the command calls them after the reset.
+    """
+
+    data_migrations: tuple[str, ...] = ()
+    remade: tuple[str, ...] = ()
+    sends: bool = False
+
+    def describe(self) -> Iterator[str]:
+        """Yield what a reset does, or has done, to these rows, and how to keep them."""
+        if self.data_migrations:
+            yield (
+                f"Rows that data migrations made ({_listed(self.data_migrations, 5)}) will not come back. To keep them, "
+                "capture a baseline after the migrations, before anything else is written: resetdb --capture; or leave "
+                "their tables out: --exclude."
+            )
+        if self.remade and self.sends:
+            yield f"Rows of {_listed(self.remade, 5)} are made again by post_migrate after the reset, perhaps with other ids."
+        elif self.remade:
+            yield f"Rows of {_listed(self.remade, 5)} come back with the next manage.py migrate, perhaps with other ids."
+
+
+def describe_post_migrate(made: Mapping[QualifiedName, int]) -> Iterator[str]:
+    """Yield the line of the rows that receivers of ``post_migrate`` made after the reset, by table."""
+    if made:
+        tables = tuple(f"{name} {rows:,}" for name, rows in sorted(made.items()))
+        total = plural(sum(made.values()), "row")
+        yield f"Then post_migrate made {total} in {plural(len(made), 'table')}: {_listed(tables, 5)}."
+
+
+def describe_database(identity: DatabaseIdentity) -> str:
+    """Say where a connection leads: the live name, the alias, the server."""
+    return f'database "{on_one_line(identity.name)}" (alias "{identity.alias}", {identity.server})'
+
+
+def plural(number: int, noun: str) -> str:
+    """Return "1 row", "2 rows", "1,234 rows"."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def describe_baseline(baseline: Baseline | None) -> str:
+    """Say what a baseline holds, and since when; None is one that was dropped."""
+    if baseline is None:
+        return "There is no baseline now"
+    return (
+        f"The baseline, captured {baseline.captured_at}, keeps {plural(baseline.rows, 'row')} of "
+        f"{plural(len(baseline.tables), 'table')} and {plural(len(baseline.sequences), 'sequence')}"
+    )
+
+
+def baseline_as_dict(identity: DatabaseIdentity, baseline: Baseline | None) -> dict[str, Any]:
+    """Return as JSON's types what a baseline holds; None is one that was dropped."""
+    tables = baseline.tables.values() if baseline is not None else ()
+    return {
+        "alias": identity.alias,
+        "database": identity.name,
+        "server": identity.server,
+        "captured_at": baseline.captured_at if baseline is not None else None,
+        "tables": [{"name": str(table.name), "rows": table.rows} for table in tables],
+        "sequences": [str(name) for name in baseline.sequences] if baseline is not None else [],
+    }
+
+
+def describe_loss(preview: ResetPreview, migrated: MigratedRows = MigratedRows()) -> Iterator[str]:
+    """Yield the lines of what somebody is asked to confirm: where, to what state, what goes."""
+    tables = sum(1 for rows in preview.rows.values() if rows)
+    what = f"{plural(preview.total_rows, 'row')} in {plural(tables, 'table')} will be removed, "
+    sequences = plural(len(preview.plan.sequences), "sequence")
+    where = describe_database(preview.identity)
+    if preview.target == "baseline":
+        yield f"About to reset {where} to its baseline:"
+        yield f"  {what}{plural(preview.restored, 'row')} of the baseline put back, {sequences} set back."
+    else:
+        yield f"About to empty {where}:"
+        yield f"  {what}{sequences} restarted."
+    for line in migrated.describe():
+        yield f"  {line}"
+    yield "This cannot be undone."
+
+
+def describe_preview(preview: ResetPreview, paint: Paint = PLAIN) -> Iterator[str]:
+    """Yield the lines of a plan: every table that would be emptied, in order, how and why; sequences; what stays."""
+    if not preview.plan.steps:
+        yield f"Nothing to do: no row and no moved sequence in scope in {describe_database(preview.identity)}."
+    else:
+        to = " to baseline" if preview.target == "baseline" else ""
+        yield paint.heading(
+            f"{_capital(describe_database(preview.identity))}{to}: {plural(preview.total_rows, 'row')} in "
+            f"{plural(sum(1 for rows in preview.rows.values() if rows), 'table')} would be deleted"
+            f"{_would_be_put_back(preview)}."
+        )
+        yield ""
+    width = max((len(f"{rows:,}") for rows in preview.rows.values()), default=1)
+    for number, step in enumerate((step for step in preview.plan.steps if step.action is not Action.RESTART), 1):
+        for name in step.names:
+            rows = preview.rows.get(name)
+            count = f"{rows:,}" if rows is not None else ""
+            models = ", ".join(preview.labels.get(name, ())[:1])
+            model = f"  {paint.model(f'({models})')}" if models else ""
+            back = _rows_back(preview.changes[name]) if name in preview.changes else ""
+            yield f"  {number:>3}  {step.action.value:<8}  {count:>{width}}  {paint.table(str(name))}{model}{back}"
+        if step.reason:
+            yield f"       {step.reason}"
+    if preview.plan.sequences:
+        yield f"  {plural(len(preview.plan.sequences), 'sequence')} would be set back: {_names(preview.plan.sequences)}"
+    yield from _describe_kept(preview.plan.kept)
+    yield from _describe_stale(preview.plan.stale_views)
+
+
+def describe_report(report: ResetReport, verbosity: int, paint: Paint = PLAIN) -> Iterator[str]:
+    """Yield the lines of a report; with *verbosity* 2 and more also each table, each sequence and what stayed."""
+    where = f'database "{on_one_line(report.database)}" (alias "{report.alias}", {report.server})'
+    if not report.tables and not report.sequences:
+        yield f"Nothing to do: no row and no moved sequence in scope in {where}."
+    else:
+        yield (
+            f"Reset {where} to {report.target}: {plural(report.rows, 'row')} of {plural(len(report.tables), 'table')} "
+            f"removed, {_put_back(report)}{plural(len(report.sequences), 'sequence')} restarted, "
+            f"in {report.seconds * 1000:,.0f} ms."
+        )
+    if verbosity >= 2:
+        width = max((len(f"{table.rows:,}") for table in report.tables if table.rows is not None), default=1)
+        for table in report.tables:
+            count = f"{table.rows:,}" if table.rows is not None else ""
+            back = _rows_back(table) if table.action is Action.RESTORE else ""
+            yield f"  {table.action.value:<8}  {count:>{width}}  {paint.table(str(table.name))}{back}"
+        for name in report.sequences:
+            yield f"  restart   {'':>{width}}  {paint.table(str(name))}"
+        yield from _describe_kept(report.kept)
+        yield f"  permitted by the rule {report.permitted_by}"
+    yield from _describe_stale(report.stale_views)
+
+
+def _would_be_put_back(preview: ResetPreview) -> str:
+    return f", {plural(preview.restored, 'row')} put back" if preview.target == "baseline" else ""
+
+
+def _rows_back(changes: RowChanges | ResetTable) -> str:
+    return f"  ({changes.updated:,} put back, {changes.inserted:,} put in again)"
+
+
+def _put_back(report: ResetReport) -> str:
+    return f"{plural(report.restored, 'row')} put back, " if report.target == "baseline" else ""
+
+
+def _describe_kept(kept: tuple[LeftOut, ...]) -> Iterator[str]:
+    reasons: dict[str, list[QualifiedName]] = {}
+    for item in kept:
+        reasons.setdefault(item.reason, []).append(item.name)
+    for reason, names in sorted(reasons.items()):
+        yield f"  stays ({reason}): {_names(tuple(names))}"
+
+
+def _describe_stale(views: tuple[QualifiedName, ...]) -> Iterator[str]:
+    if views:
+        yield f"  stale now, REFRESH MATERIALIZED VIEW would mend it: {_names(views)}"
+
+
+def _names(names: tuple[QualifiedName, ...], most: int = 3) -> str:
+    return _listed(tuple(map(str, names)), most)
+
+
+def _listed(names: tuple[str, ...], most: int) -> str:
+    listed = ", ".join(names[:most])
+    return listed if len(names) <= most else f"{listed} and {len(names) - most} more"
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]

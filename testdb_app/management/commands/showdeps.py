@@ -15,14 +15,14 @@ from django.db import DEFAULT_DB_ALIAS, Error, connections
 
 from testdb_app.backends import get_backend
 from testdb_app.exceptions import TestDBError
-from testdb_app.management.page import read_assets
 from testdb_app.management.terminal import encoding_of, explained, folded, paint_for, width_of, write_text
 from testdb_app.model_tables import foreign_key_disagreements, index_models
-from testdb_app.rendering import FORMATS, Picture, reach
-from testdb_app.rendering.names import counted
-from testdb_app.rendering.tree import GLYPHS
 from testdb_app.schema import on_one_line, show_part
 from testdb_app.selection import select_tables
+from testdb_app.showdeps import FORMATS
+from testdb_app.showdeps.html import read_assets
+from testdb_app.showdeps.picture import Picture, counted, reach
+from testdb_app.showdeps.text import GLYPHS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
     from testdb_app.backends.base import Backend
-    from testdb_app.rendering import Cycle
     from testdb_app.schema import Schema
+    from testdb_app.showdeps.picture import Cycle
 
 
 class Command(BaseCommand):

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from testdb_app.management.reset_text import describe_database
-from testdb_app.rendering.names import cells
+from testdb_app.management.commands.resetdb import describe_database
+from testdb_app.showdeps.picture import cells
 from tests.commands.resetdb.running import content
 from tests.guard.projects import Project, database_settings, make_project
 from tests.scratch import ScratchDatabase

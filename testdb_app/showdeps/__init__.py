@@ -5,24 +5,20 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from testdb_app.rendering import as_html, as_json, dot, mermaid, order, tree
-from testdb_app.rendering.assets import Assets
-from testdb_app.rendering.cycles import Cycle
-from testdb_app.rendering.paint import PLAIN, Paint
-from testdb_app.rendering.picture import Picture
-from testdb_app.rendering.reach import reach
+from testdb_app.showdeps import export, html, text
+from testdb_app.showdeps.picture import PLAIN, Assets, Cycle, Paint, Picture, reach
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 FORMATS: Mapping[str, Callable[[Picture], str]] = MappingProxyType(
     {
-        "tree": tree.render,
-        "order": order.render,
-        "json": as_json.render,
-        "dot": dot.render,
-        "mermaid": mermaid.render,
-        "html": as_html.render,
+        "tree": text.render_tree,
+        "order": text.render_order,
+        "json": export.render_json,
+        "dot": export.render_dot,
+        "mermaid": export.render_mermaid,
+        "html": html.render_html,
     }
 )
 """The formats by name. Each function returns text that ends with a newline, or nothing at all."""

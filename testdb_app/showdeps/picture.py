@@ -2,21 +2,174 @@
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from testdb_app.graph import DependencyGraph
-from testdb_app.rendering.cycles import Cycle, find_cycles
-from testdb_app.rendering.paint import PLAIN, Paint
-from testdb_app.rendering.reach import partition_roots
+from testdb_app.schema import TableKind, show_part
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from collections.abc import Set as AbstractSet
 
-    from testdb_app.rendering.assets import Assets
     from testdb_app.schema import ForeignKey, QualifiedName, Schema, TableDetails
+
+
+def reach(schema: Schema, start: Iterable[QualifiedName], *, reverse: bool = False) -> frozenset[QualifiedName]:
+    """Return *start* and all that it depends on; with *reverse*, all that depends on it.
+
+    A partition stands for the whole of its partitioned table, so that no key is lost with a sibling.
+    """
+    graph = DependencyGraph.from_schema(schema)
+    roots = partition_roots(schema)
+    trees: dict[QualifiedName, list[QualifiedName]] = {}
+    for name, root in roots.items():
+        trees.setdefault(root, [root]).append(name)
+    found: set[QualifiedName] = set()
+    new = frozenset(start)
+    while new:
+        found |= new
+        closure = graph.dependents(*new) if reverse else graph.dependencies(*new)
+        siblings = frozenset(name for part in closure | new for name in trees.get(roots.get(part, part), ()))
+        new = (closure | siblings) - found
+    return frozenset(found)
+
+
+def partition_roots(schema: Schema) -> dict[QualifiedName, QualifiedName]:
+    """Return, for each partition, the topmost table that it is a partition of."""
+    found: dict[QualifiedName, QualifiedName] = {}
+    for table in schema.tables:
+        top = table
+        while top.is_partition and top.inherits and top.inherits[0] in schema.by_name:
+            top = schema.by_name[top.inherits[0]]
+        if top is not table:
+            found[table.name] = top.name
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cycle:
+    """Tables that reference each other in a ring or in several that meet, or one that references itself.
+
+    - ``number``: from 1, in the order of the names.
+    - ``members``: all tables on it, sorted; ``tables``: the same with partitions replaced by their root.
+    - ``keys``: the declared foreign keys between them; ``ring``: a shortest ring of them, one that is not
+      deferrable if there is one.
+    - ``deferrable``: whether each ring has a deferrable key, so that rows which refer to each other can be
+      loaded and removed one by one in a transaction.
+    """
+
+    number: int
+    members: tuple[QualifiedName, ...]
+    tables: tuple[QualifiedName, ...]
+    keys: tuple[ForeignKey, ...]
+    ring: tuple[ForeignKey, ...]
+    deferrable: bool
+
+
+def find_cycles(
+    schema: Schema, graph: DependencyGraph[QualifiedName], root_of: Mapping[QualifiedName, QualifiedName]
+) -> tuple[Cycle, ...]:
+    """Return the cycles of *graph*, the graph of *schema*; *root_of* maps partitions to their root."""
+    groups = graph.cycles()
+    number_of = {name: number for number, group in enumerate(groups, start=1) for name in group}
+    keys_of: dict[int, list[ForeignKey]] = {}
+    for key in schema.enforced_foreign_keys:
+        number = number_of.get(key.table)
+        if number is not None and number == number_of.get(key.referenced):
+            keys_of.setdefault(number, []).append(key)
+    found = []
+    for number, members in enumerate(groups, start=1):
+        keys = keys_of[number]
+        edges = ((key.table, key.referenced) for key in keys if not key.deferrable)
+        stuck = bool(DependencyGraph(members, edges).cycles())
+        declared = tuple(key for key in keys if not key.inherited)
+        cycle = Cycle(
+            number=number,
+            members=members,
+            tables=tuple(sorted({root_of.get(name, name) for name in members})),
+            keys=declared,
+            ring=_ring([key for key in declared if not (stuck and key.deferrable)], root_of),
+            deferrable=not stuck,
+        )
+        found.append(cycle)
+    return tuple(found)
+
+
+def _ring(keys: Iterable[ForeignKey], root_of: Mapping[QualifiedName, QualifiedName]) -> tuple[ForeignKey, ...]:
+    """Find a shortest ring of *keys* through the first table that is on one, roots instead of partitions."""
+    by_pair: dict[tuple[QualifiedName, QualifiedName], ForeignKey] = {}
+    for key in keys:
+        pair = (root_of.get(key.table, key.table), root_of.get(key.referenced, key.referenced))
+        by_pair.setdefault(pair, key)
+    graph = DependencyGraph({name for pair in by_pair for name in pair}, by_pair)
+    cycles = graph.cycles()
+    if not cycles:
+        return ()
+    first = cycles[0][0]
+    ways = ((first, *graph.path(target, first)) for target in graph.references(first))
+    names = min((way for way in ways if len(way) > 1), key=len)
+    return tuple(by_pair[pair] for pair in pairwise(names))
+
+
+def show_parts(parts: tuple[str, ...]) -> str:
+    """Return a list of columns, with a comma between them."""
+    return ", ".join(map(show_part, parts))
+
+
+def counted(number: int, noun: str) -> str:
+    """Return "1 table", "2,000 tables", "no tables"."""
+    return f"{number:,} {noun}s" if number > 1 else f"1 {noun}" if number else f"no {noun}s"
+
+
+def cells(text: str) -> int:
+    """Return how many columns of a terminal *text* takes: wide characters two, combining ones none."""
+    if text.isascii():
+        return len(text)
+    wide = sum(unicodedata.east_asian_width(char) in {"W", "F"} for char in text)
+    # Marks, and what chooses a variant of the character before.
+    marks = sum(unicodedata.category(char) in {"Mn", "Me"} for char in text)
+    return len(text) + wide - marks
+
+
+def notes(name: QualifiedName, picture: Picture) -> Iterator[str]:
+    """Yield what is not plain about a table, in a few words each."""
+    table = picture.whole.by_name[name]
+    if table.kind is TableKind.PARTITIONED:
+        yield counted(picture.partition_counts.get(name, 0), "partition")
+    if table.kind is TableKind.VIRTUAL:
+        yield "virtual"
+    if table.inherits:
+        verb = "partition of" if table.is_partition else "inherits"
+        yield f"{verb} {', '.join(map(str, table.inherits))}"
+    if table.extension is not None:
+        yield f"extension {show_part(table.extension)}"
+    if table.unlogged:
+        yield "unlogged"
+    if not picture.unmanaged.isdisjoint(picture.labels.get(name, ())):
+        yield "unmanaged"
+
+
+def _unpainted(text: str) -> str:
+    return text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paint:
+    """Colours for people: functions that wrap a text in a terminal's codes. The default is no colour."""
+
+    heading: Callable[[str], str] = _unpainted
+    table: Callable[[str], str] = _unpainted
+    model: Callable[[str], str] = _unpainted
+    column: Callable[[str], str] = _unpainted
+    cycle: Callable[[str], str] = _unpainted
+    warning: Callable[[str], str] = _unpainted
+
+
+PLAIN = Paint()
 
 
 class Arrow(NamedTuple):
@@ -171,3 +324,15 @@ class Picture:
         """All arrows, by table."""
         for name in self.tables:
             yield from self.arrows_of.get(name, ())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assets:
+    """The template of a page, its style and its script.
+
+    ``template`` has ``{{title}}``, ``{{policy}}``, ``{{style}}``, ``{{data}}`` and ``{{script}}`` in it.
+    """
+
+    template: str
+    style: str
+    script: str

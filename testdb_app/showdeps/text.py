@@ -7,16 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from testdb_app.rendering.names import cells, counted, show_parts
-from testdb_app.rendering.notes import notes
 from testdb_app.schema import on_one_line
+from testdb_app.showdeps.picture import cells, counted, notes, show_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from testdb_app.rendering.cycles import Cycle
-    from testdb_app.rendering.picture import Arrow, Picture
     from testdb_app.schema import ForeignKey, QualifiedName
+    from testdb_app.showdeps.picture import Arrow, Cycle, Picture
 
 
 class _Glyphs(NamedTuple):
@@ -40,7 +38,7 @@ class _Word(NamedTuple):
     spaces: int = 2
 
 
-def render(picture: Picture) -> str:
+def render_tree(picture: Picture) -> str:
     """Draw the picture for a terminal, ``width`` columns wide where the names let it."""
     sections = [_header(picture)]
     if picture.cycles_only:
@@ -184,3 +182,12 @@ def _flow(words: Iterable[_Word], width: int, *, first: str = "", hang: str) -> 
         used += spaces + size
         is_empty = False
     yield line
+
+
+def render_order(picture: Picture) -> str:
+    """List every table that is shown, partitions too; with ``reverse`` in the order to insert in.
+
+    Names are written as in SQL: in double quotes where they need them, with ``U&"…"`` where they hold what
+    cannot be seen. So a line is always one table.
+    """
+    return "".join(f"{name!s}\n" for name in picture.order)
