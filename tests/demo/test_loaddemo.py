@@ -13,9 +13,7 @@ from django.core.management import CommandError, call_command
 from django.db import connection, transaction
 from django.db.models import Count, F
 
-from testdb_app.demo.generation.library import load_library
-from testdb_app.demo.generation.loading import BATCH_SIZE
-from testdb_app.demo.generation.sizing import rows_per_model
+from testdb_app.demo.generate import BATCH_SIZE, load_library, rows_per_model
 from testdb_app.demo.models import (
     Author,
     Authorship,

@@ -7,8 +7,8 @@ from io import StringIO
 
 import pytest
 
-from testdb_app.demo import progress as progress_module
-from testdb_app.demo.progress import progress
+from testdb_app.demo.management.commands import loaddemo as progress_module
+from testdb_app.demo.management.commands.loaddemo import progress
 
 
 class Terminal(StringIO):

@@ -7,7 +7,7 @@ from django.apps import apps
 from hypothesis import given
 from hypothesis import strategies as st
 
-from testdb_app.demo.generation.sizing import SMALLEST_SIZE, rows_per_model
+from testdb_app.demo.generate import SMALLEST_SIZE, rows_per_model
 from testdb_app.demo.models import Book, Branch, Film, Genre, Staff, Work
 
 sizes = st.integers(min_value=1, max_value=10**9)
