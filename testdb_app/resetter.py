@@ -16,7 +16,15 @@ from django.db import DEFAULT_DB_ALIAS, DatabaseError, Error, InterfaceError, co
 
 from testdb_app import guard
 from testdb_app.backends import get_backend
-from testdb_app.backends.base import Backend, DatabaseIdentity, Observation, Restoration, Script, Watch, has_autocommit
+from testdb_app.backends.base import (
+    BaseBackend,
+    DatabaseIdentity,
+    Observation,
+    Restoration,
+    Script,
+    Watch,
+    has_autocommit,
+)
 from testdb_app.baseline_state import (
     BASELINE,
     KEPT_STATES,
@@ -113,7 +121,7 @@ class Resetter:
         return self._map.schema.token if self._map is not None else None
 
     @property
-    def backend(self) -> Backend:
+    def backend(self) -> BaseBackend:
         """The backend for that connection."""
         return get_backend(self.connection)
 
@@ -558,7 +566,7 @@ READING, RESETTING, CAPTURING = "Reading the state of", "The reset of", "Capturi
 
 
 def observe(connection: BaseDatabaseWrapper, *, lock_timeout: float, baseline: Baseline | None = None) -> Observation:
-    """Look where rows may be and which sequences have moved; see :meth:`testdb_app.backends.base.Backend.observe`.
+    """Look where rows may be and which sequences have moved; see :meth:`testdb_app.backends.base.BaseBackend.observe`.
 
     A connection that the server has dropped since its last use is made anew, once: nothing was written yet.
     Raises :class:`ConnectionLostError` where none can be made, and Django's database errors otherwise.

@@ -40,7 +40,7 @@ class OuterTransaction:
     """One transaction, or savepoint, on *connection*, that *owner* (a text for messages) holds open and rolls back.
 
     *allow* names databases that may be written to although nothing marks them as test ones. *limits* are time-outs that
-    end with it, as :meth:`testdb_app.backends.base.Backend.begin` takes them. One thread at a time.
+    end with it, as :meth:`testdb_app.backends.base.BaseBackend.begin` takes them. One thread at a time.
     """
 
     def __init__(

@@ -5,16 +5,16 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from testdb_app.backends.base import Backend
+from testdb_app.backends.base import BaseBackend
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
 _FOLDERS = {"postgresql": "postgresql", "sqlite": "sqlite"}
-_found: dict[str, Backend] = {}
+_found: dict[str, BaseBackend] = {}
 
 
-def get_backend(connection: BaseDatabaseWrapper) -> Backend:
+def get_backend(connection: BaseDatabaseWrapper) -> BaseBackend:
     """Return the backend for the connection's vendor."""
     vendor = connection.vendor
     if vendor not in _found:

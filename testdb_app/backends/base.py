@@ -13,15 +13,14 @@ A part of :mod:`testdb_app.backends.base`, apart from it because a reset needs n
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from urllib.parse import parse_qsl, unquote
-
-from django.core.management.color import no_style
 
 from testdb_app.baseline_state import BASELINE, Baseline, EarlierFormat, RowChanges, SequenceState
 from testdb_app.diff import LateSequence, TableDifference, Violation
@@ -167,7 +166,7 @@ class Observation:
     - ``states``: the sequences that are not at their start, and where they are (None: unknown).
     - ``shape``: what a baseline depends on besides the schema, as it is now; see :class:`testdb_app.baseline_state.Baseline`.
     - ``copies``: the counters of the baseline's copies, as ``Baseline.counters`` has them.
-    - ``conditions``: the backend's own, for :meth:`Backend.watch`.
+    - ``conditions``: the backend's own, for :meth:`BaseBackend.watch`.
     - ``missing``: relations for which the role lacks a privilege that emptying them would need, and which.
     """
 
@@ -312,36 +311,36 @@ class Watch(Protocol):
 
         *permit* is asked each time before anything is written, and returns the guard's rule or raises.
         Returns None, with nothing changed, where it cannot be sure, or *write* returns None: another look has to tell.
-        Raises what those two raise, and what :meth:`Backend.run` does, with nothing changed.
+        Raises what those two raise, and what :meth:`BaseBackend.run` does, with nothing changed.
         """
         ...
 
 
-class Backend(Protocol):
+class BaseBackend(ABC):
     """One vendor.
 
     ``warning`` says what this backend cannot promise; None where it keeps every promise. ``has_local_limits`` tells that
     limits can end with a transaction. ``ways_to_restore`` are the ways to put rows back, in the order to try them in.
     """
 
-    vendor: str
-    warning: str | None
-    has_local_limits: bool
-    ways_to_restore: tuple[Restoration, ...]
+    vendor: ClassVar[str]
+    warning: ClassVar[str | None] = None
+    has_local_limits: ClassVar[bool] = False
+    ways_to_restore: ClassVar[tuple[Restoration, ...]] = (Restoration.DIFFERENCES, Restoration.ANEW)
+    data: ClassVar[BaseDataBackend]
+    """What the data helpers ask of this vendor."""
 
-    @property
-    def data(self) -> DataBackend:
-        """What the data helpers ask of this vendor."""
-        ...
-
+    @abstractmethod
     def identify(self, connection: BaseDatabaseWrapper) -> DatabaseIdentity:
         """Ask the live connection where it leads. One round trip; reads only."""
         ...
 
+    @abstractmethod
     def read_schema(self, connection: BaseDatabaseWrapper) -> Schema:
         """Read the whole map, with its token, from one snapshot."""
         ...
 
+    @abstractmethod
     def read_details(
         self, connection: BaseDatabaseWrapper, schema: Schema, *, count_rows: bool
     ) -> Mapping[QualifiedName, TableDetails]:
@@ -352,6 +351,7 @@ class Backend(Protocol):
         """
         ...
 
+    @abstractmethod
     def observe(
         self, connection: BaseDatabaseWrapper, *, lock_timeout: float, baseline: Baseline | None = None
     ) -> Observation:
@@ -363,16 +363,19 @@ class Backend(Protocol):
         """
         ...
 
+    @abstractmethod
     def count_rows(self, connection: BaseDatabaseWrapper, tables: Iterable[QualifiedName]) -> dict[QualifiedName, int]:
         """Count the rows of each of *tables* itself (without partitions and inheritance children)."""
         ...
 
+    @abstractmethod
     def count_references(
         self, connection: BaseDatabaseWrapper, keys: Sequence[ForeignKey], baseline: Baseline | None = None
     ) -> tuple[int, ...]:
         """Count, for each key, the rows of its referencing table that refer to some row, but for rows of *baseline*."""
         ...
 
+    @abstractmethod
     def script(
         self,
         connection: BaseDatabaseWrapper,
@@ -395,6 +398,7 @@ class Backend(Protocol):
         """
         ...
 
+    @abstractmethod
     def run(
         self, connection: BaseDatabaseWrapper, script: Script, *, within_transaction: bool
     ) -> dict[QualifiedName, RowChanges]:
@@ -406,56 +410,81 @@ class Backend(Protocol):
 
     def watch(self, schema: Schema) -> Watch | None:
         """Return a watch over a database with that schema, which remembers nothing yet; None where there is no such thing."""
-        ...
+        return None
 
     def renew_session(self, connection: BaseDatabaseWrapper) -> bool:
         """Leave *connection* with a session that is as good as a new one, or closed. No transaction may be open.
 
         Returns whether the session that it has after the reset may stay open for the next test.
+
+        By default the session is closed: what the reset opens after that is as good as new for the next test.
         """
-        ...
+        connection.close()
+        return True
 
     def release_session(self, connection: BaseDatabaseWrapper, *, keep: bool) -> None:
-        """Close the session after the reset unless *keep*, what :meth:`renew_session` said; else prepare it for its first use."""
-        ...
+        """Close the session after the reset unless *keep*, what :meth:`renew_session` said; else prepare it for its first use.
+
+        By default nothing is done.
+        """
 
     def drop_stale_session(self, connection: BaseDatabaseWrapper) -> None:
-        """Close a session that :meth:`renew_session` left open, if what has happened since makes it other than a new one."""
-        ...
+        """Close a session that :meth:`renew_session` left open, if what has happened since makes it other than a new one.
+
+        By default nothing is done: sessions are closed after each test.
+        """
 
     def transaction_status(self, connection: BaseDatabaseWrapper) -> TransactionStatus:
-        """Return what the driver knows of the transaction on *connection*, which is open. Sends nothing."""
-        ...
+        """Return what the driver knows of the transaction on *connection*, which is open. Sends nothing.
+
+        By default what Django believes.
+        """
+        return TransactionStatus.OPEN if connection.in_atomic_block else TransactionStatus.NONE
 
     def look_for_commits(self, connection: BaseDatabaseWrapper, since: object | None) -> tuple[object, bool]:
         """Return where the database is now, and whether rows may have been committed since *since*, an earlier answer.
 
         Never no where some were. Two round trips at most; reads only, also inside a transaction.
+
+        By default rows may always have been committed.
         """
-        ...
+        return None, True
 
     def is_schema_same(self, before: object | None, after: object) -> bool:
-        """Whether it is certain that nothing was made, dropped or altered between two answers of :meth:`look_for_commits`."""
-        ...
+        """Whether it is certain that nothing was made, dropped or altered between two answers of :meth:`look_for_commits`.
+
+        By default nothing is certain.
+        """
+        return False
 
     def find_written(self, before: object | None, after: object) -> frozenset[int] | None:
-        """Return the OIDs of all tables that were written between two such answers; None where that is not certain."""
-        ...
+        """Return the OIDs of all tables that were written between two such answers; None where that is not certain.
+
+        By default it is unknown.
+        """
 
     def read_objects(self, connection: BaseDatabaseWrapper) -> frozenset[str]:
-        """Return the tables, sequences, triggers and what else there is, each by its kind and name. Reads only."""
-        ...
+        """Return the tables, sequences, triggers and what else there is, each by its kind and name. Reads only.
+
+        By default what Django's introspection lists.
+        """
+        with connection.cursor() as cursor:
+            found = connection.introspection.get_table_list(cursor)
+        return frozenset(f"{'view' if each.type == 'v' else 'table'} {each.name}" for each in found)
 
     def note_start(self, connection: BaseDatabaseWrapper) -> object | None:
         """Return where the counters of the database are before anybody writes; None where the vendor has no such counters.
 
         Two round trips, on a connection that is in no transaction.
         """
-        ...
+        return None
 
     def is_unwritten(self, connection: BaseDatabaseWrapper, start: object) -> bool:
-        """Whether the counters prove that nothing was committed, and no sequence moved, since :meth:`note_start`."""
-        ...
+        """Whether the counters prove that nothing was committed, and no sequence moved, since :meth:`note_start`.
+
+        By default nothing is proved.
+        """
+        return False
 
     def begin(self, connection: BaseDatabaseWrapper, savepoint: str, limits: Mapping[str, int]) -> None:
         """Begin the transaction that Django has announced, with a savepoint, and *limits* that end with it. One round trip.
@@ -463,12 +492,23 @@ class Backend(Protocol):
         *limits* are milliseconds by PostgreSQL's names: ``statement_timeout``, ``lock_timeout``,
         ``idle_in_transaction_session_timeout``. Raises :class:`~testdb_app.exceptions.UnsupportedError` for others than
         the vendor has, and Django's database errors.
+
+        By default Django begins, and the savepoint is made as Django's own are.
         """
-        ...
+        if limits:
+            self.limit(connection, limits)
+        if connection.features.uses_savepoints:
+            with connection.cursor() as cursor:
+                cursor.execute(f"SAVEPOINT {savepoint}")
 
     def undo(self, connection: BaseDatabaseWrapper, savepoint: str) -> None:
-        """Undo what was done since :meth:`begin`. One round trip. Raises Django's database errors if the savepoint is gone."""
-        ...
+        """Undo what was done since :meth:`begin`. One round trip. Raises Django's database errors if the savepoint is gone.
+
+        By default Django ends the transaction.
+        """
+        if connection.features.uses_savepoints:
+            with connection.cursor() as cursor:
+                cursor.execute(f"ROLLBACK TO SAVEPOINT {savepoint}")
 
     def limit(
         self, connection: BaseDatabaseWrapper, limits: Mapping[str, int], *, local: bool = False
@@ -476,37 +516,64 @@ class Backend(Protocol):
         """Set *limits* as for :meth:`begin`, for the connection or (*local*) the transaction, and return the earlier ones.
 
         One round trip.
+
+        By default there are no limits, and each is refused.
         """
-        ...
+        if limits:
+            names = " and ".join(sorted(limits))
+            raise UnsupportedError(
+                f'The database "{connection.alias}" ({connection.display_name}) knows no {names}. Leave that out for this '
+                "database, or run these tests on PostgreSQL."
+            )
+        return {}
 
     def lift(self, connection: BaseDatabaseWrapper, earlier: Mapping[str, str]) -> None:
-        """Put back what :meth:`limit` returned. One round trip."""
-        ...
+        """Put back what :meth:`limit` returned. One round trip.
+
+        By default nothing is done.
+        """
 
     def classify(self, error: BaseException) -> Failure:
         """Return why the database raised Django's *error*."""
-        ...
+        return Failure.OTHER
 
     def explain(self, connection: BaseDatabaseWrapper, error: Error, *, doing: str) -> TestDBError:
         """Return the package's error for Django's *error*, which a statement of ours met; *doing* begins its message.
 
         Nothing was changed, and nothing is open.
+
+        By default the error says what the database said.
         """
-        ...
+        name, why = connection.settings_dict["NAME"], " ".join(str(error).split())
+        if connection.connection is None:
+            return ConnectionLostError(
+                f'Cannot connect to database "{name}" (alias "{connection.alias}"): {why}. Nothing was changed. '
+                "Check that the server runs."
+            )
+        return ResetError(
+            f'{doing} database "{name}" (alias "{connection.alias}") failed: {why}. Nothing was changed, as far as the database '
+            "takes back what has failed. Correct what the message names."
+        )
 
     def find_blockers(
         self, connection: BaseDatabaseWrapper, pid: object, sql: str, error: BaseException
     ) -> list[Blocker]:
-        """Return who holds locks that the session *pid* may have waited for with *sql*, asked over a new *connection*."""
-        ...
+        """Return who holds locks that the session *pid* may have waited for with *sql*, asked over a new *connection*.
+
+        By default nobody is found.
+        """
+        return []
 
     def check_deferred(self, connection: BaseDatabaseWrapper) -> None:
         """Check the constraints that wait for the commit; may leave them immediate. Inside a transaction.
 
         Raises Django's :class:`~django.db.IntegrityError`, which names table, key and value.
-        """
-        ...
 
+        By default as Django does it for the vendor.
+        """
+        connection.check_constraints()
+
+    @abstractmethod
     def set_mark(
         self,
         connection: BaseDatabaseWrapper,
@@ -518,12 +585,14 @@ class Backend(Protocol):
         """Put a mark inside the database, or take it away. Twice is once."""
         ...
 
+    @abstractmethod
     def count_changes(
         self, connection: BaseDatabaseWrapper, baseline: Baseline, tables: Iterable[QualifiedName]
     ) -> dict[QualifiedName, RowChanges]:
         """Count what a restoration of *tables* would change now, by comparing each with its copy. Reads only."""
         ...
 
+    @abstractmethod
     def read_baseline(self, connection: BaseDatabaseWrapper, state: str = BASELINE) -> Baseline | None:
         """Read what the database keeps of its baseline, or of another *state*, without the rows; None for none. Reads only."""
         ...
@@ -532,15 +601,19 @@ class Backend(Protocol):
         """Compare every table with its copy in a baseline of the format before this one. Reads only; costs all rows.
 
         Raises :class:`~testdb_app.exceptions.BaselineFormatError` where that cannot be done.
-        """
-        ...
 
+        By default there are no changes: the vendor keeps no baseline.
+        """
+        return EarlierFormat(changes=(), restarts=())
+
+    @abstractmethod
     def read_shape(
         self, connection: BaseDatabaseWrapper, schema: Schema, tables: Iterable[QualifiedName]
     ) -> dict[str, str]:
         """Describe what a baseline with rows of *tables* depends on; see ``Baseline.shape``."""
         ...
 
+    @abstractmethod
     def write_baseline(
         self,
         connection: BaseDatabaseWrapper,
@@ -561,6 +634,7 @@ class Backend(Protocol):
         """
         ...
 
+    @abstractmethod
     def rewrite_baseline(
         self,
         connection: BaseDatabaseWrapper,
@@ -576,13 +650,32 @@ class Backend(Protocol):
         ...
 
     def catalog_first(self, connection: BaseDatabaseWrapper) -> AbstractContextManager[None]:
-        """Have Django's own queries of the catalog find the database's operators before those of any schema of the user's."""
-        ...
+        """Have Django's own queries of the catalog find the database's operators before those of any schema of the user's.
+
+        By default nothing is done: nobody can name an operator.
+        """
+        return nullcontext()
 
     def write_restarts(self, connection: BaseDatabaseWrapper, schema: Schema, baseline: Baseline) -> tuple[str, ...]:
-        """Write the statements that set to 1 the sequences of tables without rows that the *baseline* has elsewhere."""
-        ...
+        """Write the statements that set to 1 the sequences of tables without rows that the *baseline* has elsewhere.
 
+        By default as Django does for the vendor.
+        """
+        if not connection.features.supports_sequence_reset:
+            return ()
+        filled = {table.name for table in baseline.tables}
+        moved = {name.name for name, state in baseline.sequences.items() if state.is_called or state.last_value != 1}
+        listed = [
+            sequence
+            for sequence in connection.introspection.sequence_list()
+            if sequence["table"] not in filled
+            and (sequence["name"] if "name" in sequence else sequence["table"]) in moved
+        ]
+        from django.core.management.color import no_style  # noqa: PLC0415 - plans need no Django
+
+        return tuple(connection.ops.sequence_reset_by_name_sql(no_style(), listed)) if listed else ()
+
+    @abstractmethod
     def drop_baseline(self, connection: BaseDatabaseWrapper, *, identity: DatabaseIdentity | None = None) -> None:
         """Take all that :meth:`write_baseline` has captured out of the database. Without any nothing happens."""
         ...
@@ -604,17 +697,22 @@ class StoredState(Protocol):
         ...
 
 
-class DataBackend(Protocol):
+class BaseDataBackend(ABC):
     """What one vendor does for the data helpers. Stateless; nothing here commits inside the caller's transaction."""
 
     def quote(self, connection: BaseDatabaseWrapper, name: QualifiedName | str) -> str:
-        """Quote an identifier for SQL. Where it goes with parameters, ``%`` in it is to be doubled."""
-        ...
+        """Quote an identifier for SQL. Where it goes with parameters, ``%`` in it is to be doubled.
 
+        By default as Django does.
+        """
+        return connection.ops.quote_name(name.name if isinstance(name, QualifiedName) else name)
+
+    @abstractmethod
     def read_schema(self, connection: BaseDatabaseWrapper, known: Schema | None) -> Schema:
         """Return the map: *known* itself if it is still true, which is cheaper to find out than to read it."""
         ...
 
+    @abstractmethod
     def read_keys(
         self, connection: BaseDatabaseWrapper, tables: Iterable[QualifiedName]
     ) -> Mapping[QualifiedName, tuple[str, ...]]:
@@ -625,19 +723,27 @@ class DataBackend(Protocol):
         """Fail, and with it the transaction that is open, unless it is where *identity* was read and may still be written to.
 
         Raises :class:`~testdb_app.exceptions.UnsafeDatabaseError`.
+
+        By default nothing is done: who else a proxy might lead to is not known.
         """
-        ...
 
     def comparison(self, sign: str) -> str:
-        """Write the operator ``=``, ``>=`` or ``<=`` of numbers, whatever the names that the session offers."""
-        ...
+        """Write the operator ``=``, ``>=`` or ``<=`` of numbers, whatever the names that the session offers.
+
+        By default the sign: no name of an operator can be taken by another one.
+        """
+        return sign
 
     def read_equality(
         self, connection: BaseDatabaseWrapper, table: QualifiedName, columns: Sequence[str]
     ) -> tuple[str, ...]:
-        """Return the operators by which values of key *columns* are equal."""
-        ...
+        """Return the operators by which values of key *columns* are equal.
 
+        By default the one there is.
+        """
+        return ("=",) * len(columns)
+
+    @abstractmethod
     def accepting_deletes(
         self, connection: BaseDatabaseWrapper, schema: Schema, tables: Iterable[QualifiedName]
     ) -> AbstractContextManager[None]:
@@ -647,6 +753,7 @@ class DataBackend(Protocol):
         """
         ...
 
+    @abstractmethod
     def delete_together(
         self, connection: BaseDatabaseWrapper, deletes: Sequence[tuple[QualifiedName, str, Sequence[Any]]]
     ) -> list[int]:
@@ -657,12 +764,14 @@ class DataBackend(Protocol):
         """
         ...
 
+    @abstractmethod
     def insert_rows(
         self, connection: BaseDatabaseWrapper, table: QualifiedName | str, columns: Sequence[str], rows: Iterable[Any]
     ) -> int:
         """Insert rows of values for *columns* by the fastest way there is; return how many. All or nothing."""
         ...
 
+    @abstractmethod
     def reserve_keys(self, connection: BaseDatabaseWrapper, table: str, column: str, number: int) -> Sequence[int]:
         """Take so many values of the sequence behind a column, for rows that are about to be inserted with them.
 
@@ -670,10 +779,12 @@ class DataBackend(Protocol):
         """
         ...
 
+    @abstractmethod
     def store_state(self, connection: BaseDatabaseWrapper, tables: frozenset[QualifiedName] | None) -> StoredState:
         """Keep the rows of *tables*, or of all that a reset may touch, as this session sees them now."""
         ...
 
+    @abstractmethod
     def compare_with_baseline(
         self,
         connection: BaseDatabaseWrapper,
@@ -684,147 +795,12 @@ class DataBackend(Protocol):
         """Return what differs in *tables* from the baseline, or, where there is none, from no rows."""
         ...
 
+    @abstractmethod
     def find_violations(self, connection: BaseDatabaseWrapper, schema: Schema, limit: int) -> list[Violation]:
         """Find constraints that rows break, those among them that are to be checked only at the end of the transaction."""
         ...
 
+    @abstractmethod
     def find_late_sequences(self, connection: BaseDatabaseWrapper, schema: Schema) -> list[LateSequence]:
         """Find sequences whose next value is not beyond all values of a column that uses them."""
         ...
-
-
-def close_session(connection: BaseDatabaseWrapper) -> bool:
-    """Close *connection*: the ``renew_session()`` of a vendor where a new one costs little, or nothing else is sure.
-
-    What the reset opens after that is as good as new for the next test.
-    """
-    connection.close()
-    return True
-
-
-def leave_session(connection: BaseDatabaseWrapper, *, keep: bool) -> None:
-    """Do nothing: the ``release_session()`` of such a vendor."""
-
-
-def without_kept_sessions(connection: BaseDatabaseWrapper) -> None:
-    """Do nothing: the ``drop_stale_session()`` of a vendor whose sessions are closed after each test."""
-
-
-def without_watch(schema: Schema) -> None:
-    """Return None: the ``watch()`` of a vendor whose databases do not tell what was written."""
-
-
-def write_restarts(connection: BaseDatabaseWrapper, schema: Schema, baseline: Baseline) -> tuple[str, ...]:
-    """Write the restarts as Django does for the vendor."""
-    if not connection.features.supports_sequence_reset:
-        return ()
-    filled = {table.name for table in baseline.tables}
-    moved = {name.name for name, state in baseline.sequences.items() if state.is_called or state.last_value != 1}
-    listed = [
-        sequence
-        for sequence in connection.introspection.sequence_list()
-        if sequence["table"] not in filled and (sequence["name"] if "name" in sequence else sequence["table"]) in moved
-    ]
-    return tuple(connection.ops.sequence_reset_by_name_sql(no_style(), listed)) if listed else ()
-
-
-def compare_earlier(connection: BaseDatabaseWrapper, schema: Schema) -> EarlierFormat:
-    """Return no changes: the vendor keeps no baseline."""
-    return EarlierFormat(changes=(), restarts=())
-
-
-def catalog_is_first(connection: BaseDatabaseWrapper) -> AbstractContextManager[None]:
-    """Do nothing: the ``catalog_first()`` of a vendor on which nobody can name an operator."""
-    return nullcontext()
-
-
-def check_deferred(connection: BaseDatabaseWrapper) -> None:
-    """Check the constraints that wait for the commit, as Django does it for the vendor."""
-    connection.check_constraints()
-
-
-def look_for_commits_nowhere(connection: BaseDatabaseWrapper, since: object | None) -> tuple[object, bool]:
-    """Return that rows may have been committed: the ``look_for_commits()`` of a vendor that does not tell."""
-    return None, True
-
-
-def nobody_knows_schema(before: object | None, after: object) -> bool:
-    """Return that things may have been made or dropped: the ``is_schema_same()`` of a vendor that does not tell."""
-    return False
-
-
-def written_unknown(before: object | None, after: object) -> None:
-    """Return None: the ``find_written()`` of a vendor that does not count what is written."""
-
-
-def read_tables_and_views(connection: BaseDatabaseWrapper) -> frozenset[str]:
-    """Return what Django's introspection lists: the ``read_objects()`` of a vendor without a catalog query of its own."""
-    with connection.cursor() as cursor:
-        found = connection.introspection.get_table_list(cursor)
-    return frozenset(f"{'view' if each.type == 'v' else 'table'} {each.name}" for each in found)
-
-
-def without_start(connection: BaseDatabaseWrapper) -> None:
-    """Return None: the ``note_start()`` of a vendor that does not count what is written."""
-
-
-def is_never_unwritten(connection: BaseDatabaseWrapper, start: object) -> bool:
-    """Return False: the ``is_unwritten()`` of such a vendor."""
-    return False
-
-
-def status_as_django_knows(connection: BaseDatabaseWrapper) -> TransactionStatus:
-    """Return the ``transaction_status()`` of a vendor whose driver does not tell: what Django believes."""
-    return TransactionStatus.OPEN if connection.in_atomic_block else TransactionStatus.NONE
-
-
-def begin_with_savepoint(connection: BaseDatabaseWrapper, savepoint: str, limits: Mapping[str, int]) -> None:
-    """Make the savepoint as Django's own are made: the ``begin()`` of a vendor for which Django begins."""
-    if limits:
-        refuse_limits(connection, limits)
-    if connection.features.uses_savepoints:
-        with connection.cursor() as cursor:
-            cursor.execute(f"SAVEPOINT {savepoint}")
-
-
-def undo_to_savepoint(connection: BaseDatabaseWrapper, savepoint: str) -> None:
-    """Go back to the savepoint: the ``undo()`` of a vendor for which Django ends the transaction."""
-    if connection.features.uses_savepoints:
-        with connection.cursor() as cursor:
-            cursor.execute(f"ROLLBACK TO SAVEPOINT {savepoint}")
-
-
-def refuse_limits(
-    connection: BaseDatabaseWrapper, limits: Mapping[str, int], *, local: bool = False
-) -> Mapping[str, str]:
-    """Refuse what the vendor does not have: the ``limit()`` of one that has no limits."""
-    if limits:
-        names = " and ".join(sorted(limits))
-        raise UnsupportedError(
-            f'The database "{connection.alias}" ({connection.display_name}) knows no {names}. Leave that out for this '
-            "database, or run these tests on PostgreSQL."
-        )
-    return {}
-
-
-def lift_no_limits(connection: BaseDatabaseWrapper, earlier: Mapping[str, str]) -> None:
-    """Do nothing: the ``lift()`` of a vendor that has no limits."""
-
-
-def explain(connection: BaseDatabaseWrapper, error: Error, *, doing: str) -> TestDBError:
-    """Return an error that says what the database said: the ``explain()`` of a vendor whose errors nobody tells apart."""
-    name, why = connection.settings_dict["NAME"], " ".join(str(error).split())
-    if connection.connection is None:
-        return ConnectionLostError(
-            f'Cannot connect to database "{name}" (alias "{connection.alias}"): {why}. Nothing was changed. '
-            "Check that the server runs."
-        )
-    return ResetError(
-        f'{doing} database "{name}" (alias "{connection.alias}") failed: {why}. Nothing was changed, as far as the database '
-        "takes back what has failed. Correct what the message names."
-    )
-
-
-def nobody_blocks(connection: BaseDatabaseWrapper, pid: object, sql: str, error: BaseException) -> list[Blocker]:
-    """Return nobody: the ``find_blockers()`` of a vendor that does not tell who holds a lock."""
-    return []

@@ -21,38 +21,16 @@ from django.db import Error, IntegrityError
 
 from testdb_app.backends.base import (
     Action,
-    Backend,
+    BaseBackend,
+    BaseDataBackend,
     DatabaseIdentity,
-    Failure,
     Mark,
     Observation,
-    Restoration,
     Script,
     Statement,
     Step,
     StoredState,
-    begin_with_savepoint,
-    catalog_is_first,
-    check_deferred,
-    close_session,
-    compare_earlier,
-    explain,
     has_autocommit,
-    is_never_unwritten,
-    leave_session,
-    lift_no_limits,
-    look_for_commits_nowhere,
-    nobody_blocks,
-    nobody_knows_schema,
-    read_tables_and_views,
-    refuse_limits,
-    status_as_django_knows,
-    undo_to_savepoint,
-    without_kept_sessions,
-    without_start,
-    without_watch,
-    write_restarts,
-    written_unknown,
 )
 from testdb_app.baseline_state import BASELINE, Baseline, RowChanges, describe_tables
 from testdb_app.diff import LateSequence, TableDifference, Violation
@@ -477,12 +455,8 @@ def _unique_keys(
 _ROWS_A_CALL = 1_000
 
 
-class GenericData:
-    """See :class:`testdb_app.backends.base.DataBackend`."""
-
-    def quote(self, connection: BaseDatabaseWrapper, name: QualifiedName | str) -> str:
-        """Quote as Django does."""
-        return connection.ops.quote_name(name.name if isinstance(name, QualifiedName) else name)
+class GenericData(BaseDataBackend):
+    """See :class:`testdb_app.backends.base.BaseDataBackend`."""
 
     def read_schema(self, connection: BaseDatabaseWrapper, known: Schema | None) -> Schema:
         """Read the map, each time: nothing tells cheaply whether it has changed."""
@@ -495,19 +469,6 @@ class GenericData:
         introspection: Any = connection.introspection
         with connection.cursor() as cursor:
             return {name: tuple(introspection.get_primary_key_columns(cursor, name.name) or ()) for name in tables}
-
-    def prove(self, connection: BaseDatabaseWrapper, identity: DatabaseIdentity, schema: Schema) -> None:
-        """Do nothing: who else a proxy might lead to is not known here."""
-
-    def comparison(self, sign: str) -> str:
-        """Return the sign: no name of an operator can be taken by another one."""
-        return sign
-
-    def read_equality(
-        self, connection: BaseDatabaseWrapper, table: QualifiedName, columns: Sequence[str]
-    ) -> tuple[str, ...]:
-        """Return the one there is."""
-        return ("=",) * len(columns)
 
     def accepting_deletes(
         self, connection: BaseDatabaseWrapper, schema: Schema, tables: Iterable[QualifiedName]
@@ -596,55 +557,122 @@ WARNING = (
 )
 
 
-class GenericBackend:
+class GenericBackend(BaseBackend):
     """The backend for a vendor without a folder. Every method does as its function says."""
 
     vendor = "generic"
     data = GenericData()
-    warning: str | None = WARNING
-    has_local_limits = False
-    ways_to_restore: tuple[Restoration, ...] = (Restoration.DIFFERENCES, Restoration.ANEW)
+    warning = WARNING
 
-    identify = staticmethod(identify)
-    read_schema = staticmethod(read_schema)
-    read_details = staticmethod(read_details)
-    observe = staticmethod(observe)
-    count_rows = staticmethod(count_live_rows)
-    count_references = staticmethod(count_references)
-    script = staticmethod(script)
-    run = staticmethod(run)
-    set_mark = staticmethod(set_mark)
-    count_changes = staticmethod(count_changes)
-    read_baseline = staticmethod(read_baseline)
-    read_shape = staticmethod(read_shape)
-    write_baseline = staticmethod(write_baseline)
-    rewrite_baseline = staticmethod(rewrite_baseline)
-    watch = staticmethod(without_watch)
-    renew_session = staticmethod(close_session)
-    release_session = staticmethod(leave_session)
-    transaction_status = staticmethod(status_as_django_knows)
-    begin = staticmethod(begin_with_savepoint)
-    undo = staticmethod(undo_to_savepoint)
-    limit = staticmethod(refuse_limits)
-    lift = staticmethod(lift_no_limits)
-    explain = staticmethod(explain)
-    find_blockers = staticmethod(nobody_blocks)
-    check_deferred = staticmethod(check_deferred)
-    write_restarts = staticmethod(write_restarts)
-    compare_earlier = staticmethod(compare_earlier)
-    catalog_first = staticmethod(catalog_is_first)
-    look_for_commits = staticmethod(look_for_commits_nowhere)
-    is_schema_same = staticmethod(nobody_knows_schema)
-    find_written = staticmethod(written_unknown)
-    read_objects = staticmethod(read_tables_and_views)
-    note_start = staticmethod(without_start)
-    is_unwritten = staticmethod(is_never_unwritten)
-    drop_stale_session = staticmethod(without_kept_sessions)
-    drop_baseline = staticmethod(drop_baseline)
+    def identify(self, connection: BaseDatabaseWrapper) -> DatabaseIdentity:
+        return identify(connection)
 
-    def classify(self, error: BaseException) -> Failure:
-        """Return that nobody knows."""
-        return Failure.OTHER
+    def read_schema(self, connection: BaseDatabaseWrapper) -> Schema:
+        return read_schema(connection)
+
+    def read_details(
+        self, connection: BaseDatabaseWrapper, schema: Schema, *, count_rows: bool
+    ) -> Mapping[QualifiedName, TableDetails]:
+        return read_details(connection, schema, count_rows=count_rows)
+
+    def observe(
+        self, connection: BaseDatabaseWrapper, *, lock_timeout: float, baseline: Baseline | None = None
+    ) -> Observation:
+        return observe(connection, lock_timeout=lock_timeout, baseline=baseline)
+
+    def count_rows(self, connection: BaseDatabaseWrapper, tables: Iterable[QualifiedName]) -> dict[QualifiedName, int]:
+        return count_live_rows(connection, tables)
+
+    def count_references(
+        self, connection: BaseDatabaseWrapper, keys: Sequence[ForeignKey], baseline: Baseline | None = None
+    ) -> tuple[int, ...]:
+        return count_references(connection, keys, baseline)
+
+    def script(
+        self,
+        connection: BaseDatabaseWrapper,
+        schema: Schema,
+        steps: Sequence[Step],
+        *,
+        baseline: Baseline | None = None,
+        checks: Sequence[ForeignKey],
+        verify: Sequence[QualifiedName],
+        lock_timeout: float,
+        within_transaction: bool,
+        for_watch: bool = False,
+        identity: DatabaseIdentity | None = None,
+    ) -> Script:
+        return script(
+            connection,
+            schema,
+            steps,
+            baseline=baseline,
+            checks=checks,
+            verify=verify,
+            lock_timeout=lock_timeout,
+            within_transaction=within_transaction,
+            for_watch=for_watch,
+            identity=identity,
+        )
+
+    def run(
+        self, connection: BaseDatabaseWrapper, script: Script, *, within_transaction: bool
+    ) -> dict[QualifiedName, RowChanges]:
+        return run(connection, script, within_transaction=within_transaction)
+
+    def set_mark(
+        self, connection: BaseDatabaseWrapper, mark: Mark, *, present: bool, identity: DatabaseIdentity | None = None
+    ) -> None:
+        set_mark(connection, mark, present=present, identity=identity)
+
+    def count_changes(
+        self, connection: BaseDatabaseWrapper, baseline: Baseline, tables: Iterable[QualifiedName]
+    ) -> dict[QualifiedName, RowChanges]:
+        return count_changes(connection, baseline, tables)
+
+    def read_baseline(self, connection: BaseDatabaseWrapper, state: str = BASELINE) -> Baseline | None:
+        return read_baseline(connection, state)
+
+    def read_shape(
+        self, connection: BaseDatabaseWrapper, schema: Schema, tables: Iterable[QualifiedName]
+    ) -> dict[str, str]:
+        return read_shape(connection, schema, tables)
+
+    def write_baseline(
+        self,
+        connection: BaseDatabaseWrapper,
+        schema: Schema,
+        *,
+        tables: Iterable[QualifiedName],
+        sequences: Iterable[QualifiedName],
+        excluded: frozenset[QualifiedName],
+        lock_timeout: float,
+        state: str = BASELINE,
+        identity: DatabaseIdentity | None = None,
+    ) -> Baseline:
+        return write_baseline(
+            connection,
+            schema,
+            tables=tables,
+            sequences=sequences,
+            excluded=excluded,
+            lock_timeout=lock_timeout,
+            state=state,
+            identity=identity,
+        )
+
+    def rewrite_baseline(
+        self,
+        connection: BaseDatabaseWrapper,
+        baseline: Baseline,
+        state: str = BASELINE,
+        *,
+        identity: DatabaseIdentity | None = None,
+    ) -> Baseline:
+        return rewrite_baseline(connection, baseline, state, identity=identity)
+
+    def drop_baseline(self, connection: BaseDatabaseWrapper, *, identity: DatabaseIdentity | None = None) -> None:
+        drop_baseline(connection, identity=identity)
 
 
-BACKEND: Backend = GenericBackend()
+BACKEND = GenericBackend()

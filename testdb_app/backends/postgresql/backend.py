@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from django.db import DatabaseError, Error, InterfaceError, transaction
 
-from testdb_app.backends.base import DatabaseIdentity, Failure, Mark, Observation, Restoration, Script, Step
+from testdb_app.backends.base import (
+    BaseBackend,
+    DatabaseIdentity,
+    Failure,
+    Mark,
+    Observation,
+    Restoration,
+    Script,
+    Step,
+)
 from testdb_app.backends.postgresql import baseline as baseline_tables
 from testdb_app.backends.postgresql import catalog, counters, operations, session_reset
 from testdb_app.backends.postgresql.baseline_shape import EXACT_TEXT, make_shape, parse_shape, shape_queries, unreadable
@@ -43,6 +52,10 @@ from testdb_app.schema import ForeignKey, QualifiedName, Schema
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
+
+    from testdb_app.backends.base import TransactionStatus
+    from testdb_app.exceptions import Blocker
+    from testdb_app.schema import TableDetails
 
 _FAILURES = {
     "57014": Failure.STATEMENT_TIMEOUT,
@@ -131,13 +144,12 @@ _READING_TIMEOUT = 60.0
 """Seconds to wait for a lock on a catalog, or on the list of migrations: only a change of the schema holds them."""
 
 
-class PostgreSQLBackend:
+class PostgreSQLBackend(BaseBackend):
     """The backend for PostgreSQL. It keeps every promise, so it has no warning."""
 
     vendor = "postgresql"
-    warning: str | None = None
     has_local_limits = True
-    ways_to_restore: tuple[Restoration, ...] = tuple(Restoration)
+    ways_to_restore = tuple(Restoration)
     data = PostgreSQLData()
 
     def identify(self, connection: BaseDatabaseWrapper) -> DatabaseIdentity:
@@ -149,7 +161,10 @@ class PostgreSQLBackend:
         """Read the whole map from one snapshot. One round trip."""
         return read_schema(connection)
 
-    read_details = staticmethod(read_details)
+    def read_details(
+        self, connection: BaseDatabaseWrapper, schema: Schema, *, count_rows: bool
+    ) -> Mapping[QualifiedName, TableDetails]:
+        return read_details(connection, schema, count_rows=count_rows)
 
     def observe(
         self, connection: BaseDatabaseWrapper, *, lock_timeout: float, baseline: Baseline | None = None
@@ -232,27 +247,59 @@ class PostgreSQLBackend:
             identity=identity,
         )
 
-    renew_session = staticmethod(session_reset.renew_session)
-    release_session = staticmethod(session_reset.release_session)
-    drop_stale_session = staticmethod(session_reset.drop_stale_session)
-    transaction_status = staticmethod(transaction_status)
-    look_for_commits = staticmethod(look_for_commits)
-    is_schema_same = staticmethod(is_schema_same)
-    find_written = staticmethod(find_written)
+    def renew_session(self, connection: BaseDatabaseWrapper) -> bool:
+        return session_reset.renew_session(connection)
+
+    def release_session(self, connection: BaseDatabaseWrapper, *, keep: bool) -> None:
+        session_reset.release_session(connection, keep=keep)
+
+    def drop_stale_session(self, connection: BaseDatabaseWrapper) -> None:
+        session_reset.drop_stale_session(connection)
+
+    def transaction_status(self, connection: BaseDatabaseWrapper) -> TransactionStatus:
+        return transaction_status(connection)
+
+    def look_for_commits(self, connection: BaseDatabaseWrapper, since: object | None) -> tuple[object, bool]:
+        return look_for_commits(connection, since)
+
+    def is_schema_same(self, before: object | None, after: object) -> bool:
+        return is_schema_same(before, after)
+
+    def find_written(self, before: object | None, after: object) -> frozenset[int] | None:
+        return find_written(before, after)
 
     def read_objects(self, connection: BaseDatabaseWrapper) -> frozenset[str]:
         """List the user's objects. One round trip."""
         (rows,) = read_rows(connection, [catalog.OBJECTS], lock_timeout=_READING_TIMEOUT)
         return frozenset(f"{kind} {name}" for kind, name in rows)
 
-    note_start = staticmethod(note_start)
-    is_unwritten = staticmethod(is_unwritten)
-    begin = staticmethod(begin)
-    undo = staticmethod(undo)
-    limit = staticmethod(limit)
-    lift = staticmethod(lift)
-    classify = staticmethod(classify)
-    find_blockers = staticmethod(find_blockers)
+    def note_start(self, connection: BaseDatabaseWrapper) -> object | None:
+        return note_start(connection)
+
+    def is_unwritten(self, connection: BaseDatabaseWrapper, start: object) -> bool:
+        return is_unwritten(connection, start)
+
+    def begin(self, connection: BaseDatabaseWrapper, savepoint: str, limits: Mapping[str, int]) -> None:
+        begin(connection, savepoint, limits)
+
+    def undo(self, connection: BaseDatabaseWrapper, savepoint: str) -> None:
+        undo(connection, savepoint)
+
+    def limit(
+        self, connection: BaseDatabaseWrapper, limits: Mapping[str, int], *, local: bool = False
+    ) -> Mapping[str, str]:
+        return limit(connection, limits, local=local)
+
+    def lift(self, connection: BaseDatabaseWrapper, earlier: Mapping[str, str]) -> None:
+        lift(connection, earlier)
+
+    def classify(self, error: BaseException) -> Failure:
+        return classify(error)
+
+    def find_blockers(
+        self, connection: BaseDatabaseWrapper, pid: object, sql: str, error: BaseException
+    ) -> list[Blocker]:
+        return find_blockers(connection, pid, sql, error)
 
     def explain(self, connection: BaseDatabaseWrapper, error: Error, *, doing: str) -> TestDBError:
         """Return the package's error; see :func:`testdb_app.backends.postgresql.errors.translate`."""

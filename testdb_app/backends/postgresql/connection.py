@@ -107,7 +107,7 @@ def is_idle(connection: BaseDatabaseWrapper) -> bool:
 
 
 def transaction_status(connection: BaseDatabaseWrapper) -> TransactionStatus:
-    """Return what the driver knows of the transaction; see :class:`testdb_app.backends.base.Backend`."""
+    """Return what the driver knows of the transaction; see :class:`testdb_app.backends.base.BaseBackend`."""
     return _STATUS.get(connection.connection.pgconn.transaction_status, TransactionStatus.LOST)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.db import DatabaseError
 
-from testdb_app.backends.base import DatabaseIdentity
+from testdb_app.backends.base import BaseDataBackend, DatabaseIdentity
 from testdb_app.backends.postgresql import catalog, snapshots
 from testdb_app.backends.postgresql.baseline_shape import EXACT_TEXT, TableShape
 from testdb_app.backends.postgresql.connection import Command, raw_cursor, run_sql
@@ -29,16 +29,24 @@ from testdb_app.schema import QualifiedName, Schema
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
+    from testdb_app.backends.base import StoredState
+    from testdb_app.diff import LateSequence, Violation
+
 _LOCK_TIMEOUT = 60.0
 _COMPARISONS_A_MESSAGE = 20
 
 
-class PostgreSQLData:
-    """See :class:`testdb_app.backends.base.DataBackend`."""
+class PostgreSQLData(BaseDataBackend):
+    """See :class:`testdb_app.backends.base.BaseDataBackend`."""
 
-    store_state = staticmethod(store_state)
-    find_violations = staticmethod(find_violations)
-    find_late_sequences = staticmethod(find_late_sequences)
+    def store_state(self, connection: BaseDatabaseWrapper, tables: frozenset[QualifiedName] | None) -> StoredState:
+        return store_state(connection, tables)
+
+    def find_violations(self, connection: BaseDatabaseWrapper, schema: Schema, limit: int) -> list[Violation]:
+        return find_violations(connection, schema, limit)
+
+    def find_late_sequences(self, connection: BaseDatabaseWrapper, schema: Schema) -> list[LateSequence]:
+        return find_late_sequences(connection, schema)
 
     def quote(self, connection: BaseDatabaseWrapper, name: QualifiedName | str) -> str:
         """Quote an identifier, or a qualified one."""

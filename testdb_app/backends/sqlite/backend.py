@@ -11,30 +11,9 @@ from dataclasses import replace
 from sqlite3 import ProgrammingError
 from typing import TYPE_CHECKING
 
-from testdb_app.backends.base import (
-    OWN_SCHEMA,
-    Failure,
-    Mark,
-    Restoration,
-    TransactionStatus,
-    begin_with_savepoint,
-    catalog_is_first,
-    check_deferred,
-    close_session,
-    has_autocommit,
-    is_never_unwritten,
-    leave_session,
-    nobody_blocks,
-    nobody_knows_schema,
-    refuse_limits,
-    undo_to_savepoint,
-    without_kept_sessions,
-    without_start,
-    without_watch,
-    write_restarts,
-    written_unknown,
-)
-from testdb_app.backends.sqlite import baseline, introspection, operations
+from testdb_app.backends.base import OWN_SCHEMA, BaseBackend, Failure, Mark, TransactionStatus, has_autocommit
+from testdb_app.backends.sqlite import baseline as baseline_tables
+from testdb_app.backends.sqlite import introspection, operations
 from testdb_app.backends.sqlite.baseline_copies import RestoringStatement, count_copy
 from testdb_app.backends.sqlite.catalog import read_catalog
 from testdb_app.backends.sqlite.connection import (
@@ -50,18 +29,19 @@ from testdb_app.backends.sqlite.connection import (
 from testdb_app.backends.sqlite.data import SQLiteData
 from testdb_app.backends.sqlite.introspection import count_references, find_filled
 from testdb_app.backends.sqlite.operations import SAVEPOINT, SQLiteScript
-from testdb_app.baseline_state import KEPT_STATES, RowChanges, damaged
+from testdb_app.baseline_state import BASELINE, KEPT_STATES, RowChanges, damaged
 from testdb_app.exceptions import ConcurrencyError, RowsRemainError, TestDBError, TransactionStateError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from django.db import Error
     from django.db.backends.base.base import BaseDatabaseWrapper
     from django.db.backends.utils import CursorWrapper
 
-    from testdb_app.backends.base import Backend, Script, Statement
-    from testdb_app.schema import QualifiedName
+    from testdb_app.backends.base import DatabaseIdentity, Observation, Script, Statement, Step
+    from testdb_app.baseline_state import Baseline, EarlierFormat
+    from testdb_app.schema import ForeignKey, QualifiedName, Schema, TableDetails
 
 UNDO = ("ROLLBACK",)
 UNDO_WITHIN = (f"ROLLBACK TO {SAVEPOINT}", f"RELEASE {SAVEPOINT}")
@@ -162,79 +142,152 @@ def _verify(connection: BaseDatabaseWrapper, script: Script, emptied: frozenset[
 LOCK = "lock_timeout"
 
 
-def limit(connection: BaseDatabaseWrapper, limits: Mapping[str, int], *, local: bool = False) -> dict[str, str]:
-    """Set ``busy_timeout``, which belongs to the connection, and return the earlier one; refuse other limits.
-
-    It does nothing among connections that share a cache in memory (https://www.sqlite.org/sharedcache.html).
-    """
-    refuse_limits(connection, {name: value for name, value in limits.items() if name != LOCK})
-    with connection.cursor() as cursor:
-        cursor.execute("PRAGMA busy_timeout")
-        earlier = {LOCK: str(cursor.fetchone()[0])}
-        cursor.execute(f"PRAGMA busy_timeout = {limits[LOCK]}")
-    return earlier
-
-
-def lift(connection: BaseDatabaseWrapper, earlier: Mapping[str, str]) -> None:
-    """Put ``busy_timeout`` back."""
-    with connection.cursor() as cursor:
-        cursor.execute(f"PRAGMA busy_timeout = {earlier[LOCK]}")
-
-
-def classify(error: BaseException) -> Failure:
-    """Return that a lock was not granted in time, if SQLite says so."""
-    name = str(getattr(error.__cause__, "sqlite_errorname", ""))
-    return Failure.LOCK_TIMEOUT if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")) else Failure.OTHER
-
-
-class SQLiteBackend:
+class SQLiteBackend(BaseBackend):
     """The backend for SQLite, SpatiaLite included. Every method does as its function says."""
 
     vendor = "sqlite"
     data = SQLiteData()
-    warning: str | None = None
-    has_local_limits = False
-    ways_to_restore: tuple[Restoration, ...] = (Restoration.DIFFERENCES, Restoration.ANEW)
 
-    identify = staticmethod(introspection.identify)
-    set_mark = staticmethod(introspection.set_mark)
-    read_schema = staticmethod(introspection.read_schema)
-    read_details = staticmethod(introspection.read_details)
-    observe = staticmethod(introspection.observe)
-    count_rows = staticmethod(introspection.count_live_rows)
-    count_references = staticmethod(introspection.count_references)
-    script = staticmethod(operations.script)
-    run = staticmethod(run)
-    count_changes = staticmethod(introspection.count_changes)
-    read_baseline = staticmethod(baseline.read_baseline)
-    read_shape = staticmethod(baseline.read_shape)
-    write_baseline = staticmethod(baseline.write_baseline)
-    rewrite_baseline = staticmethod(baseline.rewrite_baseline)
-    watch = staticmethod(without_watch)
-    renew_session = staticmethod(close_session)
-    release_session = staticmethod(leave_session)
-    begin = staticmethod(begin_with_savepoint)
-    undo = staticmethod(undo_to_savepoint)
-    limit = staticmethod(limit)
-    lift = staticmethod(lift)
-    classify = staticmethod(classify)
-    find_blockers = staticmethod(nobody_blocks)
+    def identify(self, connection: BaseDatabaseWrapper) -> DatabaseIdentity:
+        return introspection.identify(connection)
+
+    def set_mark(
+        self, connection: BaseDatabaseWrapper, mark: Mark, *, present: bool, identity: DatabaseIdentity | None = None
+    ) -> None:
+        introspection.set_mark(connection, mark, present=present, identity=identity)
+
+    def read_schema(self, connection: BaseDatabaseWrapper) -> Schema:
+        return introspection.read_schema(connection)
+
+    def read_details(
+        self, connection: BaseDatabaseWrapper, schema: Schema, *, count_rows: bool
+    ) -> Mapping[QualifiedName, TableDetails]:
+        return introspection.read_details(connection, schema, count_rows=count_rows)
+
+    def observe(
+        self, connection: BaseDatabaseWrapper, *, lock_timeout: float, baseline: Baseline | None = None
+    ) -> Observation:
+        return introspection.observe(connection, lock_timeout=lock_timeout, baseline=baseline)
+
+    def count_rows(self, connection: BaseDatabaseWrapper, tables: Iterable[QualifiedName]) -> dict[QualifiedName, int]:
+        return introspection.count_live_rows(connection, tables)
+
+    def count_references(
+        self, connection: BaseDatabaseWrapper, keys: Sequence[ForeignKey], baseline: Baseline | None = None
+    ) -> tuple[int, ...]:
+        return introspection.count_references(connection, keys, baseline)
+
+    def script(
+        self,
+        connection: BaseDatabaseWrapper,
+        schema: Schema,
+        steps: Sequence[Step],
+        *,
+        baseline: Baseline | None = None,
+        checks: Sequence[ForeignKey],
+        verify: Sequence[QualifiedName],
+        lock_timeout: float,
+        within_transaction: bool,
+        for_watch: bool = False,
+        identity: DatabaseIdentity | None = None,
+    ) -> Script:
+        return operations.script(
+            connection,
+            schema,
+            steps,
+            baseline=baseline,
+            checks=checks,
+            verify=verify,
+            lock_timeout=lock_timeout,
+            within_transaction=within_transaction,
+            for_watch=for_watch,
+            identity=identity,
+        )
+
+    def run(
+        self, connection: BaseDatabaseWrapper, script: Script, *, within_transaction: bool
+    ) -> dict[QualifiedName, RowChanges]:
+        return run(connection, script, within_transaction=within_transaction)
+
+    def count_changes(
+        self, connection: BaseDatabaseWrapper, baseline: Baseline, tables: Iterable[QualifiedName]
+    ) -> dict[QualifiedName, RowChanges]:
+        return introspection.count_changes(connection, baseline, tables)
+
+    def read_baseline(self, connection: BaseDatabaseWrapper, state: str = BASELINE) -> Baseline | None:
+        return baseline_tables.read_baseline(connection, state)
+
+    def read_shape(
+        self, connection: BaseDatabaseWrapper, schema: Schema, tables: Iterable[QualifiedName]
+    ) -> dict[str, str]:
+        return baseline_tables.read_shape(connection, schema, tables)
+
+    def write_baseline(
+        self,
+        connection: BaseDatabaseWrapper,
+        schema: Schema,
+        *,
+        tables: Iterable[QualifiedName],
+        sequences: Iterable[QualifiedName],
+        excluded: frozenset[QualifiedName],
+        lock_timeout: float,
+        state: str = BASELINE,
+        identity: DatabaseIdentity | None = None,
+    ) -> Baseline:
+        return baseline_tables.write_baseline(
+            connection,
+            schema,
+            tables=tables,
+            sequences=sequences,
+            excluded=excluded,
+            lock_timeout=lock_timeout,
+            state=state,
+            identity=identity,
+        )
+
+    def rewrite_baseline(
+        self,
+        connection: BaseDatabaseWrapper,
+        baseline: Baseline,
+        state: str = BASELINE,
+        *,
+        identity: DatabaseIdentity | None = None,
+    ) -> Baseline:
+        return baseline_tables.rewrite_baseline(connection, baseline, state, identity=identity)
+
+    def limit(
+        self, connection: BaseDatabaseWrapper, limits: Mapping[str, int], *, local: bool = False
+    ) -> dict[str, str]:
+        """Set ``busy_timeout``, which belongs to the connection, and return the earlier one; refuse other limits.
+
+        It does nothing among connections that share a cache in memory (https://www.sqlite.org/sharedcache.html).
+        """
+        super().limit(connection, {name: value for name, value in limits.items() if name != LOCK})
+        with connection.cursor() as cursor:
+            cursor.execute("PRAGMA busy_timeout")
+            earlier = {LOCK: str(cursor.fetchone()[0])}
+            cursor.execute(f"PRAGMA busy_timeout = {limits[LOCK]}")
+        return earlier
+
+    def lift(self, connection: BaseDatabaseWrapper, earlier: Mapping[str, str]) -> None:
+        """Put ``busy_timeout`` back."""
+        with connection.cursor() as cursor:
+            cursor.execute(f"PRAGMA busy_timeout = {earlier[LOCK]}")
+
+    def classify(self, error: BaseException) -> Failure:
+        """Return that a lock was not granted in time, if SQLite says so."""
+        name = str(getattr(error.__cause__, "sqlite_errorname", ""))
+        return Failure.LOCK_TIMEOUT if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")) else Failure.OTHER
 
     def explain(self, connection: BaseDatabaseWrapper, error: Error, *, doing: str) -> TestDBError:
         """Return the package's error; see :func:`testdb_app.backends.sqlite.connection.translate`."""
         return translate(error, connection, doing)
 
-    check_deferred = staticmethod(check_deferred)
-    write_restarts = staticmethod(write_restarts)
-    catalog_first = staticmethod(catalog_is_first)
-    note_start = staticmethod(without_start)
-    is_unwritten = staticmethod(is_never_unwritten)
-    drop_stale_session = staticmethod(without_kept_sessions)
-    drop_baseline = staticmethod(baseline.drop_baseline)
-    compare_earlier = staticmethod(baseline.compare_earlier)
+    def drop_baseline(self, connection: BaseDatabaseWrapper, *, identity: DatabaseIdentity | None = None) -> None:
+        baseline_tables.drop_baseline(connection, identity=identity)
 
-    is_schema_same = staticmethod(nobody_knows_schema)
-    find_written = staticmethod(written_unknown)
+    def compare_earlier(self, connection: BaseDatabaseWrapper, schema: Schema) -> EarlierFormat:
+        return baseline_tables.compare_earlier(connection, schema)
 
     def read_objects(self, connection: BaseDatabaseWrapper) -> frozenset[str]:
         """Return what ``sqlite_master`` lists, but for what SQLite makes itself and the copies of baselines."""
@@ -265,4 +318,4 @@ def _is_own(table: str) -> bool:
     return any(table.startswith(f"{OWN_SCHEMA}_{name}") for name in (*KEPT_STATES, *Mark))
 
 
-BACKEND: Backend = SQLiteBackend()
+BACKEND = SQLiteBackend()

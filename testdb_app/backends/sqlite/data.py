@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from testdb_app.backends.base import DatabaseIdentity
+from testdb_app.backends.base import BaseDataBackend, DatabaseIdentity
 from testdb_app.backends.sqlite.baseline_shape import read_shapes
 from testdb_app.backends.sqlite.catalog import read_catalog
 from testdb_app.backends.sqlite.connection import all_or_nothing, execute, fetch, snapshot
@@ -20,6 +20,10 @@ from testdb_app.schema import QualifiedName, Schema
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
     from django.db.backends.utils import CursorWrapper
+
+    from testdb_app.backends.base import StoredState
+    from testdb_app.baseline_state import Baseline
+    from testdb_app.diff import TableDifference
 
 # table, number of the key, how many rows, whether a rowid leads to them
 BROKEN = """
@@ -89,12 +93,19 @@ def _describe(
 _ROWS_A_CALL = 5_000
 
 
-class SQLiteData:
-    """See :class:`testdb_app.backends.base.DataBackend`."""
+class SQLiteData(BaseDataBackend):
+    """See :class:`testdb_app.backends.base.BaseDataBackend`."""
 
-    store_state = staticmethod(store_state)
-    compare_with_baseline = staticmethod(compare_with_baseline)
-    find_violations = staticmethod(find_violations)
+    def store_state(self, connection: BaseDatabaseWrapper, tables: frozenset[QualifiedName] | None) -> StoredState:
+        return store_state(connection, tables)
+
+    def compare_with_baseline(
+        self, connection: BaseDatabaseWrapper, baseline: Baseline | None, tables: Iterable[QualifiedName], limit: int
+    ) -> list[TableDifference]:
+        return compare_with_baseline(connection, baseline, tables, limit)
+
+    def find_violations(self, connection: BaseDatabaseWrapper, schema: Schema, limit: int) -> list[Violation]:
+        return find_violations(connection, schema, limit)
 
     def quote(self, connection: BaseDatabaseWrapper, name: QualifiedName | str) -> str:
         """Quote an identifier, or a qualified one."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from django.db.backends.base.base import BaseDatabaseWrapper
 
-    from testdb_app.backends.base import Backend
+    from testdb_app.backends.base import BaseBackend
     from testdb_app.schema import Schema
     from testdb_app.showdeps.picture import Cycle
 
@@ -109,7 +109,7 @@ class Command(BaseCommand):
 
     def _read(
         self,
-        backend: Backend,
+        backend: BaseBackend,
         connection: BaseDatabaseWrapper,
         labels: tuple[str, ...],
         options: dict[str, Any],
@@ -175,7 +175,7 @@ class Command(BaseCommand):
 
 
 def _for_a_page(
-    backend: Backend, connection: BaseDatabaseWrapper, schema: Schema, options: dict[str, Any]
+    backend: BaseBackend, connection: BaseDatabaseWrapper, schema: Schema, options: dict[str, Any]
 ) -> dict[str, Any]:
     if options["format"] != "html":
         return {}
