@@ -13,7 +13,6 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any, Generic, Protocol, Self, TypeVar
 
-from testdb_app.backends.base import Action
 from testdb_app.schema import ForeignKey, OnDelete, QualifiedName, Schema
 
 
@@ -213,15 +212,15 @@ def is_immediate(key: ForeignKey) -> bool:
     return not key.deferrable or key.on_delete is OnDelete.RESTRICT
 
 
-def events_of_action(key: ForeignKey, action: Action) -> frozenset[str]:
-    """Return what the key's own actions do to its table when rows of the referenced one are deleted or restored.
+def events_of_action(key: ForeignKey, *, restored: bool = False) -> frozenset[str]:
+    """Return what the key's own actions do to its table when rows of the referenced one are deleted, or *restored*.
 
     They are statements of their own, which fire triggers for each statement also where they find no row.
     """
     events = set()
     if key.on_delete.changes_rows:
         events.add("DELETE" if key.on_delete is OnDelete.CASCADE else "UPDATE")
-    if action is Action.RESTORE and key.on_update.changes_rows:
+    if restored and key.on_update.changes_rows:
         events.add("UPDATE")
     return frozenset(events)
 

@@ -274,7 +274,9 @@ def _may_refill(schema: Schema, deletes: Iterable[Step]) -> bool:
         for name in step.names:
             events = {name: {"DELETE"}}
             for key in schema.referencing.get(name, ()):
-                events.setdefault(key.table, set()).update(events_of_action(key, step.action))
+                events.setdefault(key.table, set()).update(
+                    events_of_action(key, restored=step.action is Action.RESTORE)
+                )
             for table in (schema.by_name[other] for other in events):
                 fires = any(trigger.fires_on(event) for trigger in table.triggers for event in events[table.name])
                 rewrites = any(rule.event in events[table.name] for rule in table.rules)
@@ -420,7 +422,7 @@ def _find_causes(schema: Schema) -> dict[tuple[QualifiedName, str], Table]:
         # The queries of foreign keys go to the partitioned table, and the server asks every partition then.
         reached_at: list[tuple[QualifiedName, str]] = [(above, event) for above in table.inherits if table.is_partition]
         for key in keys.get(name, ()):
-            reached = {"DELETE"} if event in events_of_action(key, Action.DELETE) else set()
+            reached = {"DELETE"} if event in events_of_action(key) else set()
             if event == "UPDATE" and key.on_update.changes_rows:
                 reached.add("UPDATE")
             reached_at += sorted((key.referenced, each) for each in reached)

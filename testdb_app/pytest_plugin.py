@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 _FAULT = "testdb_fault"
 _FOUND = pytest.StashKey[str]()
 
-pytest_plugins = ("testdb_app.pytest_plugin",)
-
 __all__ = ["LeakWarning", "copied_per_test"]
 
 
@@ -44,6 +42,7 @@ def pytest_configure(config: pytest.Config) -> None:
         f"{requests.MARK}(databases): the databases, a list of aliases or '__all__', that db_class, db_module, db_package, "
         "db_session, reset_db_class and reset_db_module open for the test.",
     )
+    _configure_sessions(config)
     options.check_options(config)
     if options.resets_all(config) or options.leaks(config):
         _register_hooks(config)
@@ -79,6 +78,7 @@ def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Ite
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Tell pytest-django what a test wants by our fixtures."""
+    _collect_session_test(item)
     # Without it there is one error, after the collection.
     if requests.asks_for_ours(item) and item.config.pluginmanager.hasplugin("django"):
         requests.add_mark(item)
@@ -199,23 +199,22 @@ def db_session(request: Any, django_db_setup: None, django_db_blocker: Any) -> G
     yield from _hold_scope(request, django_db_blocker)
 
 
-MARK = requests.SESSION_MARK
-_HOOKS = "testdb_session_hooks"
+_SESSION_HOOKS = "testdb_session_hooks"
 
 
 def _configure_sessions(config: pytest.Config) -> None:
     """Make the mark known."""
     config.addinivalue_line(
         "markers",
-        f"{MARK}(**options): options of testdb_app's TestSessionFactory for the fixture test_session, such as "
+        f"{requests.SESSION_MARK}(**options): options of testdb_app's TestSessionFactory for the fixture test_session, such as "
         'isolation="reset"; the closest mark wins.',
     )
 
 
 def _collect_session_test(item: pytest.Item) -> None:
     """Have something done around fixtures only where a test names ours."""
-    if _uses(item) and not item.config.pluginmanager.has_plugin(_HOOKS):
-        item.config.pluginmanager.register(_Hooks(), _HOOKS)
+    if _uses(item) and not item.config.pluginmanager.has_plugin(_SESSION_HOOKS):
+        item.config.pluginmanager.register(_SessionHooks(), _SESSION_HOOKS)
 
 
 @pytest.fixture(scope="session")
@@ -272,7 +271,7 @@ class _Asking:
         return pytest.mark.django_db(databases=self.databases).mark if name == "django_db" else None
 
 
-class _Hooks:
+class _SessionHooks:
     """What is done in runs in which a test names one of the fixtures."""
 
     @pytest.hookimpl(trylast=True)

@@ -166,7 +166,7 @@ def _session_between_tests(connection: BaseDatabaseWrapper) -> Iterator[None]:
     backend = get_backend(connection)
     backend.drop_stale_session(connection)
     end_transaction(connection)
-    keep = backend.renew_session(connection)
+    keep = backend.renew_session(connection, mode=get_settings().keep_connections)
     try:
         yield
     finally:

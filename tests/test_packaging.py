@@ -104,7 +104,7 @@ def test_the_wheel_has_the_package_whole_and_nothing_else(built: Built) -> None:
         "py.typed",
         "demo/migrations/0001_initial.py",
         "management/commands/resetdb.py",
-        "rendering/page/page.css",
+        "showdeps/page/page.css",
     ):
         assert f"testdb_app/{needed}" in built.names()
 

@@ -412,10 +412,10 @@ class BaseBackend(ABC):
         """Return a watch over a database with that schema, which remembers nothing yet; None where there is no such thing."""
         return None
 
-    def renew_session(self, connection: BaseDatabaseWrapper) -> bool:
+    def renew_session(self, connection: BaseDatabaseWrapper, *, mode: str = "auto") -> bool:
         """Leave *connection* with a session that is as good as a new one, or closed. No transaction may be open.
 
-        Returns whether the session that it has after the reset may stay open for the next test.
+        *mode* is ``TESTDB["KEEP_CONNECTIONS"]``: "auto", "never" or "always". Returns whether the session that it has after the reset may stay open for the next test.
 
         By default the session is closed: what the reset opens after that is as good as new for the next test.
         """

@@ -23,6 +23,7 @@ from testdb_app.diff import show_value
 from testdb_app.exceptions import ConfigurationError, DataError, DependentRowsError
 from testdb_app.graph import DependencyGraph
 from testdb_app.guard import check_may_write
+from testdb_app.plan import check_deletable
 from testdb_app.schema import ForeignKey, QualifiedName
 
 if TYPE_CHECKING:
@@ -303,6 +304,7 @@ def remove(
         taken, found = _follow(connection, index, rows, takes_all=dependents == "take")
         if found:
             raise _refuse(found)
+        check_deletable(index.schema, taken)
         with get_backend(connection).data.accepting_deletes(connection, index.schema, taken):
             return _delete(connection, index, taken)
 

@@ -24,6 +24,8 @@ _Hook = Generator[None, object, object]
 class Run:
     """What the plugin does in one run. Each method is a hook's body."""
 
+    __test__ = False
+
     def __init__(self, config: pytest.Config) -> None:
         self.stack = stack_of(config)
         self.data = DataFixtures(self.stack)

@@ -470,7 +470,7 @@ def test_counters_that_cannot_be_read_after_a_reset_do_not_undo_its_success(scra
     resetter = scratch.resetter()
     resetter.reset()
     run(scratch, "INSERT INTO a (v) VALUES ('x')")
-    monkeypatch.setattr(change_tracker.signals, "FORCE_FLUSH", "SELECT no_such_function()")
+    monkeypatch.setattr(change_tracker.counters, "FORCE_FLUSH", "SELECT no_such_function()")
     fresh = scratch.resetter()
     assert fresh.reset().rows == 1
     assert fresh.reset().tables == ()

@@ -22,44 +22,48 @@ _IS_SQL = re.compile(
 # Texts whose operators and types may stand as they are, by module. read_rows() and read_safely() run them after SET LOCAL
 # search_path, when nothing of the user's is on it; or they are parts of a text that is given to qualify().
 AFTER_THE_SAFE_PATH = {
-    "baseline": {"_EXISTS", "_COUNTERS", "read_baseline", "compare_earlier", "_compare_texts"},
-    "blocking": {"_HOLDERS"},
+    "baseline": {"_COUNTERS", "_EXISTS", "_compare_texts", "compare_earlier", "read_baseline"},
+    "baseline_shape": {"KINDS", "MIGRATIONS", "TABLE_SHAPES", "_GENERATED_OF_TABLE", "_KEPT_AS", "_TYPES_OF_TABLE"},
     "catalog": {
-        "USER_SCHEMAS",
-        "_USER_OR_TEMPORARY",
-        "TOKEN",
-        "OBJECTS",
         "EVENT_TRIGGERS",
-        "STORES",
-        "STORED_BY",
-        "TABLES",
-        "_FOREIGN_KEYS",
-        "SEQUENCES",
-        "TRIGGERS",
-        "RULES",
-        "PUBLISHED",
         "MATERIALIZED_VIEWS",
-        "SIZES",
-        "_SEQUENCES_IN_SIGHT",
-        "SEQUENCE_STATES_IF_FEW",
+        "OBJECTS",
+        "PUBLISHED",
+        "RULES",
+        "SEQUENCES",
         "SEQUENCE_STATES_18",
+        "SEQUENCE_STATES_IF_FEW",
+        "SIZES",
+        "STORED_BY",
+        "STORES",
+        "TABLES",
+        "TOKEN",
+        "TRIGGERS",
+        "USER_SCHEMAS",
+        "_FOREIGN_KEYS",
+        "_SEQUENCES_IN_SIGHT",
+        "_USER_OR_TEMPORARY",
     },
-    "details": {"UNIQUE_KEYS", "ESTIMATES", "READABLE"},
+    "constraints": {"_DEFERRABLE_KEYS"},
+    "counters": {"CALLED", "CALLED_18", "DATABASE", "RELATIONS"},
     "errors": {"BLOCKERS"},
+    "introspection": {"ESTIMATES", "READABLE", "UNIQUE_KEYS"},
     "preconditions": {"OWNERS"},
-    "shapes": {"KINDS", "_TYPES_OF_TABLE", "_KEPT_AS", "_GENERATED_OF_TABLE", "TABLE_SHAPES", "MIGRATIONS"},
-    "signals": {"RELATIONS", "CALLED", "CALLED_18", "DATABASE"},
-    "signs": {"TABLES"},
-    "violations": {"_DEFERRABLE_KEYS"},
+    "queries": {"_HOLDERS"},
+    "snapshots": {"TABLES"},
 }
 PARTS_OF_WHAT_IS_QUALIFIED = {
-    "preconditions": {"_TRUSTED", "_ME", "_FAULTS", "_ALL"},
-    "session_state": {"_OWN", "_CALLED", "_OTHERS"},
-    "signals": {"_PREPARED", "_CALLS", "_conditions", "_moved"},
-    "signs": {"_reported", "_pending"},
+    "counters": {"_CALLS", "_PREPARED", "_conditions", "_moved"},
+    "preconditions": {"_ALL", "_FAULTS", "_ME", "_TRUSTED"},
+    "session_reset": {"_CALLED", "_OTHERS", "_OWN"},
+    "snapshots": {"_pending", "_reported"},
 }
 # An "=" that is no operator: of advice to people, of SET, and of PL/pgSQL.
-NO_OPERATORS = {"errors": {"_translate"}, "limits": {"_set"}, "restoring": {"restore_in_passes", "_try"}}
+NO_OPERATORS = {
+    "backend": {"_set"},
+    "errors": {"_translate"},
+    "operations": {"_try", "restore_in_passes"},
+}
 ALLOWED = (AFTER_THE_SAFE_PATH, PARTS_OF_WHAT_IS_QUALIFIED, NO_OPERATORS)
 # Words that no search path decides: keywords written like a function, the columns of an alias, PL/pgSQL and SET.
 NO_FUNCTIONS = {

@@ -108,7 +108,7 @@ def test_its_policy_lets_its_own_script_and_style_run_and_nothing_else() -> None
 
 
 def test_without_assets_it_says_where_they_are() -> None:
-    with pytest.raises(ValueError, match=r"testdb_app\.management\.page"):
+    with pytest.raises(ValueError, match=r"testdb_app\.showdeps\.html"):
         html.render_html(replace(SHOP, assets=None))
 
 

@@ -15,6 +15,7 @@ from django.db.backends.signals import connection_created
 from testdb_app import teardown
 from testdb_app.backends import get_backend
 from testdb_app.backends.postgresql.session_reset import judge_statement
+from testdb_app.conf import get_settings
 from testdb_app.exceptions import ConfigurationError
 from tests.scratch import default_parameters
 from tests.testcases.kept import differences, observe, observe_new
@@ -273,7 +274,7 @@ def register_with_djangos_engine(scratch: Any) -> None:
 
 def renew(connection: Any) -> bool:
     backend = get_backend(connection)
-    keep = backend.renew_session(connection)
+    keep = backend.renew_session(connection, mode=get_settings().keep_connections)
     backend.release_session(connection, keep=keep)
     return keep
 

@@ -247,8 +247,8 @@ class PostgreSQLBackend(BaseBackend):
             identity=identity,
         )
 
-    def renew_session(self, connection: BaseDatabaseWrapper) -> bool:
-        return session_reset.renew_session(connection)
+    def renew_session(self, connection: BaseDatabaseWrapper, *, mode: str = "auto") -> bool:
+        return session_reset.renew_session(connection, mode=mode)
 
     def release_session(self, connection: BaseDatabaseWrapper, *, keep: bool) -> None:
         session_reset.release_session(connection, keep=keep)

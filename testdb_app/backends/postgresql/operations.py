@@ -395,7 +395,7 @@ def _events_by_table(schema: Schema, steps: Many[Step]) -> dict[QualifiedName, s
         if step.action in BY_ROW:
             for name in step.names:
                 for key in schema.referencing.get(name, ()):
-                    if events := events_of_action(key, step.action):
+                    if events := events_of_action(key, restored=step.action is Action.RESTORE):
                         found.setdefault(key.table, set()).update(events)
                         # Its query goes to the partitioned table, and the server asks every partition for its identity.
                         for below in _partitions_below(schema, key.table):

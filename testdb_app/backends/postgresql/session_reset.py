@@ -59,7 +59,6 @@ from testdb_app.backends.postgresql._psycopg_private import observe_statements, 
 from testdb_app.backends.postgresql.connection import is_idle, run_sql, server_version
 from testdb_app.backends.postgresql.queries import rows_of
 from testdb_app.backends.postgresql.sql import qualify, quote_literal
-from testdb_app.conf import get_settings
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -125,14 +124,14 @@ _unpatched: dict[type[Any], tuple[Any, ...]] = {}
 _expected: dict[type[Any], frozenset[str]] = {}
 
 
-def renew_session(connection: BaseDatabaseWrapper) -> bool:
+def renew_session(connection: BaseDatabaseWrapper, *, mode: str = "auto") -> bool:
     """Leave *connection* open with a session that is as good as new, or closed. No transaction may be open.
 
-    Returns whether the session that it has after the reset may stay open for the next test. Costs one round trip, about
+    *mode* is ``TESTDB["KEEP_CONNECTIONS"]``. Returns whether the session that it has after the reset may stay open for the
+    next test. Costs one round trip, about
     0.1 ms, and a new connection the first time.
     """
     observe_from_now_on()
-    mode = get_settings().keep_connections
     vouched = mode == "always" and not _has_pool(connection)
     may_keep = vouched or _is_provable(connection)
     raw = connection.connection
