@@ -53,9 +53,9 @@ nitpick_ignore_regex = [
     ),
     (
         r"py:.*",
-        r"AbstractContextManager|BaseDatabaseWrapper|Error|testdb_app\.graph\.N|N|(testdb_app\.data\.\w+\.)?_[A-Z]",
+        r"AbstractContextManager|BaseDatabaseWrapper|Error|testdb_app\.graph\.N|N|(testdb_app\.[\w.]+\.)?_[A-Z]",
     ),
-    (r"py:.*", r"SessionOptions|SharedPool|testdb_app\.sessions\.setting_up\.SessionData"),
+    (r"py:.*", r"(testdb_app\.sessions\.\w+\.)?(SessionOptions|SharedPool|SessionData)|abc\.ABC"),
     (r"py:.*", r"(bool|bytes|dict|float|frozenset|int|list|object|set|str|tuple|type|Any|None|Exception|enum\..*)"),
 ]
 

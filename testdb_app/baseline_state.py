@@ -1,4 +1,4 @@
-"""The states that a database is put to: what a baseline holds, and what a reset changed on the way there. Pure values."""
+"""The baseline as a value: its tables, sequences and shape, and the document that a database keeps of it. Pure."""
 
 from __future__ import annotations
 

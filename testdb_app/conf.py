@@ -1,4 +1,4 @@
-"""The settings: one dict, ``TESTDB``, whose unknown keys are refused."""
+"""The settings: one dict, ``TESTDB``, whose unknown keys are refused; and the checked options of a reset."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Test databases made ready for resets: each captures its baseline, or goes back to the one it has kept. Once a process."""
+"""Test databases prepared for resets: the baseline is captured, or restored in a kept database."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The dependency graph of a schema: components, levels, order, closures, cycles, paths.
+"""The dependency graph of a schema: order, levels, cycles, paths, and tables that immediate foreign keys tie together.
 
 Pure and iterative: a chain of 10,000 tables costs no recursion. Every result is a function of the graph alone:
 nodes are sorted before they are walked, so no set's order reaches the SQL.

@@ -1,4 +1,4 @@
-"""May this database be reset? Asked of the live connection before the first write of every run.
+"""The guard: may this database be reset? It asks the live connection before the first write of every run.
 
 The rules, in this order; the first that applies decides:
 

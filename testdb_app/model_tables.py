@@ -1,4 +1,4 @@
-"""Which Django models stand behind which tables.
+"""Django models and their tables: which model stands behind which table, and where models and database disagree.
 
 The table of a model is text that Django puts between quotes: it may hold a schema (``"s"."t"`` or ``s"."t``),
 PostgreSQL cuts it after 63 bytes, and where the database ignores case so does the look-up here.

@@ -1,4 +1,4 @@
-"""From the map, the scope and one look at the database to a plan: a value that can be printed, compared and run.
+"""The plan of a reset: from the schema, the scope and the state of the database to ordered steps.
 
 The scope is static: which tables may be emptied, which stay and why, which sequences go along. It depends on the
 schema and the options alone. The plan narrows it to what the look found: tables that may hold rows, sequences that moved.

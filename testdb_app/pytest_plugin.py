@@ -1,4 +1,4 @@
-"""The pytest plugin, over pytest-django: scopes wider than a test, tests with real commits that are reset, and who left rows.
+"""The pytest plugin: every option, fixture and mark, over pytest-django.
 
 It is imported in every run of whoever has the package installed, so it imports little, and hooks into nothing until a test, an
 option or an ini key asks for it. Its parts are in ``testdb_app.plugin``.

@@ -1,4 +1,4 @@
-"""What a reset would do, and what it did, as values for people and machines."""
+"""The preview and the report of a reset, as values for people and machines."""
 
 from __future__ import annotations
 

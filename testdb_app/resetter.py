@@ -1,4 +1,4 @@
-"""The reset: look, ask the guard, plan, run, report. The map is read once and replayed until the schema changes."""
+"""The reset, from top to bottom: find what was written, ask the guard, plan, run, report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The schema of a database as a frozen value: tables, foreign keys, sequences, triggers, rules.
+"""The schema of a database as frozen values: tables, keys, sequences, triggers, rules, and how names are shown.
 
 Pure values: no Django, no I/O. A backend's introspection makes them; the graph, the plan and the pictures read them.
 """

@@ -1,4 +1,4 @@
-"""Which tables are meant: labels of apps and models, qualified names, and shell patterns of both.
+"""Labels and patterns to tables, and the scope: what a reset may touch.
 
 Pure: the schema's tables and the models' labels come in, a set of tables goes out.
 """

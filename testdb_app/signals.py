@@ -1,4 +1,4 @@
-"""The signals that a reset sends: one for caches of a project's own over the tables of its database.
+"""The signals of a reset, and Django's own caches, which a reset clears.
 
 ::
 

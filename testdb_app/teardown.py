@@ -1,4 +1,4 @@
-"""What happens between two tests that commit: databases and sessions are put back, also for classes that know nothing of it.
+"""Teardown: what happens to databases and sessions after a test that commits.
 
 What Django's flush leaves: no rows but those that handlers of ``post_migrate`` make. Made once, and kept beside the baseline.
 

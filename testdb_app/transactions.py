@@ -1,4 +1,4 @@
-"""A transaction around tests that is rolled back at its end: what test sessions and the scopes of pytest have in common.
+"""The outer transaction of sessions and scopes, which is rolled back at the end, and the faults that may break it.
 
 It is Django's own ``atomic()``, entered and left by hand and marked as ``TestCase`` marks its own: ``atomic()`` inside it
 is a savepoint, ``durable=True`` is allowed, and callbacks of ``on_commit()`` are collected. Inside another one, or any

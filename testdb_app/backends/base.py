@@ -1,4 +1,4 @@
-"""The values that go to and fro between the resetter and a backend; see :mod:`testdb_app.backends.base`.
+"""The contract of a backend: base classes with working defaults, and the values that they take and return.
 
 What a backend is: the protocols that the resetter speaks.
 
@@ -415,7 +415,8 @@ class BaseBackend(ABC):
     def renew_session(self, connection: BaseDatabaseWrapper, *, mode: str = "auto") -> bool:
         """Leave *connection* with a session that is as good as a new one, or closed. No transaction may be open.
 
-        *mode* is ``TESTDB["KEEP_CONNECTIONS"]``: "auto", "never" or "always". Returns whether the session that it has after the reset may stay open for the next test.
+        *mode* is ``TESTDB["KEEP_CONNECTIONS"]``: "auto", "never" or "always". Returns whether the session that it has after
+        the reset may stay open for the next test.
 
         By default the session is closed: what the reset opens after that is as good as new for the next test.
         """

@@ -1,4 +1,4 @@
-"""Any other vendor, through what every Django backend has: ``connection.introspection`` and ``sql_flush``.
+"""Other vendors: Django's own introspection and ``sql_flush()``.
 
 It keeps fewer promises, and its warning says which. A vendor that is to keep them all gets a folder of its own.
 

@@ -1,4 +1,4 @@
-"""Assertions about what is in the database; each raises :class:`~testdb_app.exceptions.VerificationError`, an AssertionError."""
+"""Assertions about rows, counts, constraints and sequences; each raises :class:`~testdb_app.exceptions.VerificationError`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows made of nothing: each with the rows that its required foreign keys need, always the same ones."""
+"""Factories: rows with made-up values and the rows that their required foreign keys need, always the same."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A ledger of what a test has set up, so that this, and only this, can be taken away again."""
+"""The ledger of a test's data: it registers rows that were set up, and removes these and no others."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class DataLedger:
         return self.setup(lambda: load(source, using=self.using, allow_database=self._allowed, **options))
 
     def bulk(self, model: type[Model], rows: Iterable[Any], /) -> int:
-        """Insert and register many rows; see :func:`testdb_app.data.loading`. Their keys are reserved before, by one query more."""
+        """Insert and register many rows; see :func:`testdb_app.data.bulk`. Their keys are reserved before, by one query more."""
         connection = connections[self.using]
         check_may_write(connection, self._allowed)
         keys: list[Any] = []

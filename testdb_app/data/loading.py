@@ -1,4 +1,4 @@
-"""Rows from wherever they come: fixtures, files, dicts, factories, instances."""
+"""Loading rows: fixtures, files, dicts, factories, instances, and bulk inserts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The map of a database, read once and kept as long as it is true; and which table stands behind a model."""
+"""The schema and the models of a database, read once and kept while they are true."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a command's text goes: as wide as the terminal, in its colours, and in an encoding that it may not share."""
+"""The terminal of a command: width, colours, encoding, folded lines, elapsed seconds."""
 
 from __future__ import annotations
 

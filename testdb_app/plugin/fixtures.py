@@ -1,4 +1,4 @@
-"""What is done around the set-up of wide fixtures with rows: each gets a savepoint, and the last to come is the first to go.
+"""Fixtures with rows that live longer than a test: each gets a savepoint; and copies of their objects for each test.
 
 A fixture has rows, as far as can be known, if it depends on one of the scopes. Where no transaction is open, because the
 scope commits, rows of one fixture cannot be told from those of another, and go all together.

@@ -1,4 +1,4 @@
-"""One run of pytest: the stack of its scopes, and what is done around each fixture and each test."""
+"""The hooks around fixtures and tests in one run of pytest, registered only where something asks for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who left rows: after each test, and after each wide fixture, a look at what it has committed and nobody has taken back.
+"""Reporting: the leak finder, and the slowest resets.
 
 One cheap query tells whether anybody has committed at all; only then what was written is compared with the baseline.
 A sequence that has moved is told with rows that were left, and is no leak of its own: each insert moves one, rolled back or not.

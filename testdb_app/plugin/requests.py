@@ -1,4 +1,4 @@
-"""What a test asks for: which of our scopes, whether it commits, which databases. Nothing here touches a database.
+"""What a test requests: its scopes, whether it commits, its databases.
 
 A scope is *wider* the smaller its rank is. Function scope is pytest-django's own.
 """

@@ -1,4 +1,4 @@
-"""The scopes and the fixtures with rows that are open in a run of pytest, as a stack: what was opened last ends first.
+"""The open scopes of a run of pytest, as a stack: what was opened last ends first.
 
 Below pytest's own order of fixtures there is that of the database: a savepoint can be rolled back only with all that came
 after it. So where pytest ends a fixture, those above it end first, and where a wide fixture begins, the narrower ones end

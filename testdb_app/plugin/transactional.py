@@ -1,4 +1,4 @@
-"""Tests that commit: their databases are prepared before the first of them, and their end is a reset, or that of their scope."""
+"""Tests that commit: their databases are prepared before the first of them, and reset at their end."""
 
 from __future__ import annotations
 

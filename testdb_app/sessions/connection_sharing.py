@@ -1,4 +1,4 @@
-"""``session.allow()``: whom a session's connections are lent to, and for how long.
+"""Sharing a session's connections with other threads: ``session.allow()``.
 
 Django's connection for a thread that a session's was lent to: its own state, over the session's transaction.
 

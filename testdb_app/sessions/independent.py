@@ -1,4 +1,4 @@
-"""A second connection to a database, under an alias of its own that exists in this thread alone, and only as long."""
+"""Independent connections and their pool: a second connection to a database, under an alias of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a session does to each of its connections: a transaction that is rolled back, or real commits and a reset."""
+"""How a session isolates a connection: by a transaction that is rolled back, or by commits and a reset."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Opening a session: all of its connections or none.
+"""Opening and ending a session, whatever goes wrong: abandoned and overdue sessions included.
 
 Sessions that nobody has closed and nobody can any more: told, and ended as soon as that is safe.
 

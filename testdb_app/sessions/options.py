@@ -1,4 +1,4 @@
-"""What a factory of sessions was asked for, checked."""
+"""The options of a session factory, checked: durations, limits, pools."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sessions that are open: who they are, in which order they were opened on a connection, and what became of them."""
+"""The registry of open sessions, in the order in which they were opened on a connection; and their errors."""
 
 from __future__ import annotations
 

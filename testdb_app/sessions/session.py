@@ -1,4 +1,4 @@
-"""A test session: connections that it owns, and everything in them undone at its end."""
+"""Test sessions: :class:`TestSessionFactory` makes them, :class:`TestSession` is one, and all in it is undone at its end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures of the dependency map, one module a format. Pure: a :class:`Picture` comes in, text goes out."""
+"""Pictures of the dependency graph, by format. Pure: a :class:`Picture` comes in, text goes out."""
 
 from __future__ import annotations
 

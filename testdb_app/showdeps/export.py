@@ -1,4 +1,4 @@
-"""``dot``: the map for Graphviz.
+"""The formats ``dot``, ``mermaid`` and ``json``: the dependency graph for other programs.
 
 Nodes are called ``t0``, ``t1``, …, so a table's name is only ever a label. Inside a label Graphviz reads
 backslashes (``\\N`` is the node's name) and HTML entities, so both are escaped.

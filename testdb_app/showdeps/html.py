@@ -1,4 +1,4 @@
-"""``html``: the map as one page that any browser opens, with nothing else and no network.
+"""The format ``html``: the dependency graph as one page that any browser opens, without the network.
 
 What is drawn comes as JSON inside the page, and is put into the document as text by the page's script, never as markup. The
 page's own policy lets nothing run or load but that one script and that one style, told by their hashes

@@ -1,4 +1,4 @@
-"""What every format draws: the part of the map that is shown, its levels, its cycles."""
+"""What every format draws: the tables shown, their levels, cycles and notes; and the colours of a terminal."""
 
 from __future__ import annotations
 

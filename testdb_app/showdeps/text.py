@@ -1,4 +1,4 @@
-"""``tree``: the map for people, level by level, each table with its foreign keys.
+"""The formats ``tree`` and ``order``: the dependency graph as text for people and pipes.
 
 Lines are broken between words, never inside a name: a cut could make two names alike.
 """

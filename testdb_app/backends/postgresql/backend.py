@@ -1,4 +1,4 @@
-"""PostgreSQL, version 15 and later, through psycopg 3: the protocol's methods, each in as few round trips as it can be."""
+"""The PostgreSQL backend: PostgreSQL 15 and later, through psycopg 3."""
 
 from __future__ import annotations
 

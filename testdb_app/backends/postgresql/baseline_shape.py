@@ -1,4 +1,4 @@
-"""What a baseline depends on in a PostgreSQL database: the columns and the key of each table with a copy, the migrations."""
+"""The shape of a baseline: the columns, keys, partitions and kinds that its copies depend on."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Finding what was written since the last reset, and resetting that; see :mod:`testdb_app.backends.postgresql.counters`.
+"""The change tracker: finds what was written since the last reset, and runs the reset in the same round trips.
 
 A reset is one round trip that looks, and one that runs; where nothing was written, the first alone. The look reads the
-counters of the suspects (:mod:`testdb_app.backends.postgresql.change_tracker`); the transaction that writes first checks, by the
+counters of the suspects (:class:`Memory`); the transaction that writes first checks, by the
 sums of the database, that nothing else was written. If something was, that transaction ends before it writes, every counter
 is read, and what is found joins the suspects. After two resets of the same tables and sequences the next one runs without
 a look: if just these were written again, the check says so, and all of it was one round trip.

@@ -1,4 +1,4 @@
-"""Sending several statements in one round trip, and reading all their results.
+"""Sending SQL to PostgreSQL: several statements in one round trip, by simple messages or libpq's pipeline mode.
 
 Many statements in one round trip by libpq's pipeline mode, below the driver's cursors; what is sent again is prepared.
 

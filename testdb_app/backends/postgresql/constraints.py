@@ -1,4 +1,4 @@
-"""Constraints that rows break, and sequences that are behind their tables: queries, and what their rows mean.
+"""Constraints that rows break, and sequences that are behind their tables.
 
 What is checked at the end of the transaction is checked now, inside a savepoint, by SET CONSTRAINTS ALL IMMEDIATE: foreign
 keys, unique and exclusion constraints, constraint triggers. That stops at the first; so foreign keys and unique keys that can

@@ -1,4 +1,4 @@
-"""What PostgreSQL tells of its own accord about what was written: the queries, and the argument that they are exact.
+"""PostgreSQL's counters: the queries that tell what was written, and the proof that they are exact.
 
 **Nothing was written** if no transaction has completed with an id of its own since the last reset:
 ``pg_snapshot_xmax(pg_current_snapshot())`` is one more than the latest completed id of the whole cluster. Whoever writes a

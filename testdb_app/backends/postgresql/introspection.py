@@ -1,4 +1,4 @@
-"""Reading PostgreSQL's catalog, by OID, in one round trip: the map, where the connection leads, where rows may be.
+"""Reading PostgreSQL's catalog in one round trip: the schema, the identity, sizes, details, sequence states.
 
 Names are joined on OIDs throughout: a constraint's name is unique only within its table, and
 ``information_schema`` shows a role that owns nothing no foreign key at all.

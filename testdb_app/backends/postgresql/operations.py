@@ -1,4 +1,4 @@
-"""Writing a plan as PostgreSQL's SQL. Pure: nothing is sent from here.
+"""Writing the SQL of a reset: deletions, truncations, restorations, sequences, and the switches around them. Pure.
 
 - Tables are locked in SHARE ROW EXCLUSIVE mode first: writers of other sessions, finished or not, conflict with it and
   are waited for; readers do not. READ COMMITTED, so that every statement sees what those writers committed. Referenced

@@ -1,4 +1,4 @@
-"""Queries of this backend: with bounded waits, many of one kind in one round trip, results by statement."""
+"""Queries with bounded lock waits, many in one round trip; and the sessions that hold a lock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A session that is kept between tests is as good as a new one, at a thirtieth of its cost; one without that proof is closed.
+"""Sessions kept between tests: a session is kept only where it is proved to be as good as a new one.
 
 :func:`renew_session` puts back what can be put back, in one round trip: settings, role, temporary tables, cursors, LISTEN,
 advisory locks, the values of sequences last seen. ``DISCARD ALL`` would drop the statements that drivers prepare, too. The
@@ -7,8 +7,7 @@ settings that were there right after connecting come back. What cannot be put ba
 - the wrapper is one of Django's own classes, unpatched, without further attributes and execute wrappers: any other may remember
   what it has set (:func:`_is_djangos`);
 - nothing opens sessions otherwise: no handler of ``connection_created`` but Django's, no pool;
-- each statement that ran since then leaves nothing, or only what is put back
-  (:mod:`testdb_app.backends.postgresql.session_reset`);
+- each statement that ran since then leaves nothing, or only what is put back (:func:`judge_statement`);
 - no message is unread, and the driver's connection holds what it held at first
   (:class:`~testdb_app.backends.postgresql._psycopg_private.DriverState`);
 - settings and defaults of roles and databases have a new session opened just so.

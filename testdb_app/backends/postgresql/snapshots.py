@@ -1,9 +1,8 @@
-"""States of tables, kept for a snapshot, and what differs between two of them or from what is there now.
+"""Snapshots: states of tables that are kept, and the differences between two of them or from the live rows.
 
 Small tables are kept in this process, as the text that PostgreSQL makes of their rows; large ones as temporary tables. What was
-kept once is kept on as long as the signs (:mod:`testdb_app.backends.postgresql.snapshots`) show that nothing was written to it, so
-the next snapshot over the same connection costs a look, whatever is in the small tables. A comparison reads only the tables
-that the signs do not clear.
+kept once is kept on while :class:`Signs` show that nothing was written to it: the next snapshot over the same connection then
+costs one round trip, whatever is in the small tables. A comparison reads only the tables that may have changed.
 
 What tells, without a look at rows, that tables are as they were at an earlier moment; for snapshots.
 

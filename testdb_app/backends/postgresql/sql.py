@@ -1,4 +1,4 @@
-"""Identifiers, texts and durations as PostgreSQL's SQL: the one place where they are quoted."""
+"""Quoting: the one place where identifiers, texts and durations become PostgreSQL's SQL."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SQLite, 3.31 and later: the same promises as on PostgreSQL, as far as SQLite has the thing.
+"""The SQLite backend: SQLite 3.31 and later, and how it runs the SQL of a reset.
 
 Its "schemas" are the attached databases: "main", and those in memory. Attached files are left out, because nothing says that
 they are test databases.

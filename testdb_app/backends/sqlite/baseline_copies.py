@@ -1,4 +1,4 @@
-"""Copies of tables, and putting their rows back, as SQLite's SQL. Pure: nothing is sent from here.
+"""The copies of a baseline on SQLite: how rows are copied, compared and put back. Pure but for one reader.
 
 A copy has the columns ``c1``, ``c2`` … without a type, which keep every value as it was, and the table's key, or its
 rowid as ``k``. Rows are the same if their keys are and all values are, storage class included: ``IS`` alone would take

@@ -1,4 +1,4 @@
-"""What a baseline depends on in a SQLite database: the columns and the key of each table with a copy, the migrations."""
+"""The shape of a baseline on SQLite: the columns and keys that its copies depend on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The catalog of all attached databases: which tables a reset may look at, and which are left out and why.
+"""SQLite's catalog over all attached databases: which tables a reset may touch, and why others are left out.
 
 Virtual tables: which of their tables tells whether they hold rows, and what empties them.
 

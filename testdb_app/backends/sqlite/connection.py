@@ -1,4 +1,4 @@
-"""Statements on a live SQLite connection, and what SQLite's error codes mean for a reset."""
+"""Statements on a SQLite connection: errors by code, read snapshots, pragmas that are put back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What :mod:`testdb_app.data` asks of SQLite: rows by executemany(), keys, the states of tables, foreign keys."""
+"""The data helpers on SQLite: insert, delete, keys, and violated foreign keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What SQLite's catalog tells: the schema as a value, and where rows may be."""
+"""Reading SQLite: the schema, the identity and marks, details, sequences, and tables that hold rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The SQL of a reset on SQLite: pure text, the same that ``--sql`` prints.
+"""Writing the SQL of a reset on SQLite: pure text, the same that ``--sql`` prints.
 
 Outside a transaction, foreign keys are switched off for the connection, so that order, cycles and on-delete actions do not
 matter; that nothing which stays refers to a row that goes is what the checks prove, under the lock. Inside a transaction

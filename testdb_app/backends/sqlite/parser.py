@@ -1,4 +1,4 @@
-"""SQLite's own text: how names are quoted, and what the SQL in the catalog says that no pragma tells.
+"""Parsing SQLite's own SQL: names, tokens, and what no pragma tells.
 
 Pure functions. The catalog keeps the text of each CREATE statement; a pragma does not tell whether a foreign key is
 deferrable, which event fires a trigger, or whether a key is AUTOINCREMENT. REFERENCES, DEFERRABLE, AUTOINCREMENT, ON and

@@ -1,4 +1,4 @@
-"""States of tables, kept for a snapshot as temporary tables of the connection, and what differs between two of them.
+"""Snapshots on SQLite: states of tables that are kept, and the differences between them.
 
 Rows are compared as for a baseline: storage class, collation and the sign of a zero included. SQLite does not tell what was
 written, so a comparison reads every table that has rows, and the copy of every one that had.
