@@ -14,7 +14,7 @@ from testdb_app.backends import get_backend
 from testdb_app.baseline_state import BASELINE, Baseline
 from testdb_app.conf import ResetOptions, check_options
 from testdb_app.guard import check_no_transaction
-from testdb_app.resetter import CAPTURING, check_shape, explained, observe, read_map, read_with_retries
+from testdb_app.resetter import CAPTURING, check_shape, explained, read_context, read_state, read_with_retries
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -67,9 +67,9 @@ def capture_baseline(
 
 def _capture(connection: BaseDatabaseWrapper, options: ResetOptions, *, replace: bool, state: str) -> Baseline:
     backend = get_backend(connection)
-    observation = observe(connection, lock_timeout=options.lock_timeout)
+    observation = read_state(connection, lock_timeout=options.lock_timeout)
     guard.check_may_reset(observation.identity, allow=options.allow_database)
-    known = read_map(connection, options)
+    known = read_context(connection, options)
     present = None if replace else backend.read_baseline(connection, state)
     if present is not None:
         check_shape(connection, known.schema, present)

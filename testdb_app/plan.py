@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from testdb_app.backends.base import Action, Observation, Restoration, Step
+from testdb_app.backends.base import Action, DatabaseState, Restoration, Step
 from testdb_app.baseline_state import Baseline
 from testdb_app.exceptions import ExclusionError, MissingPrivilegeError, PublicationError, ResetError, StorageError
 from testdb_app.graph import DependencyGraph, events_of_action, tied_groups
@@ -55,7 +55,7 @@ def plan_reset(
     schema: Schema,
     graph: DependencyGraph[QualifiedName],
     scope: Scope,
-    observation: Observation,
+    observation: DatabaseState,
     *,
     strategy: str,
     truncate_above: int,
@@ -121,7 +121,7 @@ def _grown(baseline: Baseline | None, sizes: Mapping[QualifiedName, int]) -> dic
     return {table.name: sizes.get(table.name, 0) - 2 * sizes.get(table.copy, 0) for table in tables}
 
 
-def _moved(observation: Observation, baseline: Baseline | None) -> frozenset[QualifiedName]:
+def _moved(observation: DatabaseState, baseline: Baseline | None) -> frozenset[QualifiedName]:
     """Return the sequences that are not where they belong: at the baseline's state, else at their start."""
     states = observation.states
     if baseline is None or observation.is_precise:
@@ -183,7 +183,7 @@ def _tie(
     return steps, (*anew, *restores)
 
 
-def _check_privileges(observation: Observation, wanted: frozenset[QualifiedName]) -> None:
+def _check_privileges(observation: DatabaseState, wanted: frozenset[QualifiedName]) -> None:
     missing = {str(name): lacks for name, lacks in sorted(observation.missing.items()) if name in wanted}
     if missing:
         listed = ", ".join(f"{lacks} on {name}" for name, lacks in missing.items())
@@ -194,7 +194,7 @@ def _check_privileges(observation: Observation, wanted: frozenset[QualifiedName]
         )
 
 
-def _check_switchable(observation: Observation, schema: Schema, restored: frozenset[QualifiedName]) -> None:
+def _check_switchable(observation: DatabaseState, schema: Schema, restored: frozenset[QualifiedName]) -> None:
     """Raise where a trigger or a rule would meddle with rows that are put back, and this role may not switch it off."""
     events = ("DELETE", "UPDATE", "INSERT")
     missing = {
@@ -220,7 +220,7 @@ def _storing(schema: Schema) -> frozenset[QualifiedName]:
 
 
 def _checks(
-    schema: Schema, scope: Scope, observation: Observation, emptied: frozenset[QualifiedName]
+    schema: Schema, scope: Scope, observation: DatabaseState, emptied: frozenset[QualifiedName]
 ) -> Iterator[ForeignKey]:
     """Yield the keys by which a table that stays, and may hold rows, references one that goes."""
     for name in sorted(emptied):

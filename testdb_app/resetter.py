@@ -18,11 +18,11 @@ from testdb_app import guard
 from testdb_app.backends import get_backend
 from testdb_app.backends.base import (
     BaseBackend,
+    ChangeTracker,
     DatabaseIdentity,
-    Observation,
+    DatabaseState,
     Restoration,
     Script,
-    Watch,
     has_autocommit,
 )
 from testdb_app.baseline_state import (
@@ -107,8 +107,8 @@ class Resetter:
         self.using = using
         self.within_transaction = within_transaction
         self.once = once
-        self._map: KnownMap | None = None
-        self._watch: Watch | None = None
+        self._map: ResetContext | None = None
+        self._tracker: ChangeTracker | None = None
 
     @property
     def connection(self) -> BaseDatabaseWrapper:
@@ -231,8 +231,8 @@ class Resetter:
         # Several attempts share the time-out: an attempt that gives its locks back lets others go on.
         timeout = self.options.lock_timeout / WAITS
         is_first = restoration is Restoration.DIFFERENCES and strategy == self.options.strategy
-        if self._watch is not None and is_first and not self.within_transaction:
-            replay = self._watch.replay(
+        if self._tracker is not None and is_first and not self.within_transaction:
+            replay = self._tracker.replay(
                 self.connection, permit=self._permit, write=self._write_replay, lock_timeout=timeout
             )
             if replay is not None:
@@ -266,11 +266,11 @@ class Resetter:
         if known.new_tables:
             # They are known now; from here on the report counts what is deleted from them.
             self._map = replace(known, new_tables=frozenset())
-        if self._watch is not None and not (self.once or self.within_transaction):
-            self._watch.renew(self.connection, observation)
+        if self._tracker is not None and not (self.once or self.within_transaction):
+            self._tracker.renew(self.connection, observation)
         return self._report(observation.identity, plan, changes, rule)
 
-    def _write_replay(self, observation: Observation) -> Script | None:
+    def _write_replay(self, observation: DatabaseState) -> Script | None:
         """Write what empties or restores the tables that were written; None where that takes another look."""
         assert self._map is not None
         baseline = self._map.baseline
@@ -281,7 +281,7 @@ class Resetter:
         plan = self._map.plan(observation, strategy=options.strategy, truncate_above=options.truncate_above)
         if plan.checks or plan.verify:
             return None
-        script = self._script(self._map, plan, options.lock_timeout, observation.identity, for_watch=True)
+        script = self._script(self._map, plan, options.lock_timeout, observation.identity, for_tracker=True)
         return replace(script, origin=plan)
 
     def _report(
@@ -303,21 +303,21 @@ class Resetter:
         views = self._map.schema.materialized_views
         return replace(report, stale_views=tuple(view.name for view in views if not changed.isdisjoint(view.tables)))
 
-    def _look(self, *, refit: bool = False, permit: bool = False) -> tuple[Observation, KnownMap]:
+    def _look(self, *, refit: bool = False, permit: bool = False) -> tuple[DatabaseState, ResetContext]:
         """Observe, ask the guard where *permit* says so, and read the map where it is missing or older than the schema."""
         for _ in range(MOST_ATTEMPTS):
             baseline = self._map.baseline if self._map is not None else None
             timeout = self.options.lock_timeout / WAITS
-            observation = observe(self.connection, lock_timeout=timeout, baseline=baseline)
+            observation = read_state(self.connection, lock_timeout=timeout, baseline=baseline)
             if permit:
                 self._permit(observation.identity)
             if self._map is not None and self._map.is_still_true(observation):
                 return observation, self._map
             before = self._map.schema if self._map is not None else None
-            self._map = read_map(self.connection, self.options, refits=refit, before=before)
+            self._map = read_context(self.connection, self.options, refits=refit, before=before)
             # Of what another access method stores no counter tells.
             can_watch = self._map.schema.outside_heap.isdisjoint(self._map.scope.tables)
-            self._watch = self.backend.watch(self._map.schema) if can_watch else None
+            self._tracker = self.backend.change_tracker(self._map.schema) if can_watch else None
         raise ConcurrencyError(
             f'The schema of database "{observation.identity.name}" changes faster than it can be read. Nothing was changed. '
             "Wait until the migrations that run on it have ended.",
@@ -325,7 +325,7 @@ class Resetter:
         )
 
     def _count_changes(
-        self, known: KnownMap, among: Collection[QualifiedName] | None = None
+        self, known: ResetContext, among: Collection[QualifiedName] | None = None
     ) -> dict[QualifiedName, RowChanges]:
         """Return what a restoration would change, by the tables of the baseline that differ; of *among* alone if given."""
         if known.baseline is None:
@@ -336,7 +336,7 @@ class Resetter:
         counted = self.backend.count_changes(self.connection, known.baseline, sorted(tables))
         return {name: changes for name, changes in counted.items() if changes}
 
-    def _plan(self, observation: Observation, known: KnownMap, strategy: str, **options: Any) -> ResetPlan:
+    def _plan(self, observation: DatabaseState, known: ResetContext, strategy: str, **options: Any) -> ResetPlan:
         plan = known.plan(observation, strategy=strategy, truncate_above=self.options.truncate_above, **options)
         if plan.checks:
             counts = self.backend.count_references(self.connection, plan.checks, known.baseline)
@@ -345,12 +345,12 @@ class Resetter:
 
     def _script(
         self,
-        known: KnownMap,
+        known: ResetContext,
         plan: ResetPlan,
         lock_timeout: float,
         identity: DatabaseIdentity,
         *,
-        for_watch: bool = False,
+        for_tracker: bool = False,
     ) -> Script:
         return self.backend.script(
             self.connection,
@@ -361,13 +361,13 @@ class Resetter:
             verify=plan.verify,
             lock_timeout=lock_timeout,
             within_transaction=self.within_transaction,
-            for_watch=for_watch,
+            for_tracker=for_tracker,
             identity=identity,
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KnownMap:
+class ResetContext:
     """What a reset with certain options has to know. ``baseline`` is None where the way leads to no rows.
 
     ``new_tables`` came after the baseline, which was made to fit them when this was read; none after the first reset.
@@ -379,7 +379,7 @@ class KnownMap:
     baseline: Baseline | None
     new_tables: frozenset[QualifiedName] = frozenset()
 
-    def is_still_true(self, observation: Observation) -> bool:
+    def is_still_true(self, observation: DatabaseState) -> bool:
         """Whether nothing that it depends on has changed since, as far as *observation* saw."""
         if self.schema.token != observation.token:
             return False
@@ -391,7 +391,7 @@ class KnownMap:
         shape = self.baseline.shape
         return all(what in shape and is_same_shape(shape[what], text) for what, text in observation.shape.items())
 
-    def plan(self, observation: Observation, *, strategy: str, truncate_above: int, **options: Any) -> ResetPlan:
+    def plan(self, observation: DatabaseState, *, strategy: str, truncate_above: int, **options: Any) -> ResetPlan:
         """Plan the way from what *observation* saw to the target; see :func:`testdb_app.plan.plan_reset`."""
         return plan_reset(
             self.schema,
@@ -405,9 +405,9 @@ class KnownMap:
         )
 
 
-def read_map(
+def read_context(
     connection: BaseDatabaseWrapper, options: ResetOptions, *, refits: bool = False, before: Schema | None = None
-) -> KnownMap:
+) -> ResetContext:
     """Read the map from the live database. A few round trips.
 
     With *refits* the baseline is made to fit the present schema; *before* is the one that it fitted; see :func:`refit`.
@@ -442,7 +442,7 @@ def read_map(
     # What a reset of some table could not do is refused at the first one, whatever was written, and not test by test.
     find_refused(schema, scope.tables, scope.tables, frozenset(baseline.tables if baseline is not None else ()))
     graph = DependencyGraph.from_schema(schema)
-    return KnownMap(schema=schema, graph=graph, scope=scope, baseline=baseline, new_tables=new_tables)
+    return ResetContext(schema=schema, graph=graph, scope=scope, baseline=baseline, new_tables=new_tables)
 
 
 def require_baseline(connection: BaseDatabaseWrapper, state: str) -> Baseline:
@@ -565,8 +565,10 @@ READING, RESETTING, CAPTURING = "Reading the state of", "The reset of", "Capturi
 """How the messages begin of what was being done."""
 
 
-def observe(connection: BaseDatabaseWrapper, *, lock_timeout: float, baseline: Baseline | None = None) -> Observation:
-    """Look where rows may be and which sequences have moved; see :meth:`testdb_app.backends.base.BaseBackend.observe`.
+def read_state(
+    connection: BaseDatabaseWrapper, *, lock_timeout: float, baseline: Baseline | None = None
+) -> DatabaseState:
+    """Look where rows may be and which sequences have moved; see :meth:`testdb_app.backends.base.BaseBackend.read_state`.
 
     A connection that the server has dropped since its last use is made anew, once: nothing was written yet.
     Raises :class:`ConnectionLostError` where none can be made, and Django's database errors otherwise.
@@ -574,7 +576,7 @@ def observe(connection: BaseDatabaseWrapper, *, lock_timeout: float, baseline: B
     backend = get_backend(connection)
     was_open = connection.connection is not None
     try:
-        return backend.observe(connection, lock_timeout=lock_timeout, baseline=baseline)
+        return backend.read_state(connection, lock_timeout=lock_timeout, baseline=baseline)
     except (DatabaseError, InterfaceError) as error:
         if not has_autocommit(connection):
             raise
@@ -585,7 +587,7 @@ def observe(connection: BaseDatabaseWrapper, *, lock_timeout: float, baseline: B
         logger.info("Connection %s was lost (%s); connecting again", connection.alias, error)
     connection.close()
     try:
-        return backend.observe(connection, lock_timeout=lock_timeout, baseline=baseline)
+        return backend.read_state(connection, lock_timeout=lock_timeout, baseline=baseline)
     except (DatabaseError, InterfaceError) as error:
         raise backend.explain(connection, error, doing=READING) from error
 

@@ -124,15 +124,15 @@ class OuterTransaction:
             self._leave()
             raise
 
-    def find_damage(self) -> Damage | None:
+    def find_fault(self) -> TransactionFault | None:
         """Return what has happened to it, as the driver knows; None if nothing. Sends nothing."""
-        return find_damage(self.connection, self._atomic, self._raw, self._hooks)
+        return find_fault(self.connection, self._atomic, self._raw, self._hooks)
 
-    def find_dangling(self) -> Damage | None:
+    def find_dangling_rows(self) -> TransactionFault | None:
         """Return which deferred constraint a commit would find violated; None if none. A few round trips, nothing changes."""
-        return find_dangling(self.connection)
+        return find_dangling_rows(self.connection)
 
-    def roll_back(self) -> Damage | None:
+    def roll_back(self) -> TransactionFault | None:
         """Undo all that was written in it, and return what had happened to it. One round trip; two for a savepoint.
 
         A connection that was closed or lost meanwhile is left closed, so that the next statement makes a new one. Raises
@@ -142,11 +142,11 @@ class OuterTransaction:
             return None
         self._check_is_last()
         connection = self.connection
-        damage = self.find_damage()
+        fault = self.find_fault()
         try:
             left_open = self._leave_blocks_above()
-            if damage is None or not damage.is_fatal:
-                damage = self._undo() or damage or left_open
+            if fault is None or not fault.is_fatal:
+                fault = self._undo() or fault or left_open
         except BaseException:
             # Interrupted: what the session is in is not known any more, and the server undoes what was in it.
             with suppress(DatabaseError, InterfaceError):
@@ -155,9 +155,9 @@ class OuterTransaction:
         finally:
             self._unhook()
             self._leave()
-        if damage is not None and damage.is_fatal and not connection.in_atomic_block:
+        if fault is not None and fault.is_fatal and not connection.in_atomic_block:
             close_for_good(connection)
-        return damage
+        return fault
 
     def _check_may_nest(self) -> None:
         """Refuse a savepoint in what has failed: there could be none, and nothing would be undone."""
@@ -175,7 +175,7 @@ class OuterTransaction:
         get_backend(self.connection).begin(self.connection, name, self.limits)
         return name
 
-    def _undo(self) -> Damage | None:
+    def _undo(self) -> TransactionFault | None:
         connection = self.connection
         connection.needs_rollback = False
         if len(connection.atomic_blocks) > 1:
@@ -198,11 +198,11 @@ class OuterTransaction:
             transaction.set_rollback(True, using=connection.alias)
             atomic.__exit__(None, None, None)
 
-    def _leave_blocks_above(self) -> Damage | None:
+    def _leave_blocks_above(self) -> TransactionFault | None:
         """Leave what somebody has entered by hand inside, and has not left."""
         if not leave_blocks(self.connection, above=self._atomic):
             return None
-        return Damage(what="an atomic() block was entered in it, and not left", is_fatal=False)
+        return TransactionFault(what="an atomic() block was entered in it, and not left", is_fatal=False)
 
     def _check_is_last(self) -> None:
         if not self.is_last:
@@ -254,7 +254,7 @@ def connections_kept_open() -> Iterator[None]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Damage:
+class TransactionFault:
     """Why an outer transaction cannot go on, as a clause: "the connection was closed (shop/tests.py:12)".
 
     ``is_fatal`` tells that the transaction is gone, and everything that was written in it; otherwise it can be rolled back.
@@ -272,28 +272,30 @@ class Damage:
 _LOST = "the server has ended the session, or the network has"
 
 
-def find_damage(connection: BaseDatabaseWrapper, atomic: Any, raw: Any, hooks: ConnectionHooks | None) -> Damage | None:
+def find_fault(
+    connection: BaseDatabaseWrapper, atomic: Any, raw: Any, hooks: ConnectionHooks | None
+) -> TransactionFault | None:
     """Return what has happened to the transaction of the block *atomic* on the driver's connection *raw*; None if nothing."""
     if atomic not in connection.atomic_blocks:
-        return Damage(what="its atomic() block was left before its end")
+        return TransactionFault(what="its atomic() block was left before its end")
     if connection.closed_in_transaction or connection.connection is not raw:
-        return Damage(what=f"the connection was closed{hooks.closed_where if hooks else ''}")
+        return TransactionFault(what=f"the connection was closed{hooks.closed_where if hooks else ''}")
     status = get_backend(connection).transaction_status(connection)
     if status is TransactionStatus.LOST:
-        return Damage(what=_LOST)
+        return TransactionFault(what=_LOST)
     if status is TransactionStatus.NONE:
         return describe_end(connection, hooks)
     if status is TransactionStatus.FAILED or connection.needs_rollback:
-        return Damage(what=f"a statement has failed in it{hooks.failure if hooks else ''}", is_fatal=False)
+        return TransactionFault(what=f"a statement has failed in it{hooks.failure if hooks else ''}", is_fatal=False)
     return None
 
 
-def describe_end(connection: BaseDatabaseWrapper, hooks: ConnectionHooks | None) -> Damage:
+def describe_end(connection: BaseDatabaseWrapper, hooks: ConnectionHooks | None) -> TransactionFault:
     """Say who has ended a transaction of which nothing is there any more."""
     if is_lost(connection):
-        return Damage(what=_LOST)
+        return TransactionFault(what=_LOST)
     by = (hooks.ended_by if hooks else "") or "by SQL (COMMIT or ROLLBACK)"
-    return Damage(what=f"the transaction was ended {by}", committed=True)
+    return TransactionFault(what=f"the transaction was ended {by}", committed=True)
 
 
 def is_lost(connection: BaseDatabaseWrapper) -> bool:
@@ -318,7 +320,7 @@ def close_for_good(connection: BaseDatabaseWrapper) -> None:
     connection.close()
 
 
-def find_dangling(connection: BaseDatabaseWrapper) -> Damage | None:
+def find_dangling_rows(connection: BaseDatabaseWrapper) -> TransactionFault | None:
     """Return which deferred constraint a commit would find violated; None if none. A few round trips, nothing changes."""
     try:
         with transaction.atomic(using=connection.alias):
@@ -326,7 +328,9 @@ def find_dangling(connection: BaseDatabaseWrapper) -> Damage | None:
             transaction.set_rollback(True, using=connection.alias)
     except IntegrityError as error:
         why = " ".join(str(error).split()).rstrip(".")
-        return Damage(what=f"a deferred constraint is violated, which a commit would have found: {why}", is_fatal=False)
+        return TransactionFault(
+            what=f"a deferred constraint is violated, which a commit would have found: {why}", is_fatal=False
+        )
     return None
 
 

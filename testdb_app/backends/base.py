@@ -157,7 +157,7 @@ class DatabaseIdentity:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Observation:
+class DatabaseState:
     """One look at the live database.
 
     - ``token``: equal to the ``Schema.token`` read earlier exactly if the schema has not changed since.
@@ -166,7 +166,7 @@ class Observation:
     - ``states``: the sequences that are not at their start, and where they are (None: unknown).
     - ``shape``: what a baseline depends on besides the schema, as it is now; see :class:`testdb_app.baseline_state.Baseline`.
     - ``copies``: the counters of the baseline's copies, as ``Baseline.counters`` has them.
-    - ``conditions``: the backend's own, for :meth:`BaseBackend.watch`.
+    - ``conditions``: the backend's own, for :meth:`BaseBackend.change_tracker`.
     - ``missing``: relations for which the role lacks a privilege that emptying them would need, and which.
     """
 
@@ -286,13 +286,13 @@ class Replay:
     changes: Mapping[QualifiedName, RowChanges] = field(default_factory=dict)
 
 
-class Watch(Protocol):
+class ChangeTracker(Protocol):
     """What is remembered of a database from one reset to the next, to know what was written in between.
 
     It belongs to one resetter, and is good only while the map and the options that it was made with are.
     """
 
-    def renew(self, connection: BaseDatabaseWrapper, observation: Observation) -> None:
+    def renew(self, connection: BaseDatabaseWrapper, observation: DatabaseState) -> None:
         """Remember the state of the database right after a reset that *observation* led to.
 
         Nothing is remembered where somebody else may have written meanwhile.
@@ -304,7 +304,7 @@ class Watch(Protocol):
         connection: BaseDatabaseWrapper,
         *,
         permit: Callable[[DatabaseIdentity], str],
-        write: Callable[[Observation], Script | None],
+        write: Callable[[DatabaseState], Script | None],
         lock_timeout: float,
     ) -> Replay | None:
         """Find what was written since the last reset, have *write* make a script of it, and run that.
@@ -352,9 +352,9 @@ class BaseBackend(ABC):
         ...
 
     @abstractmethod
-    def observe(
+    def read_state(
         self, connection: BaseDatabaseWrapper, *, lock_timeout: float, baseline: Baseline | None = None
-    ) -> Observation:
+    ) -> DatabaseState:
         """Look where rows may be and which sequences have moved. Reads only; waits at most *lock_timeout* seconds for locks.
 
         With the *baseline* that is known, also what that depends on.
@@ -387,7 +387,7 @@ class BaseBackend(ABC):
         verify: Sequence[QualifiedName],
         lock_timeout: float,
         within_transaction: bool,
-        for_watch: bool = False,
+        for_tracker: bool = False,
         identity: DatabaseIdentity | None = None,
     ) -> Script:
         """Write the SQL of a plan that leads to *baseline*, or to no rows. *lock_timeout* in seconds.
@@ -408,7 +408,7 @@ class BaseBackend(ABC):
         """
         ...
 
-    def watch(self, schema: Schema) -> Watch | None:
+    def change_tracker(self, schema: Schema) -> ChangeTracker | None:
         """Return a watch over a database with that schema, which remembers nothing yet; None where there is no such thing."""
         return None
 

@@ -24,8 +24,8 @@ from testdb_app.backends.base import (
     BaseBackend,
     BaseDataBackend,
     DatabaseIdentity,
+    DatabaseState,
     Mark,
-    Observation,
     Script,
     Statement,
     Step,
@@ -141,7 +141,9 @@ def read_schema(connection: BaseDatabaseWrapper) -> Schema:
     )
 
 
-def observe(connection: BaseDatabaseWrapper, *, lock_timeout: float, baseline: Baseline | None = None) -> Observation:
+def read_state(
+    connection: BaseDatabaseWrapper, *, lock_timeout: float, baseline: Baseline | None = None
+) -> DatabaseState:
     """Look where rows are. Whether a sequence has moved cannot be asked, so that all are said to have.
 
     Django has no way to bound a lock wait, so that *lock_timeout* counts for nothing here.
@@ -152,7 +154,7 @@ def observe(connection: BaseDatabaseWrapper, *, lock_timeout: float, baseline: B
             f"SELECT CASE WHEN EXISTS (SELECT 1 FROM {{}}) THEN 1 ELSE 0 END{connection.features.bare_select_suffix}"
         )
         filled = [table for table in sorted(structure.relations) if _ask(connection, cursor, query, table)]
-    return Observation(
+    return DatabaseState(
         identity=identify(connection),
         token=structure.token,
         sizes={qualify(table): 0 for table in filled},
@@ -212,7 +214,7 @@ def script(
     verify: Sequence[QualifiedName],
     lock_timeout: float,
     within_transaction: bool,
-    for_watch: bool = False,
+    for_tracker: bool = False,
     identity: DatabaseIdentity | None = None,
 ) -> Script:
     """Write the SQL of a plan. The transaction is not part of it: no two vendors begin one alike.
@@ -575,10 +577,10 @@ class GenericBackend(BaseBackend):
     ) -> Mapping[QualifiedName, TableDetails]:
         return read_details(connection, schema, count_rows=count_rows)
 
-    def observe(
+    def read_state(
         self, connection: BaseDatabaseWrapper, *, lock_timeout: float, baseline: Baseline | None = None
-    ) -> Observation:
-        return observe(connection, lock_timeout=lock_timeout, baseline=baseline)
+    ) -> DatabaseState:
+        return read_state(connection, lock_timeout=lock_timeout, baseline=baseline)
 
     def count_rows(self, connection: BaseDatabaseWrapper, tables: Iterable[QualifiedName]) -> dict[QualifiedName, int]:
         return count_live_rows(connection, tables)
@@ -599,7 +601,7 @@ class GenericBackend(BaseBackend):
         verify: Sequence[QualifiedName],
         lock_timeout: float,
         within_transaction: bool,
-        for_watch: bool = False,
+        for_tracker: bool = False,
         identity: DatabaseIdentity | None = None,
     ) -> Script:
         return script(
@@ -611,7 +613,7 @@ class GenericBackend(BaseBackend):
             verify=verify,
             lock_timeout=lock_timeout,
             within_transaction=within_transaction,
-            for_watch=for_watch,
+            for_tracker=for_tracker,
             identity=identity,
         )
 

@@ -11,15 +11,15 @@ from django.db.models import Model
 
 from testdb_app.backends import get_backend
 from testdb_app.conf import get_settings
-from testdb_app.data.model_index import find_table, read_index, read_map
+from testdb_app.data.model_index import find_table, read_index, read_schema_of
 from testdb_app.data.snapshots import Snapshot, with_labels
 from testdb_app.diff import SequenceDifference, cut, show_value
 from testdb_app.exceptions import DataError, VerificationError
-from testdb_app.resetter import check_shape, observe
+from testdb_app.resetter import check_shape, read_state
 from testdb_app.selection import Scope, make_scope, select_tables
 
 if TYPE_CHECKING:
-    from testdb_app.backends.base import Observation
+    from testdb_app.backends.base import DatabaseState
     from testdb_app.baseline_state import Baseline, SequenceState
     from testdb_app.model_tables import ModelIndex
     from testdb_app.schema import QualifiedName, Schema
@@ -60,7 +60,7 @@ def assert_clean(
     if baseline is not None:
         check_shape(connection, index.schema, baseline)
     scope = _scope(index, baseline, (exclude,) if isinstance(exclude, str) else tuple(exclude))
-    observation = observe(connection, lock_timeout=_LOOK_TIMEOUT)
+    observation = read_state(connection, lock_timeout=_LOOK_TIMEOUT)
     kept = baseline.tables.keys() if baseline is not None else frozenset()
     tables = sorted((observation.sizes.keys() | kept) & scope.tables)
     found = with_labels(connection, backend.data.compare_with_baseline(connection, baseline, tables, limit))
@@ -80,7 +80,7 @@ def assert_constraints(using: str = DEFAULT_DB_ALIAS, *, limit: int = 20) -> Non
     """
     __tracebackhide__ = True
     connection = connections[using]
-    found = get_backend(connection).data.find_violations(connection, read_map(connection), limit)
+    found = get_backend(connection).data.find_violations(connection, read_schema_of(connection), limit)
     if found:
         fail(
             "assert_constraints",
@@ -98,7 +98,7 @@ def assert_sequences_ahead(using: str = DEFAULT_DB_ALIAS) -> None:
     """
     __tracebackhide__ = True
     connection = connections[using]
-    found = get_backend(connection).data.find_late_sequences(connection, read_map(connection))
+    found = get_backend(connection).data.find_late_sequences(connection, read_schema_of(connection))
     if found:
         fail(
             "assert_sequences_ahead",
@@ -121,7 +121,7 @@ def _scope(index: ModelIndex, baseline: Baseline | None, exclude: Sequence[str])
 
 
 def _displaced(
-    schema: Schema, scope: Scope, observation: Observation, baseline: Baseline | None
+    schema: Schema, scope: Scope, observation: DatabaseState, baseline: Baseline | None
 ) -> Iterator[SequenceDifference]:
     wanted = baseline.sequences if baseline is not None else {}
     for name in sorted(scope.sequences):

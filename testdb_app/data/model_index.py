@@ -36,7 +36,7 @@ def known_index(connection: BaseDatabaseWrapper) -> ModelIndex:
     return _known.get((connection.alias, str(connection.settings_dict["NAME"]))) or read_index(connection)
 
 
-def read_map(connection: BaseDatabaseWrapper) -> Schema:
+def read_schema_of(connection: BaseDatabaseWrapper) -> Schema:
     """Return the map of the database."""
     return read_index(connection).schema
 

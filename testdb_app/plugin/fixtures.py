@@ -13,7 +13,7 @@ from typing import Any
 
 from testdb_app.exceptions import SessionBrokenError
 from testdb_app.plugin import requests
-from testdb_app.plugin.scopes import Entry, Kind, ScopeStack, check_in_time, open_transactions, refuse, roll_back
+from testdb_app.plugin.scopes import Kind, OpenScope, ScopeStack, check_in_time, open_transactions, refuse, roll_back
 
 
 class DataFixtures:
@@ -49,7 +49,7 @@ class DataFixtures:
         fixturedef.addfinalizer(lambda: self._start_end(entry, blocker))
         return result
 
-    def _begin(self, fixturedef: Any, request: Any) -> tuple[Entry, AbstractContextManager[Any]] | Exception:
+    def _begin(self, fixturedef: Any, request: Any) -> tuple[OpenScope, AbstractContextManager[Any]] | Exception:
         """Make room, and a savepoint. Returns what went wrong: the hook that this is done in must not raise."""
         try:
             check_in_time(self.stack, fixturedef)
@@ -57,13 +57,13 @@ class DataFixtures:
         except Exception as error:  # noqa: BLE001 - the fixture's own function raises it
             return error
 
-    def _open(self, fixturedef: Any, request: Any) -> tuple[Entry, AbstractContextManager[Any]]:
+    def _open(self, fixturedef: Any, request: Any) -> tuple[OpenScope, AbstractContextManager[Any]]:
         self.stack.make_room(requests.RANKS[fixturedef.scope])
         self.stack.forget_ended(request)
         for name in fixturedef.argnames:
             request.getfixturevalue(name)  # what it depends on may have been ended for the sake of others
         held = [each for scope in self.stack.of_kind(Kind.ROLLBACK) for each in scope.transactions]
-        entry = Entry(Kind.DATA, fixturedef, request, in_commits=not held)
+        entry = OpenScope(Kind.DATA, fixturedef, request, in_commits=not held)
         unblocked: AbstractContextManager[Any] = request.getfixturevalue("django_db_blocker").unblock()
         unblocked.__enter__()
         try:
@@ -75,7 +75,7 @@ class DataFixtures:
         fixturedef.addfinalizer(lambda: self._end(entry))
         return entry, unblocked
 
-    def _abandon(self, entry: Entry, error: BaseException) -> None:
+    def _abandon(self, entry: OpenScope, error: BaseException) -> None:
         """Leave nothing of a fixture that has failed half-way, and have pytest know that it failed."""
         fixturedef, request = entry.fixturedef, entry.request
         failed = (None, fixturedef.cache_key(request), (error, error.__traceback__))
@@ -94,25 +94,25 @@ class DataFixtures:
                 error.add_note(f"Then: {other}")
         fixturedef.cached_result = failed
 
-    def _abandon_scope(self, entry: Entry, request: Any) -> None:
+    def _abandon_scope(self, entry: OpenScope, request: Any) -> None:
         """End the scope too where its transaction is broken, or where the fixture's rows are committed."""
         broken = [
             scope
             for scope in self.stack.of_kind(Kind.ROLLBACK)
-            if any(each.find_damage() for each in scope.transactions)
+            if any(each.find_fault() for each in scope.transactions)
         ]
         base = broken[0] if broken else self._committed_base(entry)
         if base is not None:
             self.stack.finish_from(base)
             self.stack.forget_ended(request)
 
-    def _start_end(self, entry: Entry, blocker: Any) -> None:
+    def _start_end(self, entry: OpenScope, blocker: Any) -> None:
         """Before a fixture's own end: end what came after it, and let its end use the database."""
         self.stack.finish_above(entry)
         entry.unblocked = blocker.unblock()
         entry.unblocked.__enter__()
 
-    def _end(self, entry: Entry) -> None:
+    def _end(self, entry: OpenScope) -> None:
         """After a fixture's own end: undo what it made."""
         if entry not in self.stack.entries:
             return
@@ -125,7 +125,7 @@ class DataFixtures:
         if base is not None and (self.stack.is_setting_up or entry.rank > base.rank):
             self.stack.finish_from(base)
 
-    def _committed_base(self, entry: Entry) -> Entry | None:
+    def _committed_base(self, entry: OpenScope) -> OpenScope | None:
         bases = self.stack.of_kind(Kind.COMMITTED)
         return bases[0] if bases and entry.in_commits else None
 
@@ -151,13 +151,13 @@ def _definitions(request: Any, name: str) -> Sequence[Any]:
     return found or ()
 
 
-def _check(entry: Entry) -> None:
+def _check(entry: OpenScope) -> None:
     """Blame the fixture that has broken its transaction, or has left in it what no commit would take."""
     for each in entry.transactions:
-        damage = each.find_damage() or each.find_dangling()
-        if damage is not None:
+        fault = each.find_fault() or each.find_dangling_rows()
+        if fault is not None:
             raise SessionBrokenError(
-                f'{entry.title} has broken the transaction that its rows are in (alias "{each.connection.alias}"): {damage}. '
+                f'{entry.title} has broken the transaction that its rows are in (alias "{each.connection.alias}"): {fault}. '
                 "They were rolled back, and the tests that use it do not run. Mend the fixture.",
                 owner=str(entry),
             )

@@ -12,16 +12,16 @@ from testdb_app.exceptions import LeakError, ScopeError, SessionBrokenError, Tes
 from testdb_app.plugin import options, requests, transactional
 from testdb_app.plugin.fixtures import Copies, DataFixtures
 from testdb_app.plugin.reporting import LeakFinder
-from testdb_app.plugin.scopes import Entry, Kind, refuse, roll_back, stack_of
+from testdb_app.plugin.scopes import Kind, OpenScope, refuse, roll_back, stack_of
 
-_RUN = pytest.StashKey["Run"]()
+_RUN = pytest.StashKey["TestdbPlugin"]()
 _OWN = frozenset({*requests.ROLLBACK, *requests.COMMITTED})
 # Where fixtures are defined that write no rows.
 _OF_OTHERS = ("pytest_django", "_pytest", "testdb_app", "xdist", "pytest_cov", "anyio", "pytest_asyncio")
 _Hook = Generator[None, object, object]
 
 
-class Run:
+class TestdbPlugin:
     """What the plugin does in one run. Each method is a hook's body."""
 
     __test__ = False
@@ -160,13 +160,13 @@ class Run:
         if error is not None:
             return (yield from refuse(fixturedef, request, error))
         # Pytest-django's part of a test is the narrowest thing that is open.
-        entry = Entry(Kind.TEST, fixturedef, request)
+        entry = OpenScope(Kind.TEST, fixturedef, request)
         fixturedef.addfinalizer(lambda: self._end_test_level(entry))
         result = yield
         self.stack.push(entry)
         return result
 
-    def _end_test_level(self, entry: Entry) -> None:
+    def _end_test_level(self, entry: OpenScope) -> None:
         self.stack.remove(entry)
         wrong = self._look_back(entry.node)
         if wrong is not None:
@@ -176,7 +176,7 @@ class Run:
         """Django's ``TestCase`` has a transaction of its own for the class, and closes all connections after it."""
         from testdb_app.transactions import connections_kept_open  # noqa: PLC0415 - Django is imported where it is used
 
-        entry, kept = Entry(Kind.CLASS, fixturedef, request), ExitStack()
+        entry, kept = OpenScope(Kind.CLASS, fixturedef, request), ExitStack()
         fixturedef.addfinalizer(kept.close)
         result = yield
         self.stack.push(entry)
@@ -205,15 +205,15 @@ class Run:
     def _find_broken(self, item: pytest.Item) -> SessionBrokenError | None:
         """Return what to blame *item* for, if it has broken a scope that it was in; that has been taken down then."""
         for number, entry in enumerate(self.stack.entries):
-            damages = [found for each in entry.transactions if (found := each.find_damage())]
-            if damages:
-                return self._take_down(item, self.stack.entries[number:], damages[0])
+            faults = [found for each in entry.transactions if (found := each.find_fault())]
+            if faults:
+                return self._take_down(item, self.stack.entries[number:], faults[0])
         return None
 
-    def _take_down(self, item: pytest.Item, entries: list[Entry], damage: object) -> SessionBrokenError:
+    def _take_down(self, item: pytest.Item, entries: list[OpenScope], fault: object) -> SessionBrokenError:
         names = ", ".join(map(str, entries))
         found = SessionBrokenError(
-            f"The test {item.nodeid} has broken the transaction of {entries[0]}: {damage}. Taken down, and made again for the "
+            f"The test {item.nodeid} has broken the transaction of {entries[0]}: {fault}. Taken down, and made again for the "
             f"tests that need them: {names}. A test that closes its connection, or commits by SQL, needs reset_db.",
             owner=str(entries[0]),
         )
@@ -230,11 +230,11 @@ class Run:
         return found
 
 
-def of(config: pytest.Config) -> Run:
+def of(config: pytest.Config) -> TestdbPlugin:
     """Return the run that *config* is of."""
     found = config.stash.get(_RUN, None)
     if found is None:
-        found = config.stash[_RUN] = Run(config)
+        found = config.stash[_RUN] = TestdbPlugin(config)
     return found
 
 

@@ -32,7 +32,7 @@ class Kind(StrEnum):
     TEST = "test"
 
 
-class Entry:
+class OpenScope:
     """One thing that is open. ``transactions`` are rolled back when it ends; ``rank`` is that of its scope.
 
     ``in_commits`` tells of a fixture that its rows are committed.
@@ -66,7 +66,7 @@ class ScopeStack:
     """All that is open, the widest first. ``is_setting_up`` tells whether a test is being set up just now."""
 
     def __init__(self) -> None:
-        self.entries: list[Entry] = []
+        self.entries: list[OpenScope] = []
         self.is_setting_up = False
         # Fixtures whose functions run, the outermost first.
         self.in_progress: list[Any] = []
@@ -74,11 +74,11 @@ class ScopeStack:
         # Those that the test at hand had already, when they ended.
         self._dropped: list[Any] = []
 
-    def push(self, entry: Entry) -> None:
+    def push(self, entry: OpenScope) -> None:
         """Add what has just been opened."""
         self.entries.append(entry)
 
-    def remove(self, entry: Entry) -> None:
+    def remove(self, entry: OpenScope) -> None:
         """Take away what has ended, from wherever it is."""
         if entry in self.entries:
             self.entries.remove(entry)
@@ -88,11 +88,11 @@ class ScopeStack:
         """Whether nothing is open but a test, perhaps, and nothing has to be made again."""
         return not self._has_dropped and all(entry.kind is Kind.TEST for entry in self.entries)
 
-    def of_kind(self, *kinds: Kind) -> list[Entry]:
+    def of_kind(self, *kinds: Kind) -> list[OpenScope]:
         """Return the entries of these kinds, the widest first."""
         return [entry for entry in self.entries if entry.kind in kinds]
 
-    def find_obstacle(self, rank: int, fixturedef: Any) -> Entry | Any | None:
+    def find_obstacle(self, rank: int, fixturedef: Any) -> OpenScope | Any | None:
         """Return what keeps a fixture of that rank from beginning now: the test that runs, or a narrower fixture that does.
 
         They asked for it dynamically: what is open and narrower cannot be ended below them.
@@ -109,12 +109,12 @@ class ScopeStack:
         """End all that is narrower than *rank*, the last first."""
         self.finish(self._narrower(rank))
 
-    def finish_above(self, entry: Entry) -> None:
+    def finish_above(self, entry: OpenScope) -> None:
         """End all that was opened after *entry*, the last first."""
         if entry in self.entries:
             self.finish(self.entries[self.entries.index(entry) + 1 :])
 
-    def finish_from(self, entry: Entry) -> None:
+    def finish_from(self, entry: OpenScope) -> None:
         """End *entry* and all that was opened after it, the last first."""
         if entry in self.entries:
             self.finish(self.entries[self.entries.index(entry) :])
@@ -129,7 +129,7 @@ class ScopeStack:
         """Whether the fixture of that name is open."""
         return any(entry.fixturedef.argname == name for entry in self.entries)
 
-    def finish(self, entries: Iterable[Entry]) -> None:
+    def finish(self, entries: Iterable[OpenScope]) -> None:
         """End *entries*, the last first, as pytest ends fixtures. Raises what their ends raised, after all of them."""
         errors: list[BaseException] = []
         for entry in reversed(list(entries)):
@@ -140,7 +140,7 @@ class ScopeStack:
                 errors[0].add_note(f"Then: {other!r}")
             raise errors[0]
 
-    def _finish(self, entry: Entry, errors: list[BaseException]) -> None:
+    def _finish(self, entry: OpenScope, errors: list[BaseException]) -> None:
         try:
             entry.fixturedef.finish(entry.request)
         except BaseException as error:  # noqa: BLE001 - pytest's own outcomes are among them, and others have to end too
@@ -187,7 +187,7 @@ class ScopeStack:
         self.is_setting_up = self._has_dropped = False
         self._dropped.clear()
 
-    def _narrower(self, rank: int) -> list[Entry]:
+    def _narrower(self, rank: int) -> list[OpenScope]:
         return [entry for entry in self.entries if entry.rank > rank]
 
 
@@ -235,7 +235,7 @@ def hold_scope(request: Any, blocker: Any) -> Generator[None]:
     users = _users(request, name)
     _open_wider(stack, request, rank, users)
     aliases = _aliases(users)
-    entry = Entry(Kind.COMMITTED if name in requests.COMMITTED else Kind.ROLLBACK, fixturedef, request)
+    entry = OpenScope(Kind.COMMITTED if name in requests.COMMITTED else Kind.ROLLBACK, fixturedef, request)
     if name == "db_package":
         # pytest takes a plugin's fixture of package scope for one of the session.
         entry.node = request._pyfuncitem.getparent(pytest.Package) or request.node
@@ -269,7 +269,9 @@ def check_in_time(stack: ScopeStack, fixturedef: Any) -> None:
     if obstacle is None:
         return
     where = (
-        str(obstacle) if isinstance(obstacle, Entry) else f'the fixture "{obstacle.argname}" ({obstacle.scope} scope)'
+        str(obstacle)
+        if isinstance(obstacle, OpenScope)
+        else f'the fixture "{obstacle.argname}" ({obstacle.scope} scope)'
     )
     raise ScopeError(
         f'The fixture "{fixturedef.argname}" ({fixturedef.scope} scope) was asked for inside {where}, whose part of the '
@@ -278,7 +280,7 @@ def check_in_time(stack: ScopeStack, fixturedef: Any) -> None:
     )
 
 
-def open_transactions(entry: Entry, aliases: Iterable[str]) -> None:
+def open_transactions(entry: OpenScope, aliases: Iterable[str]) -> None:
     """Open an outer transaction of *entry* for each alias, all or none."""
     from django.db import connections  # noqa: PLC0415 - Django is imported where it is used
 
@@ -295,15 +297,15 @@ def open_transactions(entry: Entry, aliases: Iterable[str]) -> None:
         raise
 
 
-def roll_back(entry: Entry) -> None:
+def roll_back(entry: OpenScope) -> None:
     """Roll back what *entry* holds open. Raises :class:`SessionBrokenError` if some of it had come to an end before."""
     transactions, entry.transactions = entry.transactions, []
-    damages = [
-        f'{damage} (alias "{each.connection.alias}")' for each in reversed(transactions) if (damage := each.roll_back())
+    faults = [
+        f'{fault} (alias "{each.connection.alias}")' for each in reversed(transactions) if (fault := each.roll_back())
     ]
-    if damages:
+    if faults:
         raise SessionBrokenError(
-            f"{entry.title} could not be rolled back as it should: {'; '.join(damages)}.", owner=str(entry)
+            f"{entry.title} could not be rolled back as it should: {'; '.join(faults)}.", owner=str(entry)
         )
 
 

@@ -45,7 +45,7 @@ def lending(
     _check(borrower)
     loans = [
         # Of one connection there is one turn, whichever session lends it.
-        Loan(session, connection, aliases, turn=find_turn(connection) or Turn(session.owner, timeout))
+        SharedConnection(session, connection, aliases, turn=find_turn(connection) or Turn(session.owner, timeout))
         for connection, aliases in connections.items()
     ]
     with ExitStack() as stack:
@@ -72,7 +72,7 @@ def _check(borrower: object) -> None:
         )
 
 
-def _admit(loan: Loan, borrower: Borrower) -> None:
+def _admit(loan: SharedConnection, borrower: Borrower) -> None:
     if borrower is None:
         loan.to_all = True
     elif isinstance(borrower, threading.Thread):
@@ -80,7 +80,7 @@ def _admit(loan: Loan, borrower: Borrower) -> None:
 
 
 @contextmanager
-def _submitting(executor: Executor, loans: Sequence[Loan]) -> Iterator[None]:
+def _submitting(executor: Executor, loans: Sequence[SharedConnection]) -> Iterator[None]:
     """Have what is submitted meanwhile run with what is lent, and the threads be as before after each job."""
     submit: Callable[..., Any] = executor.submit
 
@@ -94,7 +94,7 @@ def _submitting(executor: Executor, loans: Sequence[Loan]) -> Iterator[None]:
         delattr(executor, "submit")
 
 
-def _run(loans: Sequence[Loan], function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+def _run(loans: Sequence[SharedConnection], function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     thread, storage = threading.current_thread(), get_storage()
     earlier: dict[str, Any] = {}
     for loan in loans:
@@ -125,7 +125,7 @@ class _TurnTaker:
             return execute(sql, params, many, context)
 
 
-class Loan:
+class SharedConnection:
     """One connection of a session, lent to one thread, the jobs of one executor, or every other thread."""
 
     def __init__(
@@ -213,13 +213,13 @@ class Loan:
         raise make_error(kind, InterfaceError(message), message, owner=self.session.owner)
 
 
-_loans: list[Loan] = []
+_loans: list[SharedConnection] = []
 _changing = threading.RLock()
 _handler: Any = connections
 _atomic: Any = transaction.Atomic
 
 
-def put_up(loan: Loan) -> None:
+def put_up(loan: SharedConnection) -> None:
     """Let the threads find what *loan* lends."""
     with _changing:
         _loans.append(loan)
@@ -227,7 +227,7 @@ def put_up(loan: Loan) -> None:
             _install()
 
 
-def take_down(loan: Loan) -> None:
+def take_down(loan: SharedConnection) -> None:
     """Let them find it no more. Those that have it stay with it, and are told that it is over."""
     with _changing:
         _loans.remove(loan)
@@ -249,7 +249,7 @@ def get_storage() -> Any:
 def own_connection(alias: str) -> Any:
     """Return the connection that this thread has of its own, or None."""
     found = getattr(get_storage(), alias, None)
-    return found.earlier if isinstance(found, Borrowed) else found
+    return found.earlier if isinstance(found, ThreadConnection) else found
 
 
 class LentConnections:
@@ -319,7 +319,7 @@ def _exit_in_turn(self: Any, *exc: Any) -> None:
             loan.leave_atomic()
 
 
-def _loan_of(block: transaction.Atomic) -> Loan | None:
+def _loan_of(block: transaction.Atomic) -> SharedConnection | None:
     """Return the loan of the connection that *block* is on, if this is the thread of its session."""
     connection = transaction.get_connection(block.using)
     return next((loan for loan in reversed(_loans) if loan.connection is connection), None)
@@ -345,7 +345,7 @@ _numbers = itertools.count(1)
 
 
 class Lender(Protocol):
-    """What lends: :class:`testdb_app.sessions.connection_sharing.Loan`."""
+    """What lends: :class:`testdb_app.sessions.connection_sharing.SharedConnection`."""
 
     turn: Turn
     is_open: bool
@@ -359,7 +359,7 @@ class Lender(Protocol):
         ...
 
 
-class Borrowed(_Base):
+class ThreadConnection(_Base):
     """The methods that differ; mixed into the class of the session's connection by :func:`borrow`."""
 
     pool = None
@@ -488,7 +488,7 @@ _classes: dict[Any, Any] = {}
 
 def _class_of(cls: Any) -> Any:
     if cls not in _classes:
-        _classes[cls] = type(f"Borrowed{cls.__name__}", (Borrowed, cls), {"__module__": cls.__module__})
+        _classes[cls] = type(f"Borrowed{cls.__name__}", (ThreadConnection, cls), {"__module__": cls.__module__})
     return _classes[cls]
 
 

@@ -15,7 +15,7 @@ from testdb_app.exceptions import SessionNestingError
 from testdb_app.guard import check_may_write, check_no_transaction, end_transaction, leave_blocks
 from testdb_app.sessions.independent import database_of
 from testdb_app.sessions.registry import OpenSession, sessions_on
-from testdb_app.transactions import Damage, OuterTransaction, open_transactions
+from testdb_app.transactions import OuterTransaction, TransactionFault, open_transactions
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -25,7 +25,7 @@ _resetting: dict[tuple[str, ...], OpenSession] = {}
 _claiming = threading.Lock()
 
 
-class RolledBack:
+class RollbackIsolation:
     """One outer transaction. Limits end with it; those of a vendor that has none for a transaction are put back."""
 
     def __init__(self, connection: BaseDatabaseWrapper, session: OpenSession) -> None:
@@ -56,7 +56,7 @@ class RolledBack:
             self._lift()
             raise
 
-    def close(self) -> Damage | None:
+    def close(self) -> TransactionFault | None:
         """Roll it back."""
         try:
             return self.outer.roll_back()
@@ -69,7 +69,7 @@ class RolledBack:
             get_backend(self.connection).lift(self.connection, earlier)
 
 
-class Committed:
+class ResetIsolation:
     """Real commits, and a reset to the baseline at the end.
 
     Inside another one of the same database, which resets at its end, an independent connection does not reset at its own.
@@ -105,7 +105,7 @@ class Committed:
             self._disclaim()
             raise
 
-    def close(self) -> Damage | None:
+    def close(self) -> TransactionFault | None:
         """Undo what is not committed, put the limits back, and reset."""
         try:
             self._check_nothing_is_open()

@@ -29,10 +29,10 @@ from testdb_app.exceptions import (
     UnsafeSessionError,
 )
 from testdb_app.sessions.independent import find_primary, group_aliases, independent_connection, sharing
-from testdb_app.sessions.isolation import Committed, RolledBack, take_back
+from testdb_app.sessions.isolation import ResetIsolation, RollbackIsolation, take_back
 from testdb_app.sessions.registry import OpenSession, Part, check_is_last, is_last, pop, push, sessions_on
 from testdb_app.sessions.statements import StatementWatch
-from testdb_app.transactions import Damage, open_transactions
+from testdb_app.transactions import TransactionFault, open_transactions
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -76,9 +76,9 @@ def _connect(session: OpenSession, pool: SharedPool, independent: str | None) ->
 def _add(session: OpenSession, connection: BaseDatabaseWrapper, aliases: tuple[str, ...], primary: str) -> None:
     part: Part
     if session.options.isolation == "reset":
-        part = Committed(connection, session, primary=primary)
+        part = ResetIsolation(connection, session, primary=primary)
     else:
-        part = RolledBack(connection, session)
+        part = RollbackIsolation(connection, session)
     session.parts.append(part)
     session.aliases[connection] = aliases
 
@@ -160,15 +160,15 @@ def end_session(session: OpenSession, before: Callable[[], object] | None = None
     if before is not None:
         errors.keep(before)
     session.is_open = False
-    damages: list[tuple[Part, Damage]] = []
+    faults: list[tuple[Part, TransactionFault]] = []
     for part in reversed(session.parts):
         _unwatch(session, part.connection)
-        damage = errors.keep(part.close)
-        if damage is not None:
-            damages.append((part, damage))
+        fault = errors.keep(part.close)
+        if fault is not None:
+            faults.append((part, fault))
         pop(session, part.connection)
-    if damages:
-        errors.keep(_report, session, damages)
+    if faults:
+        errors.keep(_report, session, faults)
     errors.keep(session.clean_up.close)
     if errors.found:
         raise errors.first()
@@ -177,7 +177,7 @@ def end_session(session: OpenSession, before: Callable[[], object] | None = None
 def _check_scopes(session: OpenSession) -> None:
     """Refuse to end before an outer transaction of somebody else, such as a scope of pytest, that was opened inside."""
     for part in session.parts:
-        if isinstance(part, RolledBack) and not part.outer.is_last:
+        if isinstance(part, RollbackIsolation) and not part.outer.is_last:
             found = open_transactions(part.connection)
             raise SessionNestingError(
                 f"{session.owner} cannot end while {found[-1].owner}, which was opened inside it, is open. Nothing was undone. "
@@ -192,18 +192,18 @@ def _unwatch(session: OpenSession, connection: BaseDatabaseWrapper) -> None:
     wrappers[:] = [each for each in wrappers if not (isinstance(each, StatementWatch) and each.session is session)]
 
 
-def _report(session: OpenSession, damages: list[tuple[Part, Damage]]) -> None:
-    for part, damage in damages:
-        if damage.committed:
+def _report(session: OpenSession, faults: list[tuple[Part, TransactionFault]]) -> None:
+    for part, fault in faults:
+        if fault.committed:
             raise SessionLeakError(
-                f"Something was committed in {session.owner}, opened at {session.opened_at}: {damage}. "
+                f"Something was committed in {session.owner}, opened at {session.opened_at}: {fault}. "
                 f"{_take_back(session, part)} Use atomic() in place of COMMIT, or a session with isolation='reset'.",
                 owner=session.owner,
             )
-    for part, damage in damages:
-        if damage.is_fatal:
+    for part, fault in faults:
+        if fault.is_fatal:
             raise SessionBrokenError(
-                f'{session.owner} ended before its time, on the connection "{part.connection.alias}": {damage}. What was written '
+                f'{session.owner} ended before its time, on the connection "{part.connection.alias}": {fault}. What was written '
                 "before is undone, and what came after it was not part of the session.",
                 owner=session.owner,
             )
@@ -297,7 +297,7 @@ def _may_be_ended(session: OpenSession) -> bool:
         lock = getattr(part.connection.connection, "lock", None)
         if lock is not None and lock.locked():
             return False
-        if isinstance(part, RolledBack) and not part.outer.is_innermost:
+        if isinstance(part, RollbackIsolation) and not part.outer.is_innermost:
             return False
     return True
 

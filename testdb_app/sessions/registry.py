@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from weakref import ReferenceType, WeakKeyDictionary
 
 from testdb_app.exceptions import OwnershipTimeoutError, SessionClosedError, SessionNestingError, TestSessionError
-from testdb_app.transactions import Damage
+from testdb_app.transactions import TransactionFault
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -31,7 +31,7 @@ class Part(Protocol):
         """Begin; nothing is open if it raises."""
         ...
 
-    def close(self) -> Damage | None:
+    def close(self) -> TransactionFault | None:
         """End, and return what had happened meanwhile. Raises if it could not be undone."""
         ...
 

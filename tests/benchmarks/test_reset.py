@@ -57,7 +57,7 @@ def test_parts_of_a_reset(database: ScratchDatabase) -> None:
     }
     states = catalog.SEQUENCE_STATES_18 if connection.pg_version >= 18_00_00 else catalog.SEQUENCE_STATES
     parts["sequence states"] = sender(database, [states])
-    parts["observe"] = lambda: resetter.backend.observe(connection, lock_timeout=5)
+    parts["observe"] = lambda: resetter.backend.read_state(connection, lock_timeout=5)
     parts["reset"] = resetter.reset
     print_table(
         f"Parts of a reset, {TABLES} tables; {server(database)}",

@@ -47,7 +47,7 @@ def test_everything_that_was_written_in_it_is_undone(database, opener):
         insert(database, 2)
     with transaction.atomic(using=database.alias, durable=True):
         insert(database, 3)
-    assert outer.find_damage() is None
+    assert outer.find_fault() is None
     assert outer.roll_back() is None
     assert (outer.is_open, outer.roll_back()) == (False, None)
     assert database.count("a") == 0
@@ -75,7 +75,7 @@ def test_they_end_last_in_first_out_or_nothing_happens(database, opener):
     with pytest.raises(SessionNestingError, match=r"scope one cannot end while scope two.* is open") as caught:
         outer.roll_back()
     assert (caught.value.ending, caught.value.still_open) == ("scope one", "scope two")
-    assert inner.find_damage() is None
+    assert inner.find_fault() is None
     assert inner.roll_back() is outer.roll_back() is None
 
 
@@ -130,7 +130,7 @@ def test_a_closed_connection_is_told_with_the_place_and_the_next_one_works(datab
         pytest.skip("Django does not close it")
     outer, inner = opener("outer"), opener("inner")
     database.connection.close()
-    assert re.match(r"the connection was closed .*test_outer", str(outer.find_damage()))
+    assert re.match(r"the connection was closed .*test_outer", str(outer.find_fault()))
     for each in (inner, outer):
         damage = each.roll_back()
         assert damage is not None
@@ -147,7 +147,7 @@ def test_the_connection_can_be_kept_open_for_who_closes_all(database, opener):
         for connection in connections.all(initialized_only=True):
             if connection.alias == database.alias:
                 connection.close()
-    assert outer.find_damage() is None
+    assert outer.find_fault() is None
     assert outer.roll_back() is None
 
 
@@ -157,7 +157,7 @@ def test_a_failed_statement_is_told_and_the_rest_can_be_undone(database, opener)
     with pytest.raises(DatabaseError):
         with database.connection.cursor() as cursor:
             cursor.execute("INSERT INTO nothing_of_the_kind VALUES (1)")
-    damage = inner.find_damage()
+    damage = inner.find_fault()
     if database.connection.vendor == "postgresql":
         assert damage is not None
         assert "INSERT INTO nothing_of_the_kind" in str(damage)
@@ -165,7 +165,7 @@ def test_a_failed_statement_is_told_and_the_rest_can_be_undone(database, opener)
     else:
         assert damage is None, "SQLite goes on after a statement that failed"
     inner.roll_back()
-    assert outer.find_damage() is None
+    assert outer.find_fault() is None
     insert(database, 1)
     assert outer.roll_back() is None
 
@@ -182,15 +182,15 @@ def test_a_block_that_was_entered_by_hand_and_not_left_is_told(database, opener)
 
 def test_a_dangling_reference_is_told_and_changes_nothing(database, opener):
     outer = opener()
-    assert outer.find_dangling() is None
+    assert outer.find_dangling_rows() is None
     with database.connection.cursor() as cursor:
         cursor.execute("INSERT INTO b VALUES (1, 77)")
-    damage = outer.find_dangling()
+    damage = outer.find_dangling_rows()
     assert damage is not None
     assert "deferred constraint" in str(damage)
-    assert outer.find_damage() is None
+    assert outer.find_fault() is None
     insert(database, 77)
-    assert outer.find_dangling() is None
+    assert outer.find_dangling_rows() is None
     assert outer.roll_back() is None
 
 
@@ -295,7 +295,7 @@ def test_who_has_committed_is_named(database, opener):
     outer = opener()
     with database.connection.cursor() as cursor:
         cursor.execute("COMMIT")
-    assert f"the transaction was ended by COMMIT ({__file__}:" in str(outer.find_damage())
+    assert f"the transaction was ended by COMMIT ({__file__}:" in str(outer.find_fault())
     outer.roll_back()
 
 

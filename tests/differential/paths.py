@@ -7,15 +7,15 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
-from testdb_app.backends.postgresql.change_tracker import PostgreSQLWatch
+from testdb_app.backends.postgresql.change_tracker import PostgreSQLChangeTracker
 
 
 @contextmanager
 def overheard(tell: Callable[[str], None]) -> Iterator[None]:
     """Call *tell* with what each replay came to, while the block runs."""
-    original = PostgreSQLWatch.replay
+    original = PostgreSQLChangeTracker.replay
 
-    def replay(watch: PostgreSQLWatch, *arguments: Any, **options: Any) -> Any:
+    def replay(watch: PostgreSQLChangeTracker, *arguments: Any, **options: Any) -> Any:
         done = original(watch, *arguments, **options)
         if done is None:
             tell("watch: another look had to tell")
@@ -23,9 +23,9 @@ def overheard(tell: Callable[[str], None]) -> Iterator[None]:
             tell("watch: nothing was written" if done.script is None else "watch: the counters told")
         return done
 
-    original_again = PostgreSQLWatch._reset_the_same_again
+    original_again = PostgreSQLChangeTracker._reset_the_same_again
 
-    def reset_the_same_again(watch: PostgreSQLWatch, *arguments: Any, **options: Any) -> Any:
+    def reset_the_same_again(watch: PostgreSQLChangeTracker, *arguments: Any, **options: Any) -> Any:
         expects = watch._expected is not None
         done = original_again(watch, *arguments, **options)
         if expects:
@@ -33,7 +33,7 @@ def overheard(tell: Callable[[str], None]) -> Iterator[None]:
         return done
 
     with (
-        mock.patch.object(PostgreSQLWatch, "replay", replay),
-        mock.patch.object(PostgreSQLWatch, "_reset_the_same_again", reset_the_same_again),
+        mock.patch.object(PostgreSQLChangeTracker, "replay", replay),
+        mock.patch.object(PostgreSQLChangeTracker, "_reset_the_same_again", reset_the_same_again),
     ):
         yield

@@ -24,7 +24,7 @@ from tests.differential.image import Image, emptied
 from tests.differential.scenario import Reset, Scenario, Step
 from tests.differential.stage import Stage
 from tests.differential.tally import Tally
-from tests.testcases.kept import differences, observe, observe_new
+from tests.testcases.kept import differences, observe_new, read_state
 
 _OPTIONS = {"empty": {"to": "empty"}, "delete": {"to": "baseline", "strategy": "delete"}}
 
@@ -167,7 +167,7 @@ class _Run:
         self._tally.count("own sessions", f"{reset.keeps}: {'kept' if is_kept else 'closed'}")
         assert not (is_kept and reset.keeps == "never")
         if is_kept and reset.keeps == "auto":
-            wrong = differences(observe(connection), observe_new(connection.alias))
+            wrong = differences(read_state(connection), observe_new(connection.alias))
             assert not wrong, f"A kept session differs from a new one: {wrong}"
 
     def _run(self, resetter: Resetter) -> ResetReport:

@@ -190,14 +190,16 @@ def test_every_way_to_isolate_a_test_leaves_what_the_page_says(examples: Example
     page = table_of_the_page()
     assert len(page) == 20
     # The scope of the session would be around all others.
-    found = observe(examples, "-o", f"{LINE}=false", "--ignore=wide_db_session") | observe(examples, "wide_db_session")
+    found = read_state(examples, "-o", f"{LINE}=false", "--ignore=wide_db_session") | read_state(
+        examples, "wide_db_session"
+    )
     assert found == {name: left for name, left in page.items() if name != LINE}
     committed = {"transactional_db", "live_server", "TransactionTestCase", "LiveServerTestCase"}
-    with_the_line = observe(examples, f"--{LINE.replace('_', '-')}", "test_leftovers.py")
+    with_the_line = read_state(examples, f"--{LINE.replace('_', '-')}", "test_leftovers.py")
     assert {name: with_the_line[name] for name in committed} == dict.fromkeys(committed, page[LINE])
 
 
-def observe(examples: Examples, *options: str) -> dict[str, dict[str, str]]:
+def read_state(examples: Examples, *options: str) -> dict[str, dict[str, str]]:
     """Run all the tests; return what each left."""
     examples.pytest(*options)
     lines = examples.directory / "found.jsonl"

@@ -45,7 +45,7 @@ def counts(connection, *tables):
 
 
 def script(connection, *, within_transaction=False, restart=True, only=None, checks=(), verify=()):
-    schema, seen = BACKEND.read_schema(connection), BACKEND.observe(connection, lock_timeout=5)
+    schema, seen = BACKEND.read_schema(connection), BACKEND.read_state(connection, lock_timeout=5)
     order = DependencyGraph.from_schema(schema).deletion_order()
     deletes = [name for name in order if name in seen.sizes and (only is None or name.name in only)]
     restarts = sorted(seen.moved) if restart else []
@@ -93,7 +93,7 @@ def test_the_map_has_tables_keys_and_sequences(connection):
 
 def test_tables_with_rows_are_seen_and_every_sequence_is_said_to_have_moved(connection):
     run(connection, *SHOP, "CREATE TABLE empty (id integer PRIMARY KEY)")
-    seen = BACKEND.observe(connection, lock_timeout=5)
+    seen = BACKEND.read_state(connection, lock_timeout=5)
     assert set(seen.sizes) == {qualify("bo%ok"), qualify("publisher")}
     assert seen.moved >= {qualify("bo%ok"), qualify("publisher")}
     assert seen.token == BACKEND.read_schema(connection).token
@@ -112,9 +112,9 @@ def test_tables_with_rows_are_seen_and_every_sequence_is_said_to_have_moved(conn
 def test_the_token_moves_with_tables_and_relations(connection, change):
     run(connection, "CREATE TABLE a (id integer PRIMARY KEY)", "CREATE TABLE b (id integer PRIMARY KEY)")
     token = BACKEND.read_schema(connection).token
-    assert BACKEND.observe(connection, lock_timeout=5).token == token
+    assert BACKEND.read_state(connection, lock_timeout=5).token == token
     run(connection, change)
-    assert BACKEND.observe(connection, lock_timeout=5).token != token
+    assert BACKEND.read_state(connection, lock_timeout=5).token != token
 
 
 def test_a_reset_empties_in_order_and_restarts(connection):

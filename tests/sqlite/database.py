@@ -77,7 +77,7 @@ class SQLiteDatabase:
 
     def steps(self, only: Sequence[str] = ()) -> tuple[Step, ...]:
         """What a plan would do: all tables with rows (or those named), and the sequences that moved."""
-        schema, seen = self.schema(), BACKEND.observe(self.connection, lock_timeout=5)
+        schema, seen = self.schema(), BACKEND.read_state(self.connection, lock_timeout=5)
         chosen = {name for name in seen.sizes if not only or name.name in only}
         groups = DependencyGraph.from_schema(schema).deletion_groups()
         deletes = [tuple(name for name in group if name in chosen) for group in groups]

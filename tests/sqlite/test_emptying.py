@@ -17,7 +17,7 @@ def assert_reset(database, **expected):
     """Reset everything and check what was removed, that nothing is left, and that the schema is as it was."""
     before, settings = database.dump(), database.rows("PRAGMA foreign_keys")
     removed = database.reset()
-    seen = BACKEND.observe(database.connection, lock_timeout=5)
+    seen = BACKEND.read_state(database.connection, lock_timeout=5)
     assert (seen.sizes, seen.moved) == ({}, frozenset())
     assert database.dump() == before
     assert database.rows("PRAGMA foreign_keys") == settings
@@ -119,8 +119,8 @@ def test_any_name_of_table_column_trigger_and_database_works(database, name):
     assert BACKEND.count_references(database.connection, database.schema().foreign_keys) == (1, 1)
     changes = BACKEND.run(database.connection, database.script(), within_transaction=False)
     assert changes == dict.fromkeys(rows, RowChanges(removed=1))
-    assert BACKEND.observe(database.connection, lock_timeout=5).sizes == {}
-    assert BACKEND.observe(database.connection, lock_timeout=5).moved == frozenset()
+    assert BACKEND.read_state(database.connection, lock_timeout=5).sizes == {}
+    assert BACKEND.read_state(database.connection, lock_timeout=5).moved == frozenset()
     assert database.dump() == before
 
 
@@ -274,8 +274,8 @@ def test_the_printed_sql_alone_resets_the_database(file, path):
     shell = sqlite3.connect(path)
     shell.executescript(text)
     shell.close()
-    assert BACKEND.observe(file.connection, lock_timeout=5).sizes == {}
-    assert BACKEND.observe(file.connection, lock_timeout=5).moved == frozenset()
+    assert BACKEND.read_state(file.connection, lock_timeout=5).sizes == {}
+    assert BACKEND.read_state(file.connection, lock_timeout=5).moved == frozenset()
     assert file.dump() == before
 
 

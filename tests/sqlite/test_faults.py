@@ -149,7 +149,7 @@ def test_an_interrupt_at_any_statement_of_a_look_leaves_no_lock(make_database, p
         for number in range(1000):
             with interrupted(file.connection, number, when) as interruption:
                 with suppress(KeyboardInterrupt):
-                    BACKEND.observe(file.connection, lock_timeout=5)
+                    BACKEND.read_state(file.connection, lock_timeout=5)
             assert not file.connection.connection.in_transaction
             if not interruption.came:
                 assert number > 5
@@ -227,7 +227,7 @@ def test_a_closed_connection_is_said_to_be_lost(file):
     file.run("CREATE TABLE a (id)")
     script = file.script()
     file.connection.connection.close()
-    for call in (BACKEND.identify, BACKEND.read_schema, lambda c: BACKEND.observe(c, lock_timeout=1)):
+    for call in (BACKEND.identify, BACKEND.read_schema, lambda c: BACKEND.read_state(c, lock_timeout=1)):
         with pytest.raises(ConnectionLostError, match="closed"):
             call(file.connection)
     with pytest.raises(ConnectionLostError, match="closed"):

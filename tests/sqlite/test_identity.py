@@ -81,7 +81,7 @@ def test_a_file_opened_for_reading_is_read_only(make_database, path, options):
 def test_query_only_is_read_only_and_can_still_be_looked_at(file):
     file.run("CREATE TABLE a (id)", "INSERT INTO a VALUES (1)", "PRAGMA query_only = ON")
     assert identify(file).is_read_only
-    assert len(BACKEND.observe(file.connection, lock_timeout=5).sizes) == 1
+    assert len(BACKEND.read_state(file.connection, lock_timeout=5).sizes) == 1
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write to any file")

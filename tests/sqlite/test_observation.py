@@ -13,8 +13,8 @@ from testdb_app.schema import QualifiedName
 from tests.sqlite.database import other_connection
 
 
-def observe(database):
-    return BACKEND.observe(database.connection, lock_timeout=5)
+def read_state(database):
+    return BACKEND.read_state(database.connection, lock_timeout=5)
 
 
 def named(names):
@@ -26,19 +26,19 @@ def test_tables_with_rows_and_only_those_are_named_whoever_wrote_them(file, path
         "CREATE TABLE a (id)", "CREATE TABLE b (id)", "CREATE TABLE log (id)",
         "CREATE TRIGGER t AFTER INSERT ON a BEGIN INSERT INTO log VALUES (1); END",
     )  # fmt: skip
-    assert observe(file).sizes == {}
+    assert read_state(file).sizes == {}
     other = other_connection(path)
     other.execute("INSERT INTO a VALUES (NULL)")
-    assert observe(file).sizes == {QualifiedName("main", "a"): 0, QualifiedName("main", "log"): 0}
+    assert read_state(file).sizes == {QualifiedName("main", "a"): 0, QualifiedName("main", "log"): 0}
 
 
 def test_a_counter_moves_by_a_row_that_is_gone_and_not_by_a_rollback(database):
     database.run("CREATE TABLE a (id integer PRIMARY KEY AUTOINCREMENT)", "CREATE TABLE b (id integer PRIMARY KEY)")
-    assert observe(database).moved == frozenset()
+    assert read_state(database).moved == frozenset()
     database.run("BEGIN", "INSERT INTO a DEFAULT VALUES", "ROLLBACK", "INSERT INTO b DEFAULT VALUES")
-    assert observe(database).moved == frozenset()
+    assert read_state(database).moved == frozenset()
     database.run("INSERT INTO a DEFAULT VALUES", "DELETE FROM a")
-    assert named(observe(database).moved) == ["main.a"]
+    assert named(read_state(database).moved) == ["main.a"]
 
 
 def test_a_counter_set_by_hand_is_seen_and_one_of_no_sequence_is_not(database):
@@ -47,7 +47,7 @@ def test_a_counter_set_by_hand_is_seen_and_one_of_no_sequence_is_not(database):
         "CREATE TABLE b (id integer PRIMARY KEY)",
         "INSERT INTO sqlite_sequence VALUES ('a', 0), ('a', 7), ('b', 7), ('gone', 7)",
     )
-    assert named(observe(database).moved) == ["main.a"]
+    assert named(read_state(database).moved) == ["main.a"]
     database.reset()
     assert database.rows("SELECT name FROM sqlite_sequence") == [("b",), ("gone",)]
 
@@ -70,9 +70,9 @@ def test_the_token_is_the_schemas_and_moves_with_every_change_of_it(database, ch
     database.run("CREATE TABLE a (id integer PRIMARY KEY)", "CREATE TABLE b (id)", "INSERT INTO a VALUES (1)")
     token = database.schema().token
     database.run("DELETE FROM a", "VACUUM")
-    assert observe(database).token == token
+    assert read_state(database).token == token
     database.run(change)
-    assert observe(database).token == database.schema().token != token
+    assert read_state(database).token == database.schema().token != token
 
 
 def test_the_token_tells_a_memory_database_from_another_with_as_many_changes(make_database):
@@ -88,10 +88,10 @@ def test_a_change_of_the_schema_that_was_rolled_back_is_not_taken_for_the_next_o
     database.run(
         "CREATE TABLE a (id)", "INSERT INTO a VALUES (1)", "BEGIN", "CREATE TABLE b (id)", "INSERT INTO b VALUES (1)"
     )
-    assert named(observe(database).sizes) == ["main.a", "main.b"]
+    assert named(read_state(database).sizes) == ["main.a", "main.b"]
     database.run("ROLLBACK", "CREATE TABLE c (id)", "INSERT INTO c VALUES (1)")
-    assert named(observe(database).sizes) == ["main.a", "main.c"]
-    assert observe(database).token == database.schema().token
+    assert named(read_state(database).sizes) == ["main.a", "main.c"]
+    assert read_state(database).token == database.schema().token
 
 
 def test_a_memory_database_attached_anew_is_not_taken_for_the_last_one(database):
@@ -99,7 +99,7 @@ def test_a_memory_database_attached_anew_is_not_taken_for_the_last_one(database)
         database.run(
             "ATTACH ':memory:' AS aux", f"CREATE TABLE aux.{table} (id)", f"INSERT INTO aux.{table} VALUES (1)"
         )
-        assert named(observe(database).sizes) == [f"aux.{table}"]
+        assert named(read_state(database).sizes) == [f"aux.{table}"]
         database.run("DETACH aux")
 
 
@@ -107,19 +107,19 @@ def test_a_new_connection_is_not_taken_for_the_last_one(make_database):
     database = make_database()
     for table in ("a", "b"):
         database.run(f"CREATE TABLE {table} (id)", f"INSERT INTO {table} VALUES (1)")
-        assert named(observe(database).sizes) == [f"main.{table}"]
+        assert named(read_state(database).sizes) == [f"main.{table}"]
         database.close()
         database.connection.connection = None
 
 
 def test_a_change_by_another_connection_is_seen_at_the_next_look(file, path):
     file.run("CREATE TABLE a (id)")
-    token = observe(file).token
+    token = read_state(file).token
     other = other_connection(path)
     other.execute("CREATE TABLE b (id)")
     other.execute("INSERT INTO b VALUES (1)")
-    assert named(observe(file).sizes) == ["main.b"]
-    assert observe(file).token == file.schema().token != token
+    assert named(read_state(file).sizes) == ["main.b"]
+    assert read_state(file).token == file.schema().token != token
 
 
 def test_a_reset_that_switches_triggers_off_leaves_the_token(database):
@@ -130,7 +130,7 @@ def test_a_reset_that_switches_triggers_off_leaves_the_token(database):
     )
     token = database.schema().token
     database.reset()
-    assert observe(database).token == token
+    assert read_state(database).token == token
 
 
 def test_a_look_waits_for_rows_that_another_connection_has_not_committed(file, path):
@@ -140,7 +140,7 @@ def test_a_look_waits_for_rows_that_another_connection_has_not_committed(file, p
     other.execute("INSERT INTO a VALUES (1)")
     threading.Timer(0.3, other.commit).start()
     started = time.monotonic()
-    assert named(observe(file).sizes) == ["main.a"]
+    assert named(read_state(file).sizes) == ["main.a"]
     assert time.monotonic() - started > 0.2
 
 
@@ -150,7 +150,7 @@ def test_a_look_ends_with_an_error_if_the_other_connection_does_not_end(make_dat
     other = other_connection(path)
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(LockTimeoutError, match=f'"{path}"'):
-        BACKEND.observe(database.connection, lock_timeout=0.1)
+        BACKEND.read_state(database.connection, lock_timeout=0.1)
     assert database.value("PRAGMA busy_timeout") == 60_000
     assert not database.connection.connection.in_transaction
     assert BACKEND.identify(database.connection).name == str(path)
@@ -161,10 +161,10 @@ def test_a_look_leaves_a_transaction_and_an_open_cursor_of_the_caller_alone(data
     database.run("CREATE TABLE a (id)", "INSERT INTO a VALUES (1), (2)")
     cursor = database.connection.connection.execute("SELECT id FROM a")
     assert cursor.fetchone() == (1,)
-    observe(database)
+    read_state(database)
     assert cursor.fetchone() == (2,)
     database.run("BEGIN", "INSERT INTO a VALUES (3)")
-    assert named(observe(database).sizes) == ["main.a"]
+    assert named(read_state(database).sizes) == ["main.a"]
     database.run("ROLLBACK")
     assert database.count("a") == 2
 

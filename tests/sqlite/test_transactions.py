@@ -31,7 +31,7 @@ def reset(database):
     removed = database.reset(within_transaction=True)
     assert database.connection.connection.in_transaction
     assert (settings(database) | {"defer_foreign_keys": 0}, database.dump()) == (before, dump)
-    assert BACKEND.observe(database.connection, lock_timeout=5).sizes == {}
+    assert BACKEND.read_state(database.connection, lock_timeout=5).sizes == {}
     return removed
 
 

@@ -54,11 +54,11 @@ def test_a_full_text_index_of_any_kind_is_emptied_to_the_last_word(database, mod
     ]
     database.run("DELETE FROM doc")
     # The index alone holds rows now, which SELECT shows for none but the plain kinds.
-    assert set(BACKEND.observe(database.connection, lock_timeout=5).sizes) == {QualifiedName("main", "ft")}
+    assert set(BACKEND.read_state(database.connection, lock_timeout=5).sizes) == {QualifiedName("main", "ft")}
     assert BACKEND.count_rows(database.connection, [QualifiedName("main", "ft")]) == {QualifiedName("main", "ft"): 1}
     before = database.dump()
     database.reset()
-    assert BACKEND.observe(database.connection, lock_timeout=5).sizes == {}
+    assert BACKEND.read_state(database.connection, lock_timeout=5).sizes == {}
     assert matches(database) == []
     assert database.dump() == before
     database.run("INSERT INTO doc VALUES (1, 'hello')", "INSERT INTO ft (rowid, body) VALUES (1, 'hello')")
@@ -87,7 +87,7 @@ def test_an_index_kept_by_triggers_of_its_content_table_is_emptied_with_it(datab
 def test_an_index_written_within_the_same_transaction_is_seen_and_emptied(database):
     database.run("CREATE VIRTUAL TABLE ft USING fts5(body, content='', columnsize=0)", "BEGIN")
     database.run("INSERT INTO ft (rowid, body) VALUES (1, 'hello')")
-    assert set(BACKEND.observe(database.connection, lock_timeout=5).sizes) == {QualifiedName("main", "ft")}
+    assert set(BACKEND.read_state(database.connection, lock_timeout=5).sizes) == {QualifiedName("main", "ft")}
     database.reset(within_transaction=True)
     database.run("COMMIT")
     assert matches(database) == []
@@ -106,9 +106,9 @@ def test_virtual_tables_with_quotes_in_an_attached_database_are_emptied(database
         'CREATE VIRTUAL TABLE "at""t"."f""t" USING \'FTS5\'(body, content="")',
         'INSERT INTO "at""t"."f""t" (rowid, body) VALUES (1, \'hello\')',
     )
-    assert set(BACKEND.observe(database.connection, lock_timeout=5).sizes) == {QualifiedName('at"t', 'f"t')}
+    assert set(BACKEND.read_state(database.connection, lock_timeout=5).sizes) == {QualifiedName('at"t', 'f"t')}
     database.reset()
-    assert BACKEND.observe(database.connection, lock_timeout=5).sizes == {}
+    assert BACKEND.read_state(database.connection, lock_timeout=5).sizes == {}
 
 
 def test_tables_that_show_others_are_left_out(database):

@@ -21,7 +21,7 @@ _STATE = {
 }
 
 
-def observe(connection: Any) -> dict[str, Any]:
+def read_state(connection: Any) -> dict[str, Any]:
     """Return what code can observe of the session and of the driver's connection. Reads nothing through Django's cursors."""
     raw = connection.connection
     found: dict[str, Any] = {}
@@ -73,7 +73,7 @@ def observe_new(alias: str) -> dict[str, Any]:
     new = connections[alias].copy()
     new.ensure_connection()
     try:
-        return observe(new)
+        return read_state(new)
     finally:
         new.close()
 

@@ -18,7 +18,7 @@ from testdb_app.backends.postgresql.session_reset import judge_statement
 from testdb_app.conf import get_settings
 from testdb_app.exceptions import ConfigurationError
 from tests.scratch import default_parameters
-from tests.testcases.kept import differences, observe, observe_new
+from tests.testcases.kept import differences, observe_new, read_state
 
 pytestmark = pytest.mark.postgresql
 
@@ -296,7 +296,7 @@ def is_kept(connection: Any, action: Callable[[Any], None]) -> bool:
 def test_the_next_test_finds_what_a_new_session_has(kept: Any, name: str) -> None:
     was_kept = is_kept(kept, {**KEPT, **CLOSED}[name])
     _LATER.get(name, lambda connection: None)(kept)
-    assert differences(observe(kept), observe_new(kept.alias)) == {}
+    assert differences(read_state(kept), observe_new(kept.alias)) == {}
     assert was_kept is (name in KEPT)
     assert is_kept(kept, lambda connection: None) or "wrapper" in name
 
@@ -307,7 +307,7 @@ def test_the_comparison_sees_what_is_not_closed(kept: Any, name: str, settings: 
     unseen = {"setseed()", "SET seed", "a function that is made and dropped"}
     settings.TESTDB = {"KEEP_CONNECTIONS": "always"}
     if is_kept(kept, CLOSED[name]) and name.startswith(("a custom", "set_config", "a function", "DO", "CALL")):
-        assert set(differences(observe(kept), observe_new(kept.alias))) == {"custom"} or name in unseen
+        assert set(differences(read_state(kept), observe_new(kept.alias))) == {"custom"} or name in unseen
 
 
 def test_never_closes_and_always_keeps_what_can_be_put_back(kept: Any, settings: Any) -> None:
@@ -416,7 +416,7 @@ def test_defaults_of_new_sessions_that_change_close_the_kept_one(kept: Any, scra
     with scratch.superuser() as session:
         session.execute(f"ALTER DATABASE {scratch.name} SET work_mem = '9MB'" + REPORT)
     assert not is_kept(kept, lambda connection: None)
-    assert differences(observe(kept), observe_new(kept.alias)) == {}
+    assert differences(read_state(kept), observe_new(kept.alias)) == {}
     assert is_kept(kept, lambda connection: None)
 
 

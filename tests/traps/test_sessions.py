@@ -21,7 +21,7 @@ from testdb_app.exceptions import (
     TransactionStateError,
     UnsafeDatabaseError,
 )
-from testdb_app.resetter import read_map
+from testdb_app.resetter import read_context
 
 TABLE = "CREATE TABLE t (id serial PRIMARY KEY); INSERT INTO t DEFAULT VALUES"
 
@@ -538,11 +538,11 @@ def test_a_schema_that_changes_while_it_is_read_is_never_used_stale(scratch, mon
     changes = iter(range(100))
 
     def read_then_change(*arguments, **options):
-        found = read_map(*arguments, **options)
+        found = read_context(*arguments, **options)
         scratch.execute(f"CREATE TABLE more_{next(changes)} (id int)")
         return found
 
-    monkeypatch.setattr("testdb_app.resetter.read_map", read_then_change)
+    monkeypatch.setattr("testdb_app.resetter.read_context", read_then_change)
     with pytest.raises(ConcurrencyError, match="changes faster than it can be read"):
         resetter.reset()
     monkeypatch.undo()

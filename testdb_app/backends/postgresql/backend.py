@@ -12,9 +12,9 @@ from django.db import DatabaseError, Error, InterfaceError, transaction
 from testdb_app.backends.base import (
     BaseBackend,
     DatabaseIdentity,
+    DatabaseState,
     Failure,
     Mark,
-    Observation,
     Restoration,
     Script,
     Step,
@@ -23,7 +23,7 @@ from testdb_app.backends.postgresql import baseline as baseline_tables
 from testdb_app.backends.postgresql import catalog, counters, operations, session_reset
 from testdb_app.backends.postgresql.baseline_shape import EXACT_TEXT, make_shape, parse_shape, shape_queries, unreadable
 from testdb_app.backends.postgresql.change_tracker import (
-    PostgreSQLWatch,
+    PostgreSQLChangeTracker,
     find_written,
     is_schema_same,
     is_unwritten,
@@ -166,9 +166,9 @@ class PostgreSQLBackend(BaseBackend):
     ) -> Mapping[QualifiedName, TableDetails]:
         return read_details(connection, schema, count_rows=count_rows)
 
-    def observe(
+    def read_state(
         self, connection: BaseDatabaseWrapper, *, lock_timeout: float, baseline: Baseline | None = None
-    ) -> Observation:
+    ) -> DatabaseState:
         """Look where rows may be and which sequences have moved.
 
         One round trip, and before PostgreSQL 18 another one per 2,000 sequences that were never called: only their
@@ -189,7 +189,7 @@ class PostgreSQLBackend(BaseBackend):
         )
         missing = {QualifiedName(schema, name): lacks for schema, name, _, lacks in size_rows if lacks}
         states, forbidden = read_all_states(read, others)
-        return Observation(
+        return DatabaseState(
             identity=parse_identity(connection, identity[0]),
             token=parse_token(path, token),
             sizes={QualifiedName(schema, name): size for schema, name, size, _ in size_rows},
@@ -231,7 +231,7 @@ class PostgreSQLBackend(BaseBackend):
         verify: Sequence[QualifiedName],
         lock_timeout: float,
         within_transaction: bool,
-        for_watch: bool = False,
+        for_tracker: bool = False,
         identity: DatabaseIdentity | None = None,
     ) -> Script:
         """Write the SQL of a plan; see :mod:`testdb_app.backends.postgresql.operations`."""
@@ -243,7 +243,7 @@ class PostgreSQLBackend(BaseBackend):
             verify=verify,
             lock_timeout=lock_timeout,
             within_transaction=within_transaction,
-            for_watch=for_watch,
+            for_tracker=for_tracker,
             identity=identity,
         )
 
@@ -332,9 +332,9 @@ class PostgreSQLBackend(BaseBackend):
         """Check what is deferred at once. One round trip."""
         run_sql(connection, "SET CONSTRAINTS ALL IMMEDIATE")
 
-    def watch(self, schema: Schema) -> PostgreSQLWatch:
+    def change_tracker(self, schema: Schema) -> PostgreSQLChangeTracker:
         """Return a watch by PostgreSQL's own counters; see :mod:`testdb_app.backends.postgresql.counters`."""
-        return PostgreSQLWatch(schema)
+        return PostgreSQLChangeTracker(schema)
 
     def run(
         self, connection: BaseDatabaseWrapper, script: Script, *, within_transaction: bool

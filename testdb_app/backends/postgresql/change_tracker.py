@@ -1,7 +1,7 @@
 """The change tracker: finds what was written since the last reset, and runs the reset in the same round trips.
 
 A reset is one round trip that looks, and one that runs; where nothing was written, the first alone. The look reads the
-counters of the suspects (:class:`Memory`); the transaction that writes first checks, by the
+counters of the suspects (:class:`CounterHistory`); the transaction that writes first checks, by the
 sums of the database, that nothing else was written. If something was, that transaction ends before it writes, every counter
 is read, and what is found joins the suspects. After two resets of the same tables and sequences the next one runs without
 a look: if just these were written again, the check says so, and all of it was one round trip.
@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.db import DatabaseError, InterfaceError
 
-from testdb_app.backends.base import DatabaseIdentity, Observation, Replay, Script
+from testdb_app.backends.base import DatabaseIdentity, DatabaseState, Replay, Script
 from testdb_app.backends.postgresql import catalog, counters
 from testdb_app.backends.postgresql.connection import (
     COMMAND_OK,
@@ -46,12 +46,12 @@ from testdb_app.backends.postgresql.connection import (
 )
 from testdb_app.backends.postgresql.counters import (
     Conditions,
-    Look,
+    CounterReading,
     Relations,
     are_trusted,
     parse_conditions,
-    parse_look,
     parse_numbers,
+    parse_reading,
 )
 from testdb_app.backends.postgresql.errors import explain, sqlstate
 from testdb_app.backends.postgresql.introspection import parse_identity
@@ -79,21 +79,21 @@ _What = tuple[tuple[int, ...], tuple[int, ...]]
 """The OIDs of the tables and of the sequences that were written."""
 
 
-class PostgreSQLWatch:
+class PostgreSQLChangeTracker:
     """The watch over one database; see :class:`testdb_app.backends.base.Watch`. One thread at a time."""
 
     def __init__(self, schema: Schema) -> None:
         self._schema = schema
         self._asker: Asker | None = None
         self._identity: DatabaseIdentity
-        self._memory: Memory | None = None
+        self._memory: CounterHistory | None = None
         self._is_trusted = False
         self._skipped, self._to_skip = 0, 0
         self._scripts: dict[_What, Script] = {}
         self._last: _What | None = None
         self._expected: _What | None = None
 
-    def renew(self, connection: BaseDatabaseWrapper, observation: Observation) -> None:
+    def renew(self, connection: BaseDatabaseWrapper, observation: DatabaseState) -> None:
         """Remember the present state, unless somebody else may have written since *observation* began."""
         conditions: Conditions = observation.conditions  # type: ignore[assignment]
         self._is_trusted = False
@@ -130,7 +130,7 @@ class PostgreSQLWatch:
             self._asker = Asker(connection, self._schema, self._identity)
         if not self._asker.is_ready(connection):
             self._asker.turn_to(connection)
-        memory = self._memory or Memory(self._asker.relations)
+        memory = self._memory or CounterHistory(self._asker.relations)
         seen, unlogged = self._asker.see_all(connection, memory, conditions)
         # A pooler between gives out a number of its own, and changes the server's session at will.
         self._is_trusted = seen.pid == self._asker.pid and seen.conditions == conditions
@@ -142,7 +142,7 @@ class PostgreSQLWatch:
         connection: BaseDatabaseWrapper,
         *,
         permit: Callable[[DatabaseIdentity], str],
-        write: Callable[[Observation], Script | None],
+        write: Callable[[DatabaseState], Script | None],
         lock_timeout: float,
     ) -> Replay | None:
         """Look, and run what *write* makes of what was written; None where another look has to tell.
@@ -179,7 +179,9 @@ class PostgreSQLWatch:
         self._to_skip = 0
         return Replay(identity=identity, permitted_by=rule, script=run[0], changes=run[1])
 
-    def _look_again(self, connection: BaseDatabaseWrapper, memory: Memory, asker: Asker) -> Look | None:
+    def _look_again(
+        self, connection: BaseDatabaseWrapper, memory: CounterHistory, asker: Asker
+    ) -> CounterReading | None:
         """Look, over the connection as it was or over a new one; None where the counters cannot be trusted."""
         try:
             if not asker.is_ready(connection):
@@ -200,8 +202,8 @@ class PostgreSQLWatch:
         is_same = seen.pid == asker.pid and seen.conditions == memory.conditions
         return seen if is_same and seen.catalogs in {"", memory.catalogs} else None
 
-    def _observe(self, relations: Relations, written: Written) -> Observation:
-        return Observation(
+    def _observe(self, relations: Relations, written: Written) -> DatabaseState:
+        return DatabaseState(
             identity=self._identity,
             token=self._schema.token,
             is_precise=True,
@@ -214,7 +216,7 @@ class PostgreSQLWatch:
         )
 
     def _write(
-        self, relations: Relations, written: Written, write: Callable[[Observation], Script | None]
+        self, relations: Relations, written: Written, write: Callable[[DatabaseState], Script | None]
     ) -> Script | None:
         """Have a script written, or take the one that was for the same tables and sequences."""
         rows = max(written.tables.values(), default=0)
@@ -235,10 +237,10 @@ class PostgreSQLWatch:
     def _reset_what_was_seen(
         self,
         connection: BaseDatabaseWrapper,
-        memory: Memory,
+        memory: CounterHistory,
         asker: Asker,
-        seen: Look,
-        write: Callable[[Observation], Script | None],
+        seen: CounterReading,
+        write: Callable[[DatabaseState], Script | None],
         lock_timeout: float,
     ) -> tuple[Script, Changes] | None:
         try:
@@ -257,10 +259,10 @@ class PostgreSQLWatch:
     def _reset(
         self,
         connection: BaseDatabaseWrapper,
-        memory: Memory,
+        memory: CounterHistory,
         asker: Asker,
         written: Written,
-        write: Callable[[Observation], Script | None],
+        write: Callable[[DatabaseState], Script | None],
         lock_timeout: float,
     ) -> tuple[Script, Changes] | None:
         script = self._write(memory.relations, written, write)
@@ -279,7 +281,7 @@ class PostgreSQLWatch:
         return script, outcome.changes
 
     def _reset_the_same_again(
-        self, connection: BaseDatabaseWrapper, memory: Memory, asker: Asker, lock_timeout: float
+        self, connection: BaseDatabaseWrapper, memory: CounterHistory, asker: Asker, lock_timeout: float
     ) -> tuple[Script, Changes] | None:
         """Reset what the last two resets did, without a look, if just that was written again; None if not."""
         expected, self._expected = self._expected, None
@@ -327,7 +329,7 @@ class Asker:
         relations, database = read_rows(connection, [counters.RELATIONS, counters.DATABASE])
         self.relations = Relations.from_rows(relations, schema)
         oid, prepared, self.may_miss = database[0]
-        everything = counters.look_at_all(oid, self.relations.counted, self.relations.sequences, prepared=prepared)
+        everything = counters.full_reading(oid, self.relations.counted, self.relations.sequences, prepared=prepared)
         self._look_at_all = Command(everything, often=True)
         self._look = counters.look(oid, prepared=prepared)
         holds = Precondition.of(identity, owners=schema.trusted_owners).holds()
@@ -353,7 +355,9 @@ class Asker:
         """Run batches of commands; see :meth:`Pipeline.run`."""
         return self._pipeline.run(connection, *batches)
 
-    def see_all(self, connection: BaseDatabaseWrapper, memory: Memory, expected: Conditions) -> tuple[Look, list[int]]:
+    def see_all(
+        self, connection: BaseDatabaseWrapper, memory: CounterHistory, expected: Conditions
+    ) -> tuple[CounterReading, list[int]]:
         """Look at everything, to be remembered, and find the sequences whose next call may take no transaction id."""
         seen = self.see(connection, None, expected)
         unproven = memory.unproven(seen)
@@ -379,26 +383,30 @@ class Asker:
         run_sql(connection, counters.FORCE_FLUSH)
         return found
 
-    def see(self, connection: BaseDatabaseWrapper, suspects: Memory | None, expected: Conditions) -> Look:
+    def see(
+        self, connection: BaseDatabaseWrapper, candidates: CounterHistory | None, expected: Conditions
+    ) -> CounterReading:
         """Look at the *suspects*, or at everything, and ask who else is connected where somebody is."""
         try:
-            return self._see(connection, suspects, expected)
+            return self._see(connection, candidates, expected)
         except DatabaseError as error:
             if sqlstate(error) != NOT_PREPARED:
                 raise
-        return self._see(connection, suspects, expected)
+        return self._see(connection, candidates, expected)
 
-    def _see(self, connection: BaseDatabaseWrapper, suspects: Memory | None, expected: Conditions) -> Look:
+    def _see(
+        self, connection: BaseDatabaseWrapper, candidates: CounterHistory | None, expected: Conditions
+    ) -> CounterReading:
         look = self._look_at_all
-        if suspects is not None:
-            look = Command(self._look, (array(suspects.tables), array(suspects.sequences)), often=True)
+        if candidates is not None:
+            look = Command(self._look, (array(candidates.tables), array(candidates.sequences)), often=True)
         if not expected[2]:
             (row,) = rows_of(self.run(connection, [look])[0])
             if row[_SESSIONS_NOW] == "1":
-                return parse_look(row)
+                return parse_reading(row)
         # Who is connected is asked before the counters are read: a session that ends in between has reported by then.
         others, result = self.run(connection, [_OTHERS, look])
-        return parse_look(rows_of(result)[0], tuple(text for (text,) in rows_of(others)))
+        return parse_reading(rows_of(result)[0], tuple(text for (text,) in rows_of(others)))
 
 
 def pipeline_of(connection: BaseDatabaseWrapper) -> Pipeline:
@@ -440,7 +448,7 @@ class Outcome:
     changes: Mapping[QualifiedName, RowChanges]
 
 
-class Memory:
+class CounterHistory:
     """What one watch remembers of the counters.
 
     The *suspects* are the tables, with their toast tables, and the sequences that were found written before. A look at
@@ -456,7 +464,7 @@ class Memory:
         self.always: dict[int, None] = {}
         self._scans_left, self._scans = 0, 1
 
-    def unproven(self, look: Look) -> list[int]:
+    def unproven(self, look: CounterReading) -> list[int]:
         """Return the sequences of which a look at all does not tell whether their next call takes a transaction id."""
         return [
             oid
@@ -464,7 +472,7 @@ class Memory:
             if self._settled.get(oid) != count
         ]
 
-    def take(self, look: Look, unlogged: Iterable[int], opened: int) -> None:
+    def take(self, look: CounterReading, unlogged: Iterable[int], opened: int) -> None:
         """Remember a look at all, before which this session had reported everything.
 
         *unlogged* are the sequences whose next call may take no transaction id; *opened* counts this process's sessions.
@@ -498,14 +506,14 @@ class Memory:
         """Take note that something else than the suspects was written."""
         self._scans_left, self._scans = self._scans, min(2 * self._scans, _MOST_SCANS)
 
-    def is_quiet(self, look: Look) -> bool:
+    def is_quiet(self, look: CounterReading) -> bool:
         """Whether no transaction has had an id since, and the sequences that can do without one have not moved."""
         if look.xmax != self.xmax:
             return False
         calls = zip(self._sequences_of(look), look.calls, strict=True)
         return all(self._calls[oid] == count for oid, count in calls if oid in self.always)
 
-    def compare(self, look: Look, sums: tuple[int, int] | None = None) -> Written:
+    def compare(self, look: CounterReading, sums: tuple[int, int] | None = None) -> Written:
         """Return what *look* shows to have been written; *sums*, those of the same moment where they are known."""
         tables = dict(_changes(self._writes, self._tables_of(look), look.writes))
         sequences = dict(_changes(self._calls, self._sequences_of(look), look.calls))
@@ -537,7 +545,7 @@ class Memory:
             own = done.removed + done.updated + done.inserted if done is not None else 0
             own_rows += own
             self._writes[oid] += count + own
-            self._suspect(oid)
+            self._candidates_of(oid)
         set_back = set(restarted)
         for oid, count in written.sequences.items():
             own = int(self.relations.sequences[oid] in set_back)
@@ -556,7 +564,7 @@ class Memory:
             self._scans = 1
         self._forget_oldest()
 
-    def _suspect(self, oid: int) -> None:
+    def _candidates_of(self, oid: int) -> None:
         toast = self.relations.toasts.get(oid)
         for suspect in (oid,) if toast is None else (oid, toast):
             self.tables.pop(suspect, None)
@@ -569,10 +577,10 @@ class Memory:
             kept = [oid for oid in self.sequences if oid not in self.always][-_MOST_SUSPECTS:]
             self.sequences = dict.fromkeys([*self.always, *kept])
 
-    def _tables_of(self, look: Look) -> Sequence[int]:
+    def _tables_of(self, look: CounterReading) -> Sequence[int]:
         return self.relations.counted if look.catalogs else list(self.tables)
 
-    def _sequences_of(self, look: Look) -> Sequence[int]:
+    def _sequences_of(self, look: CounterReading) -> Sequence[int]:
         return list(self.relations.sequences) if look.catalogs else list(self.sequences)
 
 
@@ -596,7 +604,7 @@ class UnfitError(Exception):
 def run_script(
     connection: BaseDatabaseWrapper,
     asker: Asker,
-    memory: Memory,
+    memory: CounterHistory,
     script: Script,
     written: Written,
     lock_timeout: float,
@@ -630,7 +638,7 @@ def run_script(
 
 
 def _arguments(
-    asker: Asker, memory: Memory, written: Written, lock_timeout: float, unseen_below: int | None
+    asker: Asker, memory: CounterHistory, written: Written, lock_timeout: float, unseen_below: int | None
 ) -> list[str | None]:
     epoch, sessions, _ = memory.conditions
     tables, sequences = memory.remembered(written.tables, written.sequences)
@@ -653,7 +661,7 @@ def _arguments(
     ]
 
 
-def _found(memory: Memory, written: Written, writes: Sequence[int], calls: Sequence[int]) -> Written:
+def _found(memory: CounterHistory, written: Written, writes: Sequence[int], calls: Sequence[int]) -> Written:
     tables, sequences = memory.remembered(written.tables, written.sequences)
     return Written(
         tables={oid: now - was for oid, now, was in zip(written.tables, writes, tables, strict=True)},

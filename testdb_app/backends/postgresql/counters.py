@@ -204,7 +204,7 @@ def look(database: int, *, prepared: bool) -> str:
     )
 
 
-def look_at_all(database: int, tables: Iterable[int], sequences: Iterable[int], *, prepared: bool) -> str:
+def full_reading(database: int, tables: Iterable[int], sequences: Iterable[int], *, prepared: bool) -> str:
     """Write the look at every table and sequence. Columns as of :func:`look`, then the counts of the catalogs, and the two sums.
 
     What the session has not reported is in these counts, and not in the sums of the database.
@@ -295,7 +295,7 @@ class Relations:
 
     @classmethod
     def from_rows(cls, rows: Iterable[tuple[Any, ...]], schema: Schema) -> Relations:
-        """Make them of the rows of :data:`signals.RELATIONS`."""
+        """Make them of the rows of :data:`RELATIONS`."""
         slow = {key.referenced for key in schema.enforced_foreign_keys if not key.indexed}
         tables: dict[int, QualifiedName] = {}
         sequences: dict[int, QualifiedName] = {}
@@ -317,7 +317,7 @@ class Relations:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
+class CounterReading:
     """One look: process id, conditions, next transaction id, and counts of writes and of calls, in the order asked for.
 
     A look at all has the counts of the ``catalogs`` too, and the ``sums`` of the database, without what the session had
@@ -333,10 +333,10 @@ class Look:
     sums: tuple[int, int] = (0, 0)
 
 
-def parse_look(row: Sequence[str | None], others: tuple[str, ...] = ()) -> Look:
-    """Make a look of the row of :func:`signals.look` or :func:`signals.look_at_all`, and the *others* connected."""
+def parse_reading(row: Sequence[str | None], others: tuple[str, ...] = ()) -> CounterReading:
+    """Make a look of the row of :func:`signals.look` or :func:`signals.full_reading`, and the *others* connected."""
     _, pid, epoch, sessions, _, xmax, writes, calls, *rest = row
-    return Look(
+    return CounterReading(
         pid=int(pid or 0),
         conditions=(epoch or "", None if sessions is None else int(sessions), others),
         xmax=xmax or "",
@@ -353,7 +353,7 @@ def parse_numbers(array: str) -> list[int]:
 
 
 def parse_conditions(row: Sequence[Any], others: Iterable[Sequence[Any]]) -> Conditions:
-    """Make of the row of :data:`signals.CONDITIONS` and those of :data:`signals.OTHERS` what :attr:`Look.conditions` is."""
+    """Make :attr:`CounterReading.conditions` of the row of :data:`CONDITIONS` and those of :data:`OTHERS`."""
     return row[0], row[1], tuple(text for (text,) in others)
 
 

@@ -74,7 +74,7 @@ def write_script(
     verify: Many[QualifiedName],
     lock_timeout: float,
     within_transaction: bool,
-    for_watch: bool = False,
+    for_tracker: bool = False,
     identity: DatabaseIdentity | None = None,
 ) -> Script:
     """Write *steps* as one transaction, or inside the caller's as one savepoint; *for_watch*, see :class:`Script`."""
@@ -86,7 +86,7 @@ def write_script(
     is_replica = identity is not None and identity.is_replica
     if is_replica:
         begin = itertools.chain(begin, [_leave_replica(schema)])
-    if for_watch:
+    if for_tracker:
         hides = any(schema.by_name[name].hides_rows for name in (*deleted, *truncated))
         begin = iter([_REFUSE_TO_HIDE] if hides else [])
     body = [
@@ -104,13 +104,13 @@ def write_script(
         restored = (name for step in steps if step.action is Action.RESTORE for name in step.names)
         copies = [table.copy.name for name in restored if baseline and (table := baseline.tables.get(name)) is not None]
         proof = Precondition.of(identity, owners=schema.trusted_owners, reads=copies)
-    if not for_watch:
+    if not for_tracker:
         body.extend(Statement(sql=sql) for name in restarted for sql in _restart(schema, name, states[name]))
-    end = ("COMMIT", set_sequences(states, proof)) if for_watch else _end(within_transaction, is_replica)
+    end = ("COMMIT", set_sequences(states, proof)) if for_tracker else _end(within_transaction, is_replica)
     return Script(
         opening=(
             *(Statement(sql=sql) for sql in begin),
-            *([] if for_watch or proof is None else [Statement(sql=proof.prove(), is_proof=True)]),
+            *([] if for_tracker or proof is None else [Statement(sql=proof.prove(), is_proof=True)]),
             *(Statement(sql=sql, is_lock=True) for sql in _lock_statements(schema, steps, deleted, checks)),
         ),
         body=tuple(body),

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
     from django.db.backends.utils import CursorWrapper
 
-    from testdb_app.backends.base import DatabaseIdentity, Observation, Script, Statement, Step
+    from testdb_app.backends.base import DatabaseIdentity, DatabaseState, Script, Statement, Step
     from testdb_app.baseline_state import Baseline, EarlierFormat
     from testdb_app.schema import ForeignKey, QualifiedName, Schema, TableDetails
 
@@ -164,10 +164,10 @@ class SQLiteBackend(BaseBackend):
     ) -> Mapping[QualifiedName, TableDetails]:
         return introspection.read_details(connection, schema, count_rows=count_rows)
 
-    def observe(
+    def read_state(
         self, connection: BaseDatabaseWrapper, *, lock_timeout: float, baseline: Baseline | None = None
-    ) -> Observation:
-        return introspection.observe(connection, lock_timeout=lock_timeout, baseline=baseline)
+    ) -> DatabaseState:
+        return introspection.read_state(connection, lock_timeout=lock_timeout, baseline=baseline)
 
     def count_rows(self, connection: BaseDatabaseWrapper, tables: Iterable[QualifiedName]) -> dict[QualifiedName, int]:
         return introspection.count_live_rows(connection, tables)
@@ -188,7 +188,7 @@ class SQLiteBackend(BaseBackend):
         verify: Sequence[QualifiedName],
         lock_timeout: float,
         within_transaction: bool,
-        for_watch: bool = False,
+        for_tracker: bool = False,
         identity: DatabaseIdentity | None = None,
     ) -> Script:
         return operations.script(
@@ -200,7 +200,7 @@ class SQLiteBackend(BaseBackend):
             verify=verify,
             lock_timeout=lock_timeout,
             within_transaction=within_transaction,
-            for_watch=for_watch,
+            for_tracker=for_tracker,
             identity=identity,
         )
 

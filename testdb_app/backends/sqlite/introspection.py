@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from testdb_app.backends.base import OWN_SCHEMA, Action, DatabaseIdentity, FileName, Mark, Observation, is_same_file
+from testdb_app.backends.base import OWN_SCHEMA, Action, DatabaseIdentity, DatabaseState, FileName, Mark, is_same_file
 from testdb_app.backends.sqlite import baseline_copies
 from testdb_app.backends.sqlite.baseline_copies import describe, find_differing, kept_values, read_comparison
 from testdb_app.backends.sqlite.catalog import TERMS, Catalog, read_catalog
@@ -99,7 +99,9 @@ def read_schema(connection: BaseDatabaseWrapper) -> Schema:
     )
 
 
-def observe(connection: BaseDatabaseWrapper, *, lock_timeout: float, baseline: Baseline | None = None) -> Observation:
+def read_state(
+    connection: BaseDatabaseWrapper, *, lock_timeout: float, baseline: Baseline | None = None
+) -> DatabaseState:
     """Look where rows are and which sequences have moved. Sizes are 0: SQLite tells them only by reading all pages.
 
     For a moment it holds the lock that writers need: rows that another connection has not yet committed cannot be
@@ -113,7 +115,7 @@ def observe(connection: BaseDatabaseWrapper, *, lock_timeout: float, baseline: B
             catalog = read_catalog(connection, cursor, keep=keep)
             identity = read_identity(connection, cursor)
             written, states = _with_rows(connection, cursor, catalog), read_states(connection, cursor, catalog)
-            seen = Observation(identity=identity, token=catalog.token, sizes=dict.fromkeys(written, 0), states=states)
+            seen = DatabaseState(identity=identity, token=catalog.token, sizes=dict.fromkeys(written, 0), states=states)
             if baseline is None:
                 return seen
             comparison = read_comparison(connection, cursor, catalog, baseline)

@@ -67,7 +67,7 @@ def script(
     verify: Sequence[QualifiedName],
     lock_timeout: float,
     within_transaction: bool,
-    for_watch: bool = False,
+    for_tracker: bool = False,
     identity: DatabaseIdentity | None = None,
 ) -> SQLiteScript:
     """Write the SQL of a plan. *lock_timeout* in seconds. Reads the catalog for virtual tables and cycles only.
