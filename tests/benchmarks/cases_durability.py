@@ -29,7 +29,7 @@ from django.apps import apps
 from django.test import TestCase, TransactionTestCase
 from django.test.runner import DiscoverRunner
 from django.test.utils import setup_test_environment
-from testdb_app.preparing import get_resetter, prepare_test_database
+from testdb_app.database_setup import get_resetter, prepare_test_database
 from testdb_app.testcases import ResetTransactionTestCase
 
 setup_test_environment()

@@ -46,7 +46,7 @@ from django.db import connection, models as fields
 from django.test import TestCase, TransactionTestCase
 from django.test.runner import DiscoverRunner
 from django.test.utils import setup_test_environment
-from testdb_app.preparing import get_resetter, prepare_test_database
+from testdb_app.database_setup import get_resetter, prepare_test_database
 from testdb_app.testcases import ResetTransactionTestCase
 
 is_real = connection.settings_dict["TEST"]["NAME"] is not None

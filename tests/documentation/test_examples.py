@@ -12,7 +12,7 @@ WHAT_IS_OPEN = """
 class TestWhatIsOpen:
     def test_it(self, loan):
         from django.db import connections
-        from testdb_app.outer_transaction import open_transactions
+        from testdb_app.transactions import open_transactions
 
         connection = connections["default"]
         found = open_transactions(connection)

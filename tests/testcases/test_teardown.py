@@ -162,10 +162,10 @@ import http.client, time, urllib.parse
 import pytest
 from django.test import LiveServerTestCase
 from shop.models import Shelf
-from testdb_app import between_tests
+from testdb_app import teardown
 from testdb_app.testcases import ResetLiveServerTestCase
 
-between_tests.SECONDS_FOR_REQUESTS = 3.0
+teardown.SECONDS_FOR_REQUESTS = 3.0
 OPEN = []
 
 def begin(url, seconds):
