@@ -230,6 +230,10 @@ class SequenceInfo:
         return frozenset(use.table for use in self.uses)
 
 
+Sequence = SequenceInfo
+"""The earlier name of :class:`SequenceInfo`, until the first release."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DerivedRelation:
     """A materialized view and the tables that its rows come from."""

@@ -26,7 +26,11 @@ LAYERS = {
     "test side": ("database_setup", "teardown", "testcases", "runner", "sessions", "data"),
     "doors": ("pytest_plugin", "plugin", "showdeps", "management", "apps"),
 }
+# Earlier paths of public names, until the first release: each only imports from the new one.
+MOVED = {"states": "baseline_state", "scope": "selection", "details": "schema"}
+MOVED_BACKENDS = {"backends.protocols", "backends.data_protocols"}
 LEVELS = {unit: level for level, units in enumerate(LAYERS.values()) for unit in units}
+LEVELS |= {old: LEVELS[new] for old, new in MOVED.items()}
 
 # Values and algorithms: these work where there is no Django at all.
 PURE = (
@@ -115,6 +119,12 @@ def test_a_file_name_occurs_once() -> None:
         places.setdefault(last, []).append("backends" if folders[:1] == ["backends"] else ".".join(folders))
     twice = {last for last, folders in places.items() if len(set(folders)) > 1}
     assert twice <= SAME_NAME.keys(), {last: places[last] for last in twice - SAME_NAME.keys()}
+
+
+@pytest.mark.parametrize("name", sorted({*MOVED, *MOVED_BACKENDS}))
+def test_an_earlier_path_only_imports(name: str) -> None:
+    assert len(MODULES[name].read_text("utf-8").splitlines()) < 12
+    assert not any(name in own_imports(other) for other in MODULES)
 
 
 def test_a_module_is_named_by_a_noun() -> None:
