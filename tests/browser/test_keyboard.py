@@ -10,7 +10,7 @@ import pytest
 
 from testdb_app.showdeps.picture import Picture
 from tests.browser.driving import Keys, Reader
-from tests.rendering.maps import key, library, schema, table
+from tests.showdeps.schemas import key, library, schema, table
 
 GRID = schema(
     [table(name) for name in ("a1", "a2", "a3", "b1", "b2", "b3", "c1")],

@@ -10,7 +10,7 @@ import pytest
 
 from testdb_app.showdeps.picture import Picture
 from tests.browser.driving import Reader
-from tests.rendering.maps import key, schema, table
+from tests.showdeps.schemas import key, schema, table
 
 Demo = Callable[..., Path]
 

@@ -16,7 +16,7 @@ from testdb_app.graph import DependencyGraph
 from testdb_app.schema import QualifiedName
 from testdb_app.showdeps.picture import Picture
 from tests.browser.driving import Keys, Reader
-from tests.rendering.maps import hostile, library, partitioned
+from tests.showdeps.schemas import hostile, library, partitioned
 
 Demo = Callable[..., Path]
 WritePage = Callable[[Picture], Path]

@@ -13,7 +13,7 @@ import pytest
 from testdb_app.schema import Column, Schema, TableDetails
 from testdb_app.showdeps.picture import Picture
 from tests.browser.driving import Reader
-from tests.rendering.maps import key, schema, table
+from tests.showdeps.schemas import key, schema, table
 
 TABLES, KEYS = 1_000, 1_500
 

@@ -20,7 +20,7 @@ from testdb_app.management.commands.showdeps import Command
 from testdb_app.schema import QualifiedName, Schema
 from testdb_app.showdeps import FORMATS
 from tests.commands.bare_project import BareProject
-from tests.rendering.maps import HOSTILE
+from tests.showdeps.schemas import HOSTILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -9,7 +9,7 @@ from testdb_app.backends.generic import BACKEND as GENERIC
 from testdb_app.backends.postgresql import introspection as postgresql_details
 from testdb_app.exceptions import LockTimeoutError
 from testdb_app.schema import Column, UniqueKey
-from tests.rendering.maps import HOSTILE
+from tests.showdeps.schemas import HOSTILE
 
 SHOP = """
 CREATE TABLE shelf (id integer PRIMARY KEY, label varchar(20) NOT NULL DEFAULT 'new', height numeric(5, 2), UNIQUE (label, height));

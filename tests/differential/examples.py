@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from tests.differential import upkeep, writes
 from tests.differential.extras import OF_ALL_TABLES, add_extras
+from tests.differential.foreign_keys import add_keys
 from tests.differential.model import Model
 from tests.differential.scenario import SIGHTS, Reset, Scenario, Step
 from tests.differential.tables import models
-from tests.differential.ties import add_keys
 
 Draw = Any
 

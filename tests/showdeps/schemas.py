@@ -1,4 +1,4 @@
-"""Small maps, made by hand, for pictures to draw."""
+"""Small schemas, made by hand, for pictures to draw."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import pytest
 from testdb_app.showdeps import FORMATS
 from testdb_app.showdeps.html import read_assets
 from testdb_app.showdeps.picture import Picture, reach
-from tests.rendering.maps import key, library, named, partitioned, schema, table
+from tests.showdeps.schemas import key, library, named, partitioned, schema, table
 
 
 def names(*bare: str) -> frozenset[object]:

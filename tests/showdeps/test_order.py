@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from testdb_app.showdeps.picture import Picture
 from testdb_app.showdeps.text import render_order
-from tests.rendering.maps import hostile, library, named, partitioned, schema
+from tests.showdeps.schemas import hostile, library, named, partitioned, schema
 
 SHOP = Picture(whole=library())
 

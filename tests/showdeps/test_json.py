@@ -12,7 +12,7 @@ import pytest
 from testdb_app.schema import QualifiedName, Schema
 from testdb_app.showdeps import export
 from testdb_app.showdeps.picture import Picture
-from tests.rendering.maps import hostile, key, library, named, partitioned, schema, table
+from tests.showdeps.schemas import hostile, key, library, named, partitioned, schema, table
 
 SHOP = Picture(
     whole=library(),

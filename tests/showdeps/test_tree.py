@@ -11,7 +11,7 @@ import pytest
 from testdb_app.schema import show_part
 from testdb_app.showdeps.picture import Paint, Picture, cells
 from testdb_app.showdeps.text import render_tree
-from tests.rendering.maps import hostile, key, library, named, partitioned, schema, table
+from tests.showdeps.schemas import hostile, key, library, named, partitioned, schema, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,7 +12,7 @@ import pytest
 
 from testdb_app.showdeps.export import quote, render_dot
 from testdb_app.showdeps.picture import Picture, show_parts
-from tests.rendering.maps import hostile, library, named, partitioned, schema
+from tests.showdeps.schemas import hostile, library, named, partitioned, schema
 
 needs_dot = pytest.mark.skipif(shutil.which("dot") is None, reason="Graphviz' dot is not installed")
 

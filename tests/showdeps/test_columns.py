@@ -10,7 +10,7 @@ import pytest
 from testdb_app.schema import Schema
 from testdb_app.showdeps.html import FEWEST_ROWS, MOST_ROWS, Column, arrange
 from testdb_app.showdeps.picture import Picture
-from tests.rendering.maps import hostile, key, library, named, partitioned, schema, table
+from tests.showdeps.schemas import hostile, key, library, named, partitioned, schema, table
 
 
 def bare(columns: tuple[Column, ...]) -> list[tuple[int, tuple[str, ...]]]:

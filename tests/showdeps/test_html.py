@@ -16,7 +16,7 @@ from testdb_app.schema import Column, QualifiedName, Schema, TableDetails, Uniqu
 from testdb_app.showdeps import html
 from testdb_app.showdeps.html import read_assets
 from testdb_app.showdeps.picture import Assets, Picture
-from tests.rendering.maps import HOSTILE, hostile, key, library, named, partitioned, schema, table
+from tests.showdeps.schemas import HOSTILE, hostile, key, library, named, partitioned, schema, table
 
 ASSETS = read_assets()
 SHOP = Picture(

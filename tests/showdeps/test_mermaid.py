@@ -13,7 +13,7 @@ import pytest
 
 from testdb_app.showdeps.export import MAX_CHARACTERS, MAX_EDGES, escape, render_mermaid
 from testdb_app.showdeps.picture import Picture, show_parts
-from tests.rendering.maps import HOSTILE, hostile, key, library, named, partitioned, schema, table
+from tests.showdeps.schemas import HOSTILE, hostile, key, library, named, partitioned, schema, table
 
 SHOP = Picture(
     whole=library(),
