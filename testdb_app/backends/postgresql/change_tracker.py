@@ -1,23 +1,27 @@
 """The change tracker: finds what was written since the last reset, and runs the reset in the same round trips.
 
-A reset is one round trip that looks, and one that runs; where nothing was written, the first alone. The look reads the
-counters of the suspects (:class:`CounterHistory`); the transaction that writes first checks, by the
-sums of the database, that nothing else was written. If something was, that transaction ends before it writes, every counter
-is read, and what is found joins the suspects. After two resets of the same tables and sequences the next one runs without
-a look: if just these were written again, the check says so, and all of it was one round trip.
+A reset is two round trips. The first reads the counters of the candidates (:class:`CounterHistory`), the tables and
+sequences that earlier resets found written. The second writes. Its transaction first checks, by the sums of the database,
+that nothing else was written. Two cases differ:
 
-Sequences are set after the commit, by setval(), which costs a tenth of ALTER SEQUENCE and leaves the catalog alone, but is
-not undone with a transaction. A sequence that is behind its table would make the next insert collide; one that is ahead
-does not, and a reset whose server dies in between is followed by one that remembers nothing and sees it.
+- If nothing was written, the first round trip is all.
+- If something else was written, the transaction ends before it writes. Then every counter is read, and what has moved
+  joins the candidates.
 
-Whether anybody has committed since an earlier look, cheaply told by the transaction ids used in between.
+After two resets of the same tables and sequences the next one does not read first. It assumes that just these were
+written again, and the check in the transaction proves it: one round trip.
 
-Who writes a row takes an id, and an id's fate can be asked for: ``pg_xact_status()``. Those that were rolled back wrote nothing
-that stays. What committed may have written elsewhere, as all databases of a server share the ids. So then the rows ever written
-in this one are asked for, catalogs included, as the server counts them: where the counters can be trusted
-(:mod:`testdb_app.backends.postgresql.counters`) and have not moved, nobody has written here. Otherwise somebody may have: a
-superset, to be followed by a real look. ``pg_snapshot_xmax()`` is one more than the latest id that has completed, so an id that
-is still in use is either not counted yet, or remembered as unfinished.
+Sequences are set after the commit, by setval(). That costs a tenth of ALTER SEQUENCE and leaves the catalog alone, but a
+rollback does not undo it. A sequence that is behind its table would make the next insert collide; one that is ahead does
+not. If the server dies in between, the next reset remembers nothing, and sees that the sequence moved.
+
+The second half finds whether anybody has committed since an earlier :class:`Position` (:func:`look_for_commits`). Each
+write of a row takes a transaction id, and ``pg_xact_status()`` reports what became of it. A transaction that was rolled
+back left nothing. A transaction that committed may have written in another database, because all databases of a server
+share the ids. So the rows ever written in this database are compared, catalogs included. If the counters can be trusted
+(:mod:`testdb_app.backends.postgresql.counters`) and have not moved, nobody has written here. Otherwise somebody may have,
+and the rows must be compared. ``pg_snapshot_xmax()`` is one more than the latest id that has completed. So an id that is
+still in use is either not counted yet, or remembered as unfinished.
 """
 
 from __future__ import annotations
@@ -69,7 +73,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("testdb_app")
 
 _BYTES_A_ROW = 80
-# Where more rows were written, or fewer that are slow to delete, the sizes of the tables decide what to do.
+# If more rows were written, or fewer that are slow to delete, a full scan reads the sizes of the tables.
 _MOST_ROWS = 5_000
 _MOST_ROWS_UNINDEXED = 100
 _MOST_SKIPPED = 3
@@ -80,7 +84,7 @@ _What = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 class PostgreSQLChangeTracker:
-    """The watch over one database; see :class:`testdb_app.backends.base.Watch`. One thread at a time."""
+    """The change tracker of one database; see :class:`testdb_app.backends.base.ChangeTracker`. Not thread-safe."""
 
     def __init__(self, schema: Schema) -> None:
         self._schema = schema
@@ -100,7 +104,7 @@ class PostgreSQLChangeTracker:
         if not are_trusted(conditions):
             return
         if self._skipped < self._to_skip:
-            # The last times this was of no use.
+            # The last attempts were of no use.
             self._skipped += 1
             return
         self._skipped, self._to_skip = 0, min(2 * self._to_skip + 1, _MOST_SKIPPED)
@@ -108,7 +112,9 @@ class PostgreSQLChangeTracker:
         self._renew(connection, conditions)
 
     def _become(self, identity: DatabaseIdentity) -> None:
-        """Go on with that database; what is known of another one, or of another run of its server, is of no use there."""
+        """Continue with the database of *identity*. If it is another one, or another run of its server, forget the
+        earlier one.
+        """
         if self._asker is not None and _place(identity) != _place(self._identity):
             self._asker = self._memory = None
             self._scripts.clear()
@@ -119,12 +125,12 @@ class PostgreSQLChangeTracker:
         try:
             self._take(connection, conditions)
         except (DatabaseError, InterfaceError) as error:
-            # The reset itself is done; the next one looks by itself.
+            # The reset itself is done, and the next one takes a full scan.
             self._is_trusted = False
             logger.info("Connection %s: the counters could not be read: %s", connection.alias, error)
 
     def _take(self, connection: BaseDatabaseWrapper, conditions: Conditions) -> None:
-        # What this session has not reported yet is missing in the sums.
+        # The sums lack what this session has not reported yet.
         run_sql(connection, counters.FORCE_FLUSH)
         if self._asker is None:
             self._asker = Asker(connection, self._schema, self._identity)
@@ -132,7 +138,7 @@ class PostgreSQLChangeTracker:
             self._asker.turn_to(connection)
         memory = self._memory or CounterHistory(self._asker.relations)
         seen, unlogged = self._asker.see_all(connection, memory, conditions)
-        # A pooler between gives out a number of its own, and changes the server's session at will.
+        # A pooler in between reports a process id of its own, and changes the server's session at will.
         self._is_trusted = seen.pid == self._asker.pid and seen.conditions == conditions
         memory.take(seen, unlogged, sessions_opened(connection))
         self._memory = memory
@@ -145,16 +151,16 @@ class PostgreSQLChangeTracker:
         write: Callable[[DatabaseState], Script | None],
         lock_timeout: float,
     ) -> Replay | None:
-        """Look, and run what *write* makes of what was written; None where another look has to tell.
+        """Find what was written, and run the script that *write* makes of it; return None where a full scan is needed.
 
-        One round trip where nothing was written, or the same tables as the last two times; else two. Where a table is
-        written for the first time, some more.
+        One round trip if nothing was written, or the same tables as the last two times; otherwise two. Some more if a
+        table was written for the first time.
         """
         memory, asker = self._memory, self._asker
         if memory is None or asker is None or not self._is_trusted:
             return None
         identity = self._identity
-        # Not until this reset has gone well.
+        # Trusted again only after this reset has succeeded.
         self._is_trusted = False
         if identity.configured != str(connection.settings_dict["NAME"] or identity.name):
             return None
@@ -165,14 +171,14 @@ class PostgreSQLChangeTracker:
             if seen is None:
                 return None
             if identity is not self._identity:
-                # A new connection was asked where it leads.
+                # The connection is new, and its identity was read again.
                 identity = self._identity
                 rule = permit(identity)
             if memory.is_quiet(seen):
                 self._is_trusted = True
                 return Replay(identity=identity, permitted_by=rule)
             if not asker.may_miss:
-                # Else somebody has taken a transaction id, and the counters need not show what for.
+                # Otherwise somebody has taken a transaction id, and the counters need not show what for.
                 run = self._reset_what_was_seen(connection, memory, asker, seen, write, lock_timeout)
         if run is None:
             return None
@@ -182,10 +188,10 @@ class PostgreSQLChangeTracker:
     def _look_again(
         self, connection: BaseDatabaseWrapper, memory: CounterHistory, asker: Asker
     ) -> CounterReading | None:
-        """Look, over the connection as it was or over a new one; None where the counters cannot be trusted."""
+        """Read the counters, over the same connection or a new one; return None if they cannot be trusted."""
         try:
             if not asker.is_ready(connection):
-                # A new one of this process, which may lead elsewhere, and which is one session more.
+                # A new connection of this process is one session more, and may lead elsewhere.
                 ((row,),) = read_rows(connection, [catalog.IDENTITY])
                 identity = parse_identity(connection, row)
                 if _place(identity) != _place(self._identity):
@@ -197,7 +203,7 @@ class PostgreSQLChangeTracker:
             memory.join(sessions_opened(connection))
             seen = asker.see(connection, None if memory.wants_everything else memory, memory.conditions)
         except (DatabaseError, InterfaceError):
-            # Whatever it is, the other look meets it too, and says so.
+            # Whatever the error is, the full scan meets it too, and reports it.
             return None
         is_same = seen.pid == asker.pid and seen.conditions == memory.conditions
         return seen if is_same and seen.catalogs in {"", memory.catalogs} else None
@@ -218,7 +224,7 @@ class PostgreSQLChangeTracker:
     def _write(
         self, relations: Relations, written: Written, write: Callable[[DatabaseState], Script | None]
     ) -> Script | None:
-        """Have a script written, or take the one that was for the same tables and sequences."""
+        """Have a script written, or reuse the one for the same tables and sequences."""
         rows = max(written.tables.values(), default=0)
         if rows > _MOST_ROWS or any(
             count > _MOST_ROWS_UNINDEXED for oid, count in written.tables.items() if oid in relations.unindexed
@@ -247,7 +253,7 @@ class PostgreSQLChangeTracker:
             return self._reset(connection, memory, asker, memory.compare(seen), write, lock_timeout)
         except UnfitError:
             memory.miss()
-        # Everything: this session has reported all, and the counters are of one moment.
+        # Every counter. This session has reported all, and the counters are of one moment.
         seen = asker.see(connection, None, memory.conditions)
         if seen.conditions != memory.conditions or seen.catalogs != memory.catalogs:
             return None
@@ -283,7 +289,9 @@ class PostgreSQLChangeTracker:
     def _reset_the_same_again(
         self, connection: BaseDatabaseWrapper, memory: CounterHistory, asker: Asker, lock_timeout: float
     ) -> tuple[Script, Changes] | None:
-        """Reset what the last two resets did, without a look, if just that was written again; None if not."""
+        """Reset what the last two resets did, without reading first, if just that was written again; otherwise return
+        None.
+        """
         expected, self._expected = self._expected, None
         if expected is None or memory.conditions[2] or not (asker.is_ready(connection) and is_idle(connection)):
             return None
@@ -313,17 +321,17 @@ def _what(written: Written) -> _What:
 
 
 NOT_PREPARED = "26000"
-"""The SQLSTATE of an execution of what is not prepared."""
+"""The SQLSTATE of the execution of a statement that is not prepared."""
 _OTHERS = Command(counters.OTHERS, often=True)
-# What is known of each of the driver's connections, whichever asker uses it.
+# The pipeline of each of the driver's connections, whichever reader uses it.
 _PIPELINES: weakref.WeakKeyDictionary[Any, Pipeline] = weakref.WeakKeyDictionary()
-# Of the columns of a look, the number of sessions that are connected, this one among them.
+# The column of a reading that holds the number of connected sessions, this one included.
 _SESSIONS_NOW = 4
 _SEQUENCES_A_MESSAGE = 2_000
 
 
 class Asker:
-    """Asks one connection at a time. One round trip a look."""
+    """Reads the counters over one connection at a time. One round trip a reading."""
 
     def __init__(self, connection: BaseDatabaseWrapper, schema: Schema, identity: DatabaseIdentity) -> None:
         relations, database = read_rows(connection, [counters.RELATIONS, counters.DATABASE])
@@ -338,17 +346,17 @@ class Asker:
         self.pid = 0
 
     def is_ready(self, connection: BaseDatabaseWrapper) -> bool:
-        """Whether *connection* is the one that was asked last."""
+        """Whether *connection* is the one that was used last."""
         return self._raw is not None and self._raw() is connection.connection is not None
 
     def turn_to(self, connection: BaseDatabaseWrapper) -> None:
-        """Ask *connection* from now on. Sends nothing."""
+        """Use *connection* from now on. Sends nothing."""
         raw = connection.connection
         self._pipeline = pipeline_of(connection)
         self._raw, self.pid = weakref.ref(raw), raw.info.backend_pid
 
     def insist(self, arguments: Sequence[str | None]) -> Command:
-        """Return the first query of the transaction that writes, see :func:`signals.insist`, with its arguments."""
+        """Return the first query of the transaction that writes, see :func:`counters.insist`, with its arguments."""
         return Command(self._insist, tuple(arguments), often=True)
 
     def run(self, connection: BaseDatabaseWrapper, *batches: Sequence[Command]) -> list[Result]:
@@ -358,7 +366,7 @@ class Asker:
     def see_all(
         self, connection: BaseDatabaseWrapper, memory: CounterHistory, expected: Conditions
     ) -> tuple[CounterReading, list[int]]:
-        """Look at everything, to be remembered, and find the sequences whose next call may take no transaction id."""
+        """Read every counter, to be remembered, and find the sequences whose next call may take no transaction id."""
         seen = self.see(connection, None, expected)
         unproven = memory.unproven(seen)
         if not unproven:
@@ -367,10 +375,12 @@ class Asker:
         return self.see(connection, None, expected), unlogged
 
     def _find_unlogged(self, connection: BaseDatabaseWrapper, sequences: Sequence[int]) -> list[int]:
-        """Return those of *sequences* whose next call may not be logged; then have the session report, as reading counts.
+        """Return those of *sequences* whose next call may not be logged. Then have the session report, because reading
+        counts.
 
-        A round trip for every 2,000: each of them is locked to the end of its message. And another for those of them that
-        were called: nextval() alone leaves another ``log_cnt`` than 0, and sets ``is_called``; what takes that back sets both.
+        One round trip for every 2,000 sequences, because each is locked to the end of its message. One more for those
+        that were called: nextval() alone leaves a ``log_cnt`` other than 0, and sets ``is_called``; what takes that back
+        sets both.
         """
         called = counters.CALLED_18 if server_version(connection) >= 18_00_00 else counters.CALLED
         found: list[int] = []
@@ -386,7 +396,7 @@ class Asker:
     def see(
         self, connection: BaseDatabaseWrapper, candidates: CounterHistory | None, expected: Conditions
     ) -> CounterReading:
-        """Look at the *suspects*, or at everything, and ask who else is connected where somebody is."""
+        """Read the counters of the *suspects*, or every counter; and the other sessions, if any are connected."""
         try:
             return self._see(connection, candidates, expected)
         except DatabaseError as error:
@@ -404,13 +414,13 @@ class Asker:
             (row,) = rows_of(self.run(connection, [look])[0])
             if row[_SESSIONS_NOW] == "1":
                 return parse_reading(row)
-        # Who is connected is asked before the counters are read: a session that ends in between has reported by then.
+        # The list of sessions is read before the counters: a session that ends in between has reported by then.
         others, result = self.run(connection, [_OTHERS, look])
         return parse_reading(rows_of(result)[0], tuple(text for (text,) in rows_of(others)))
 
 
 def pipeline_of(connection: BaseDatabaseWrapper) -> Pipeline:
-    """Return the pipeline over the driver's connection, which must be open: it knows what is prepared there."""
+    """Return the pipeline over the driver's connection, which must be open. It remembers what is prepared there."""
     raw = connection.connection
     if raw not in _PIPELINES:
         _PIPELINES[raw] = Pipeline()
@@ -428,7 +438,7 @@ _MOST_SCANS = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Written:
-    """What was written since: how often, by OID; and what the sums of the database are if that is all (None: unknown)."""
+    """The writes since the last reset: how often, by OID; and the database's sums if that is all (None: unknown)."""
 
     tables: Mapping[int, int]
     sequences: Mapping[int, int]
@@ -440,7 +450,9 @@ class Written:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """A reset: what was ``written`` before it, what it did, and the ``sums`` and the transaction id between the two."""
+    """The outcome of a reset: what was ``written`` before it, what it did, and the ``sums`` and transaction id between
+    the two.
+    """
 
     written: Written
     sums: tuple[int, int]
@@ -449,11 +461,11 @@ class Outcome:
 
 
 class CounterHistory:
-    """What one watch remembers of the counters.
+    """The counters that one change tracker remembers.
 
-    The *suspects* are the tables, with their toast tables, and the sequences that were found written before. A look at
-    them is enough as long as nothing else is written; after one that was not enough, the next looks are at all, twice as
-    many each time that it happens in a row.
+    The *candidates* are the tables, with their toast tables, and the sequences that were found written before. It is
+    enough to read their counters as long as nothing else is written. After a reading that was not enough, the next
+    readings are full ones, twice as many each time that it happens in a row.
     """
 
     def __init__(self, relations: Relations) -> None:
@@ -465,7 +477,7 @@ class CounterHistory:
         self._scans_left, self._scans = 0, 1
 
     def unproven(self, look: CounterReading) -> list[int]:
-        """Return the sequences of which a look at all does not tell whether their next call takes a transaction id."""
+        """Return the sequences of which a full reading does not show whether their next call takes a transaction id."""
         return [
             oid
             for oid, count in zip(self.relations.sequences, look.calls, strict=True)
@@ -473,7 +485,7 @@ class CounterHistory:
         ]
 
     def take(self, look: CounterReading, unlogged: Iterable[int], opened: int) -> None:
-        """Remember a look at all, before which this session had reported everything.
+        """Remember a full reading. This session must have reported everything before it.
 
         *unlogged* are the sequences whose next call may take no transaction id; *opened* counts this process's sessions.
         """
@@ -489,7 +501,7 @@ class CounterHistory:
         self._sums: tuple[int, int] | None = look.sums
 
     def join(self, opened: int) -> None:
-        """Expect as many sessions more as this process has *opened*, in all. What those that are gone did is in the counters."""
+        """Expect as many more sessions as this process has *opened*, in all. The counters include what ended sessions did."""
         more, self._opened = opened - self._opened, opened
         epoch, sessions, others = self.conditions
         self.conditions = (epoch, None if sessions is None else sessions + more, others)
@@ -498,23 +510,23 @@ class CounterHistory:
 
     @property
     def wants_everything(self) -> bool:
-        """Whether the next look should be at all."""
-        # One that is connected may report between the reading of the sums and that of the tables.
+        """Whether the next reading should be a full one."""
+        # A connected session may report between the reading of the sums and that of the tables.
         return self._sums is None or self._scans_left > 0 or bool(self.conditions[2])
 
     def miss(self) -> None:
-        """Take note that something else than the suspects was written."""
+        """Note that something other than the candidates was written."""
         self._scans_left, self._scans = self._scans, min(2 * self._scans, _MOST_SCANS)
 
     def is_quiet(self, look: CounterReading) -> bool:
-        """Whether no transaction has had an id since, and the sequences that can do without one have not moved."""
+        """Whether no transaction has taken an id since, and the sequences that can do without an id have not moved."""
         if look.xmax != self.xmax:
             return False
         calls = zip(self._sequences_of(look), look.calls, strict=True)
         return all(self._calls[oid] == count for oid, count in calls if oid in self.always)
 
     def compare(self, look: CounterReading, sums: tuple[int, int] | None = None) -> Written:
-        """Return what *look* shows to have been written; *sums*, those of the same moment where they are known."""
+        """Return the writes that the reading *look* shows; *sums* are those of the same moment, if they are known."""
         tables = dict(_changes(self._writes, self._tables_of(look), look.writes))
         sequences = dict(_changes(self._calls, self._sequences_of(look), look.calls))
         if sums is None and not look.catalogs and self._sums is not None:
@@ -522,11 +534,11 @@ class CounterHistory:
         return Written(tables=tables, sequences=sequences, sums=sums)
 
     def remembered(self, tables: Iterable[int], sequences: Iterable[int]) -> tuple[list[int], list[int]]:
-        """Return the counts of tables and sequences as they were."""
+        """Return the remembered counts of tables and sequences."""
         return [self._writes[oid] for oid in tables], [self._calls[oid] for oid in sequences]
 
     def expect(self, tables: Iterable[int], sequences: Iterable[int]) -> Written | None:
-        """Return that these, and nothing else, were written, once each at least; None where that could not be told."""
+        """Return that these, and nothing else, were written, at least once each; None if a reading has to come first."""
         if self.wants_everything or self._sums is None:
             return None
         return Written(tables=dict.fromkeys(tables, 0), sequences=dict.fromkeys(sequences, 0), sums=self._sums)
@@ -534,8 +546,8 @@ class CounterHistory:
     def follow(self, outcome: Outcome, restarted: Sequence[QualifiedName]) -> None:
         """Remember what was written, and what the reset itself then did: its changes and the *restarted* sequences.
 
-        What a reset does is counted at its least (a row once, a call of
-        a sequence as one block): were it more, the next look would see too much, and never too little.
+        The reset's own writes are counted at their minimum: a row once, a call of a sequence as one block. If there were
+        more, the next reading would find too much, and never too little.
         """
         written, sums, changes = outcome.written, outcome.sums, outcome.changes
         self.xmax = outcome.xmax
@@ -591,7 +603,7 @@ def _changes(before: Mapping[int, int], oids: Sequence[int], counts: Sequence[in
 Changes = Mapping[QualifiedName, RowChanges]
 
 _UNFIT = "22012"
-"""The SQLSTATE of the division by zero in :func:`signals.insist`."""
+"""The SQLSTATE of the division by zero in :func:`counters.insist`."""
 _BEGIN = Command("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
 _REPORT = Command(counters.FORCE_FLUSH)
 _ANY_NUMBER = 2**62
@@ -611,11 +623,11 @@ def run_script(
     *,
     unseen_below: int | None = None,
 ) -> Outcome:
-    """Run *script*, which is for what was *written*. One round trip.
+    """Run *script*, which was made for what was *written*. One round trip.
 
-    With *unseen_below* nobody has looked: the session reports first, nobody else may be connected, and every table
-    has to have been written, by fewer rows than that each. Nothing is locked beforehand then, as nobody is there.
-    Raises :class:`UnfitError` where the counters do not fit, and the package's errors; with nothing written.
+    With *unseen_below* no counters were read before. Then the session reports first, nobody else may be connected, and
+    each table must have been written, by fewer rows than that. Nothing is locked in advance, because no other session is
+    there. Raises :class:`UnfitError` if the counters do not fit, and the package's errors. Nothing was written then.
     """
     looked = unseen_below is None
     statements = [statement for statement in script.statements if looked or not statement.is_lock]
@@ -675,7 +687,8 @@ _FATES = (
     "SELECT id::pg_catalog.text, pg_catalog.pg_xact_status(id::pg_catalog.text::pg_catalog.xid8) "
     "FROM pg_catalog.unnest('{{{}}}'::bigint[]) id"
 )
-# The counters of all rows written in this database; None where another session may not have reported yet. And the sequences.
+# Two texts: the counters of all rows written in this database, NULL if another session may not have reported yet; and the
+# sequences.
 _FLUSH = "SELECT pg_catalog.pg_stat_force_next_flush()"
 _COUNTERS = """
 SELECT CASE WHEN NOT EXISTS (
@@ -693,11 +706,11 @@ SELECT CASE WHEN NOT EXISTS (
  WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()
 """
 _MOST = 5_000
-"""Where more ids were used than this, somebody may have committed: it is not worth asking for each."""
+"""If more ids than this were used, they are not checked one by one: somebody may have committed."""
 _COUNTED = Command(counters.COUNTED, often=True)
 _WRITTEN = Command(counters.WRITTEN, often=True)
 _NAME = f"{unique_prefix()}next".encode()
-# By the driver's connection, whether the query for the next id is prepared there by that name; False where that goes wrong.
+# By the driver's connection: whether the query for the next id is prepared there under that name; False after a failure.
 _is_prepared: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
 
 
@@ -712,9 +725,9 @@ class Position:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counted:
-    """What was written in the database at that moment, in all: rows, and rows of catalogs. ``opened`` counts our sessions.
+    """All that was written in the database up to that moment: rows, and rows of catalogs. ``opened`` counts our sessions.
 
-    ``tables`` are the rows by the OID of each table, as far as it is no catalog.
+    ``tables`` are the rows by the OID of each table that is no catalog.
     """
 
     conditions: Conditions
@@ -724,7 +737,7 @@ class Counted:
     tables: Mapping[int, int]
 
     def is_comparable(self, later: Counted) -> bool:
-        """Whether the counts tell what was written up to *later*: the same sessions are there, or more of ours."""
+        """Whether the counts show what was written up to *later*: the same sessions are there, or more of ours."""
         epoch, sessions, others = self.conditions
         expected = (epoch, None if sessions is None else sessions + later.opened - self.opened, others)
         return later.conditions == expected
@@ -737,8 +750,8 @@ class Counted:
 def look_for_commits(connection: BaseDatabaseWrapper, since: object | None) -> tuple[object, bool]:
     """Return the present position, and whether anybody may have committed rows in this database after *since*.
 
-    One round trip where no id was used since. Else two, a third where one of them was committed, and a fourth where that was in
-    this database; and one more the first time on a connection.
+    One round trip if no id was used since; otherwise two. A third if one of the ids was committed, and a fourth if that
+    was in this database. One more the first time on a connection.
     """
     following = _ask_for_next(connection)
     if not isinstance(since, Position):
@@ -758,7 +771,7 @@ def look_for_commits(connection: BaseDatabaseWrapper, since: object | None) -> t
 
 
 def is_schema_same(before: object | None, after: object) -> bool:
-    """Whether no row of a catalog was written between two positions, so that nothing was made, dropped or altered."""
+    """Whether no row of a catalog was written between two positions, so that nothing was created, dropped or altered."""
     if not isinstance(before, Position) or not isinstance(after, Position):
         return False
     was, now = before.counted, after.counted
@@ -768,9 +781,10 @@ def is_schema_same(before: object | None, after: object) -> bool:
 
 
 def find_written(before: object | None, after: object) -> frozenset[int] | None:
-    """Return the OIDs of the tables that were written between two positions; None where the counts cannot tell.
+    """Return the OIDs of the tables that were written between two positions; None if the counts do not show it.
 
-    They can where no catalog was written, as TRUNCATE does, and the counts of these tables make up all that was.
+    They show it if no catalog was written (TRUNCATE writes to one), and if the counts of these tables add up to the
+    database's.
     """
     if not is_schema_same(before, after):
         return None
@@ -784,9 +798,9 @@ def find_written(before: object | None, after: object) -> frozenset[int] | None:
 
 
 def _count(connection: BaseDatabaseWrapper, following: int, before: Counted | None) -> Counted | None:
-    """Read what was written, once this session has reported; None where that cannot be trusted.
+    """Read what was written, after this session has reported; return None if that cannot be trusted.
 
-    One round trip, and another for the tables where anything was written since *before*.
+    One round trip, and another for the tables if anything was written since *before*.
     """
     if not is_idle(connection):
         # Inside a transaction a session does not report what it did before.
@@ -796,7 +810,7 @@ def _count(connection: BaseDatabaseWrapper, following: int, before: Counted | No
     try:
         _, others, ((*conditions, rows, catalogs),) = map(rows_of, pipeline.run(connection, *batches))
         found = parse_conditions((conditions[0], int(conditions[1] or 0)), others)
-        # Who commits between the two questions may be in the one, and not in the other.
+        # A transaction that commits between the two queries may be in one of them, and not in the other.
         if int(conditions[3]) != following or not are_trusted(found):
             return None
         if before is not None and before.rows == int(rows or 0):
@@ -817,7 +831,7 @@ def _count(connection: BaseDatabaseWrapper, following: int, before: Counted | No
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
-    """Where the ids, the counters and the sequences of a database were when it had been set up."""
+    """The ids, the counters and the sequences of a database right after it was set up."""
 
     position: object
     counters: str | None
@@ -825,7 +839,7 @@ class Start:
 
 
 def note_start(connection: BaseDatabaseWrapper) -> Start:
-    """Return where the database is now, before anybody has written to it."""
+    """Return the present position of the database, before anybody has written to it."""
     counters, sequences = _read_counters(connection)
     return Start(position=look_for_commits(connection, None)[0], counters=counters, sequences=sequences)
 
@@ -833,7 +847,7 @@ def note_start(connection: BaseDatabaseWrapper) -> Start:
 def is_unwritten(connection: BaseDatabaseWrapper, start: object) -> bool:
     """Whether nothing was committed to the database, and no sequence moved, since *start*.
 
-    No id that was used since has committed; or, as all databases of a server share the ids, no counter of this one moved.
+    Either no id that was used since has committed, or no counter of this database has moved: all databases share the ids.
     """
     connection.ensure_connection()
     if not isinstance(start, Start) or not is_idle(connection):
@@ -851,20 +865,20 @@ def _read_counters(connection: BaseDatabaseWrapper) -> tuple[str | None, str | N
 
 
 def _ask_for_next(connection: BaseDatabaseWrapper) -> int:
-    """Return the next id. Past the driver's cursors, and prepared, as it is asked after every test: in half the time."""
+    """Return the next id. Runs after every test, so it is prepared and avoids the driver's cursors: half the time."""
     connection.ensure_connection()
     raw = connection.connection
     with connection.wrap_database_errors, raw.lock:
         answer = _execute_next(raw.pgconn, raw, may_prepare=is_idle(connection))
     if answer.status != TUPLES_OK:
-        # To have the driver's error.
+        # Run it again to get the driver's error.
         ((following,),) = rows_of(run_sql(connection, _NEXT)[0])
         return int(following)
     return int(answer.get_value(0, 0))
 
 
 def _execute_next(conn: Any, raw: Any, *, may_prepare: bool) -> Any:
-    # In a transaction, the error of a pooler that has another server by then would end that.
+    # Not in a transaction: behind a pooler that has switched servers, the error would end that transaction.
     if may_prepare and raw not in _is_prepared:
         _is_prepared[raw] = conn.prepare(_NAME, _NEXT.encode()).status == COMMAND_OK
     if may_prepare and _is_prepared[raw]:
