@@ -1,4 +1,4 @@
-"""Trap 10, on every backend, with the demonstration models: inheritance, many-to-many, generic keys, unknown tables."""
+"""The demonstration models, on every backend: multi-table inheritance, many-to-many, generic keys, a table of no model."""
 
 from __future__ import annotations
 

@@ -161,3 +161,14 @@ def test_a_database_that_the_process_declared_its_own_is_permitted_under_that_al
     guard.trust_test_database("scratch", filled.name)
     assert Resetter("scratch").check_may_reset() == "allowed"
     assert refusal(Resetter("second")).rule == "unknown"
+
+
+def test_a_mirror_is_reset_as_what_it_mirrors_and_not_by_its_own_name(make_scratch: Make) -> None:
+    primary = make_scratch("primary")
+    primary.execute("CREATE TABLE t (id serial PRIMARY KEY); INSERT INTO t DEFAULT VALUES")
+    primary.register("replica", TEST={"MIRROR": "primary"})
+    with pytest.raises(UnsafeDatabaseError):
+        resetter = primary.resetter(allow_database=())
+        resetter.using = "replica"
+        resetter.reset()
+    assert primary.count("t") == 1

@@ -114,7 +114,7 @@ def test_3(catalogue):
 
 
 def test_a_wider_fixture_that_is_wanted_later_ends_the_narrower_ones_first(run: Runner) -> None:
-    """Trap 31: else its rows would land in the narrower savepoint, and vanish with it."""
+    """Otherwise its rows would be written in the savepoint of the narrower scope, and be rolled back with it."""
     run.write(
         """
 made = []
@@ -280,7 +280,7 @@ BREAKING = {
 
 @pytest.mark.parametrize("how", BREAKING)
 def test_a_fixture_that_breaks_its_transaction_is_blamed_once_by_name(run: Runner, how: str) -> None:
-    """Trap 32."""
+    """The error is reported for the fixture, not for each test that uses it."""
     code, told, _ = BREAKING[how]
     if how == "closes the connection" and not run.project.is_postgresql:
         pytest.skip("Django does not close a database in memory")
@@ -369,7 +369,7 @@ def cleaner(django_db_setup, django_db_blocker, left_at_the_end):
 
 
 def test_a_test_case_in_the_middle_of_a_module_scope_does_no_harm(run: Runner) -> None:
-    """Trap 32: TestCase.tearDownClass() closes every connection."""
+    """TestCase.tearDownClass() closes every connection."""
     run.write(
         """
 from django.test import TestCase
@@ -418,7 +418,6 @@ def test_5(later, wide):
 def test_a_test_that_commits_in_the_middle_of_a_scope_ends_it_and_it_is_made_again(
     run: Runner, kind: str, resets: tuple[str, ...]
 ) -> None:
-    """Trap 33."""
     run.project.write("as_written.py", AS_WRITTEN)
     middle = {
         "transactional_db": "def test_2(transactional_db):\n    commits()",
@@ -478,7 +477,7 @@ def test_fixtures_that_exclude_each_other_are_a_usage_error_that_names_them(run:
 
 
 def test_native_async_tests_are_refused_and_nothing_is_committed(run: Runner) -> None:
-    """Trap 34: their queries go over the connection of another thread."""
+    """Their queries go over the connection of another thread."""
     run.write(
         "@pytest.mark.filterwarnings('ignore')\nasync def test_1(db_module):\n    await Shelf.objects.acreate(name='x')\n"
         "def test_2(db):\n    assert names() == []\n"
@@ -546,7 +545,6 @@ def test_4(db_class):
 
 
 def test_on_commit_durable_and_captured_callbacks_are_as_in_a_test_case(run: Runner) -> None:
-    """Trap 34."""
     run.write(
         """
 @pytest.fixture(scope="module")
@@ -681,7 +679,7 @@ def test_plain(db):
     ids=" ".join,
 )
 def test_what_tests_see_does_not_depend_on_their_order(run: Runner, options: tuple[str, ...]) -> None:
-    """Trap 33. The shuffling, after pytest-django has sorted, is what pytest-randomly does, test by test."""
+    """Tests are shuffled after pytest-django has sorted them, as pytest-randomly does."""
     run.project.write("shuffled.py", SHUFFLED)
     run.add_fixtures(LIBRARY)
     for name in ("test_one.py", "test_two.py"):
@@ -719,7 +717,7 @@ def test_pytest_runs_twice_in_one_process(run: Runner) -> None:
 
 @pytest.mark.postgresql
 def test_a_scope_that_no_test_declares_never_opens_the_real_database(run: Runner, scratch: Any) -> None:
-    """Trap 29: pytest-django sets up only the databases that tests ask for, and here none does."""
+    """pytest-django sets up only the databases that tests ask for, and here none does: the alias leads to the real one."""
     run.use_database(scratch)
     run.project.write("conftest.py", CONFTEST[: CONFTEST.index("@pytest.fixture(autouse=True")])
     run.write(
@@ -742,7 +740,7 @@ class TestIt:
 @pytest.mark.postgresql
 @pytest.mark.parametrize("fixture", ["db_module", "reset_db_module", "reset_db"])
 def test_a_pool_that_was_opened_before_leads_to_the_test_database(run: Runner, scratch: Any, fixture: str) -> None:
-    """Trap 27: the real database exists, and its rows are kept."""
+    """The pool was opened with the name of the real database, which exists here and keeps its rows."""
     run.use_database(scratch, OPTIONS={"pool": True})
     run.project.write("shop/apps.py", POOLED)
     run.write(
@@ -778,7 +776,6 @@ def django_db_setup(django_db_setup, django_db_blocker):
 
 @pytest.mark.parametrize("options", [("--reuse-db",), ("--no-migrations",), ("overridden",)], ids=" ".join)
 def test_the_ways_to_set_up_databases_that_pytest_django_has(run: Runner, options: tuple[str, ...]) -> None:
-    """Trap 34."""
     kept = []
     if options == ("overridden",):
         run.add_fixtures(OVERRIDDEN)
@@ -818,7 +815,7 @@ def test_fails_first(loud):
 
 
 def test_reruns_and_failed_first_see_what_every_test_sees(run: Runner) -> None:
-    """Trap 33, with the plugins that people use for it."""
+    """Reruns are pytest-rerunfailures', and the order is pytest's own ``--failed-first``."""
     run.write(
         """
 @pytest.fixture(scope="module")
@@ -844,7 +841,6 @@ def test_after(loud):
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_pytest_randomly_changes_nothing(run: Runner, seed: int) -> None:
-    """Trap 33."""
     run.add_fixtures(LIBRARY)
     for name in ("test_one.py", "test_two.py"):
         run.write(ORDERS, name)

@@ -1,4 +1,7 @@
-"""Traps 1, 2, 3: exclusions and cascades, cycles without privilege, schemas and equal constraint names."""
+"""Foreign keys: rows of excluded tables are never deleted by a cascade, and cycles are emptied without a privilege.
+
+They are read from ``pg_catalog`` by OID, so that equal constraint names and other schemas lead to no false edge.
+"""
 
 from __future__ import annotations
 

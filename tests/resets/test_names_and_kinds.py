@@ -1,4 +1,7 @@
-"""Traps 4 to 7: hostile names, partitions and inheritance, what is not ours to touch, what hides or keeps rows."""
+"""Hostile names, partitions and inheritance; what is not touched: tables of extensions, foreign tables, views.
+
+Rules and row-level security neither hide rows from a reset nor keep them.
+"""
 
 from __future__ import annotations
 

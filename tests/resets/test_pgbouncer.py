@@ -1,4 +1,4 @@
-"""Trap 24: a real pgbouncer in transaction mode, where every transaction may run on another server connection."""
+"""Resets through a real pgbouncer in transaction mode, where every transaction may run on another server connection."""
 
 from __future__ import annotations
 

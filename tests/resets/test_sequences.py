@@ -1,4 +1,7 @@
-"""Traps 12, 13, 15 and 19: every kind of sequence, moved or not, and rows wherever they came from."""
+"""Every kind of sequence goes back to its start, moved or not, and rows are found whoever wrote them.
+
+A table without rows may have a sequence that has moved; rows with keys of their own do not move the sequence.
+"""
 
 from __future__ import annotations
 
@@ -151,3 +154,13 @@ def test_counters_that_are_off_change_nothing(scratch):
     with scratch.superuser() as session:
         session.execute("SET track_counts = off; INSERT INTO t VALUES (1)")
     assert scratch.reset().rows == 1
+
+
+@pytest.mark.parametrize("number", [2_500])
+def test_more_sequences_than_one_message_asks_for_are_all_looked_at(scratch, number):
+    with scratch.connect() as session:
+        for start in range(0, number, 250):
+            session.execute(";".join(f"CREATE SEQUENCE s{n}" for n in range(start, start + 250)))
+        session.execute("SELECT nextval('s7'), setval('s8', 5, false)")
+        session.execute("ALTER SEQUENCE s2400 RESTART WITH 9")
+    assert sorted(name.name for name in scratch.reset().sequences) == ["s2400", "s7", "s8"]

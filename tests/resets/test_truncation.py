@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import pytest
-
 from testdb_app.backends.base import Action
 
 UNINDEXED = """
@@ -70,13 +68,3 @@ def test_a_large_table_that_one_which_stays_references_is_deleted_from(scratch):
     assert truncated(resetter) == []
     scratch.execute("CREATE INDEX ON payment (rental_id)")
     assert resetter.reset().rows == 20_000
-
-
-@pytest.mark.parametrize("number", [2_500])
-def test_more_sequences_than_one_message_asks_for_are_all_looked_at(scratch, number):
-    with scratch.connect() as session:
-        for start in range(0, number, 250):
-            session.execute(";".join(f"CREATE SEQUENCE s{n}" for n in range(start, start + 250)))
-        session.execute("SELECT nextval('s7'), setval('s8', 5, false)")
-        session.execute("ALTER SEQUENCE s2400 RESTART WITH 9")
-    assert sorted(name.name for name in scratch.reset().sequences) == ["s2400", "s7", "s8"]

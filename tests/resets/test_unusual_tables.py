@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from testdb_app.baseline import capture_baseline
-from testdb_app.exceptions import LockTimeoutError
 
 RAISES = "CREATE FUNCTION forbid() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'forbidden'; END $$;"
 
@@ -163,15 +162,6 @@ def test_rows_of_a_partition_that_is_a_foreign_table_stay_and_the_others_are_res
     assert scratch.query("SELECT * FROM near") == [(1, "one")]
     assert scratch.count("kept") == 2
     assert ("public.far", "foreign table") in {(str(item.name), item.reason) for item in report.kept}
-
-
-def test_a_table_under_vacuum_full_is_named_as_what_holds_the_lock(scratch):
-    scratch.execute("CREATE TABLE item (id int PRIMARY KEY); INSERT INTO item VALUES (1)")
-    with scratch.connect() as session, session.transaction():
-        # VACUUM FULL holds this lock to its end.
-        session.execute("LOCK TABLE item IN ACCESS EXCLUSIVE MODE")
-        with pytest.raises(LockTimeoutError, match=r"holds AccessExclusiveLock on public\.item"):
-            scratch.reset(lock_timeout=0.5)
 
 
 def test_a_parent_and_a_child_of_different_owners_are_reset_each_by_itself(scratch):

@@ -173,7 +173,7 @@ def test_a_leak_is_an_error_of_the_test_with_its_name(project, run):  # noqa: F8
 
 
 def test_a_transactional_test_in_an_open_session_is_refused_by_name(project, run):  # noqa: F811
-    """Trap: it would write into the session's transaction, and Django's teardown of it flush that and close the connection."""
+    """It would write into the session's transaction, and Django's teardown would flush those rows and close the connection."""
     project.write("interrupted.py", INTERRUPTED)
     done, found = run("interrupted.py", "-p", "no:randomly")
     assert "test_b_transactional_in_the_middle is transactional, and would be a part of the session" in done.stdout

@@ -220,7 +220,7 @@ def test_a_forgotten_session_gives_its_connection_back_to_the_pool(scratch, make
 def test_a_pool_that_leads_to_another_database_than_the_settings_is_refused_before_anything_is_written(
     scratch, make_scratch, make_factory
 ):
-    """Trap: a pool that was opened before the test runner has changed the name goes on leading to the real database."""
+    """A pool that was opened before the test runner changed the name goes on leading to the real database."""
     other = make_scratch("other")
     scratch.register("pooled", OPTIONS={"pool": {"min_size": 1, "max_size": 2}})
     connection = connections["pooled"]

@@ -151,7 +151,7 @@ def test_what_an_inner_session_has_committed_is_told_by_both_and_taken_back(data
 
 @pytest.mark.postgresql
 def test_a_writer_elsewhere_that_is_left_open_is_told_and_a_reader_is_none(scratch, make_factory, settings):
-    """Trap: what another session has not committed would survive the reset, and appear when it commits."""
+    """What another session has not committed would survive the reset, and appear when that session commits."""
     settings.TESTDB = {"LOCK_TIMEOUT": 0.3}
     factory = make_factory(isolation="reset")
     with factory():

@@ -285,7 +285,7 @@ class Shop(AppConfig):
 
 @pytest.mark.postgresql
 def test_a_pool_that_was_opened_before_the_runner_leads_to_the_test_database(mixed: Project, scratch: Any) -> None:
-    """Trap 27: without the runner the tests would go on in the real database."""
+    """The pool is cached with the name of the real database: without the runner, the tests would write there."""
     databases = json.loads((mixed.directory / "databases.json").read_text())
     databases["default"] |= {"NAME": scratch.name, "OPTIONS": {"pool": True}}
     mixed.write("databases.json", json.dumps(databases))
