@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("testdb_app")
 
-# By alias and the name that the settings give now: a worker of --parallel has databases of its own. With it goes why there is
-# no baseline, where there is none.
+# By alias and the present name in the settings: a worker of --parallel has databases of its own. The value says why
+# there is no baseline, or is None.
 _prepared: dict[tuple[str, str], UnsupportedError | None] = {}
-# Where the databases were at the set-up that no test was known to reset, by the same keys.
+# By the same keys: the state, at set-up, of the databases that no known test resets.
 _starts: dict[tuple[str, str], object] = {}
 _resetters: dict[tuple[str, ...], Resetter] = {}
 _restarts: dict[tuple[str, str], _Restarts] = {}
@@ -51,15 +51,21 @@ class _Restarts:
 def prepare_test_database(using: str, *, allow_database: tuple[str, ...] = ()) -> None:
     """Capture the baseline of the test database behind the alias *using*, unless this process has done so.
 
-    A database that was kept from an earlier run goes back to its baseline first, so that rows of a killed run are
-    gone. Where its schema has changed since, the baseline is captured anew, and a warning names the rows of which nobody can tell
-    whether a migration made them or a run has left them; where an earlier version of this package captured it, only if every
-    table is as its copy. *allow_database* names databases that the guard does not know for test ones.
+    A database that was kept from an earlier run is reset to its baseline first, which deletes rows of a killed run.
+    If its schema has changed since, the baseline is captured anew. A warning then names the rows that either a
+    migration made or a run left behind. If an earlier version of this package captured the baseline, it is replaced
+    only if every table equals its copy. A database that cannot have a baseline is left alone; see
+    :func:`find_obstacle`.
 
-    Raises :class:`ConfigurationError` if the app is not installed, the guard's :class:`UnsafeDatabaseError` for what is no
-    test database, and what :func:`~testdb_app.baseline.capture_baseline` raises; and :class:`BaselineError` where
-    :func:`prepare_test_databases` has left the alias out, and something may have been written to it since. A database that cannot
-    have a baseline is left alone; see :func:`find_obstacle`.
+    *allow_database* names databases that the guard does not recognize as test databases.
+
+    Raises:
+
+    - :class:`ConfigurationError` if the app is not installed;
+    - the guard's :class:`UnsafeDatabaseError` if it is not a test database;
+    - what :func:`~testdb_app.baseline.capture_baseline` raises;
+    - :class:`BaselineError` if :func:`prepare_test_databases` left the alias out and something may have been written
+      to it since.
     """
     key = (using, _name(using))
     if key in _prepared:
@@ -73,7 +79,7 @@ def prepare_test_database(using: str, *, allow_database: tuple[str, ...] = ()) -
         capture_baseline(using, allow_database=allow_database)
         get_resetter(using, "baseline", allow_database=allow_database).reset()
     except BaselineDamagedError:
-        # To capture what is there now would make rows of a killed run part of the baseline.
+        # A capture would make rows of a killed run part of the baseline.
         raise
     except BaselineFormatError:
         _leave_earlier_format(using, allow_database)
@@ -99,9 +105,10 @@ def prepare_test_database(using: str, *, allow_database: tuple[str, ...] = ()) -
 
 
 def _find_doubtful(using: str) -> list[str]:
-    """Return which tables are not as the baseline of an earlier schema has them, or cannot be compared with it.
+    """Return the tables that differ from the baseline of an earlier schema, or cannot be compared with it.
 
-    A list of migrations is left out: it has to be another one. Costs a comparison with the copies, and a count of other rows.
+    Lists of migrations are left out, because they have to differ. Costs a comparison with the copies, and a count of
+    other rows.
     """
     connection = connections[using]
     with explained(connection, READING):
@@ -127,9 +134,9 @@ def _find_doubtful(using: str) -> list[str]:
 
 
 def _leave_earlier_format(using: str, allow_database: tuple[str, ...] = ()) -> None:
-    """Prove that no rows of an earlier run are there, and set the sequences back, as a new baseline takes what it finds.
+    """Prove that no rows of an earlier run exist, and restart the sequences: a new baseline captures what it finds.
 
-    Raises :class:`BaselineFormatError` where a table is not as its copy in the baseline of the earlier format.
+    Raises :class:`BaselineFormatError` if a table differs from its copy in the baseline of the earlier format.
     """
     connection = connections[using]
     with explained(connection, READING):
@@ -148,10 +155,10 @@ def _leave_earlier_format(using: str, allow_database: tuple[str, ...] = ()) -> N
 
 
 def prepare_test_databases(aliases: Iterable[str], *, needed: Container[str]) -> None:
-    """Prepare those of *aliases* that are *needed*, as tests will reset them, before anything is written to them.
+    """Prepare those of *aliases* that are *needed*, because tests reset them, before anything is written to them.
 
-    Where the others are is noted, so that one of them can still be prepared later if it is proved that nothing was written
-    since. A vendor without counters to prove it by has all prepared: that is SQLite, where it costs little.
+    For the others the present state is noted. One of them can be prepared later if it is proved that nothing was
+    written since. SQLite has no counters to prove it by, so all its databases are prepared, at little cost.
     """
     names = {_name(alias) for alias in connections if alias in needed}
     for alias in aliases:
@@ -182,19 +189,19 @@ def _check_unwritten(using: str, start: object) -> None:
 
 
 def check_set_up(aliases: Iterable[str]) -> None:
-    """Raise :class:`ConfigurationError` for what keeps the databases of *aliases* from being reset, before any is made."""
+    """Raise :class:`ConfigurationError` for what prevents resets of the databases of *aliases*, before any is made."""
     faults = find_faults(aliases)
     if faults:
         raise ConfigurationError(" ".join(faults))
 
 
 def find_obstacle(using: str) -> UnsupportedError | None:
-    """Return why the prepared test database has no baseline: its vendor has no folder here, or a table cannot be kept."""
+    """Return why the prepared test database has no baseline: its vendor is not supported, or a table cannot be kept."""
     return _prepared.get((using, _name(using)))
 
 
 def get_resetter(using: str, to: str, *, allow_database: tuple[str, ...] = ()) -> Resetter:
-    """Return this process's resetter of that test database to that state, which remembers from one reset to the next."""
+    """Return this process's resetter for that database and target state. It keeps what it read from one reset to the next."""
     key = (using, to, _name(using), *allow_database)
     if key not in _resetters:
         _resetters[key] = Resetter(using, to=to, allow_database=allow_database)
@@ -202,10 +209,10 @@ def get_resetter(using: str, to: str, *, allow_database: tuple[str, ...] = ()) -
 
 
 def restart_sequences(using: str) -> None:
-    """Set the sequences of tables without rows to 1, where the baseline has them elsewhere: migrations may have used them.
+    """Set the sequences of tables without rows to 1, if the baseline has them elsewhere: migrations may have used them.
 
-    Those of tables with rows stay, as the next row would collide with one of these. Mostly there is nothing to do,
-    which is found out once.
+    Sequences of tables with rows stay, because the next row would collide with one of these. Usually there is nothing
+    to do; that is found out once.
     """
     key = (using, _name(using))
     connection = connections[using]
@@ -248,7 +255,7 @@ def lacks_rows(using: str) -> bool:
 
 
 def refit_baseline(using: str) -> None:
-    """Have the baseline hold for the schema as it is now; see :func:`testdb_app.resetter.refit`. There has to be one."""
+    """Make the baseline fit the present schema; see :func:`testdb_app.resetter.refit`. The baseline must exist."""
     connection = connections[using]
     with explained(connection, "Fitting the baseline to the schema of"):
         backend = get_backend(connection)
@@ -259,28 +266,28 @@ def refit_baseline(using: str) -> None:
 
 
 def restore_kept_databases(aliases: Iterable[str]) -> None:
-    """Take test databases that were kept back to their baselines, and drop these, before migrations run on them.
+    """Reset kept test databases to their baselines, and drop the baselines, before migrations run on them.
 
-    For the time before the test runner has changed the settings: so rows of a killed run do not get into the baseline
-    that is captured after the migrations. A database that does not exist, or has no baseline, is left alone.
+    Call it before the test runner changes the settings. It keeps rows of a killed run out of the baseline that is
+    captured after the migrations. A database that does not exist, or has no baseline, is left alone.
     """
     for alias in aliases:
         connection = connections[alias]
         creation: Any = connection.creation
         name = str(creation._get_test_db_name())
-        # Memory keeps nothing, and a real database is not gone back to because somebody calls it the test one.
+        # Skip in-memory databases, which keep nothing, and configured databases, although the settings name them for tests.
         if name == ":memory:" or "mode=memory" in name or guard.is_configured(connection.settings_dict, name):
             continue
-        # The test name permits no more here than it does later: it may be the database of a service file.
+        # The test name permits no more here than later: it may be the database of a service file.
         with guard.renamed(connection, name), guard.told_of_kept(connection, name):
             try:
                 try:
                     Resetter(alias, to="baseline", once=True).reset()
                 except BaselineFormatError:
-                    # Where rows of a killed run are there the baseline stays, and the next capture is refused.
+                    # If rows of a killed run exist, the baseline stays, and the next capture is refused.
                     _leave_earlier_format(alias)
                 except BaselineError as error:
-                    # Tables that a killed run has left or dropped. A migration was not, and may have made rows.
+                    # A killed run left or dropped tables: reset without them. A migration may have made rows: raise.
                     if not error.changes or any(change.startswith(MIGRATIONS_IN) for change in error.changes):
                         raise
                     Resetter(alias, to="baseline", once=True).reset(refit=True)
@@ -290,7 +297,7 @@ def restore_kept_databases(aliases: Iterable[str]) -> None:
 
 
 def forget_test_databases() -> None:
-    """Forget which databases were prepared, as they are about to be made anew."""
+    """Forget which databases were prepared, because they are about to be made anew."""
     _prepared.clear()
     _starts.clear()
     _resetters.clear()

@@ -16,19 +16,21 @@ The rules, in this order; the first that applies decides:
 ``unknown``             no    none of the above
 ======================  ====  ==========================================================================
 
-**What the run made** is told by hooks around Django's ``create_test_db()``, ``clone_test_db()``, ``set_as_test_mirror()`` and
-``setup_worker_connection()``, which Django's runner, pytest-django and xdist go through. A worker of ``--parallel`` inherits what
-its parent was told: by fork in memory, by spawn and forkserver in the settings that Django hands to its workers. A name alone
-proves nothing: code that changes ``settings_dict["NAME"]`` permits nothing. The first look at such a database remembers its OID
-and its server, and no other database passes under its name.
+**Databases that this run made.** Hooks around Django's ``create_test_db()``, ``clone_test_db()``,
+``set_as_test_mirror()`` and ``setup_worker_connection()`` record them. Django's runner, pytest-django and xdist all
+call these methods. A worker of ``--parallel`` inherits the records of its parent: in memory after a fork, in the
+settings that Django hands to its workers after spawn or forkserver. A name alone proves nothing: code that changes
+``settings_dict["NAME"]`` permits nothing. The first check of such a database stores its OID and its server, and no
+other database is accepted under its name.
 
-**What an alias had configured** is compared by name, whatever the server, as one server has many names; for SQLite by device
-and inode of the file. Nobody connects to find out.
+**Databases that an alias had configured.** They are compared by name and not by server, because one server has many
+names. SQLite files are compared by device and inode. The comparison opens no connection.
 
-**The mark "test"** holds for one database: by name, OID and the cluster's system identifier, or by path and inode. In a copy it
-counts as no mark. *Protected* holds in every copy.
+**The mark "test"** holds for one database: by name, OID and the cluster's system identifier, or by path and inode. A
+copy of the database has no valid mark. The mark "protected" holds in every copy.
 
-No environment variable and no host name is looked at: both say where somebody meant to be, not where the connection leads.
+Environment variables and host names play no part. They show where somebody meant to connect, not where the connection
+leads.
 """
 
 from __future__ import annotations
@@ -68,14 +70,18 @@ logger = logging.getLogger("testdb_app")
 
 
 class UnmarkedDatabaseWarning(UserWarning):
-    """A kept test database that this package has not marked was taken for one, because the test runner said so."""
+    """A kept test database without this package's mark was accepted, because the test runner named it."""
 
 
 def check_may_reset(identity: DatabaseIdentity, *, allow: str | Iterable[str] = (), act: str = "reset") -> str:
     """Return the name of the rule that permits a reset of the database that *identity* describes.
 
-    Parameters: *identity*, what the live connection said; *allow*, one or more names that the caller gives; *act*, what the error
-    calls it.
+    Parameters:
+
+    - *identity*: what the live connection reported.
+    - *allow*: one or more names that the caller gives.
+    - *act*: the verb in the error message.
+
     Raises :class:`UnsafeDatabaseError` with the rule that refused, or :class:`ReadOnlyError`.
     """
     refusal = _find_refusal(identity, act)
@@ -110,15 +116,15 @@ def check_may_mark_as_test(identity: DatabaseIdentity) -> None:
         raise refusal
 
 
-# The driver's connection that the guard was asked about last, the name that the settings had then, and where it led.
+# For each connection: the driver's connection that was checked last, the name in the settings then, and its identity.
 _permitted: WeakKeyDictionary[BaseDatabaseWrapper, tuple[Any, str, DatabaseIdentity]] = WeakKeyDictionary()
 
 
 def check_may_write(connection: BaseDatabaseWrapper, allow: str | Iterable[str] = ()) -> DatabaseIdentity:
     """Raise :class:`UnsafeDatabaseError`, as :func:`check_may_reset` does, unless *connection* leads to a test database.
 
-    One round trip for a connection of the driver's that was not asked yet; none for one that was. Returns where it led then: a
-    transaction of ours that writes proves that it is still there.
+    Returns the identity of that database. The transaction that writes proves that the connection still leads to it.
+    One round trip for a new connection of the driver; none for one that was already checked.
     """
     connection.ensure_connection()
     name = str(connection.settings_dict["NAME"])
@@ -136,11 +142,12 @@ def check_may_write(connection: BaseDatabaseWrapper, allow: str | Iterable[str] 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfiguredDatabase:
-    """What an alias named as its own when the app became ready.
+    """The database that an alias had configured as its own when the app became ready.
 
-    ``other_names`` are those of the driver's options, which go before ``NAME``; ``files`` a SQLite file's path and that behind
-    its links; ``inode`` the device and inode that it had, as a file that is moved stays the same; ``is_unknown`` tells that the
-    driver finds the name elsewhere: a service file, its environment.
+    - ``other_names``: the names in the driver's options, which override ``NAME``.
+    - ``files``: the path of a SQLite file, and the path with its links resolved.
+    - ``inode``: the device and inode of that file; they stay the same if the file is moved.
+    - ``is_unknown``: the driver finds the name elsewhere, in a service file or its environment.
     """
 
     name: str
@@ -163,14 +170,14 @@ _configured_names: dict[str, ConfiguredDatabase] = {}
 
 
 def remember_configured_names(databases: Mapping[str, Mapping[str, Any]]) -> None:
-    """Remember the database that each alias has before a test runner replaces it. Called when the app is ready."""
+    """Store the database of each alias before a test runner replaces it. Called when the app is ready."""
     for alias, configuration in databases.items():
         if alias not in _configured_names:
             _configured_names[alias] = _read_configuration(configuration)
 
 
 def _read_inode(file: str) -> tuple[int, int] | None:
-    """Return the device and the inode of a file; None where there is none."""
+    """Return the device and the inode of a file; None if there is none."""
     try:
         status = Path(file).stat()
     except (OSError, ValueError):
@@ -193,28 +200,28 @@ def _read_configuration(configuration: Mapping[str, Any]) -> ConfiguredDatabase:
 
 
 def _unknown_aliases() -> list[str]:
-    """Return the aliases whose own database nobody knows by name: any kept one may be it."""
+    """Return the aliases whose own database has an unknown name: any kept database may be that one."""
     return [alias for alias, configured in _configured_names.items() if configured.is_unknown]
 
 
 def _find_files(configuration: Mapping[str, Any], name: str) -> tuple[str, ...]:
-    """Return the paths of a SQLite file that *name* means, without the links, which may lead elsewhere later."""
+    """Return the paths of a SQLite file that *name* means, as given and without links, which may change later."""
     if vendor_of(configuration) != "sqlite":
         return ()
     named = FileName.parse(name)
     path = Path.cwd() / named.path
-    # A URI may name a file in memory, and another program may read the same as a file.
+    # A URI may name an in-memory database, and another program may read the same text as a file.
     return () if named.is_in_memory else (str(path), str(path.resolve()))
 
 
 def vendor_of(configuration: Mapping[str, Any]) -> str:
-    """Return the vendor of an alias's settings, without making a connection; '' where Django cannot load its backend."""
+    """Return the vendor in an alias's settings, without a connection; '' if Django cannot load its backend."""
     wrapper = _load_wrapper(configuration)
     return str(wrapper.vendor) if wrapper is not None else ""
 
 
 def _load_wrapper(configuration: Mapping[str, Any]) -> Any:
-    """Return the class of a connection, without making one; None where Django cannot load it, which it says itself."""
+    """Return the connection class, without an instance; None if Django cannot load it. Django reports that itself."""
     with suppress(ImproperlyConfigured, ImportError, AttributeError):
         return load_backend(str(configuration.get("ENGINE") or "django.db.backends.dummy")).DatabaseWrapper
     return None
@@ -232,7 +239,7 @@ def find_configured(name: str, file: str = "") -> str | None:
 
 
 def is_configured_for(alias: str, settings: Mapping[str, Any], name: str) -> bool:
-    """Whether *alias* had the database as its own that *name* means in the *settings* of an alias. Connects to nothing."""
+    """Whether *alias* had configured as its own the database that *name* means in *settings*. Opens no connection."""
     configured = _configured_names.get(alias)
     if configured is None or vendor_of(settings) != "sqlite":
         return configured is not None and configured.is_named(name, "")
@@ -241,7 +248,7 @@ def is_configured_for(alias: str, settings: Mapping[str, Any], name: str) -> boo
 
 
 def is_configured(settings: Mapping[str, Any], name: str) -> bool:
-    """Whether any alias had it as its own; see :func:`is_configured_for`."""
+    """Whether any alias had configured that database as its own; see :func:`is_configured_for`."""
     return any(is_configured_for(alias, settings, name) for alias in _configured_names)
 
 
@@ -250,11 +257,12 @@ def is_configured(settings: Mapping[str, Any], name: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MadeDatabase:
-    """A database that a hook was told to be made for tests, under one alias and name.
+    """A database that hooks recorded as made for tests, under one alias and name.
 
-    ``is_kept``: it was there before this run, or nobody saw that the run made it. ``stays``: it will be there after it.
-    ``server``: identifier and start of the server that made it in this run. ``place``: what tells it from another one of that
-    name, from the first look at it on.
+    - ``is_kept``: it existed before this run, or no hook saw that this run made it.
+    - ``stays``: it will exist after this run.
+    - ``server``: identifier and start of the server that made it in this run.
+    - ``place``: what distinguishes it from another database of that name; None until the first check.
     """
 
     is_kept: bool = False
@@ -269,22 +277,23 @@ _trusted_names: dict[str, set[str]] = {}
 _warned: set[tuple[str, str]] = set()
 
 _INHERITED = "TESTDB_MADE"
-"""A key of ``DATABASES[alias]["TEST"]``: what a worker that does not share the memory of its parent learns from it."""
+"""A key of ``DATABASES[alias]["TEST"]``. A worker that does not share its parent's memory reads the records from it."""
 
 
 def trust_test_database(alias: str, name: str) -> None:
-    """Tell the guard that the database *name* may be reset under *alias*. It counts as naming it, for this process only.
+    """Permit resets of the database *name* under *alias*. It counts as naming the database, for this process only.
 
-    For suites that override pytest-django's ``django_db_setup``, and for runners that do not go through Django's
+    For suites that override pytest-django's ``django_db_setup``, and for runners that do not call Django's
     ``create_test_db()``.
     """
     _trusted_names.setdefault(alias, set()).add(name)
 
 
 def add_mirror(alias: str, primary: str) -> None:
-    """Tell the guard that the connection *alias* was made as one more to the database of *primary*.
+    """Record that the connection *alias* is one more to the database of *primary*.
 
-    Where that is a test database of this run, it holds for the server and database that *primary* really leads to.
+    If *primary* has a test database of this run, the permission covers the server and database that *primary* really
+    leads to.
     """
     _mirrored[alias] = primary
     if primary in _trusted_names:
@@ -292,12 +301,12 @@ def add_mirror(alias: str, primary: str) -> None:
 
 
 def is_set_up(alias: str) -> bool:
-    """Whether this process was told of a test database for *alias*, other than as a mirror."""
+    """Whether a test database for *alias* was recorded in this process, other than as a mirror."""
     return alias in {alias for alias, _ in _made} and alias not in _mirrored
 
 
 def find_made(identity: DatabaseIdentity) -> MadeDatabase | None:
-    """Return what the hooks were told of this live database: None if nothing, or if an alias had it configured as its own."""
+    """Return the record of this live database; None if there is none, or if an alias had it configured as its own."""
     if not identity.is_live or find_configured(identity.name, identity.file) is not None:
         return None
     alias = _mirrored.get(identity.alias, identity.alias)
@@ -305,7 +314,7 @@ def find_made(identity: DatabaseIdentity) -> MadeDatabase | None:
     if made is None:
         return None
     if made.place is None:
-        # A mirror is compared with what it mirrors, not the other way round.
+        # Compare the mirror with the mirrored database, not the other way round.
         original = identity if alias == identity.alias else get_backend(connections[alias]).identify(connections[alias])
         if original.name != identity.name or not _is_same_server(made.server, original):
             return None
@@ -314,7 +323,7 @@ def find_made(identity: DatabaseIdentity) -> MadeDatabase | None:
 
 
 def _place_of(identity: DatabaseIdentity) -> tuple[object, ...]:
-    # A SQLite file may be put in place of another one; that it is no configured one is asked each time.
+    # Another SQLite file may replace this one. Each check tests that it is not a configured file.
     if identity.oid:
         return identity.oid, identity.system_identifier, identity.server_started
     return (identity.server,) if not identity.file else ()
@@ -322,7 +331,7 @@ def _place_of(identity: DatabaseIdentity) -> tuple[object, ...]:
 
 def _is_same_server(server: tuple[str, str] | None, identity: DatabaseIdentity) -> bool:
     here = identity.system_identifier, identity.server_started
-    # Where a role may not read the system identifier, the start of the server tells it.
+    # The start of the server identifies it if the role may not read the system identifier.
     which = 1 if server is not None and "" in {server[0], here[0]} else 0
     return server is None or server[which] == here[which]
 
@@ -336,7 +345,7 @@ def _is_same_place(place: tuple[object, ...] | None, identity: DatabaseIdentity)
 
 
 def _warn_of_unmarked(identity: DatabaseIdentity) -> None:
-    """Warn, once a process, that a database is taken for a test one because the runner keeps it."""
+    """Warn, once in a process, that an unmarked database counts as a test database because the runner keeps it."""
     if (identity.alias, identity.name) in _warned:
         return
     _warned.add((identity.alias, identity.name))
@@ -349,12 +358,12 @@ def _warn_of_unmarked(identity: DatabaseIdentity) -> None:
     try:
         warnings.warn(text, UnmarkedDatabaseWarning, stacklevel=2)
     except UnmarkedDatabaseWarning:
-        # Warnings are errors here; this one is none.
+        # Log it: warnings are errors here, and this is not an error.
         logger.warning(text)
 
 
 def mark_kept_database(connection: BaseDatabaseWrapper) -> None:
-    """Give a test database that stays after this run the mark "test", so that the next run knows it."""
+    """Mark a test database that stays after this run as "test", so that the next run recognizes it."""
     made = _made.get((connection.alias, str(connection.settings_dict["NAME"])))
     if made is None or not made.stays:
         return
@@ -376,10 +385,11 @@ _stays = False
 
 @contextmanager
 def setting_up_databases(*, stays: bool = False) -> Iterator[None]:
-    """Have the hooks do, while the block runs, what a run needs that resets its databases.
+    """Make the hooks refuse configured databases while the block runs, because this run resets its databases.
 
-    They refuse to have a database made or kept that an alias has configured as its own, unless it is named or marked: the reset
-    would be refused anyway, and so nothing is written to it before. *stays* tells that the run leaves its databases for the next.
+    They refuse to create or keep a database that an alias has configured as its own, unless it is named or marked.
+    The reset would be refused anyway; so the refusal comes before anything is written. *stays* means that the run
+    leaves its databases for the next.
     """
     global _refuses, _stays  # hooks have no other way to learn what run they are in
     before = _refuses, _stays
@@ -391,7 +401,7 @@ def setting_up_databases(*, stays: bool = False) -> Iterator[None]:
 
 
 def install_hooks(databases: Mapping[str, Mapping[str, Any]]) -> None:
-    """Hook into Django's class that makes test databases, and into the vendors' that override it. Once a process."""
+    """Hook into Django's class that makes test databases, and into the vendors' that override it. Idempotent."""
     classes: set[type] = {BaseDatabaseCreation}
     for configuration in databases.values():
         wrapper = _load_wrapper(configuration)
@@ -413,7 +423,7 @@ def _wrap(original: Callable[..., Any], hook: Callable[..., Any], signature: ins
             return original(creation, *arguments, **options)
 
         connection = creation.connection
-        # A copy of a connection, or one that belongs to no alias, is nobody's test database.
+        # A copy of a connection, or a connection without an alias, belongs to no test database.
         is_own = connection.alias in connections and connections[connection.alias] is connection
         if not is_own or connection.alias in _hooked:
             return call()
@@ -428,7 +438,7 @@ def _wrap(original: Callable[..., Any], hook: Callable[..., Any], signature: ins
 
 
 def _arguments(signature: inspect.Signature, *arguments: Any, **options: Any) -> Mapping[str, Any]:
-    """Return the arguments by the names that Django's base class gives them; a vendor's method may take others besides."""
+    """Return the arguments by the names of Django's base class; a vendor's method may accept others besides."""
     try:
         bound = signature.bind_partial(*arguments, **options)
     except TypeError:
@@ -438,12 +448,12 @@ def _arguments(signature: inspect.Signature, *arguments: Any, **options: Any) ->
 
 
 _hooked: set[str] = set()
-"""The aliases whose hooks run now: a method that calls the one it overrides tells it once."""
+"""The aliases whose hooks run now. A method that calls the one it overrides is recorded once."""
 
 
 def _create_test_db(creation: Any, call: Callable[[], Any], given: Mapping[str, Any]) -> Any:
     connection = creation.connection
-    # An alias that came after the app was ready has a database of its own, too.
+    # An alias that was added after the app was ready also has a database of its own.
     remember_configured_names({connection.alias: connection.settings_dict})
     name = str(creation._get_test_db_name())
     keeps = bool(given.get("keepdb"))
@@ -451,13 +461,13 @@ def _create_test_db(creation: Any, call: Callable[[], Any], given: Mapping[str, 
         if _refuses or not keeps:
             _refuse_configured(creation, name, act="use as a test database" if keeps else "drop", loses_all=not keeps)
         result = call()
-        # A vendor's own way may have led to another name.
+        # A vendor's override may have used another name.
         final = str(connection.settings_dict["NAME"])
         if final != name:
             made = _made.pop((connection.alias, name))
             _made.setdefault((connection.alias, final), replace(made, is_kept=True, server=None))
-    if connection.vendor != "sqlite":  # a file needs no look: it has no server
-        # From now on no other database passes under that name. What fails here fails again where it matters.
+    if connection.vendor != "sqlite":  # a file has no server to identify
+        # From now on no other database is accepted under that name. An error here appears again where it matters.
         with suppress(Exception):
             find_made(get_backend(connection).identify(connection))
     return result
@@ -479,7 +489,7 @@ def _clone_test_db(creation: Any, call: Callable[[], Any], given: Mapping[str, A
 
 @contextmanager
 def _told(creation: Any, name: str, *, keeps: bool, how: str = "_create_test_db") -> Iterator[None]:
-    """Remember that *name* is made for tests, while it is made too, as migrations may ask; forget it if that fails."""
+    """Record that *name* is made for tests, before it is made, because migrations may check; undo that on failure."""
     alias = creation.connection.alias
     _made[alias, name] = MadeDatabase(is_kept=_may_be_kept(creation, name, how), stays=keeps or _stays)
     try:
@@ -491,18 +501,19 @@ def _told(creation: Any, name: str, *, keeps: bool, how: str = "_create_test_db"
 
 
 def _may_be_kept(creation: Any, name: str, how: str) -> bool:
-    """Whether *name* counts as kept until it was seen to be made."""
+    """Whether *name* counts as kept until a hook has seen that it was made."""
     if creation.connection.vendor != "postgresql":
         return creation.connection.vendor == "sqlite" and _exists(creation, name)
-    # Django's own way is seen; a project's own, which may make nothing, is not.
+    # Hooks see Django's own method. They cannot see into a project's own, which may make nothing.
     is_django_own = getattr(type(creation), how).__module__.startswith("django.")
     return is_django_own or _exists(creation, name)
 
 
 def _exists(creation: Any, name: str) -> bool:
-    """Whether the database is there, as far as that can be asked without a connection to it; True where it cannot.
+    """Whether the database exists, as far as that shows without a connection to it; True if it does not show.
 
-    A pooler remembers for a while that a connection to a database failed which is made in the next moment.
+    A connection attempt could do harm: a pooler remembers for a while that it failed, and the database is made a
+    moment later.
     """
     if creation.connection.vendor == "sqlite":
         named = FileName.parse(name)
@@ -514,7 +525,7 @@ def _exists(creation: Any, name: str) -> bool:
 
 
 def _opened(path: str) -> AbstractContextManager[Any]:
-    """Open a file if that is possible, and does not keep it from being removed."""
+    """Open a file if that is possible and does not keep it from being removed."""
     if os.name != "nt":
         with suppress(OSError):
             return Path(path).open("rb")
@@ -523,10 +534,11 @@ def _opened(path: str) -> AbstractContextManager[Any]:
 
 @contextmanager
 def _noting_creation(creation: Any, name: str) -> Iterator[None]:
-    """Note which databases are really made while the block runs, and on which server.
+    """Record which databases are really made while the block runs, and on which server.
 
-    On PostgreSQL Django makes each by ``_execute_create_test_db()``, which asks ``_database_exists()`` about one to keep (5.2,
-    6.0, 6.1). A SQLite file is another one unless it is still that of before: one that is open keeps its inode.
+    On PostgreSQL, Django makes each one by ``_execute_create_test_db()``, which calls ``_database_exists()`` for a
+    database to keep (5.2, 6.0, 6.1). A SQLite file is new unless it is still the same file: an open file keeps its
+    inode.
     """
     alias = creation.connection.alias
     if creation.connection.vendor == "sqlite":
@@ -564,7 +576,7 @@ def _noting_creation(creation: Any, name: str) -> Iterator[None]:
 
 @contextmanager
 def told_of_kept(connection: BaseDatabaseWrapper, name: str) -> Iterator[None]:
-    """Have the rules for a kept test database hold for *name* while the block runs: its run has begun, but no hook was called."""
+    """Apply the rules for a kept test database to *name* while the block runs, before any hook was called."""
     key = connection.alias, name
     before = _made.get(key)
     _made[key] = before or MadeDatabase(is_kept=True, stays=True)
@@ -576,9 +588,10 @@ def told_of_kept(connection: BaseDatabaseWrapper, name: str) -> Iterator[None]:
 
 
 def _refuse_configured(creation: Any, name: str, *, act: str, loses_all: bool) -> None:
-    """Raise the guard's error for a name that means a configured database, unless that is named or marked.
+    """Raise the guard's error for a name that means a configured database, unless it is named or marked.
 
-    With *loses_all* Django is about to drop it: then one that has no tables passes, too, if no run of ours resets it later.
+    With *loses_all*, Django is about to drop it. A database without tables then passes too, if this run will not
+    reset it.
     """
     connection = creation.connection
     if not is_configured(connection.settings_dict, name) or not _exists(creation, name):
@@ -603,14 +616,14 @@ def _refuse_configured(creation: Any, name: str, *, act: str, loses_all: bool) -
 
 
 def _has_tables(connection: BaseDatabaseWrapper) -> bool:
-    """Whether there are tables, other than those of an extension, which an image of a database brings along."""
+    """Whether there are tables, other than those of an extension, which may come with a database image."""
     tables = get_backend(connection).read_schema(connection).tables
     return any(table.stores_rows and table.extension is None for table in tables)
 
 
 @contextmanager
 def renamed(connection: BaseDatabaseWrapper, name: str) -> Iterator[None]:
-    """Have the connection lead to the database *name*."""
+    """Point the connection at the database *name* while the block runs."""
     configured = connection.settings_dict["NAME"]
     close(connection)
     connection.settings_dict["NAME"] = name
@@ -622,7 +635,7 @@ def renamed(connection: BaseDatabaseWrapper, name: str) -> Iterator[None]:
 
 
 def close(connection: BaseDatabaseWrapper) -> None:
-    """Close a connection and its pool, which goes on leading to the database that it was opened for."""
+    """Close a connection and its pool. An open pool would still lead to the database that it was opened for."""
     connection.close()
     close_pool = getattr(connection, "close_pool", None)
     if close_pool is not None:
@@ -645,7 +658,7 @@ def _setup_worker_connection(creation: Any, call: Callable[[], Any], _given: Map
     result = call()
     alias = creation.connection.alias
     test = creation.connection.settings_dict.get("TEST", {})
-    # Whoever has no parent inherits nothing: there it came into the settings in another way.
+    # A process without a parent inherits nothing; the key came into its settings in another way.
     inherited = (parent_process() and test.get(_INHERITED)) or {}
     for name, (is_kept, stays, server) in inherited.get("databases", {}).items():
         _made.setdefault((alias, name), MadeDatabase(is_kept=is_kept, stays=stays, server=server and tuple(server)))
@@ -720,7 +733,7 @@ def _explain_unknown(identity: DatabaseIdentity, named: Iterable[str]) -> str:
     owner = find_configured(identity.name, identity.file)
     mark = ""
     if owner is not None or identity.alias not in _configured_names:
-        # Else a test runner has changed the name, and the command would mark what the settings name without it.
+        # Otherwise a test runner has changed the name, and the command would mark the database that the settings name.
         option = _database_option(owner or identity.alias)
         mark = f", or mark it {'anew' if identity.misfit else 'once'} with resetdb{option} --mark-test"
     return (
@@ -732,7 +745,7 @@ def _explain_unknown(identity: DatabaseIdentity, named: Iterable[str]) -> str:
 
 
 def _reasons(identity: DatabaseIdentity) -> Iterator[str]:
-    """Why a database that may look like a test one to its user does not count as one."""
+    """Yield the reasons why a database that may look like a test database does not count as one."""
     owner = find_configured(identity.name, identity.file)
     made = _made.get((_mirrored.get(identity.alias, identity.alias), identity.name))
     if made is not None and owner is not None:
@@ -763,7 +776,7 @@ def _nearly_named(identity: DatabaseIdentity, named: Iterable[str]) -> Iterator[
 
 
 def settings_line(name: str) -> str:
-    """Return the line that allows *name*, to be added at the end of the settings as they are now."""
+    """Return the line that allows *name*, to be added at the end of the present settings."""
     names = json.dumps([*get_settings().allowed_databases, name], ensure_ascii=False)
     if getattr(django_settings, "TESTDB", None):
         return f'TESTDB["ALLOWED_DATABASES"] = {names}'
@@ -784,7 +797,7 @@ def _database_option(alias: str) -> str:
 
 
 def check_no_transaction(connection: BaseDatabaseWrapper, doing: str) -> None:
-    """Raise :class:`TransactionStateError` if *connection* is in a transaction, or would be in one at its next statement."""
+    """Raise :class:`TransactionStateError` if *connection* is in a transaction, or would be at its next statement."""
     if connection.in_atomic_block or not has_autocommit(connection):
         raise TransactionStateError(
             f'Refusing to {doing}: the connection "{connection.alias}" is in a transaction, or has autocommit off. It has to be '
@@ -793,9 +806,9 @@ def check_no_transaction(connection: BaseDatabaseWrapper, doing: str) -> None:
 
 
 def check_transaction_state(connection: BaseDatabaseWrapper, *, within_transaction: bool) -> None:
-    """Raise :class:`TransactionStateError` unless *connection* is in a transaction exactly if *within_transaction* says so.
+    """Raise :class:`TransactionStateError` unless *connection* is in a transaction exactly if *within_transaction* is true.
 
-    Asks Django's wrapper, not the server: no round trip, and a closed connection stays closed.
+    Checks Django's wrapper, not the server: no round trip, and a closed connection stays closed.
     """
     what = None
     if connection.in_atomic_block and connection.needs_rollback:
@@ -814,9 +827,9 @@ def check_transaction_state(connection: BaseDatabaseWrapper, *, within_transacti
 
 
 def leave_blocks(connection: BaseDatabaseWrapper, *, above: object = None) -> bool:
-    """Leave the ``atomic()`` blocks that somebody has entered by hand, rolling back; return whether there was any.
+    """Roll back and leave the ``atomic()`` blocks that a test entered by hand. Return whether there was any.
 
-    *above* is the block to stop at. If that was left already, nothing is done.
+    *above* is the block to stop at. If that block was left already, nothing is done.
     """
     blocks = connection.atomic_blocks
     if not blocks or blocks[-1] is above or (above is not None and above not in blocks):
@@ -833,10 +846,10 @@ def end_transaction(connection: BaseDatabaseWrapper) -> None:
     if connection.connection is None or connection.in_atomic_block:
         return
     try:
-        # The driver knows where there is nothing to undo.
+        # The driver skips the round trip if there is nothing to undo.
         connection.rollback()
         if not connection.get_autocommit():
             connection.set_autocommit(True)
     except (DatabaseError, InterfaceError):
-        # It is lost. The reset makes a new one.
+        # The connection is lost. The reset makes a new one.
         connection.close()

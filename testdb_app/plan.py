@@ -1,12 +1,13 @@
 """The plan of a reset: from the schema, the scope and the state of the database to ordered steps.
 
-The scope is static: which tables may be emptied, which stay and why, which sequences go along. It depends on the
-schema and the options alone. The plan narrows it to what the look found: tables that may hold rows, sequences that moved.
+The scope depends on the schema and the options alone: which tables may be emptied, which stay and why, and which
+sequences are restarted. The plan narrows it to the state: tables that may have rows, and sequences that have moved.
 
-Which tables are truncated rather than deleted from: large ones, those that are slow to delete from, those that a test left,
-those where the server refuses DELETE because of a publication, and those whose rows another access method stores.
+These tables are truncated instead of deleted from: large ones; those that are slow to delete from; those that a test
+created and left; those where the server refuses DELETE because of a publication; and those whose rows another access
+method stores.
 
-TRUNCATE takes all tables that reference the truncated ones along, empty or not; CASCADE would do the same silently.
+TRUNCATE must name all tables that reference the truncated ones, empty or not. CASCADE would include them silently.
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ from testdb_app.selection import Scope
 class ResetPlan:
     """What a reset does, in order.
 
-    ``steps`` empty tables, referencing ones first, then restart sequences. ``checks`` are the foreign keys of tables
-    that stay, which must have no row when the tables they reference go. ``verify`` are tables to look at once more
-    before the commit, because a trigger that this role cannot switch off may write to them. ``stale_views`` are
-    materialized views over the emptied tables.
+    - ``steps`` empty tables, referencing tables first, then restart sequences.
+    - ``checks`` are foreign keys of tables that stay; no row may refer to an emptied table by them.
+    - ``verify`` are tables to read once more before the commit: a trigger that this role cannot switch off may write
+      to them.
+    - ``stale_views`` are materialized views over the emptied tables.
     """
 
     steps: tuple[Step, ...]
@@ -47,7 +49,7 @@ class ResetPlan:
 
     @property
     def sequences(self) -> tuple[QualifiedName, ...]:
-        """The sequences that it restarts."""
+        """The sequences that the plan restarts."""
         return tuple(name for step in self.steps if step.action is Action.RESTART for name in step.names)
 
 
@@ -64,14 +66,20 @@ def plan_reset(
     restoration: Restoration = Restoration.DIFFERENCES,
     new_tables: frozenset[QualifiedName] = frozenset(),
 ) -> ResetPlan:
-    """Plan to empty the tables in *scope* that may hold rows, and to restart the sequences that moved.
+    """Plan to empty the tables in *scope* that may have rows, and to restart the sequences that have moved.
 
-    *strategy* is "delete", "truncate" or "auto"; *truncate_above* the bytes a table from which "auto" truncates. With a
-    *baseline* its rows are put back, and the sequences to where they were then; *differing* are the tables of the baseline
-    that were found not to be as they were (None: any may be); *restoration* says how their rows are put back. As the others may
-    have been written to since, they are compared under the locks; not where *restoration* is DIFFERENCES, for a plan to be read.
-    *new_tables* came after the baseline: "auto" truncates those that stand alone.
-    Raises :class:`ResetError` if truncation was asked for and a table that stays references one that goes, and
+    Parameters:
+
+    - *strategy*: "delete", "truncate" or "auto".
+    - *truncate_above*: bytes; "auto" truncates a table that is larger.
+    - *baseline*: its rows are restored, and its sequences set to their state in it.
+    - *differing*: the tables known to differ from the baseline; None if any may. Others may have been written to
+      since, so they are compared under the locks. They are left out if *restoration* is DIFFERENCES: that plan is
+      only read.
+    - *restoration*: how rows are restored.
+    - *new_tables*: tables created after the baseline; "auto" truncates those that stand alone.
+
+    Raises :class:`ResetError` for a required truncation if a table that stays references a truncated one, and
     :class:`MissingPrivilegeError`. Cost: O(tables + foreign keys of the written tables).
     """
     restorable = frozenset(baseline.tables if baseline is not None else ()) & scope.tables
@@ -80,7 +88,7 @@ def plan_reset(
     if differing is not None and restoration is Restoration.DIFFERENCES:
         written = found
     elif not observation.is_precise:
-        # A table with a baseline may have lost all its rows, and has no size then.
+        # A table with a baseline may have lost all its rows. It has no size then.
         written |= restorable
         if differing is None:
             found = written
@@ -116,13 +124,13 @@ def plan_reset(
 
 
 def _grown(baseline: Baseline | None, sizes: Mapping[QualifiedName, int]) -> dict[QualifiedName, int]:
-    """Return, for tables with a baseline, how much larger they are than their copy with room for an update of each row."""
+    """Return for each table with a baseline its growth: its size less its copy's, with room for an update of each row."""
     tables = baseline.tables.values() if baseline is not None else ()
     return {table.name: sizes.get(table.name, 0) - 2 * sizes.get(table.copy, 0) for table in tables}
 
 
 def _moved(observation: DatabaseState, baseline: Baseline | None) -> frozenset[QualifiedName]:
-    """Return the sequences that are not where they belong: at the baseline's state, else at their start."""
+    """Return the sequences that are not in the baseline's state, or not at their start if there is no baseline."""
     states = observation.states
     if baseline is None or observation.is_precise:
         return frozenset(states)
@@ -150,9 +158,9 @@ def _tie(
     restoration: Restoration,
     found: frozenset[QualifiedName],
 ) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
-    """Split into deletions of their own, and restorations with the deletions that keys tie to them.
+    """Return separate deletions, and restorations together with the deletions that foreign keys tie to them.
 
-    What was *found* to differ is restored by *restoration*, and what was not by its differences.
+    Tables in *found* differ and are restored by *restoration*; the others are restored by their differences.
     """
     if not restored:
         return deletes, ()
@@ -195,7 +203,7 @@ def _check_privileges(observation: DatabaseState, wanted: frozenset[QualifiedNam
 
 
 def _check_switchable(observation: DatabaseState, schema: Schema, restored: frozenset[QualifiedName]) -> None:
-    """Raise where a trigger or a rule would meddle with rows that are put back, and this role may not switch it off."""
+    """Raise if a trigger or a rule would affect the restored rows and this role may not switch it off."""
     events = ("DELETE", "UPDATE", "INSERT")
     missing = {
         str(table.name): "ownership"
@@ -222,7 +230,7 @@ def _storing(schema: Schema) -> frozenset[QualifiedName]:
 def _checks(
     schema: Schema, scope: Scope, observation: DatabaseState, emptied: frozenset[QualifiedName]
 ) -> Iterator[ForeignKey]:
-    """Yield the keys by which a table that stays, and may hold rows, references one that goes."""
+    """Yield the keys by which a table that stays, and may have rows, references an emptied table."""
     for name in sorted(emptied):
         for key in schema.referencing.get(name, ()):
             may_hold_rows = observation.is_precise or key.table in observation.sizes
@@ -264,12 +272,12 @@ def _truncation(
         if refused and strategy != "truncate":
             only = "a publication refuses DELETE, or another access method stores the rows"
             reason = only if refused == truncated else f"{reason}; {only}"
-        # Where there is no other way, the lock is waited for.
+        # Wait for the lock only where no other way exists.
         yield Step(action=Action.TRUNCATE, names=names, reason=reason, waits=strategy == "truncate" or bool(refused))
 
 
 def _may_refill(schema: Schema, deletes: Iterable[Step]) -> bool:
-    """Whether something that cannot be switched off may write rows, or keep them, while the tables are emptied."""
+    """Whether something that cannot be switched off may write or keep rows while the tables are emptied."""
     for step in deletes:
         for name in step.names:
             events = {name: {"DELETE"}}
@@ -287,7 +295,7 @@ def _may_refill(schema: Schema, deletes: Iterable[Step]) -> bool:
 
 _BYTES_A_PAGE = 8192
 _BYTES_A_ROW = 80
-# Pages read for rows deleted: 1.4 to 1.6 microseconds each, measured, so about 20 ms; a truncation of some tables costs as much.
+# Pages read for deleted rows: 1.4 to 1.6 microseconds each, measured, so about 20 ms. A truncation of some tables costs as much.
 _SLOW_CHECKS = 12_500
 
 
@@ -299,10 +307,11 @@ def choose_truncations(
     strategy: str,
     truncate_above: int,
 ) -> frozenset[QualifiedName]:
-    """Return the tables to truncate, closed under references, of those in *scope* that were *written*.
+    """Return the tables of *written* to truncate, with all tables of *scope* that reference them.
 
-    Parameters: *sizes*, bytes of the written tables; *strategy*, "delete", "truncate" or "auto"; *truncate_above*, bytes a
-    table. Raises :class:`ResetError` if truncation was asked for and a table that stays references one that goes.
+    Parameters: *sizes*, bytes of the written tables; *strategy*, "delete", "truncate" or "auto"; *truncate_above*,
+    bytes a table. Raises :class:`ResetError` for a required truncation if a table that stays references a truncated
+    one.
     """
     if strategy == "delete" or schema.vendor != "postgresql":
         return frozenset()
@@ -326,9 +335,9 @@ def choose_truncations(
 def choose_new(
     schema: Schema, scope: frozenset[QualifiedName], written: frozenset[QualifiedName]
 ) -> frozenset[QualifiedName]:
-    """Return those of *written*, tables that a test has left, to truncate: with what references them they are plain tables.
+    """Return the tables of *written*, left by a test, to truncate: they and the tables that reference them are plain.
 
-    A table keeps its pages after a DELETE, so that every later full scan would find it again, and delete from it again.
+    A table keeps its pages after a DELETE. Each later full scan would find it again, and delete from it again.
     """
     if schema.vendor != "postgresql":
         return frozenset()
@@ -342,7 +351,7 @@ def choose_new(
 
 
 def _is_plain(table: Table) -> bool:
-    """Whether a truncation does just what a DELETE of all rows does, and this role may do it."""
+    """Whether a truncation has exactly the effect of a DELETE of all rows, and this role may do it."""
     return (
         table.owned
         and table.kind is TableKind.ORDINARY
@@ -359,13 +368,14 @@ def find_refused(
     written: frozenset[QualifiedName],
     restorable: frozenset[QualifiedName],
 ) -> frozenset[QualifiedName]:
-    """Return the tables of *written* that only TRUNCATE can empty, closed under references.
+    """Return the tables of *written* that only TRUNCATE can empty, with all tables that reference them.
 
-    A publication has the server refuse DELETE on them, or UPDATE, which puts back rows of *restorable* tables. Or another
-    access method stores their rows, of which nothing is known but that it can truncate: of these every one of *scope* is
-    returned, because nothing tells whether it was written to. Raises :class:`PublicationError` and :class:`StorageError` where
-    TRUNCATE would need a table outside of *scope*, or a privilege that the role lacks.
-    Cost: nothing where there is no such publication, and no such table.
+    There are two causes. A publication makes the server refuse DELETE, or UPDATE, which restores rows of *restorable*
+    tables. Or another access method stores the rows. Nothing shows whether such a table was written to, so all of
+    them in *scope* are returned.
+
+    Raises :class:`PublicationError` or :class:`StorageError` if TRUNCATE would need a table outside of *scope*, or a
+    privilege that the role lacks. Cost: nothing without such a publication or table.
     """
     if not (schema.refusing or schema.outside_heap):
         return frozenset()
@@ -383,7 +393,7 @@ def find_refused(
 
 
 def check_deletable(schema: Schema, names: Iterable[QualifiedName]) -> None:
-    """Raise :class:`PublicationError` where a publication has the server refuse to delete rows of *names*, whatever is done."""
+    """Raise :class:`PublicationError` if a publication makes the server refuse to delete rows of *names* in any way."""
     causes = _find_causes(schema) if schema.refusing else {}
     for name in sorted(names):
         cause = causes.get((name, "DELETE"))
@@ -392,7 +402,7 @@ def check_deletable(schema: Schema, names: Iterable[QualifiedName]) -> None:
 
 
 def check_storage(schema: Schema, scope: frozenset[QualifiedName]) -> None:
-    """Raise :class:`StorageError` for tables of *scope* whose rows an extension keeps where no reset reaches them for sure."""
+    """Raise :class:`StorageError` for tables of *scope* whose rows an extension stores where no reset reliably reaches them."""
     found = [table for table in schema.tables if table.stored_by is not None and table.name in scope]
     if found:
         raise StorageError(
@@ -405,9 +415,10 @@ def check_storage(schema: Schema, scope: frozenset[QualifiedName]) -> None:
 
 
 def _find_causes(schema: Schema) -> dict[tuple[QualifiedName, str], Table]:
-    """Return the events that the server refuses by table, each with the published table because of which it does.
+    """Return the events that the server refuses, by table, each with the published table that is the cause.
 
-    A row is not deleted, or updated, either where a foreign key would have to delete or change rows of a table that refuses.
+    The server also refuses to delete or update a row if a foreign key would delete or change rows of a table that
+    refuses.
     """
     causes = {(table.name, event): table for table in schema.refusing for event in table.refused}
     causes |= {(name, event): schema.by_name[name] for name in schema.outside_heap for event in ("DELETE", "UPDATE")}
@@ -419,7 +430,7 @@ def _find_causes(schema: Schema) -> dict[tuple[QualifiedName, str], Table]:
     while work:
         name, event = work.pop()
         table = schema.by_name[name]
-        # The queries of foreign keys go to the partitioned table, and the server asks every partition then.
+        # Foreign keys query the partitioned table, and the server then checks every partition.
         reached_at: list[tuple[QualifiedName, str]] = [(above, event) for above in table.inherits if table.is_partition]
         for key in keys.get(name, ()):
             reached = {"DELETE"} if event in events_of_action(key) else set()
@@ -480,8 +491,8 @@ def _refused_by_publication(name: QualifiedName, cause: Table, truncate: str) ->
 def _is_slow_to_check(schema: Schema, name: QualifiedName, sizes: Mapping[QualifiedName, int]) -> bool:
     """Whether the checks of foreign keys would make a DELETE of the table slow.
 
-    For each row that goes PostgreSQL looks for rows that refer to it. Where no index leads to them it reads the whole
-    referencing table, whose rows are dead by then, but still there.
+    For each deleted row PostgreSQL searches for rows that refer to it. Without an index it reads the whole
+    referencing table, whose rows are dead by then but still stored.
     """
     rows = sizes.get(name, 0) / _BYTES_A_ROW
     pages = sum(sizes.get(key.table, 0) / _BYTES_A_PAGE for key in schema.referencing.get(name, ()) if not key.indexed)
@@ -489,10 +500,10 @@ def _is_slow_to_check(schema: Schema, name: QualifiedName, sizes: Mapping[Qualif
 
 
 def _truncation_closure(schema: Schema, names: Iterable[QualifiedName]) -> frozenset[QualifiedName]:
-    """Return what one TRUNCATE of *names* must name: all that reference them, and the partitions of those."""
+    """Return what one TRUNCATE of *names* must name: all tables that reference them, and the partitions of those."""
     found = set(names)
     work = list(found)
-    # TRUNCATE minds also a key that is not enforced.
+    # TRUNCATE also respects keys that are not enforced.
     unenforced = [key for key in schema.foreign_keys if not key.enforced]
     while work:
         name = work.pop()
@@ -517,10 +528,10 @@ def _check_closure(schema: Schema, scope: frozenset[QualifiedName], closure: fro
 
 
 def check_references(schema: Schema, scope: Scope, keys: Sequence[ForeignKey], counts: Sequence[int]) -> None:
-    """Raise :class:`ExclusionError` if a row of a table that stays refers to a table that goes.
+    """Raise :class:`ExclusionError` if a row of a table that stays refers to an emptied table.
 
-    Parameters: *keys* with, in *counts*, the number of rows that refer by each. The message names every such key, its
-    rows, and behind it the tables that stay and depend on it, which the same reset would have to take along.
+    Parameters: *keys*, and in *counts* the number of rows that refer by each. The message names each such key and its
+    rows, and the further tables that stay and depend on it: the same reset would have to include them.
     """
     violated = [(key, count) for key, count in zip(keys, counts, strict=True) if count]
     if not violated:

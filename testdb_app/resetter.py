@@ -57,27 +57,37 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("testdb_app")
 
+_T = TypeVar("_T")
+
+WAITS = 3
+"""The lock timeout is divided into this many waits for locks."""
+MOST_ATTEMPTS = 10
+_LONGEST_PAUSE = 0.2
+
+READING, RESETTING, CAPTURING = "Reading the state of", "The reset of", "Capturing the baseline of"
+"""How an error message begins: what was being done."""
+
 
 class Resetter:
     """Empties the tables of one database in the order of its foreign keys, and restarts its sequences.
 
-    Make one and keep it: the map of the schema is read at the first call and again only when the schema has changed.
+    Make one and keep it. The first call reads the schema; later calls read it again only after it has changed.
 
     Parameters:
 
     - *using*: the alias of the database.
     - *include*, *exclude*: labels and patterns (see :func:`testdb_app.selection.select_tables`); nothing included
       means every table. ``TESTDB["EXCLUDE"]`` is added to *exclude*.
-    - *to*: the state to go to, "baseline" or "empty"; None for the baseline where the database has one, else empty.
+    - *to*: the target state, "baseline" or "empty". None means the baseline if the database has one, else empty.
     - *strategy*: "auto", "delete" or "truncate"; None for the setting.
     - *reset_sequences*: whether sequences go back to their start.
-    - *allow_database*: the name of a database, or several, that may be reset although nothing marks them as test ones.
+    - *allow_database*: one name or several, of databases that may be reset although nothing marks them as test
+      databases.
     - *lock_timeout*: seconds to wait for locks, over all retries; None for the setting.
-    - *within_transaction*: run inside the caller's transaction, in a savepoint, and leave the commit to the caller.
+    - *within_transaction*: run in a savepoint of the caller's transaction, and leave the commit to the caller.
+    - *once*: this resetter makes a single reset, so it remembers nothing for a next one.
 
-    - *once*: whether it is made for a single reset, so that nothing has to be remembered for a next one.
-
-    Raises :class:`ConfigurationError` for arguments that cannot be meant. One thread at a time.
+    Raises :class:`ConfigurationError` for invalid arguments. Not thread-safe: use it in one thread at a time.
     """
 
     def __init__(
@@ -116,32 +126,49 @@ class Resetter:
         return connections[self.using]
 
     @property
-    def schema_token(self) -> str | None:
-        """What changes with the schema that the last reset or plan found; None before the first."""
-        return self._map.schema.token if self._map is not None else None
-
-    @property
     def backend(self) -> BaseBackend:
-        """The backend for that connection."""
+        """The backend of the connection."""
         return get_backend(self.connection)
 
-    def identify(self) -> DatabaseIdentity:
-        """Ask the live connection where it leads. Does not ask the guard."""
-        with explained(self.connection, READING):
-            return self.backend.identify(self.connection)
+    @property
+    def schema_token(self) -> str | None:
+        """A text that changes with the schema, as the last reset or plan found it; None before the first."""
+        return self._map.schema.token if self._map is not None else None
 
-    def check_may_reset(self) -> str:
-        """Ask the guard about the live connection; return the rule that permits, or raise."""
-        return self._permit(self.identify())
+    def reset(self, *, refit: bool = False) -> ResetReport:
+        """Reset the database and return a report of what was done.
 
-    def _permit(self, identity: DatabaseIdentity) -> str:
-        return guard.check_may_reset(identity, allow=self.options.allow_database)
+        The guard checks the live connection before the first write. The reset is one transaction, all or nothing. It
+        is retried after a deadlock, a serialization failure or a lock timeout: ten attempts at most, within the lock
+        timeout.
+
+        With *refit*, a baseline that was captured from another schema is made to fit the present one, as far as
+        possible. Use this between two tests: Django's flush also accepts tables that were created or dropped.
+
+        Raises errors of :mod:`testdb_app.exceptions`. Nothing was changed if it raises.
+        """
+        started = time.perf_counter()
+        check_transaction_state(self.connection, within_transaction=self.within_transaction)
+        report, attempts = run_with_retries(
+            partial(self._try, refit),
+            name=self.using,
+            strategy=self.options.strategy,
+            lock_timeout=self.options.lock_timeout,
+            may_retry=not self.within_transaction,
+            ways=self.backend.ways_to_restore,
+        )
+        report = replace(report, attempts=attempts, seconds=time.perf_counter() - started)
+        logger.debug("%s", report)
+        if not self.once:
+            warn_of_stale_views(report)
+        announce(type(self), report)
+        return report
 
     def plan(self) -> ResetPreview:
         """Return what :meth:`reset` would do now: the plan, its SQL, and the rows that would be deleted. Changes nothing.
 
-        Does not ask the guard, so that a plan can be read for any database. Costs a count of every written table.
-        Raises what :meth:`reset` would raise for a plan that cannot be made.
+        Works for any database, because it does not ask the guard. Counts the rows of every written table. Raises what
+        :meth:`reset` would raise for a plan that cannot be made.
         """
         check_transaction_state(self.connection, within_transaction=self.within_transaction)
         return read_with_retries(
@@ -151,31 +178,11 @@ class Resetter:
             may_retry=not self.within_transaction,
         )
 
-    def _preview_once(self) -> ResetPreview:
-        with explained(self.connection, READING):
-            return self._preview()
-
-    def _preview(self) -> ResetPreview:
-        observation, known = self._look()
-        changes = self._count_changes(known)
-        plan = self._plan(observation, known, self.options.strategy, differing=frozenset(changes))
-        emptied = [name for name in plan.tables if known.schema.by_name[name].stores_rows and name not in changes]
-        removed = {name: changes[name].removed for name in plan.tables if name in changes}
-        script = self._script(known, plan, self.options.lock_timeout, observation.identity)
-        return ResetPreview(
-            identity=observation.identity,
-            plan=plan,
-            rows=self.backend.count_rows(self.connection, emptied) | removed,
-            sql=tuple(statement.sql for statement in script.statements if not statement.is_proof),
-            target="empty" if known.baseline is None else "baseline",
-            labels=index_models(self.connection, known.schema).labels_by_table,
-            changes=changes,
-        )
-
     def count_changes(self, oids: Collection[int]) -> dict[QualifiedName, RowChanges] | None:
-        """Compare only the tables of these OIDs with the baseline, and change nothing; None where :meth:`plan` has to tell.
+        """Compare only the tables with these OIDs with the baseline. Changes nothing. None means: call :meth:`plan` instead.
 
-        For a schema that is as the last reset or plan found it. One round trip, or two. Raises as :meth:`plan`.
+        The schema must be as the last reset or plan found it. One round trip, or two. Raises what :meth:`plan`
+        raises.
         """
         known = self._map
         if known is None or known.baseline is None:
@@ -196,39 +203,21 @@ class Resetter:
             dict.fromkeys(written, RowChanges()) | changes | {name: RowChanges(removed=rows[name]) for name in others}
         )
 
-    def reset(self, *, refit: bool = False) -> ResetReport:
-        """Reset the database and return what was done.
+    def identify(self) -> DatabaseIdentity:
+        """Return the server and the database that the live connection leads to. Does not ask the guard."""
+        with explained(self.connection, READING):
+            return self.backend.identify(self.connection)
 
-        With *refit* a baseline that was captured from another schema is made to fit the present one, as far as that is
-        possible: for the time between two tests, as Django's flush does not mind tables that came or went.
-
-        Before the first write the guard asks the live connection. All or nothing, in one transaction. After a
-        deadlock, a serialization failure or a lock time-out it is tried again, ten times at most in all, within the
-        lock time-out. Raises errors of :mod:`testdb_app.exceptions`; with any of them nothing was changed.
-        """
-        started = time.perf_counter()
-        check_transaction_state(self.connection, within_transaction=self.within_transaction)
-        report, attempts = run_with_retries(
-            partial(self._try, refit),
-            name=self.using,
-            strategy=self.options.strategy,
-            lock_timeout=self.options.lock_timeout,
-            may_retry=not self.within_transaction,
-            ways=self.backend.ways_to_restore,
-        )
-        report = replace(report, attempts=attempts, seconds=time.perf_counter() - started)
-        logger.debug("%s", report)
-        if not self.once:
-            warn_of_stale_views(report)
-        announce(type(self), report)
-        return report
+    def check_may_reset(self) -> str:
+        """Ask the guard about the live connection. Return the name of the rule that permits a reset, or raise."""
+        return self._permit(self.identify())
 
     def _try(self, refit: bool, strategy: str, restoration: Restoration) -> ResetReport:
         with explained(self.connection, RESETTING, permit=self._permit):
             return self._attempt(strategy, restoration, refit=refit)
 
     def _attempt(self, strategy: str, restoration: Restoration, *, refit: bool) -> ResetReport:
-        # Several attempts share the time-out: an attempt that gives its locks back lets others go on.
+        # Several attempts share the timeout: a failed attempt releases its locks, so that other sessions can finish.
         timeout = self.options.lock_timeout / WAITS
         is_first = restoration is Restoration.DIFFERENCES and strategy == self.options.strategy
         if self._tracker is not None and is_first and not self.within_transaction:
@@ -250,7 +239,7 @@ class Resetter:
         counted = self._count_changes(known) if restoration is not Restoration.DIFFERENCES else None
         differing = None
         if counted is not None:
-            # Of a table that hides rows from this role some may differ unseen.
+            # Rows that this role cannot see may differ, so a table that hides rows counts as different.
             differing = frozenset(counted) | {table.name for table in known.schema.tables if table.hides_rows}
         new_tables = frozenset() if self.within_transaction else known.new_tables
         plan = self._plan(
@@ -261,17 +250,17 @@ class Resetter:
             script = self._script(known, plan, timeout, observation.identity)
             changes = self.backend.run(self.connection, script, within_transaction=self.within_transaction)
             if counted is not None and restoration is Restoration.IN_PASSES:
-                # The server does not tell what it did.
+                # The server does not report what it did.
                 changes = {**{name: done for name, done in counted.items() if name in plan.tables}, **changes}
         if known.new_tables:
-            # They are known now; from here on the report counts what is deleted from them.
+            # The next report counts the rows that are deleted from these tables.
             self._map = replace(known, new_tables=frozenset())
         if self._tracker is not None and not (self.once or self.within_transaction):
             self._tracker.renew(self.connection, observation)
         return self._report(observation.identity, plan, changes, rule)
 
     def _write_replay(self, observation: DatabaseState) -> Script | None:
-        """Write what empties or restores the tables that were written; None where that takes another look."""
+        """Write the SQL that empties or restores the written tables; None if that needs a full scan."""
         assert self._map is not None
         baseline = self._map.baseline
         if baseline is not None and not observation.sizes.keys().isdisjoint(baseline.kept_in):
@@ -284,27 +273,8 @@ class Resetter:
         script = self._script(self._map, plan, options.lock_timeout, observation.identity, for_tracker=True)
         return replace(script, origin=plan)
 
-    def _report(
-        self, identity: DatabaseIdentity, plan: ResetPlan, changes: Mapping[QualifiedName, RowChanges], rule: str
-    ) -> ResetReport:
-        assert self._map is not None
-        report = make_report(
-            identity,
-            plan,
-            changes,
-            target="empty" if self._map.baseline is None else self.options.to or BASELINE,
-            permitted_by=rule,
-            warning=self.backend.warning or identity.warning,
-        )
-        if not plan.stale_views:
-            return report
-        # The plan has those over tables that may have been written.
-        changed = {table.name for table in report.tables}
-        views = self._map.schema.materialized_views
-        return replace(report, stale_views=tuple(view.name for view in views if not changed.isdisjoint(view.tables)))
-
     def _look(self, *, refit: bool = False, permit: bool = False) -> tuple[DatabaseState, ResetContext]:
-        """Observe, ask the guard where *permit* says so, and read the map where it is missing or older than the schema."""
+        """Read the state, ask the guard if *permit*, and read the context if there is none or the schema has changed."""
         for _ in range(MOST_ATTEMPTS):
             baseline = self._map.baseline if self._map is not None else None
             timeout = self.options.lock_timeout / WAITS
@@ -315,7 +285,7 @@ class Resetter:
                 return observation, self._map
             before = self._map.schema if self._map is not None else None
             self._map = read_context(self.connection, self.options, refits=refit, before=before)
-            # Of what another access method stores no counter tells.
+            # Counters do not cover tables of other access methods.
             can_watch = self._map.schema.outside_heap.isdisjoint(self._map.scope.tables)
             self._tracker = self.backend.change_tracker(self._map.schema) if can_watch else None
         raise ConcurrencyError(
@@ -324,10 +294,13 @@ class Resetter:
             attempts=MOST_ATTEMPTS,
         )
 
+    def _permit(self, identity: DatabaseIdentity) -> str:
+        return guard.check_may_reset(identity, allow=self.options.allow_database)
+
     def _count_changes(
         self, known: ResetContext, among: Collection[QualifiedName] | None = None
     ) -> dict[QualifiedName, RowChanges]:
-        """Return what a restoration would change, by the tables of the baseline that differ; of *among* alone if given."""
+        """Return what a restoration would change, for each table that differs from the baseline. *among* limits the tables."""
         if known.baseline is None:
             return {}
         tables = known.baseline.tables.keys() & known.scope.tables
@@ -365,12 +338,176 @@ class Resetter:
             identity=identity,
         )
 
+    def _report(
+        self, identity: DatabaseIdentity, plan: ResetPlan, changes: Mapping[QualifiedName, RowChanges], rule: str
+    ) -> ResetReport:
+        assert self._map is not None
+        report = make_report(
+            identity,
+            plan,
+            changes,
+            target="empty" if self._map.baseline is None else self.options.to or BASELINE,
+            permitted_by=rule,
+            warning=self.backend.warning or identity.warning,
+        )
+        if not plan.stale_views:
+            return report
+        # The plan lists the views over all tables that may have been written.
+        changed = {table.name for table in report.tables}
+        views = self._map.schema.materialized_views
+        return replace(report, stale_views=tuple(view.name for view in views if not changed.isdisjoint(view.tables)))
+
+    def _preview_once(self) -> ResetPreview:
+        with explained(self.connection, READING):
+            return self._preview()
+
+    def _preview(self) -> ResetPreview:
+        observation, known = self._look()
+        changes = self._count_changes(known)
+        plan = self._plan(observation, known, self.options.strategy, differing=frozenset(changes))
+        emptied = [name for name in plan.tables if known.schema.by_name[name].stores_rows and name not in changes]
+        removed = {name: changes[name].removed for name in plan.tables if name in changes}
+        script = self._script(known, plan, self.options.lock_timeout, observation.identity)
+        return ResetPreview(
+            identity=observation.identity,
+            plan=plan,
+            rows=self.backend.count_rows(self.connection, emptied) | removed,
+            sql=tuple(statement.sql for statement in script.statements if not statement.is_proof),
+            target="empty" if known.baseline is None else "baseline",
+            labels=index_models(self.connection, known.schema).labels_by_table,
+            changes=changes,
+        )
+
+
+# Retries and errors ---------------------------------------------------------------------------------------------------
+
+
+def run_with_retries(
+    run: Callable[[str, Restoration], _T],
+    *,
+    name: str,
+    strategy: str,
+    lock_timeout: float,
+    may_retry: bool,
+    ways: Sequence[Restoration],
+) -> tuple[_T, int]:
+    """Call *run* with a strategy and a way to restore rows. Return its result and the number of attempts.
+
+    Parameters:
+
+    - *name*: for the log.
+    - *strategy*: the strategy of the first attempt.
+    - *lock_timeout*: seconds in which another attempt may begin.
+    - *may_retry*: off inside the caller's transaction, because that transaction may have to end first.
+    - *ways*: ways to restore rows. The next one is tried if rows conflict with each other, or a constraint refuses
+      them.
+
+    There are at most ``MOST_ATTEMPTS``. After a deadlock the next attempt waits for a random time, so that the two
+    sessions do not collide again. Raises the error of the last attempt.
+    """
+    deadline = time.perf_counter() + lock_timeout
+    ways = list(ways)
+    for attempt in range(1, MOST_ATTEMPTS + 1):
+        try:
+            return run(strategy, ways[0]), attempt
+        except RestoreConflictError as error:
+            if len(ways) == 1 or attempt == MOST_ATTEMPTS:
+                raise
+            del ways[0]
+            logger.info("Reset of %s, attempt %d: %s", name, attempt, error)
+        except (LockTimeoutError, ConcurrencyError) as error:
+            if isinstance(error, ConcurrencyError):
+                error.attempts = attempt
+            can_wait = time.perf_counter() < deadline
+            # Do not wait for a truncation that did not get its lock at once: DELETE does not need that lock.
+            impatient = strategy == "auto" and isinstance(error, LockTimeoutError)
+            if attempt == MOST_ATTEMPTS or not may_retry or not (can_wait or impatient):
+                raise
+            strategy = "delete" if impatient else strategy
+            logger.info("Reset of %s, attempt %d: %s", name, attempt, error)
+            if isinstance(error, ConcurrencyError):
+                time.sleep(random.uniform(0, _LONGEST_PAUSE))  # noqa: S311 - nothing secret
+    raise AssertionError("the last attempt returns or raises")
+
+
+def read_with_retries(run: Callable[[], _T], *, name: str, lock_timeout: float, may_retry: bool) -> _T:
+    """Call *run*, which restores no rows, with the retries of :func:`run_with_retries`."""
+    result, _ = run_with_retries(
+        lambda *_: run(),
+        name=name,
+        strategy="delete",
+        lock_timeout=lock_timeout,
+        may_retry=may_retry,
+        ways=tuple(Restoration)[:1],
+    )
+    return result
+
+
+class explained:  # noqa: N801 - it is written like contextlib's, and each reset enters it: a generator takes ten times as long
+    """Replace database errors that leave the block by errors of this package; *doing* begins the message.
+
+    With *permit* the guard is asked first, and its error wins: a query for one server may fail because the connection
+    now leads to another.
+    """
+
+    __slots__ = ("_connection", "_doing", "_permit")
+
+    def __init__(
+        self, connection: BaseDatabaseWrapper, doing: str, *, permit: Callable[[DatabaseIdentity], str] | None = None
+    ) -> None:
+        self._connection, self._doing, self._permit = connection, doing, permit
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if not isinstance(error, Error):
+            return
+        backend = get_backend(self._connection)
+        failure = backend.explain(self._connection, error, doing=self._doing)
+        if self._permit is not None and self._connection.connection is not None:
+            with suppress(Error):
+                self._permit(backend.identify(self._connection))
+        raise failure from error
+
+
+# The state, and the context of a plan ---------------------------------------------------------------------------------
+
+
+def read_state(
+    connection: BaseDatabaseWrapper, *, lock_timeout: float, baseline: Baseline | None = None
+) -> DatabaseState:
+    """Read which tables may have rows and which sequences have moved.
+
+    See :meth:`testdb_app.backends.base.BaseBackend.read_state`. If the server has dropped the connection since its
+    last use, a new one is made, once: nothing was written yet. Raises :class:`ConnectionLostError` if no connection
+    can be made, and Django's database errors otherwise.
+    """
+    backend = get_backend(connection)
+    was_open = connection.connection is not None
+    try:
+        return backend.read_state(connection, lock_timeout=lock_timeout, baseline=baseline)
+    except (DatabaseError, InterfaceError) as error:
+        if not has_autocommit(connection):
+            raise
+        if connection.connection is None:
+            raise backend.explain(connection, error, doing=READING) from error
+        if not was_open or connection.is_usable():
+            raise
+        logger.info("Connection %s was lost (%s); connecting again", connection.alias, error)
+    connection.close()
+    try:
+        return backend.read_state(connection, lock_timeout=lock_timeout, baseline=baseline)
+    except (DatabaseError, InterfaceError) as error:
+        raise backend.explain(connection, error, doing=READING) from error
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResetContext:
-    """What a reset with certain options has to know. ``baseline`` is None where the way leads to no rows.
+    """The values that a reset with certain options depends on.
 
-    ``new_tables`` came after the baseline, which was made to fit them when this was read; none after the first reset.
+    ``baseline`` is None if the target state has no rows. ``new_tables`` were created after the baseline, which was
+    made to fit them; the set is empty after the first reset.
     """
 
     schema: Schema
@@ -380,19 +517,19 @@ class ResetContext:
     new_tables: frozenset[QualifiedName] = frozenset()
 
     def is_still_true(self, observation: DatabaseState) -> bool:
-        """Whether nothing that it depends on has changed since, as far as *observation* saw."""
+        """Whether everything that this depends on is unchanged, as far as *observation* shows."""
         if self.schema.token != observation.token:
             return False
         if self.baseline is None:
             return not observation.shape
         if self.baseline.counters != observation.copies:
-            # They are verified anew when the map is read.
+            # The copies are verified when the context is read again.
             return False
         shape = self.baseline.shape
         return all(what in shape and is_same_shape(shape[what], text) for what, text in observation.shape.items())
 
     def plan(self, observation: DatabaseState, *, strategy: str, truncate_above: int, **options: Any) -> ResetPlan:
-        """Plan the way from what *observation* saw to the target; see :func:`testdb_app.plan.plan_reset`."""
+        """Plan the steps from *observation* to the target state; see :func:`testdb_app.plan.plan_reset`."""
         return plan_reset(
             self.schema,
             self.graph,
@@ -408,12 +545,16 @@ class ResetContext:
 def read_context(
     connection: BaseDatabaseWrapper, options: ResetOptions, *, refits: bool = False, before: Schema | None = None
 ) -> ResetContext:
-    """Read the map from the live database. A few round trips.
+    """Read the context from the live database. A few round trips.
 
-    With *refits* the baseline is made to fit the present schema; *before* is the one that it fitted; see :func:`refit`.
+    With *refits*, the baseline is made to fit the present schema; *before* is the schema that it fitted. See
+    :func:`refit`.
 
-    Raises :class:`UnknownNameError` for a label that matches nothing, and :class:`BaselineError` where a baseline is
-    asked for and there is none, or the one there is belongs to another schema; and :class:`PublicationError`.
+    Raises:
+
+    - :class:`UnknownNameError` for a label that matches nothing;
+    - :class:`BaselineError` if a baseline is required and missing, or belongs to another schema;
+    - :class:`PublicationError` if a publication refuses what a reset of some table needs.
     """
     backend = get_backend(connection)
     schema = backend.read_schema(connection)
@@ -439,14 +580,14 @@ def read_context(
         reset_sequences=options.reset_sequences,
     )
     check_storage(schema, scope.tables)
-    # What a reset of some table could not do is refused at the first one, whatever was written, and not test by test.
+    # Refuse at the first reset what a reset of any table could not do, instead of at the test that writes to it.
     find_refused(schema, scope.tables, scope.tables, frozenset(baseline.tables if baseline is not None else ()))
     graph = DependencyGraph.from_schema(schema)
     return ResetContext(schema=schema, graph=graph, scope=scope, baseline=baseline, new_tables=new_tables)
 
 
 def require_baseline(connection: BaseDatabaseWrapper, state: str) -> Baseline:
-    """Read the baseline, or another kept *state*; raise :class:`BaselineError` where there is none."""
+    """Read the baseline, or another kept *state*. Raises :class:`BaselineError` if there is none."""
     baseline = get_backend(connection).read_baseline(connection, state)
     if baseline is None:
         raise BaselineError(
@@ -456,10 +597,7 @@ def require_baseline(connection: BaseDatabaseWrapper, state: str) -> Baseline:
     return baseline
 
 
-def check_shape(connection: BaseDatabaseWrapper, schema: Schema, baseline: Baseline) -> None:
-    """Raise :class:`BaselineError`, with what has changed, if *baseline* was captured from another schema."""
-    shape = get_backend(connection).read_shape(connection, schema, baseline.tables)
-    refuse_changes(connection, baseline, list(compare_shapes(baseline.shape, shape)))
+# A baseline of another schema -----------------------------------------------------------------------------------------
 
 
 def refit(
@@ -470,14 +608,14 @@ def refit(
     *,
     before: Schema | None,
 ) -> Baseline:
-    """Have *baseline* hold for *schema* as it is now, whose *shape* this is, and return it so.
+    """Make *baseline* fit *schema*, the present schema with this *shape*, and return the new baseline.
 
-    For test runs in which a test has left tables or sequences, taken some away, or recorded a migration: those that came
-    count as empty and as new from then on, those that went are forgotten. Of a table with rows in the baseline that is
-    known by *before*, and was dropped and not renamed, a warning tells; that it is missing stops no later test.
-    Raises :class:`BaselineError` if another table that it has rows of has changed or is gone, or a partition was detached or
-    the like, and the guard's
-    :class:`UnsafeDatabaseError`.
+    A test may create or drop tables and sequences, or record a migration. Created ones count as empty and as new from
+    then on; dropped ones are removed from the baseline. A warning names each dropped table that has rows in the
+    baseline, if *before* shows that it was dropped and not renamed. A missing table stops no later test.
+
+    Raises :class:`BaselineError` if any other table with rows in the baseline has changed or is missing, or if a
+    partition was detached or the like. Raises the guard's :class:`UnsafeDatabaseError`.
     """
     backend = get_backend(connection)
     identity = backend.identify(connection)
@@ -491,7 +629,7 @@ def refit(
         and name in before.by_name
         and before.by_name[name].oid not in {None, *oids}
     }
-    # A table that was empty may go, and any may come; what is there still has to be of the same kind, and in the same place.
+    # Empty tables may be dropped and any table may be created. The others must keep their kind and their place.
     kept = {f"table {name}" for name in baseline.tables if name not in dropped}
     kept |= {what for what in baseline.shape.keys() & shape.keys() if what.startswith(KIND_OF)}
     was, now = ({name: each[name] for name in kept if name in each} for each in (baseline.shape, shape))
@@ -516,8 +654,14 @@ def refit(
     return backend.rewrite_baseline(connection, fitted, identity=identity)
 
 
+def check_shape(connection: BaseDatabaseWrapper, schema: Schema, baseline: Baseline) -> None:
+    """Raise :class:`BaselineError`, with the changes, if *baseline* was captured from another schema."""
+    shape = get_backend(connection).read_shape(connection, schema, baseline.tables)
+    refuse_changes(connection, baseline, list(compare_shapes(baseline.shape, shape)))
+
+
 def refuse_changes(connection: BaseDatabaseWrapper, baseline: Baseline, changes: list[str]) -> None:
-    """Raise :class:`BaselineError` if there are *changes* of the schema since *baseline* was captured."""
+    """Raise :class:`BaselineError` if the schema has *changes* since *baseline* was captured."""
     if changes:
         listed = "; ".join(changes[:5]) + (f"; and {len(changes) - 5} more" if len(changes) > 5 else "")
         raise BaselineError(
@@ -529,21 +673,15 @@ def refuse_changes(connection: BaseDatabaseWrapper, baseline: Baseline, changes:
         )
 
 
-# Materialized views that this process has named, with their databases.
+# After a reset --------------------------------------------------------------------------------------------------------
+
+
+# Materialized views that this process has warned of, with their databases.
 _named: set[tuple[str, QualifiedName]] = set()
 
 
-def announce(sender: type, report: ResetReport) -> None:
-    """Clear caches over the tables of *report*, and send the signals of :mod:`testdb_app.signals` from *sender*."""
-    if report.tables:
-        tables = frozenset(table.name for table in report.tables)
-        clear_caches(tables)
-        database_reset.send(sender, using=report.alias, tables=tables, report=report)
-    reset_finished.send(sender, using=report.alias, report=report)
-
-
 def warn_of_stale_views(report: ResetReport) -> None:
-    """Name the materialized views over the tables that were reset, each once in a process."""
+    """Warn of the materialized views over the tables that were reset, once for each view in a process."""
     views = [view for view in report.stale_views if (report.database, view) not in _named]
     if not views:
         return
@@ -557,125 +695,14 @@ def warn_of_stale_views(report: ResetReport) -> None:
     try:
         warnings.warn(message, stacklevel=2)
     except UserWarning:
-        # The reset is done, and a view is no reason to have it fail where warnings are errors.
+        # The reset has succeeded. It must not fail because of a view where warnings are errors.
         logger.warning("%s", message)
 
 
-READING, RESETTING, CAPTURING = "Reading the state of", "The reset of", "Capturing the baseline of"
-"""How the messages begin of what was being done."""
-
-
-def read_state(
-    connection: BaseDatabaseWrapper, *, lock_timeout: float, baseline: Baseline | None = None
-) -> DatabaseState:
-    """Look where rows may be and which sequences have moved; see :meth:`testdb_app.backends.base.BaseBackend.read_state`.
-
-    A connection that the server has dropped since its last use is made anew, once: nothing was written yet.
-    Raises :class:`ConnectionLostError` where none can be made, and Django's database errors otherwise.
-    """
-    backend = get_backend(connection)
-    was_open = connection.connection is not None
-    try:
-        return backend.read_state(connection, lock_timeout=lock_timeout, baseline=baseline)
-    except (DatabaseError, InterfaceError) as error:
-        if not has_autocommit(connection):
-            raise
-        if connection.connection is None:
-            raise backend.explain(connection, error, doing=READING) from error
-        if not was_open or connection.is_usable():
-            raise
-        logger.info("Connection %s was lost (%s); connecting again", connection.alias, error)
-    connection.close()
-    try:
-        return backend.read_state(connection, lock_timeout=lock_timeout, baseline=baseline)
-    except (DatabaseError, InterfaceError) as error:
-        raise backend.explain(connection, error, doing=READING) from error
-
-
-class explained:  # noqa: N801 - it is written like contextlib's, and each reset enters it: a generator takes ten times as long
-    """Have the package's errors leave the block in place of the database's; *doing* begins the message.
-
-    *permit* asks the guard, whose error goes first: queries for one server may fail on another, where the connection leads now.
-    """
-
-    __slots__ = ("_connection", "_doing", "_permit")
-
-    def __init__(
-        self, connection: BaseDatabaseWrapper, doing: str, *, permit: Callable[[DatabaseIdentity], str] | None = None
-    ) -> None:
-        self._connection, self._doing, self._permit = connection, doing, permit
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if not isinstance(error, Error):
-            return
-        backend = get_backend(self._connection)
-        failure = backend.explain(self._connection, error, doing=self._doing)
-        if self._permit is not None and self._connection.connection is not None:
-            with suppress(Error):
-                self._permit(backend.identify(self._connection))
-        raise failure from error
-
-
-_T = TypeVar("_T")
-
-WAITS = 3
-"""Into how many waits for locks the lock time-out is divided."""
-MOST_ATTEMPTS = 10
-_LONGEST_PAUSE = 0.2
-
-
-def read_with_retries(run: Callable[[], _T], *, name: str, lock_timeout: float, may_retry: bool) -> _T:
-    """Call *run*, which puts no rows back, as :func:`run_with_retries` does."""
-    result, _ = run_with_retries(
-        lambda *_: run(),
-        name=name,
-        strategy="delete",
-        lock_timeout=lock_timeout,
-        may_retry=may_retry,
-        ways=tuple(Restoration)[:1],
-    )
-    return result
-
-
-def run_with_retries(
-    run: Callable[[str, Restoration], _T],
-    *,
-    name: str,
-    strategy: str,
-    lock_timeout: float,
-    may_retry: bool,
-    ways: Sequence[Restoration],
-) -> tuple[_T, int]:
-    """Call *run* with a strategy and a way to put rows back; return its result and the number of attempts.
-
-    Parameters: *name*, for the log; *strategy* to begin with; *lock_timeout*, seconds in which a next attempt may begin;
-    *may_retry*, off inside the caller's transaction, which may have to end first; *ways*, to put rows back, one after the
-    other where rows are in each other's way, or a constraint refuses them. There are at most ``MOST_ATTEMPTS``;
-    before another a deadlock's is given a random moment, so that the two do not meet again. Raises what the last one raises.
-    """
-    deadline = time.perf_counter() + lock_timeout
-    ways = list(ways)
-    for attempt in range(1, MOST_ATTEMPTS + 1):
-        try:
-            return run(strategy, ways[0]), attempt
-        except RestoreConflictError as error:
-            if len(ways) == 1 or attempt == MOST_ATTEMPTS:
-                raise
-            del ways[0]
-            logger.info("Reset of %s, attempt %d: %s", name, attempt, error)
-        except (LockTimeoutError, ConcurrencyError) as error:
-            if isinstance(error, ConcurrencyError):
-                error.attempts = attempt
-            can_wait = time.perf_counter() < deadline
-            # A truncation that did not get its lock at once is not waited for: DELETE does not need that lock.
-            impatient = strategy == "auto" and isinstance(error, LockTimeoutError)
-            if attempt == MOST_ATTEMPTS or not may_retry or not (can_wait or impatient):
-                raise
-            strategy = "delete" if impatient else strategy
-            logger.info("Reset of %s, attempt %d: %s", name, attempt, error)
-            if isinstance(error, ConcurrencyError):
-                time.sleep(random.uniform(0, _LONGEST_PAUSE))  # noqa: S311 - nothing secret
-    raise AssertionError("the last attempt returns or raises")
+def announce(sender: type, report: ResetReport) -> None:
+    """Clear caches over the tables of *report*, and send the signals of :mod:`testdb_app.signals` from *sender*."""
+    if report.tables:
+        tables = frozenset(table.name for table in report.tables)
+        clear_caches(tables)
+        database_reset.send(sender, using=report.alias, tables=tables, report=report)
+    reset_finished.send(sender, using=report.alias, report=report)

@@ -1,12 +1,14 @@
 """Teardown: what happens to databases and sessions after a test that commits.
 
-What Django's flush leaves: no rows but those that handlers of ``post_migrate`` make. Made once, and kept beside the baseline.
+Each such test ends with a reset to the baseline, or with the rows that Django's flush leaves. Those are the rows that
+handlers of ``post_migrate`` make, and no others. Django's flush calls the handlers after each test. For the content
+types and permissions of 200 models that takes a tenth of a second.
 
-A flush has the handlers make their rows again after each test, which for content types and permissions of 200 models takes a
-tenth of a second. Here they run after the first test, and what is there then is captured, as a second state that resets
-go back to. They run again, and it is captured again, when anything has changed that the rows may depend on: the schema,
-the models, the handlers, the settings that a class overrides. So the rows are those that a flush would leave, with keys that
-do not drift. A handler that does more than write rows of its database does not do it after every test.
+Here the handlers run after the first test, and the result is captured as a second state beside the baseline. Later
+resets go back to that state. The handlers run again, and the state is captured again, when anything has changed that
+the rows may depend on: the schema, the models, the handlers, or the settings that a class overrides. So the rows are
+the same as after a flush, with keys that do not drift. A handler that does more than write rows of its database does
+not do so after every test.
 """
 
 from __future__ import annotations
@@ -44,17 +46,17 @@ if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
 SECONDS_FOR_REQUESTS = 5.0
-"""How long the end of a test waits for the requests that its live server still handles."""
+"""How many seconds the end of a test waits for requests that its live server still handles."""
 
-# The class of the last test that ended by a reset.
+# The class of the last test that ended with a reset.
 _reset_last: set[type[Any]] = set()
-# What a test, and its class, has when its teardown was one of these.
+# Set on a test, and on its class, after one of these teardowns.
 _ENDED = "_testdb_has_ended"
 _warned: set[type[Any]] = set()
 
 
 class TeardownWarning(UserWarning):
-    """The end of a test is not what the suite asks for: a teardown of its own, or a request that still runs."""
+    """A test did not end as the suite requires: it has a teardown of its own, or a request still runs."""
 
 
 def check_target(case: type[Any]) -> None:
@@ -76,9 +78,9 @@ def check_baseline(case: type[Any], using: str) -> None:
 
 
 def reset_after(case: Any) -> None:
-    """Do what the teardown of *case* has to do in the databases that it names; see :class:`ResetMixin`.
+    """Reset the databases that *case* names; see :class:`ResetMixin`.
 
-    A database that cannot be reset does not keep the others from it. Raises the first error, with notes of the others.
+    The others are reset even if one cannot be. Raises the first error, with the others as notes.
     """
     _note_end(case)
     _reset_all(case)
@@ -99,7 +101,10 @@ def _reset_all(case: Any) -> None:
 
 @contextmanager
 def clean_up_after_failed_set_up(case: type[Any]) -> Iterator[None]:
-    """Reset the databases of *case* if the block, its set-up, fails: there is no teardown, and its fixtures' rows would stay."""
+    """Reset the databases of *case* if the block, its set-up, fails.
+
+    A failed set-up has no teardown, so the rows of its fixtures would stay.
+    """
     try:
         yield
     except BaseException as error:
@@ -108,7 +113,7 @@ def clean_up_after_failed_set_up(case: type[Any]) -> Iterator[None]:
 
 
 def clean_up_unused(case: type[Any]) -> None:
-    """Reset the databases of *case* if it was set up and none of its tests began: ``setUpClass()`` failed, or all are skipped."""
+    """Reset the databases of *case* if it was set up but no test began: ``setUpClass()`` failed, or all tests are skipped."""
     was_set_up = vars(case).get("_pre_setup_ran_eagerly") and not vars(case).get(_ENDED)
     if was_set_up and not issubclass(case, TestCase):
         _reset_all(case)
@@ -126,7 +131,7 @@ def _clean_up(case: type[Any], error: BaseException) -> None:
 
 
 def reset_databases(aliases: Iterable[str]) -> None:
-    """Take the databases of *aliases* back to their baselines, whatever becomes of the others; raises as :func:`reset_after`."""
+    """Reset the databases of *aliases* to their baselines, even if some fail. Raises as :func:`reset_after` does."""
 
     def reset(connection: BaseDatabaseWrapper) -> None:
         _reset_to_baseline(connection)
@@ -136,7 +141,7 @@ def reset_databases(aliases: Iterable[str]) -> None:
 
 
 def keep_after(case: Any) -> None:
-    """End a test of *case* that commits, and leave what it has committed to a wider scope, which resets."""
+    """End a test of *case* that commits, and keep what it committed: a wider scope resets it."""
     _note_end(case)
     with live_requests.waited_for(SECONDS_FOR_REQUESTS):
         _for_each(case._databases_names(include_mirrors=False), _end_use)
@@ -162,7 +167,10 @@ def _end_use(connection: BaseDatabaseWrapper) -> None:
 
 @contextmanager
 def _session_between_tests(connection: BaseDatabaseWrapper) -> Iterator[None]:
-    """End the test's transaction and session; run the block with one that is as good as new, and leave the next test no other."""
+    """End the test's transaction and session, and run the block with a session that is as good as new.
+
+    The next test gets a new session, or this one in that state.
+    """
     backend = get_backend(connection)
     backend.drop_stale_session(connection)
     end_transaction(connection)
@@ -184,16 +192,16 @@ def _reset_database(case: Any, connection: BaseDatabaseWrapper) -> None:
 
 def keeps_baseline(case: Any, using: str) -> bool:
     """Whether *case* resets that database to its baseline, and there is one."""
-    # A class of Django's own that the runner has reset is flushed as before where there can be no baseline.
+    # Without a baseline, a class of Django's own is flushed as before, although the runner resets it.
     return getattr(case, "reset_to", "baseline") == "baseline" and find_obstacle(using) is None
 
 
 @contextmanager
 def without_loading(case: type[Any]) -> Iterator[None]:
-    """Have ``serialized_rollback`` load nothing where the rows are there: it would cost a query each."""
+    """Make ``serialized_rollback`` load nothing if the rows exist. Each row would cost a query."""
     aliases = case._databases_names(include_mirrors=False)
     are_there = case.serialized_rollback and all(keeps_baseline(case, alias) for alias in aliases)
-    # Before the first test of a class something else may have flushed.
+    # Something else may have flushed before the first test of a class.
     if not are_there or (case not in _reset_last and any(map(lacks_rows, aliases))):
         yield
         return
@@ -205,7 +213,7 @@ def without_loading(case: type[Any]) -> Iterator[None]:
 
 
 def _reset_to_baseline(connection: BaseDatabaseWrapper, *, inhibit_post_migrate: bool = False) -> None:
-    """Reset; after a change also call the receivers of ``TESTDB["POST_MIGRATE"]``, and take back what they have written."""
+    """Reset. After a change, also call the receivers of ``TESTDB["POST_MIGRATE"]``, and undo what they have written."""
     with _session_between_tests(connection):
         is_changed = _reset(connection.alias)
     if not is_changed or inhibit_post_migrate or not get_settings().post_migrate:
@@ -218,18 +226,18 @@ def _reset_to_baseline(connection: BaseDatabaseWrapper, *, inhibit_post_migrate:
 
 
 def _reset(using: str) -> bool:
-    """Reset to the baseline; return whether rows, sequences or the schema had changed."""
+    """Reset to the baseline. Return whether rows, sequences or the schema had changed."""
     resetter = get_resetter(using, "baseline")
     before = resetter.schema_token
-    # Django's flush does not mind that a test has left a table.
+    # Django's flush accepts tables that a test has left.
     report = resetter.reset(refit=True)
     return bool(report.tables or report.sequences) or resetter.schema_token != before
 
 
 def close_others(case: Any) -> bool:
-    """Close the connections that :func:`reset_after` has not made as good as new; return that no other has to be closed.
+    """Close the connections that :func:`reset_after` has not renewed. Returns False: no other has to be closed.
 
-    All are closed if the test's teardown was one of its own, which did not come here. That is told once.
+    If the test has a teardown of its own, which did not call this one, all connections are closed, with one warning.
     """
     if vars(case).pop(_ENDED, None) is None:
         for connection in connections.all(initialized_only=True):
@@ -258,13 +266,13 @@ def _warn_of_teardown(case: type[Any]) -> None:
 
 
 def drop_stale_sessions(case: type[Any]) -> None:
-    """Close what :func:`reset_after` has left open and a test that is no database test has closed since, or would not open so."""
+    """Close stale connections that :func:`reset_after` left open: closed by another test since, or opened differently."""
     for alias in case._databases_names():
         get_backend(connections[alias]).drop_stale_session(connections[alias])
 
 
 class LiveRequests:
-    """The requests that live servers of this process handle just now, by the thread of each."""
+    """The requests that live servers of this process are handling, by thread."""
 
     def __init__(self) -> None:
         self._running: dict[threading.Thread, str] = {}
@@ -274,7 +282,7 @@ class LiveRequests:
 
     def _start(self, environ: dict[str, Any] | None = None, **_: object) -> None:
         thread = threading.current_thread()
-        # The threads of socketserver's mix-in, which Django's live servers use; a test's own client has none of these.
+        # Threads of socketserver's mix-in have this name; Django's live servers use it. A test's own client has no such thread.
         if environ is not None and "process_request_thread" in thread.name:
             with self._changed:
                 self._running[thread] = f"{environ.get('REQUEST_METHOD')} {environ.get('PATH_INFO')}"
@@ -289,7 +297,7 @@ class LiveRequests:
 
     @contextmanager
     def waited_for(self, seconds: float) -> Iterator[None]:
-        """Wait until no request runs, *seconds* at most. After the block warn of those that still did."""
+        """Wait until no request runs, at most *seconds*. After the block, warn of those that still ran."""
         left: dict[threading.Thread, str] = {}
         if self._running:
             with self._changed:
@@ -318,27 +326,27 @@ def _inhibits_post_migrate(case: Any, connection: BaseDatabaseWrapper) -> bool:
 
 logger = logging.getLogger("testdb_app")
 
-# What the handlers of Django's own apps read of the settings.
+# The settings that the handlers of Django's own apps read.
 _READ_BY_DJANGO = ("DATABASE_ROUTERS", "SITE_ID")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Kept:
-    """What the kept rows depend on, and the content types that the handlers left in the cache: a test may count queries."""
+    """What the kept rows depend on, and the content types that the handlers cached: a test may count queries."""
 
     circumstances: tuple[object, ...]
     content_types: dict[str, Any]
 
 
-# By the resetter that goes back to the rows, with which it is forgotten.
+# By the resetter that goes back to these rows; an entry is dropped with its resetter.
 _kept: WeakKeyDictionary[Resetter, _Kept] = WeakKeyDictionary()
 
 
 def flush(using: str, *, inhibit_post_migrate: bool = False) -> None:
-    """Leave in the test database of the alias *using* what Django's flush would.
+    """Reset the test database of the alias *using* to what Django's flush leaves.
 
-    Parameters: *inhibit_post_migrate*, whether that is no rows at all, as after a test with ``available_apps``.
-    Raises what :meth:`~testdb_app.resetter.Resetter.reset` raises.
+    Parameters: *inhibit_post_migrate*, leave no rows at all, as after a test with ``available_apps``. Raises what
+    :meth:`~testdb_app.resetter.Resetter.reset` raises.
     """
     if inhibit_post_migrate:
         get_resetter(using, "empty").reset()
@@ -349,7 +357,7 @@ def flush(using: str, *, inhibit_post_migrate: bool = False) -> None:
         try:
             resetter.reset()
         except BaselineError as error:
-            # Django's flush minds no table that came or went.
+            # Django's flush accepts tables that were created or dropped.
             logger.info("%s: what a flush leaves is made again: %s", using, error)
         else:
             _kept[resetter] = kept
@@ -381,7 +389,7 @@ def _circumstances() -> tuple[object, ...]:
 
 
 def _overridden_settings() -> dict[str, Any]:
-    """Return what ``override_settings`` has changed, but for what every live server changes."""
+    """Return what ``override_settings`` has changed, except what every live server changes."""
     found: dict[str, Any] = {}
     layer: Any = settings._wrapped  # type: ignore[misc]
     while hasattr(layer, "default_settings"):

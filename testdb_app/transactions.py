@@ -1,11 +1,11 @@
 """The outer transaction of sessions and scopes, which is rolled back at the end, and the faults that may break it.
 
-It is Django's own ``atomic()``, entered and left by hand and marked as ``TestCase`` marks its own: ``atomic()`` inside it
-is a savepoint, ``durable=True`` is allowed, and callbacks of ``on_commit()`` are collected. Inside another one, or any
-``atomic()``, it is a savepoint. They end last in, first out.
+The outer transaction is Django's own ``atomic()``, entered and left by hand, and marked as ``TestCase`` marks its
+own. Inside it ``atomic()`` is a savepoint, ``durable=True`` is allowed, and callbacks of ``on_commit()`` are
+collected. Inside another ``atomic()`` it is itself a savepoint. Outer transactions end last in, first out.
 
-What may happen to it is found out, and who did it: the connection was closed, the server ended the session, somebody
-committed by SQL, a statement failed and nothing rolled it back, a row refers to one that is not there.
+A fault is detected and described with its cause: the connection was closed, the server ended the session, SQL
+committed, a statement failed without a rollback, or a row refers to a missing row.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ _MOST_ATTEMPTS = 10
 class OuterTransaction:
     """One transaction, or savepoint, on *connection*, that *owner* (a text for messages) holds open and rolls back.
 
-    *allow* names databases that may be written to although nothing marks them as test ones. *limits* are time-outs that
-    end with it, as :meth:`testdb_app.backends.base.BaseBackend.begin` takes them. One thread at a time.
+    *allow* names databases that may be written to although nothing marks them as test databases. *limits* are
+    timeouts that end with it, as :meth:`testdb_app.backends.base.BaseBackend.begin` accepts them. Not thread-safe.
     """
 
     def __init__(
@@ -67,20 +67,20 @@ class OuterTransaction:
 
     @property
     def is_last(self) -> bool:
-        """Whether none was opened inside it that is still open."""
+        """Whether no transaction that was opened inside it is still open."""
         return self._hooks is None or self._hooks.transactions[-1] is self
 
     @property
     def is_innermost(self) -> bool:
-        """Whether no ``atomic()`` block was entered inside it that is not left yet."""
+        """Whether no ``atomic()`` block inside it is still open."""
         return self.connection.atomic_blocks[-1:] == [self._atomic]
 
     def open(self) -> None:
-        """Begin. One round trip, and one more where the guard has not been asked about the session, or for limits inside another.
+        """Begin. One round trip; one more if the guard has not checked the session, or for limits inside another one.
 
         A connection that the server has ended meanwhile is replaced. Raises the guard's :class:`UnsafeDatabaseError`,
-        :class:`TransactionStateError` for a connection with autocommit off, :class:`SessionBrokenError` inside a transaction
-        that has failed, and Django's database errors; nothing is open then.
+        :class:`TransactionStateError` for a connection with autocommit off, :class:`SessionBrokenError` inside a
+        transaction that has failed, and Django's database errors. Nothing is open then.
         """
         connection = self.connection
         if connection.in_atomic_block:
@@ -100,7 +100,7 @@ class OuterTransaction:
                 if attempt == _MOST_ATTEMPTS or not is_lost(self.connection):
                     raise
                 self.connection.close()
-                # One that was made just now and is gone again would be so the next time.
+                # A new connection that is lost at once would be lost the next time, too.
                 if not was_open and not self.connection.settings_dict["OPTIONS"].get("pool"):
                     raise
             else:
@@ -125,18 +125,18 @@ class OuterTransaction:
             raise
 
     def find_fault(self) -> TransactionFault | None:
-        """Return what has happened to it, as the driver knows; None if nothing. Sends nothing."""
+        """Return the fault of this transaction, as the driver sees it; None if there is none. Sends nothing."""
         return find_fault(self.connection, self._atomic, self._raw, self._hooks)
 
     def find_dangling_rows(self) -> TransactionFault | None:
-        """Return which deferred constraint a commit would find violated; None if none. A few round trips, nothing changes."""
+        """Return the deferred constraint that a commit would find violated; None if none. A few round trips, changes nothing."""
         return find_dangling_rows(self.connection)
 
     def roll_back(self) -> TransactionFault | None:
-        """Undo all that was written in it, and return what had happened to it. One round trip; two for a savepoint.
+        """Undo all that was written in it, and return its fault, or None. One round trip; two for a savepoint.
 
-        A connection that was closed or lost meanwhile is left closed, so that the next statement makes a new one. Raises
-        :class:`SessionNestingError`, and leaves everything as it is, if another that was opened later is still open.
+        A connection that was closed or lost meanwhile stays closed, and the next statement opens a new one. Raises
+        :class:`SessionNestingError`, and changes nothing, if a transaction that was opened later is still open.
         """
         if not self.is_open:
             return None
@@ -148,7 +148,7 @@ class OuterTransaction:
             if fault is None or not fault.is_fatal:
                 fault = self._undo() or fault or left_open
         except BaseException:
-            # Interrupted: what the session is in is not known any more, and the server undoes what was in it.
+            # Interrupted: the session's state is unknown. The server undoes what was in it.
             with suppress(DatabaseError, InterfaceError):
                 close_for_good(connection)
             raise
@@ -160,7 +160,7 @@ class OuterTransaction:
         return fault
 
     def _check_may_nest(self) -> None:
-        """Refuse a savepoint in what has failed: there could be none, and nothing would be undone."""
+        """Refuse to open a savepoint in a failed transaction: none is possible, and nothing would be undone."""
         if has_failed(self.connection):
             hooks = _hooks.get(self.connection)
             raise SessionBrokenError(
@@ -170,7 +170,7 @@ class OuterTransaction:
             )
 
     def _begin(self) -> str:
-        """Begin with a savepoint: that it is still there at the end proves that nobody has committed by SQL."""
+        """Begin with a savepoint. Its presence at the end proves that no SQL has committed."""
         name = f"testdb_outer_{next(_numbers)}"
         get_backend(self.connection).begin(self.connection, name, self.limits)
         return name
@@ -179,7 +179,7 @@ class OuterTransaction:
         connection = self.connection
         connection.needs_rollback = False
         if len(connection.atomic_blocks) > 1:
-            # Django goes back to its savepoint, and takes note if that is not there.
+            # Django rolls back to its savepoint, and sets a flag if the savepoint is missing.
             self._leave()
             is_there = not connection.needs_rollback
             connection.needs_rollback = False
@@ -199,7 +199,7 @@ class OuterTransaction:
             atomic.__exit__(None, None, None)
 
     def _leave_blocks_above(self) -> TransactionFault | None:
-        """Leave what somebody has entered by hand inside, and has not left."""
+        """Leave the blocks that were entered by hand inside it and not left."""
         if not leave_blocks(self.connection, above=self._atomic):
             return None
         return TransactionFault(what="an atomic() block was entered in it, and not left", is_fatal=False)
@@ -239,9 +239,9 @@ def open_transactions(connection: BaseDatabaseWrapper) -> tuple[OuterTransaction
 
 @contextmanager
 def connections_kept_open() -> Iterator[None]:
-    """Have ``close()`` do nothing to connections with an outer transaction, while the block runs.
+    """Make ``close()`` do nothing to connections with an outer transaction, while the block runs.
 
-    For ``TestCase.tearDownClass()``, which closes every connection whoever else uses it.
+    For ``TestCase.tearDownClass()``, which closes every connection, whatever else uses it.
     """
     hooks = list(_hooks.values())
     for each in hooks:
@@ -257,8 +257,8 @@ def connections_kept_open() -> Iterator[None]:
 class TransactionFault:
     """Why an outer transaction cannot go on, as a clause: "the connection was closed (shop/tests.py:12)".
 
-    ``is_fatal`` tells that the transaction is gone, and everything that was written in it; otherwise it can be rolled back.
-    ``committed`` tells that it was ended by SQL: what was written in it may have been committed.
+    With ``is_fatal`` the transaction is lost, with everything that was written in it; otherwise it can be rolled
+    back. With ``committed`` SQL ended it, and what was written in it may have been committed.
     """
 
     what: str
@@ -275,7 +275,7 @@ _LOST = "the server has ended the session, or the network has"
 def find_fault(
     connection: BaseDatabaseWrapper, atomic: Any, raw: Any, hooks: ConnectionHooks | None
 ) -> TransactionFault | None:
-    """Return what has happened to the transaction of the block *atomic* on the driver's connection *raw*; None if nothing."""
+    """Return the fault of the block *atomic* on the driver's connection *raw*; None if there is none."""
     if atomic not in connection.atomic_blocks:
         return TransactionFault(what="its atomic() block was left before its end")
     if connection.closed_in_transaction or connection.connection is not raw:
@@ -291,7 +291,7 @@ def find_fault(
 
 
 def describe_end(connection: BaseDatabaseWrapper, hooks: ConnectionHooks | None) -> TransactionFault:
-    """Say who has ended a transaction of which nothing is there any more."""
+    """Describe how a transaction ended that no longer exists."""
     if is_lost(connection):
         return TransactionFault(what=_LOST)
     by = (hooks.ended_by if hooks else "") or "by SQL (COMMIT or ROLLBACK)"
@@ -299,7 +299,7 @@ def describe_end(connection: BaseDatabaseWrapper, hooks: ConnectionHooks | None)
 
 
 def is_lost(connection: BaseDatabaseWrapper) -> bool:
-    """Whether the driver knows that there is no connection any more."""
+    """Whether the driver knows that the connection is lost."""
     return (
         connection.connection is None
         or get_backend(connection).transaction_status(connection) is TransactionStatus.LOST
@@ -314,14 +314,14 @@ def has_failed(connection: BaseDatabaseWrapper) -> bool:
 
 
 def close_for_good(connection: BaseDatabaseWrapper) -> None:
-    """Close *connection*, also one of a pool, whose next user must not get a session of which nothing is known."""
+    """Close *connection*. A pooled one is really closed: its next user must not get a session in an unknown state."""
     if connection.settings_dict["OPTIONS"].get("pool") and connection.connection is not None:
         connection.connection.close()
     connection.close()
 
 
 def find_dangling_rows(connection: BaseDatabaseWrapper) -> TransactionFault | None:
-    """Return which deferred constraint a commit would find violated; None if none. A few round trips, nothing changes."""
+    """Return the deferred constraint that a commit would find violated; None if none. A few round trips, changes nothing."""
     try:
         with transaction.atomic(using=connection.alias):
             get_backend(connection).check_deferred(connection)
@@ -334,16 +334,16 @@ def find_dangling_rows(connection: BaseDatabaseWrapper) -> TransactionFault | No
     return None
 
 
-# Whose frames do not tell who did it.
+# Frames of these modules are skipped when a message names the caller.
 _BELOW = ("django.db", "django.utils.asyncio", "testdb_app", "contextlib", "psycopg", "threading", "unittest")
 _MOST_OF_A_STATEMENT = 200
 
 
 class ConnectionHooks:
-    """Hooks into one connection: who closed it and where, which statement failed, whose transaction must not be committed.
+    """Hooks into one connection: where it was closed, which statement failed, and a refusal to commit.
 
-    ``transactions`` are those that own its transaction (each with an ``owner``, a text), the innermost last. *status* tells
-    what the driver knows of it; the statement that ended it is noted.
+    ``transactions`` own the connection's transaction (each with an ``owner``, a text), the innermost last. *status*
+    returns the driver's view of it. The statement that ended the transaction is recorded.
     """
 
     def __init__(self, connection: BaseDatabaseWrapper, status: Callable[[], TransactionStatus]) -> None:
@@ -358,11 +358,11 @@ class ConnectionHooks:
         self._hooked: dict[str, Any] = {"close": self._note_close, "validate_no_atomic_block": self._refuse}
         for name, function in self._hooked.items():
             setattr(connection, name, function)
-        # Not at the end: execute_wrapper() takes the last one away when it is left.
+        # Not at the end: execute_wrapper() removes the last one when it is left.
         connection.execute_wrappers.insert(0, self._note_failure)
 
     def remove(self) -> None:
-        """Leave the connection as it was found."""
+        """Restore the connection as it was."""
         for name, function in self._hooked.items():
             if self.connection.__dict__.get(name) == function:
                 delattr(self.connection, name)
@@ -380,7 +380,7 @@ class ConnectionHooks:
         try:
             result = execute(sql, params, many, context)
         except (DatabaseError, InterfaceError) as error:
-            # What fails because something has failed before is not what did it.
+            # An error that follows from an earlier failure is not the cause.
             if type(error.__cause__).__name__ != "InFailedSqlTransaction":
                 self.failure = f", and was not rolled back: {shorten(sql)} ({' '.join(str(error).split())})"
             raise
@@ -400,12 +400,12 @@ class ConnectionHooks:
 
 
 def shorten(sql: object) -> str:
-    """Return a statement in one line that is not too long for a message."""
+    """Return a statement on one line, short enough for a message."""
     return " ".join(str(sql).split())[:_MOST_OF_A_STATEMENT]
 
 
 def caller() -> str:
-    """Return file and line of the innermost frame that is not part of the machinery."""
+    """Return file and line of the innermost frame outside of the machinery."""
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(_BELOW):
         frame = frame.f_back
