@@ -123,11 +123,11 @@ class ScratchDatabase:
         return self.resetter(**options).reset()
 
     def schema(self) -> Schema:
-        """Read the map."""
+        """Read the schema."""
         return self.resetter().backend.read_schema(self.connection)
 
     def graph(self) -> DependencyGraph[QualifiedName]:
-        """Read the map and make the graph."""
+        """Read the schema and make the graph of it."""
         return DependencyGraph.from_schema(self.schema())
 
     def sequence_state(self, name: str) -> tuple[int, bool]:

@@ -126,7 +126,7 @@ class FreshOurs(who.Ours):
 
 
 class FreshResetter(who.Ours):
-    """A new resetter on a new connection: it reads the map."""
+    """A new resetter on a new connection: it reads the schema."""
 
     name = "testdb_app, a new resetter"
 

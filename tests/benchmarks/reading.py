@@ -1,4 +1,4 @@
-"""Read the map of a database in a process of its own, and print what it cost: ``python -m tests.benchmarks.reading NAME``."""
+"""Read the schema of a database in a process of its own, and print what it cost: ``python -m tests.benchmarks.reading NAME``."""
 
 from __future__ import annotations
 

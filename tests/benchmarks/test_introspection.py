@@ -1,4 +1,4 @@
-"""Reading the map of 10,000 tables with 20,000 foreign keys; ``showdeps`` on some hundred tables, as a whole process."""
+"""Reading the schema of 10,000 tables with 20,000 foreign keys; ``showdeps`` on some hundred tables, as a whole process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.benchmark
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_map_of_10_000_tables_with_20_000_keys(scratch: ScratchDatabase) -> None:
+def test_reading_the_schema_of_10_000_tables_with_20_000_keys(scratch: ScratchDatabase) -> None:
     started = time.perf_counter()
     make_tables(scratch, tables=10_000, keys=20_000, indexes=False)
     print(f"\nPostgreSQL {scratch.value('SHOW server_version')}; made in {time.perf_counter() - started:.0f} s")

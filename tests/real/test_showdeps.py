@@ -17,7 +17,7 @@ from tests.scratch import ScratchDatabase
 
 @dataclass(frozen=True)
 class Facts:
-    """What shared/schemas/README.md says of a schema; cycles are those of several tables."""
+    """What is known of a schema, counted apart from this package; cycles are those of several tables."""
 
     tables: int
     keys: int

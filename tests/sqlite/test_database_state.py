@@ -1,4 +1,4 @@
-"""One look: where rows are, which sequences moved, and whether the map is still true."""
+"""The state of a SQLite database: which tables have rows, which sequences moved, whether the schema is the one that was read."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_a_new_connection_is_not_taken_for_the_last_one(make_database):
         database.connection.connection = None
 
 
-def test_a_change_by_another_connection_is_seen_at_the_next_look(file, path):
+def test_a_change_by_another_connection_is_seen_by_the_next_reading(file, path):
     file.run("CREATE TABLE a (id)")
     token = read_state(file).token
     other = other_connection(path)
@@ -133,7 +133,7 @@ def test_a_reset_that_switches_triggers_off_leaves_the_token(database):
     assert read_state(database).token == token
 
 
-def test_a_look_waits_for_rows_that_another_connection_has_not_committed(file, path):
+def test_reading_waits_for_rows_that_another_connection_has_not_committed(file, path):
     file.run("CREATE TABLE a (id)")
     other = other_connection(path)
     other.execute("BEGIN IMMEDIATE")
@@ -144,7 +144,7 @@ def test_a_look_waits_for_rows_that_another_connection_has_not_committed(file, p
     assert time.monotonic() - started > 0.2
 
 
-def test_a_look_ends_with_an_error_if_the_other_connection_does_not_end(make_database, path):
+def test_reading_ends_with_an_error_if_the_other_connection_does_not_end(make_database, path):
     database = make_database(path, OPTIONS={"timeout": 60})
     database.run("CREATE TABLE a (id)")
     other = other_connection(path)
@@ -157,7 +157,7 @@ def test_a_look_ends_with_an_error_if_the_other_connection_does_not_end(make_dat
     assert [str(table.name) for table in BACKEND.read_schema(database.connection).tables] == ["main.a"]
 
 
-def test_a_look_leaves_a_transaction_and_an_open_cursor_of_the_caller_alone(database):
+def test_reading_leaves_a_transaction_and_an_open_cursor_of_the_caller_alone(database):
     database.run("CREATE TABLE a (id)", "INSERT INTO a VALUES (1), (2)")
     cursor = database.connection.connection.execute("SELECT id FROM a")
     assert cursor.fetchone() == (1,)

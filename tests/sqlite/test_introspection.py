@@ -1,4 +1,4 @@
-"""The map that is read from SQLite's pragmas and from the text in its catalog."""
+"""The schema that is read from SQLite's pragmas and from the text in its catalog."""
 
 from __future__ import annotations
 
