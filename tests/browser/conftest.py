@@ -17,7 +17,7 @@ from tests.browser.driving import Reader, start_browser
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run them once in a matrix: on PostgreSQL alone. What is in the page, the tests of rendering show everywhere."""
+    """Run them once in a matrix: on PostgreSQL alone. What is in the page, tests/showdeps tests on every database."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.postgresql)

@@ -13,12 +13,14 @@ from psycopg import sql
 from tests.documentation.conftest import url_of
 from tests.documentation.pages import DOCS
 from tests.scratch import connect
+from tests.terminals import skip_without_terminals
 
 SCRIPT = DOCS / "pictures/record.py"
 
 
 @pytest.mark.postgresql
 def test_the_picture_is_what_the_commands_print(django_db_blocker: Any) -> None:
+    skip_without_terminals()
     script, name = run_path(str(SCRIPT)), f"pictured_{uuid.uuid4().hex[:10]}"
     with django_db_blocker.unblock():
         connections["default"].ensure_connection()

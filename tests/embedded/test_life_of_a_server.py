@@ -19,6 +19,7 @@ import pytest
 from testproject.embedded import locks
 from testproject.embedded.supervisor import LINGER_SECONDS
 from tests.embedded.processes import ROOT, eventually, is_alive, run_python, users
+from tests.terminals import skip_without_terminals
 
 if TYPE_CHECKING:
     from testproject.embedded import Server
@@ -133,6 +134,7 @@ def test_ctrl_c_in_the_terminal_does_not_kill_the_server(server: Server) -> None
         "print('started', flush=True)\n"
         "import time; time.sleep(60)\n"
     )
+    skip_without_terminals()
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(ROOT)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pty
 import re
 import select
 import subprocess
@@ -21,6 +20,7 @@ from testdb_app.showdeps.picture import cells
 from tests.commands.resetdb.running import content
 from tests.guard.projects import Project, database_settings, make_project
 from tests.scratch import ScratchDatabase
+from tests.terminals import open_terminal
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -59,7 +59,7 @@ def on_a_terminal(
 
     *answer* is typed as soon as a question stands there.
     """
-    master, slave = pty.openpty()
+    master, slave = open_terminal()
     process = subprocess.Popen(
         [sys.executable, "manage.py", "resetdb", *arguments],
         cwd=project.directory,
