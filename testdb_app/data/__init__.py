@@ -1,8 +1,9 @@
-"""Set up rows, take them away again, and verify what is in a database: with a session of tests, or alone.
+"""Set up rows, delete them again, and verify what is in a database: in a test session, or without one.
 
-- :class:`DataLedger` remembers what was set up and takes away that, and only that;
-- :func:`load`, :func:`bulk`, :func:`make` and the registry :data:`seeds` make rows, :class:`Values` the same values each time;
-- :func:`snapshot` and :func:`diff` tell what has changed, and the assertions what is not as it should be.
+- :class:`DataLedger` records what was set up, and deletes that and nothing else.
+- :func:`load`, :func:`bulk`, :func:`make` and the registry :data:`seeds` make rows; :class:`Values` are the same each
+  time.
+- :func:`snapshot` and :func:`diff` show what has changed; the assertions show what is not as it should be.
 """
 
 from testdb_app.data.assertions import (

@@ -45,11 +45,12 @@ def assert_clean(
     sequences: bool = False,
     limit: int = 20,
 ) -> None:
-    """Fail if a table does not have the rows of the baseline, or, in a database without one, has any.
+    """Fail if a table does not have the rows of the baseline, or has any rows if there is no baseline.
 
-    What a reset leaves alone is not looked at: ``django_migrations``, tables of *exclude*, of ``TESTDB["EXCLUDE"]`` and of
-    extensions, and those that the baseline was captured without. With *sequences* on, sequences have to be where they were, too.
-    Costs what a look before a reset does, and a comparison of the tables of the baseline.
+    Tables that a reset leaves alone are not compared: ``django_migrations``, tables of *exclude*, of
+    ``TESTDB["EXCLUDE"]`` and of extensions, and those that the baseline was captured without. With *sequences* on,
+    sequences must be in the baseline's state, too. Costs reading the state as before a reset, and a comparison of the
+    tables of the baseline.
 
     Raises :class:`~testdb_app.exceptions.BaselineError` for a baseline of another schema.
     """
@@ -72,11 +73,12 @@ def assert_clean(
 
 
 def assert_constraints(using: str = DEFAULT_DB_ALIAS, *, limit: int = 20) -> None:
-    """Fail if rows break a constraint: also one that would be checked only at the end of the transaction that is open.
+    """Fail if rows break a constraint, also one that is checked only at the end of the open transaction.
 
-    Every foreign key is looked at by a query, so that rows are found that came past its check; ``failures`` are
-    :class:`~testdb_app.diff.Violation` values, with table, key and value, *limit* values of each at most. Constraints
-    that waited wait again afterwards. On databases other than PostgreSQL and SQLite it is what Django finds.
+    A query checks every foreign key, so it also finds rows that bypassed the server's check. ``failures`` are
+    :class:`~testdb_app.diff.Violation` values, with table, key and value, at most *limit* values of each. Deferred
+    constraints are deferred again afterwards. On databases other than PostgreSQL and SQLite it checks what Django
+    checks.
     """
     __tracebackhide__ = True
     connection = connections[using]
@@ -91,10 +93,10 @@ def assert_constraints(using: str = DEFAULT_DB_ALIAS, *, limit: int = 20) -> Non
 
 
 def assert_sequences_ahead(using: str = DEFAULT_DB_ALIAS) -> None:
-    """Fail if a sequence would give a value that its column has already, or has passed: the next insert could collide.
+    """Fail if a sequence would give a value that its column already has, or has passed: the next insert could collide.
 
-    Sequences that count down have to be below the least value. ``failures`` are
-    :class:`~testdb_app.diff.LateSequence` values. SQLite's own always are ahead.
+    Sequences that count down must be below the least value. ``failures`` are :class:`~testdb_app.diff.LateSequence`
+    values. SQLite's own sequences are always ahead.
     """
     __tracebackhide__ = True
     connection = connections[using]
@@ -143,10 +145,11 @@ def _place(state: SequenceState | None) -> str:
 
 
 def assert_row_counts(expected: Mapping[type[Model] | str, int], *, using: str = DEFAULT_DB_ALIAS) -> None:
-    """Fail if a table has another number of rows than *expected*: by model, by label ("shop.Book") or by table ("public.book").
+    """Fail if a table has another number of rows than *expected*: by model, by label ("shop.Book") or table ("public.book").
 
-    ``failures`` has a triple for each that is wrong: what, how many there are, how many were expected. One query for all on most
-    databases. A model's count is that of its table; those of partitions are in that of the partitioned table.
+    ``failures`` has a triple for each wrong count: the name, the present number, the expected number. One query for
+    all on most databases. A model's count is that of its table; a partitioned table counts the rows of its
+    partitions.
     """
     __tracebackhide__ = True
     connection = connections[using]
@@ -173,10 +176,10 @@ def assert_rows(
     using: str = DEFAULT_DB_ALIAS,
     ordered: bool = False,
 ) -> None:
-    """Fail unless the rows of *model* are just the *expected* ones, compared by the fields that these name.
+    """Fail unless the rows of *model* are exactly the *expected* ones, compared by the fields that these name.
 
-    Each dict names the same fields, as ``values()`` takes them (``author__name``). The order counts if *ordered* is on: it is
-    that of the model's Meta, or of the keys. ``failures`` has the rows that are missing ("-") and those that are too many ("+").
+    Each dict names the same fields, as ``values()`` accepts them (``author__name``). With *ordered* the order counts:
+    that of the model's Meta, or of the keys. ``failures`` has the missing rows ("-") and the surplus rows ("+").
     """
     __tracebackhide__ = True
     wanted = [dict(row) for row in expected]
@@ -228,7 +231,7 @@ def _name(what: type[Model] | str) -> str:
 def _subtract(
     names: Sequence[str], rows: Iterable[dict[str, Any]], others: Iterable[dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Return the *rows* that are not among *others*, each of which stands for one row only."""
+    """Return the *rows* that are not among *others*. Each of the others matches one row only."""
     left = []
     try:
         counts = Counter(tuple(row[name] for name in names) for row in others)
@@ -239,7 +242,7 @@ def _subtract(
             else:
                 left.append(row)
     except TypeError:
-        # A value that cannot be hashed, such as the dict of a JSONField: each is compared with each.
+        # A value that cannot be hashed, such as the dict of a JSONField: compare each with each.
         remaining = list(others)
         left = [row for row in rows if not _take(remaining, row)]
     return left
@@ -257,9 +260,9 @@ def _show(row: Mapping[str, Any]) -> str:
 
 
 def fail(check: str, what: str, failures: Iterable[Any], lines: str) -> NoReturn:
-    """Raise the error of the assertion *check*: *what* is wrong, and under it the *lines* that show it.
+    """Raise the error of the assertion *check*: *what* is wrong, and below it the *lines* that show it.
 
-    pytest leaves the frames of this package out, so that the line of the test is what it points at.
+    pytest hides the frames of this package, so the failure points at the line of the test.
     """
     __tracebackhide__ = True
     raise VerificationError(f"{what}:\n{lines}", check=check, failures=list(failures))

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _M = TypeVar("_M", bound=Model)
 
 _MOST_ATTEMPTS = 10_000
-"""Values of a unique field that are tried, as rows may have them already."""
+"""How many values of a unique field are tried: rows may have them already."""
 
 
 def make(
@@ -37,23 +37,23 @@ def make(
     allow_database: str | Iterable[str] = (),
     **given: Any,
 ) -> _M:
-    """Make a row of *model* with what is *given*, and all that it needs besides; return it.
+    """Make a row of *model* with the *given* values and all that it needs besides; return it.
 
-    Fields with a default, those that may be NULL, and those that the database makes are left alone. The others get a value that
-    follows from their name and the number of the row, which their validators are asked about. A required foreign key gets a
-    new row, made alike, or, where its unique fields have no value left, the first that is there. A many-to-many relation
-    stays empty. With the *values* of a ledger the rows are the same in each; without, each call begins anew, and finds
-    the first values that no row has.
+    Fields with a default, nullable fields, and fields that the database fills are left alone. Every other value
+    follows from the field's name and the number of the row, and is checked by the field's validators. A required
+    foreign key gets a new row, made in the same way. If that row's unique fields have no value left, the first
+    existing row is used. A many-to-many relation stays empty. With the *values* of a ledger the rows are the same in
+    each ledger. Without, each call starts at the beginning and uses the first values that no row has.
 
-    Raises :class:`~testdb_app.exceptions.MakeError`, naming the field to give, for foreign keys that need each other, for a
-    generic foreign key, and for fields that no value is known for. All or nothing.
+    Raises :class:`~testdb_app.exceptions.MakeError`, naming the field to give, for foreign keys that need each other,
+    for a generic foreign key, and for fields without a known value. All or nothing.
     """
     check_may_write(connections[using], allow_database)
     return RowMaker(using, values if values is not None else Values()).make(model, given)
 
 
 class RowMaker:
-    """Makes rows over one connection; *keep* is told each row that it makes."""
+    """Makes rows over one connection; *keep* is called with each row that it makes."""
 
     def __init__(self, using: str, values: Values, keep: Callable[[Model], None] | None = None) -> None:
         self._using = using
@@ -61,7 +61,7 @@ class RowMaker:
         self._keep = keep
 
     def make(self, model: type[_M], given: dict[str, Any]) -> _M:
-        """Make a row, and those that it needs before it. All or nothing."""
+        """Make a row, and the rows that it needs before it. All or nothing."""
         with transaction.atomic(using=self._using):
             try:
                 return self._make(model, given, ())
@@ -104,7 +104,7 @@ class RowMaker:
             return found
 
     def _invent_free(self, field: Any, number: int) -> Any:
-        """Return the first value from that number on that no row has."""
+        """Return the first value, from that number on, that no row has."""
         rows = field.model._base_manager.using(self._using)
         for attempt in range(number, number + _MOST_ATTEMPTS):
             value = invent(field, attempt, self._values)
@@ -136,7 +136,7 @@ def _field(model: type[Model], name: str) -> Any:
 
 
 def _is_required(field: Any) -> bool:
-    """Whether a row needs a value for the field that nobody else gives it."""
+    """Whether a row needs a value for the field that nothing else provides."""
     if field.null or isinstance(field, AutoField) or getattr(field, "generated", False):
         return False
     if field.remote_field is not None and getattr(field.remote_field, "parent_link", False):
@@ -168,14 +168,14 @@ _FIRST_DAY = datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC)
 
 
 class NoMoreValuesError(Exception):
-    """A field has no value left that no row has: its choices, or its digits, are used up."""
+    """A field has no unused value left: its choices, or its digits, are used up."""
 
 
 def invent(field: Any, number: int, values: Values) -> Any:
     """Return the value of *field* for its row of that *number*, from 1.
 
-    Raises :class:`NoMoreValuesError` where numbers so high have none, and :class:`~testdb_app.exceptions.MakeError` for a
-    field that no value is known for, or whose validators take none that is.
+    Raises :class:`NoMoreValuesError` if there is no value for so high a number, and
+    :class:`~testdb_app.exceptions.MakeError` for a field without a known value, or whose validators accept none.
     """
     value = _choose(field, number) if field.choices else _value(field, number, values)
     try:
@@ -243,7 +243,7 @@ def _domain(before: str, after: str) -> Callable[[Any, int, Values], str]:
 
 
 def _number(field: Any, number: int, _: Values) -> int:
-    # The number of the row, or as far above the least that the field takes. Negative ones are none that a row needs.
+    # The number of the row, or as far above the field's least value. No row needs a negative one.
     value = int(_least(field, MinValueValidator, 1)) + number - 1
     most = min((v.limit_value for v in field.validators if v.__class__.__name__ == "MaxValueValidator"), default=None)
     if most is not None and value > (most() if callable(most) else most):
@@ -296,10 +296,10 @@ _MAKERS: Mapping[type[Any], Callable[[Any, int, Any], Any]] = {
 
 
 class Values:
-    """Sequences and seeded randoms, by name; each ledger has its own, so they begin anew with it.
+    """Sequences and seeded random values, by name. Each ledger has its own, so they start anew with it.
 
-    Parameters: *seed*, a text that the randoms depend on besides their name. Nothing depends on the process, the time or
-    ``PYTHONHASHSEED``.
+    Parameters: *seed*, a text that the random values depend on besides their name. Nothing depends on the process,
+    the time or ``PYTHONHASHSEED``.
     """
 
     def __init__(self, seed: str = "") -> None:
@@ -313,7 +313,7 @@ class Values:
         return self._last[name]
 
     def random(self, name: str = "") -> random.Random:
-        """Return the source of chance of that name: the same one each time, seeded from the name."""
+        """Return the random generator of that name: the same one each time, seeded from the name."""
         if name not in self._randoms:
             # A text is hashed by SHA-512 here, not by hash().
             self._randoms[name] = random.Random(f"{self._seed}\0{name}")  # noqa: S311 - to be foreseen is what it is for

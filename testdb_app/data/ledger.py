@@ -43,16 +43,17 @@ DEPENDENTS = ("refuse", "take")
 
 
 class DataLedger:
-    """What was set up in one database, and how to take it away: a context manager, whose end is :meth:`teardown`.
+    """Records what was set up in one database, and deletes it: a context manager that ends with :meth:`teardown`.
 
     Parameters:
 
     - *using*: the alias of the database.
-    - *dependents*: what the teardown does with rows that came to refer to rows of the ledger: "refuse" or "take".
-    - *registry*: where its seeds are.
-    - *allow_database*: the name of a database, or several, that may be written to although nothing marks it as a test one.
+    - *dependents*: what the teardown does with other rows that refer to rows of the ledger: "refuse" or "take".
+    - *registry*: the registry of its seeds.
+    - *allow_database*: one name or several, of databases that may be written to although nothing marks them as test
+      databases.
 
-    It works in autocommit and inside of ``atomic()``, where it never commits. One thread at a time.
+    It works in autocommit and inside ``atomic()``, where it never commits. Not thread-safe.
     """
 
     def __init__(
@@ -86,10 +87,11 @@ class DataLedger:
             error.add_note(f"The teardown failed, too: {type(failure).__name__}: {failure}")
 
     def setup(self, build: Callable[_P, _R], /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
-        """Call *build* and return what it returns; register all rows that it made.
+        """Call *build*, register all rows that it made, and return its result.
 
-        These are the instances that it returned, also inside of lists, tuples, sets and dicts, and those that Django saved
-        as new rows meanwhile, by ``post_save``. ``bulk_create()`` and SQL tell nobody: return such rows, or register them.
+        These are the instances in the result, also inside lists, tuples, sets and dicts, and those that Django saved
+        as new rows meanwhile (by ``post_save``). ``bulk_create()`` and SQL send no signal: return such rows, or
+        register them.
         """
         check_may_write(connections[self.using], self._allowed)
         with told_of_new_rows(self.using, self.register):
@@ -98,16 +100,16 @@ class DataLedger:
         return result
 
     def register(self, *instances: Model) -> None:
-        """Answer for rows that are there: the teardown deletes them. An instance that is not saved is left alone."""
+        """Register existing rows: the teardown deletes them. An instance that is not saved is left alone."""
         for instance in instances:
             self._entries.extend(entries_of(instance, self.using))
 
     def load(self, source: Any, /, **options: Any) -> list[Model]:
-        """Load and register rows; see :func:`testdb_app.data.load`. The rows of a .sql file are not known."""
+        """Load and register rows; see :func:`testdb_app.data.load`. Rows of a .sql file cannot be registered."""
         return self.setup(lambda: load(source, using=self.using, allow_database=self._allowed, **options))
 
     def bulk(self, model: type[Model], rows: Iterable[Any], /) -> int:
-        """Insert and register many rows; see :func:`testdb_app.data.bulk`. Their keys are reserved before, by one query more."""
+        """Insert and register many rows; see :func:`testdb_app.data.bulk`. One more query reserves their keys."""
         connection = connections[self.using]
         check_may_write(connection, self._allowed)
         keys: list[Any] = []
@@ -117,12 +119,12 @@ class DataLedger:
         return count
 
     def make(self, model: type[_M], /, **given: Any) -> _M:
-        """Make and register a row, and those that it needs; see :func:`testdb_app.data.make`."""
+        """Make and register a row, and the rows that it needs; see :func:`testdb_app.data.make`."""
         check_may_write(connections[self.using], self._allowed)
         return self.setup(RowMaker(self.using, self.values).make, model, given)
 
     def seed(self, name: str, /) -> Any:
-        """Make the seed of that name, and those that it comes after, unless this ledger has them; return what it returned."""
+        """Make the seed of that name, after those that it depends on, unless this ledger has them. Return its result."""
         for each in self._registry.order(name):
             if each not in self._made:
                 start = len(self._entries)
@@ -130,7 +132,7 @@ class DataLedger:
         return self._made[name][1]
 
     def on_teardown(self, function: Callable[_P, _R], /, *args: _P.args, **kwargs: _P.kwargs) -> Callable[_P, _R]:
-        """Have the teardown call *function* with these arguments, before it deletes rows; return *function*."""
+        """Call *function* with these arguments in the teardown, before rows are deleted. Return *function*."""
         self._callbacks.append(lambda: function(*args, **kwargs))
         return function
 
@@ -139,18 +141,20 @@ class DataLedger:
         return len(self._entries)
 
     def forget_since(self, mark: int) -> None:
-        """Forget the rows and the seeds of after *mark*, because a savepoint that was made then is rolled back."""
+        """Forget the rows and seeds since *mark*, because a savepoint from then is rolled back."""
         del self._entries[mark:]
         self._made = {name: made for name, made in self._made.items() if made[0] < mark}
 
     def teardown(self, *, dependents: str | None = None, rows: bool = True) -> dict[str, int]:
-        """Take away what was set up; return how many rows were deleted, by table. Twice is once.
+        """Delete what was set up. Return how many rows were deleted, by table. Idempotent.
 
-        The callbacks come first, the last one first, each once, whatever the others do. Then the rows go, in the order of
-        the foreign keys, all or none of them. With *rows* off they are forgotten, because a rollback takes them.
+        The callbacks run first, the last registered first, each once, even if others fail. Then the rows are deleted
+        in the order of the foreign keys, all or none. With *rows* off they are only forgotten, because a rollback
+        undoes them.
 
-        Raises :class:`~testdb_app.exceptions.DependentRowsError` for rows that refer to them, unless *dependents* is "take": the
-        ledger still has them then. Of several errors the first is raised, with notes of the others.
+        Raises :class:`~testdb_app.exceptions.DependentRowsError` for other rows that refer to them, unless
+        *dependents* is "take"; the ledger keeps them then. Of several errors the first is raised, with the others as
+        notes.
         """
         how = _check_dependents(dependents or self.dependents)
         errors: list[BaseException] = []
@@ -168,7 +172,7 @@ class DataLedger:
         except Exception as error:  # noqa: BLE001 - raised below
             errors.append(error)
         if errors:
-            # Whoever wants to stop the run comes before what failed in it.
+            # A request to stop the run goes before any failure.
             first = next((each for each in errors if isinstance(each, KeyboardInterrupt | SystemExit)), errors[0])
             for other in errors:
                 if other is not first:
@@ -201,7 +205,7 @@ Key = tuple[Any, ...]
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Rows of one model's own table, by their primary keys as Python has them."""
+    """Rows of one model's own table, by their primary keys as Python values."""
 
     model: type[Model]
     keys: tuple[Any, ...]
@@ -209,16 +213,17 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableRows:
-    """Rows of a table: the ``columns`` of a key, and the keys as the database has them."""
+    """Rows of a table: the ``columns`` of a key, and the keys as database values."""
 
     columns: tuple[str, ...]
     keys: frozenset[Key]
 
 
 def entries_of(instance: Model, using: str) -> Iterator[Entry]:
-    """Yield the rows that *instance* is: its own, and those of the models that it inherits from.
+    """Yield the rows of *instance*: its own, and those of the models that it inherits from.
 
-    None for one that is not saved. Raises :class:`~testdb_app.exceptions.DataError` for one of another database.
+    Yields none if it is not saved. Raises :class:`~testdb_app.exceptions.DataError` for an instance of another
+    database.
     """
     if instance._state.adding or instance.pk is None:
         return
@@ -234,7 +239,7 @@ def entries_of(instance: Model, using: str) -> Iterator[Entry]:
 def rows_by_table(
     entries: Iterable[Entry], index: ModelIndex, connection: BaseDatabaseWrapper
 ) -> dict[QualifiedName, TableRows]:
-    """Return the rows of *entries* by table, with the keys as the database has them."""
+    """Return the rows of *entries* by table, with the keys as database values."""
     keys: dict[type[Model], dict[Any, None]] = {}
     for entry in entries:
         keys.setdefault(entry.model, {}).update(dict.fromkeys(entry.keys))
@@ -260,7 +265,7 @@ def _concrete_models(model: type[Model]) -> Iterator[type[Model]]:
 
 @contextmanager
 def told_of_new_rows(using: str, tell: Callable[[Model], None]) -> Iterator[None]:
-    """Have *tell* called, meanwhile, with each instance that this thread saves as a new row over the alias *using*."""
+    """Call *tell*, while the block runs, with each instance that this thread saves as a new row over the alias *using*."""
     thread = threading.get_ident()
 
     def receive(sender: type[Model], **options: Any) -> None:
@@ -294,10 +299,11 @@ def remove(
     dependents: str,
     identity: DatabaseIdentity,
 ) -> dict[QualifiedName, int]:
-    """Delete *rows*, and return how many were still there, by table. All or nothing, where *identity* was read or nowhere.
+    """Delete *rows*, and return how many still existed, by table. All or nothing, and only in the database of *identity*.
 
-    Rows of automatic many-to-many tables go along with those that they link. Others that refer to rows which go are taken along
-    if *dependents* is "take"; else :class:`~testdb_app.exceptions.DependentRowsError` names them.
+    Rows of automatic many-to-many tables are deleted with the rows that they link. Other rows that refer to deleted
+    ones are deleted too if *dependents* is "take"; else :class:`~testdb_app.exceptions.DependentRowsError` names
+    them.
     """
     with transaction.atomic(using=connection.alias):
         get_backend(connection).data.prove(connection, identity, index.schema)
@@ -312,7 +318,7 @@ def remove(
 def _follow(
     connection: BaseDatabaseWrapper, index: ModelIndex, rows: Mapping[QualifiedName, TableRows], *, takes_all: bool
 ) -> tuple[dict[QualifiedName, TableRows], list[tuple[ForeignKey, TableRows]]]:
-    """Return the rows that go, and those that refer to them, by foreign key, and may not go."""
+    """Return the rows to delete, and by foreign key the rows that refer to them and must stay."""
     taken, refused = dict(rows), []
     automatic = _automatic_tables(index)
     work = list(rows.items())
@@ -346,7 +352,7 @@ def _automatic_tables(index: ModelIndex) -> frozenset[QualifiedName]:
 
 
 def _key_of(connection: BaseDatabaseWrapper, key: ForeignKey) -> tuple[str, ...]:
-    """Return the columns that tell the rows of the referencing table apart; of one without a key, those that refer."""
+    """Return the columns that identify rows of the referencing table; without a key, the referring columns."""
     return get_backend(connection).data.read_keys(connection, [key.table]).get(key.table) or key.columns
 
 
@@ -372,14 +378,14 @@ def _referring(
 def _conditions(
     connection: BaseDatabaseWrapper, table: QualifiedName, rows: TableRows, prefix: str = ""
 ) -> Iterator[Condition]:
-    """Yield conditions that together mean those *rows* of *table*; numbers that follow each other are one range.
+    """Yield conditions that together select the *rows* of *table*; consecutive numbers are one range.
 
     ``%`` in names is doubled.
     """
     data = get_backend(connection).data
     columns = [f"{prefix}{data.quote(connection, column)}".replace("%", "%%") for column in rows.columns]
     terms: list[tuple[str, Key]] = []
-    # Numbers are of PostgreSQL's own types; other values may be of a type with operators of its own.
+    # Numbers have PostgreSQL's own types. Other values may have a type with operators of its own.
     if all(type(value) is int for key in rows.keys for value in key):
         operators: tuple[str, ...] = (data.comparison("="),) * len(columns)
     else:
@@ -419,7 +425,7 @@ def _delete(
         deletes = []
         for table in group:
             conditions = list(_conditions(connection, table, rows[table]))
-            # Rows that may refer to each other go by one statement.
+            # Rows that may refer to each other are deleted by one statement.
             batches = [conditions] if table in cyclic else [[condition] for condition in conditions]
             for batch in batches:
                 sql = " OR ".join(f"({condition.sql})" for condition in batch)

@@ -47,16 +47,17 @@ def load(
 
     *source* may be:
 
-    - a path or a name that Django's ``loaddata`` knows (json, jsonl, xml, yaml, compressed or not): the fixture is loaded;
-    - the path of a ``.csv`` file: a row for each line; *model*, or the file's name without ending, ``shop.Book``, says of what;
-    - the path of a ``.sql`` file: its statements are run; nobody can tell which rows those make, so none is returned;
+    - a path or a name that Django's ``loaddata`` accepts (json, jsonl, xml, yaml, compressed or not): the fixture is
+      loaded;
+    - the path of a ``.csv`` file: a row for each line, of *model* or of the model in the file's name, ``shop.Book``;
+    - the path of a ``.sql`` file: its statements run; none is returned, because the rows that they make are unknown;
     - ``{"shop.Book": [{…}, …], …}``: a row for each dict, in that order; keys may be models;
     - a factory of factory_boy, a recipe of model_bakery: one row, made with *options*;
-    - any other callable: what it returns, called with *options*;
+    - any other callable: its result, called with *options*;
     - an instance: it is saved, unless it was;
     - an iterable of all these: one after the other.
 
-    Raises :class:`~testdb_app.exceptions.DataError` for what is none of these, and Django's own errors.
+    Raises :class:`~testdb_app.exceptions.DataError` for any other source, and Django's own errors.
     """
     check_may_write(connections[using], allow_database)
     with transaction.atomic(using=using):
@@ -85,7 +86,7 @@ def _load(source: Any, model: type[Model] | None, using: str, options: dict[str,
 
 
 def _builder(source: Any) -> Any:
-    """Return a function that makes rows of a factory or a callable; None for what is neither."""
+    """Return a function that makes rows by a factory or a callable; None if *source* is neither."""
     if isinstance(source, type) and hasattr(source, "_meta") and hasattr(source, "_setup_next_sequence"):
         # factory_boy keeps the alias in the options of the class, and a factory may name one of its own.
         return lambda using, options: _create_over(source, using, options)
@@ -122,7 +123,7 @@ def _load_fixture(name: str, using: str) -> list[Model]:
 
 
 class _FixtureLoader(LoadData):
-    """Django's ``loaddata``, which also keeps what it has saved."""
+    """Django's ``loaddata``, which also records what it has saved."""
 
     def run(self, name: str, using: str) -> None:
         self.rows: list[Model] = []
@@ -146,10 +147,10 @@ class _FixtureLoader(LoadData):
 def _save_rows(
     model: type[Model], rows: Iterable[Mapping[str, Any]], using: str, *, are_texts: bool = False
 ) -> Iterator[Model]:
-    """Save a row for each dict. A relation may be given by its key, and a many-to-many one by a list.
+    """Save a row for each dict. A relation may be given by its key, and a many-to-many relation by a list.
 
-    Where all values *are_texts* an empty one of a field that may be NULL is NULL. Sequences are put beyond keys that are given,
-    as ``loaddata`` does.
+    If all values *are_texts*, an empty text is NULL in a field that may be NULL. Sequences are moved beyond given
+    keys, as ``loaddata`` does.
     """
     many = {field.name for field in model._meta.many_to_many}
     has_keys = False
@@ -169,7 +170,7 @@ def _save_rows(
 
 
 def _read_value(model: type[Model], name: str, value: Any, is_text: bool) -> tuple[str, Any]:
-    """Return the name that the constructor takes, and the value as the field has it."""
+    """Return the name that the constructor accepts, and the value as the field has it."""
     try:
         field: Any = model._meta.pk if name == "pk" else model._meta.get_field(name)
     except FieldDoesNotExist:
@@ -182,9 +183,9 @@ def _read_value(model: type[Model], name: str, value: Any, is_text: bool) -> tup
 
 
 def instances_of(result: Any) -> Iterator[Model]:
-    """Yield the instances in what a function returned: itself, or inside of lists, tuples, sets and dicts.
+    """Yield the instances in a function's result: itself, or inside lists, tuples, sets and dicts.
 
-    Querysets and generators are left alone: to read them may be a query, or the end of them.
+    Querysets and generators are left alone: reading them may run a query, or exhaust them.
     """
     work = [result]
     while work:
@@ -235,12 +236,13 @@ def bulk(
 ) -> int:
     """Insert many rows of one model, and return how many. All or nothing.
 
-    *rows* are dicts, by names of fields, or instances, which are not changed: unlike ``bulk_create()`` it tells no keys, and that
-    is what makes it fast. Values are converted as ``save()`` does. Fields that are not given get their default; what the
-    database makes, keys and ``db_default``, is left to it. No signal is sent, and no ``save()`` is called.
+    *rows* are dicts by field name, or instances, which are not changed: unlike ``bulk_create()`` it returns no keys,
+    and is fast for that reason. Values are converted as ``save()`` does. Fields that are not given get their default.
+    The database makes its own values: keys and ``db_default``. No signal is sent, and no ``save()`` is called.
 
-    Raises :class:`~testdb_app.exceptions.UnsupportedError` for a model that inherits from another one with a table of its own and
-    for expressions, :class:`~testdb_app.exceptions.DataError` for a field that is not there, and Django's database errors.
+    Raises :class:`~testdb_app.exceptions.UnsupportedError` for expressions, and for a model that inherits from
+    another one with a table of its own; :class:`~testdb_app.exceptions.DataError` for an unknown field; and Django's
+    database errors.
     """
     connection = connections[using]
     check_may_write(connection, allow_database)
@@ -250,7 +252,7 @@ def bulk(
 def insert(
     model: type[Model], rows: Iterable[Any], connection: BaseDatabaseWrapper, keys: list[Any] | None = None
 ) -> int:
-    """Do as :func:`bulk`, without asking the guard; *keys* gets the primary key of each row, reserved where rows give none."""
+    """Insert as :func:`bulk` does, without the guard. *keys* receives each row's primary key, reserved if the row has none."""
     reader = RowReader(model, connection)
     backend = get_backend(connection).data
     schema, name = split_db_table(model._meta.db_table)
@@ -261,7 +263,7 @@ def insert(
         rows = _with_keys(model, rows, keys, lambda number: backend.reserve_keys(connection, quoted, column, number))
     count = 0
     with transaction.atomic(using=connection.alias):
-        # Batches with the same columns are one statement, which takes the rows as they come.
+        # Batches with the same columns are one statement, which accepts the rows as an iterator.
         for columns, batches in groupby(reader.batches(rows), key=itemgetter(0)):
             names = [column.column for column in columns]
             count += backend.insert_rows(connection, table, names, chain.from_iterable(map(itemgetter(1), batches)))
@@ -269,13 +271,13 @@ def insert(
 
 
 def _with_keys(model: type[Model], rows: Iterable[Any], keys: list[Any], reserve: Any) -> Iterator[Any]:
-    """Yield *rows* with a key each, and add it to *keys*; rows that need one are dicts afterwards."""
+    """Yield *rows* with a key each, and append it to *keys*. Rows that need a key are dicts afterwards."""
     fields: list[Any] = list(getattr(model._meta, "pk_fields", [model._meta.pk]))
     is_made = isinstance(fields[0], AutoField)
     remaining = iter(rows)
     while batch := list(islice(remaining, _KEYS_A_TIME)):
         if not all(isinstance(row, Mapping | Model) for row in batch):
-            yield from batch  # whoever reads them next says what they should be
+            yield from batch  # the next reader raises the error
             return
         found = [[_value_of(row, field) for field in fields] for row in batch]
         missing = [place for place, values in enumerate(found) if is_made and values[0] is None]
@@ -304,7 +306,7 @@ def _as_dict(model: type[Model], row: Any) -> Mapping[str, Any]:
 
 _NONE = type(None)
 
-# A value of just that type is what these fields' own conversion would return, which costs more than all the rest.
+# The conversion of these fields returns a value of exactly that type unchanged, and costs more than all the rest.
 _AS_IT_IS: Mapping[type[Field[Any, Any]], type] = {
     models.AutoField: int,
     models.BigAutoField: int,
@@ -319,7 +321,7 @@ _AS_IT_IS: Mapping[type[Field[Any, Any]], type] = {
     models.SmallIntegerField: int,
     models.TextField: str,
 }
-# The same, on databases whose driver takes the type itself.
+# The same, on databases whose driver accepts the type itself.
 _AS_IT_IS_NATIVELY: Mapping[type[Field[Any, Any]], type] = {
     models.DateField: datetime.date,
     models.DateTimeField: datetime.datetime,
@@ -333,7 +335,7 @@ def _is_good(_: Any) -> bool:
     return True
 
 
-# What a field's conversion looks at besides the type.
+# What a field's conversion checks besides the type.
 _CHECKS: Mapping[type | None, Callable[[Any], bool]] = {
     datetime.datetime: lambda value: value is None or (value.tzinfo is not None and settings.USE_TZ),
     Decimal: lambda value: value is None or value.is_finite(),
@@ -342,9 +344,9 @@ _CHECKS: Mapping[type | None, Callable[[Any], bool]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """A column to fill: the field, how its values get ready, which type needs none of that, and the default (None: none).
+    """A column to fill: the field, how its values are prepared, the type that needs no preparation, the default or None.
 
-    With ``looks_at_row`` the field makes its value of the instance that is saved: ``auto_now``, files, fields of one's own.
+    With ``looks_at_row`` the field computes its value from the instance: ``auto_now``, files, custom fields.
     """
 
     field: Field[Any, Any]
@@ -359,7 +361,7 @@ class Column:
         return str(self.field.column)
 
     def convert(self, values: list[Any]) -> list[Any]:
-        """Return values of many rows as the driver takes them."""
+        """Return values of many rows as the driver accepts them."""
         check = _CHECKS.get(self.plain)
         is_plain = set(map(type, values)) <= {self.plain, _NONE} and (check is None or all(map(check, values)))
         return values if is_plain else list(map(self.prepare, values))
@@ -379,7 +381,7 @@ def make_column(field: Field[Any, Any], connection: BaseDatabaseWrapper) -> Colu
 
 
 def is_made_by_database(field: Field[Any, Any]) -> bool:
-    """Whether a row that does not give the field leaves it to the database."""
+    """Whether the database makes the field's value if a row does not give it."""
     return isinstance(field, models.AutoField) or getattr(field, "db_default", NOT_PROVIDED) is not NOT_PROVIDED
 
 
@@ -415,7 +417,7 @@ def _looks_at_row(field: Any) -> bool:
 
 
 _LEFT: Any = object()
-"""In place of a value: the database is to make it."""
+"""In place of a value: the database makes it."""
 _ROWS_A_BATCH = 2_000
 
 Batch = tuple[tuple[Column, ...], list[Sequence[Any]]]
@@ -423,9 +425,9 @@ Batch = tuple[tuple[Column, ...], list[Sequence[Any]]]
 
 
 class RowReader:
-    """Reads rows for one model, dicts or instances, as lists of values; many of one kind column by column, which is fast.
+    """Reads rows of one model, dicts or instances, as lists of values; similar rows column by column, which is fast.
 
-    Parameters: *model*, *connection*. Raises :class:`UnsupportedError` for a model whose rows lie in several tables.
+    Parameters: *model*, *connection*. Raises :class:`UnsupportedError` for a model whose rows are in several tables.
     """
 
     def __init__(self, model: type[Model], connection: BaseDatabaseWrapper) -> None:
@@ -443,13 +445,13 @@ class RowReader:
         self._needs_instances = any(column.looks_at_row for column in self._columns)
 
     def batches(self, rows: Iterable[Any]) -> Iterator[Batch]:
-        """Yield the rows, in order, by the columns that they fill: what the database makes, keys and defaults, is left out."""
+        """Yield the rows, in order, by the columns that they fill. Keys and defaults that the database makes are left out."""
         remaining = iter(rows)
         while batch := list(islice(remaining, _ROWS_A_BATCH)):
             yield from self._read_alike(batch) or self._read_one_by_one(batch)
 
     def _read_alike(self, rows: list[Any]) -> list[Batch]:
-        """Read rows that all give the same fields; none where they do not."""
+        """Read rows that all give the same fields; return none if they differ."""
         if set(map(type, rows)) == {dict} and not self._needs_instances and len(set(map(tuple, rows))) == 1:
             self._check_names(rows[0])
             given = ((column, _find_name(column, rows[0])) for column in self._columns)
@@ -500,7 +502,7 @@ class RowReader:
 
 
 def parents_of(model: type[Model]) -> list[type[Model]]:
-    """Return all models that *model* inherits from, also through others, but for abstract ones."""
+    """Return all models that *model* inherits from, directly or not, except abstract ones."""
     return [
         parent
         for parent in model.__mro__
@@ -542,13 +544,13 @@ def _may_be_left(column: Column) -> bool:
 
 
 def _is_left(column: Column, value: Any) -> bool:
-    """Whether the database is to make that value."""
+    """Whether the database makes that value."""
     is_made = value is None and isinstance(column.field, models.AutoField)
     return is_made or value is _LEFT or isinstance(value, DatabaseDefault)
 
 
 def _without_models(column: Column, values: list[Any]) -> list[Any]:
-    """Put the keys of related instances in their place."""
+    """Replace related instances by their keys."""
     field: Any = column.field
     if field.remote_field is None or not any(isinstance(value, Model) for value in values):
         return values

@@ -22,7 +22,7 @@ _known: dict[tuple[str, str], ModelIndex] = {}
 
 
 def read_index(connection: BaseDatabaseWrapper) -> ModelIndex:
-    """Return the map of the database, and the models behind its tables. One round trip where it is known."""
+    """Return the schema, and the models behind its tables. One round trip if they are known."""
     key = (connection.alias, str(connection.settings_dict["NAME"]))
     known = _known.get(key)
     schema = get_backend(connection).data.read_schema(connection, known.schema if known is not None else None)
@@ -32,17 +32,17 @@ def read_index(connection: BaseDatabaseWrapper) -> ModelIndex:
 
 
 def known_index(connection: BaseDatabaseWrapper) -> ModelIndex:
-    """Return the models behind the tables as of the last look, for texts: no round trip where there was one."""
+    """Return the last known models behind the tables, for texts. No round trip if they were read before."""
     return _known.get((connection.alias, str(connection.settings_dict["NAME"]))) or read_index(connection)
 
 
 def read_schema_of(connection: BaseDatabaseWrapper) -> Schema:
-    """Return the map of the database."""
+    """Return the schema of the database."""
     return read_index(connection).schema
 
 
 def find_table(index: ModelIndex, model: type[Model], alias: str) -> QualifiedName:
-    """Return the table of *model*; raise :class:`~testdb_app.exceptions.DataError` where there is none."""
+    """Return the table of *model*; raise :class:`~testdb_app.exceptions.DataError` if there is none."""
     table, _ = index.names.find(model._meta.db_table)
     if table is None:
         raise DataError(
@@ -59,7 +59,7 @@ def select(connection: BaseDatabaseWrapper, labels: Iterable[str]) -> frozenset[
 
 
 def find_model(name: str) -> type[Model]:
-    """Return the model of a label; raise :class:`~testdb_app.exceptions.DataError` where there is none."""
+    """Return the model of a label; raise :class:`~testdb_app.exceptions.DataError` if there is none."""
     try:
         return apps.get_model(name)
     except (LookupError, ValueError) as error:

@@ -9,18 +9,18 @@ from typing import Any, TypeVar
 from testdb_app.exceptions import ConfigurationError, SeedError, UnknownNameError
 
 Seed = Callable[[Any], Any]
-"""A function that is given a :class:`~testdb_app.data.DataLedger`."""
+"""A function that accepts a :class:`~testdb_app.data.DataLedger`."""
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 class SeedRegistry:
-    """The seeds of a project: functions that are given a ledger and make rows with it. There is one at hand, :data:`seeds`."""
+    """The seeds of a project: functions that accept a ledger and make rows with it. The default registry is :data:`seeds`."""
 
     def __init__(self) -> None:
         self._seeds: dict[str, tuple[Seed, tuple[str, ...]]] = {}
 
     def register(self, name: str, *, after: str | Iterable[str] = ()) -> Callable[[_F], _F]:
-        """Register the decorated function under *name*; the seeds *after* which it comes are made before it.
+        """Register the decorated function under *name*; the seeds in *after* are made before it.
 
         Raises :class:`~testdb_app.exceptions.ConfigurationError` for a name that another function has.
         """
@@ -37,10 +37,10 @@ class SeedRegistry:
         return add
 
     def order(self, name: str) -> list[str]:
-        """Return the names of all that has to be made for *name*, in order, itself last.
+        """Return the names of all seeds to make for *name*, in order, itself last.
 
         Raises :class:`~testdb_app.exceptions.UnknownNameError`, with the nearest names, and
-        :class:`~testdb_app.exceptions.SeedError` for seeds that come after each other in a circle.
+        :class:`~testdb_app.exceptions.SeedError` for seeds that depend on each other in a circle.
         """
         ordered: dict[str, None] = {}
         path: dict[str, None] = {}
@@ -91,4 +91,4 @@ def _place(function: Callable[..., Any]) -> str:
 
 
 seeds = SeedRegistry()
-"""The registry that ledgers use unless they are given another one."""
+"""The registry that ledgers use by default."""

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 class Snapshot:
     """The rows of some tables of one database, as the session that took it saw them. Made by :func:`snapshot`.
 
-    A context manager, which closes it. Use it in the thread that took it. The rows are kept in the database, small tables on
-    PostgreSQL in this process; nothing is left of them once it is closed, nor when the session ends.
+    A context manager, which closes it. Use it in the thread that took it. The rows are kept in the database; on
+    PostgreSQL, small tables are kept in this process. Nothing is left of them after it is closed, or after the
+    session ends.
     """
 
     def __init__(self, using: str, state: StoredState) -> None:
@@ -54,19 +55,20 @@ class Snapshot:
         return with_labels(connection, found)
 
     def close(self) -> None:
-        """Take what is kept out of the database. Twice is once."""
+        """Remove the kept rows from the database. Idempotent."""
         self._state.close(connections[self.using])
 
 
 def snapshot(*labels: str, using: str = DEFAULT_DB_ALIAS) -> Snapshot:
-    """Keep the present state of the tables that *labels* name, or of all but those that a reset never touches.
+    """Keep the present state of the tables that *labels* name; without labels, of all tables that a reset may touch.
 
-    Labels are those of ``resetdb``: an app, ``app.Model``, ``schema.table``, a pattern. Rows that this session has written and
-    not yet committed are in it. On PostgreSQL it costs one round trip, and the reading of tables whose rows were not known
-    before; a table above 128 kB is copied, as a temporary table. On SQLite all rows are copied, as temporary tables.
+    Labels are those of ``resetdb``: an app, ``app.Model``, ``schema.table``, a pattern. Rows that this session has
+    written and not yet committed are included. On PostgreSQL it costs one round trip, and reading the tables whose
+    rows are not known yet. A table above 128 kB is copied to a temporary table. On SQLite all rows are copied to
+    temporary tables.
 
     Raises :class:`~testdb_app.exceptions.UnknownNameError` for a label that matches nothing, and
-    :class:`~testdb_app.exceptions.UnsupportedError` where rows cannot be seen, or the database has no such thing.
+    :class:`~testdb_app.exceptions.UnsupportedError` if rows are hidden, or the database has no snapshots.
     """
     connection = connections[using]
     tables = select(connection, labels) if labels else None
@@ -76,17 +78,18 @@ def snapshot(*labels: str, using: str = DEFAULT_DB_ALIAS) -> Snapshot:
 def diff(before: Snapshot, after: Snapshot | None = None, *, limit: int = 20) -> StateDifference:
     """Return the rows that were added, changed and removed since *before*, or between it and *after*, by table.
 
-    Rows are told apart by their primary key, or by a unique key that is never null, and compared byte by byte. At most *limit*
-    rows of each kind and table are told; all are counted. The result is false if nothing differs, and reads as a diff.
+    Rows are identified by their primary key, or by a unique key that is never null, and compared byte by byte. All
+    differences are counted; at most *limit* rows of each kind and table are listed. The result is false if nothing
+    differs, and its text is a diff.
 
-    Raises :class:`~testdb_app.exceptions.SnapshotError` if a snapshot is closed, was taken inside a savepoint that was rolled
-    back and kept a large table, or if its tables were altered or dropped since.
+    Raises :class:`~testdb_app.exceptions.SnapshotError` if a snapshot is closed, if it kept a large table and its
+    savepoint was rolled back, or if its tables were altered or dropped since.
     """
     return before.diff(after, limit=limit)
 
 
 def with_labels(connection: BaseDatabaseWrapper, found: Iterable[TableDifference]) -> StateDifference:
-    """Make a difference of those of tables, with the labels of their models."""
+    """Return the differences of the tables as one, with the labels of their models."""
     tables = sorted(found, key=lambda difference: difference.table)
     if not tables:
         return StateDifference()

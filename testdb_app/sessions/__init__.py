@@ -6,7 +6,7 @@
     with factory(name="checkout") as session:
         ...
 
-See :class:`TestSessionFactory` and :class:`TestSession`; docs/sessions.md tells the transaction handling and the design.
+See :class:`TestSessionFactory` and :class:`TestSession`; docs/sessions.md describes the transactions and the design.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 """Sharing a session's connections with other threads: ``session.allow()``.
 
-Django's connection for a thread that a session's was lent to: its own state, over the session's transaction.
-
-To the thread it is a connection like any other: what it does outside of ``atomic()`` is committed at once, an ``atomic()``
-block commits at its end, also a durable one. Each of these is a savepoint in the session's transaction, during which no other
-thread uses that. So an error of the thread's undoes the thread's part and nothing else.
+Each thread that shares a connection has a Django connection with a state of its own, over the session's transaction.
+To the thread it behaves like any other. Statements outside of ``atomic()`` are committed at once, and an ``atomic()``
+block commits at its end, also a durable one. Each of these is a savepoint in the session's transaction, and no other
+thread uses the transaction meanwhile. So an error of the thread undoes the thread's part and nothing else.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from testdb_app.sessions.registry import OpenSession
 
 Borrower = threading.Thread | Executor | None
-"""Whom a session's connections are lent to; None stands for every other thread."""
+"""What a session's connections are shared with; None means every other thread."""
 
 DEFAULT_TIMEOUT = 10.0
 """Seconds that a thread waits for its turn."""
@@ -41,10 +40,10 @@ DEFAULT_TIMEOUT = 10.0
 def lending(
     session: OpenSession, connections: dict[BaseDatabaseWrapper, Iterable[str]], borrower: Borrower, timeout: float
 ) -> Iterator[None]:
-    """Lend *connections*, each with its aliases, while the block runs."""
+    """Share *connections*, each with its aliases, while the block runs."""
     _check(borrower)
     loans = [
-        # Of one connection there is one turn, whichever session lends it.
+        # One connection has one turn, whichever session shares it.
         SharedConnection(session, connection, aliases, turn=find_turn(connection) or Turn(session.owner, timeout))
         for connection, aliases in connections.items()
     ]
@@ -81,7 +80,7 @@ def _admit(loan: SharedConnection, borrower: Borrower) -> None:
 
 @contextmanager
 def _submitting(executor: Executor, loans: Sequence[SharedConnection]) -> Iterator[None]:
-    """Have what is submitted meanwhile run with what is lent, and the threads be as before after each job."""
+    """Run the jobs submitted in the block with the shared connections, and restore the threads after each job."""
     submit: Callable[..., Any] = executor.submit
 
     def submit_lent(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
@@ -115,7 +114,7 @@ def _run(loans: Sequence[SharedConnection], function: Callable[..., Any], /, *ar
 
 
 class _TurnTaker:
-    """An execute wrapper for the session's own thread, whose statements take their turn too."""
+    """An execute wrapper for the session's own thread: its statements wait for their turn, too."""
 
     def __init__(self, turn: Turn) -> None:
         self.turn = turn
@@ -126,7 +125,7 @@ class _TurnTaker:
 
 
 class SharedConnection:
-    """One connection of a session, lent to one thread, the jobs of one executor, or every other thread."""
+    """One connection of a session, shared with one thread, the jobs of one executor, or every other thread."""
 
     def __init__(
         self, session: OpenSession, connection: BaseDatabaseWrapper, aliases: Iterable[str], *, turn: Turn
@@ -144,21 +143,21 @@ class SharedConnection:
         self._base = len(connection.atomic_blocks)
 
     def admit(self, thread: threading.Thread) -> None:
-        """Lend it to *thread*."""
+        """Share it with *thread*."""
         self._threads[thread] = None
 
     def dismiss(self, thread: threading.Thread) -> None:
-        """Lend it to *thread* no more."""
+        """Stop sharing it with *thread*."""
         self._threads.pop(thread, None)
 
     def find(self, thread: threading.Thread) -> Any:
-        """Return the connection for *thread*, or None if it is not lent to it."""
+        """Return the connection for *thread*, or None if it is not shared with it."""
         if thread is self.owner or not (self.to_all or thread in self._threads):
             return None
         found = self._threads.get(thread)
         if found is None:
             found = self._threads[thread] = borrow(self.connection, self)
-            # Below its own, which waits for its turn: that time is no statement's.
+            # Inside its own wrapper, which waits for its turn: that wait is not part of any statement's time.
             found.execute_wrappers += [
                 each for each in self.connection.execute_wrappers if not isinstance(each, _TurnTaker)
             ]
@@ -181,25 +180,25 @@ class SharedConnection:
         return self._raw
 
     def collect(self, entries: Iterable[tuple[set[str], Callable[[], Any], bool]]) -> None:
-        """Add callbacks of a borrower to the session's."""
+        """Add callbacks of a sharing thread to the session's."""
         with self.turn.taken("on_commit()"):
             inside = {name for name in self.connection.savepoint_ids if name is not None}
             django: Any = self.connection  # the stubs leave out whether one is robust
             django.run_on_commit += [(inside, function, robust) for _, function, robust in entries]
 
     def leave_atomic(self) -> None:
-        """Give it back with the block, unless that was entered before the loan."""
+        """Release the turn at the end of the block, unless the block was entered before the sharing began."""
         if len(self.connection.atomic_blocks) >= self._base:
             self.turn.give_back()
 
     def begin(self) -> None:
-        """Serialise what the session's own thread does from now on."""
+        """Serialise the statements of the session's own thread from now on."""
         self.connection.execute_wrappers.insert(0, self._taker)
 
     def end(self) -> None:
-        """Wait for the transaction of a borrower to end, and take the connection back.
+        """Wait until the transaction of a sharing thread has ended, and stop sharing.
 
-        Raises :class:`LendingTimeoutError`, with the connection taken back, if it takes too long.
+        Raises :class:`LendingTimeoutError`, with the sharing ended, if that takes too long.
         """
         try:
             self.turn.take("the end of allow()")
@@ -220,7 +219,7 @@ _atomic: Any = transaction.Atomic
 
 
 def put_up(loan: SharedConnection) -> None:
-    """Let the threads find what *loan* lends."""
+    """Let the threads find the connection that *loan* shares."""
     with _changing:
         _loans.append(loan)
         if len(_loans) == 1:
@@ -228,7 +227,7 @@ def put_up(loan: SharedConnection) -> None:
 
 
 def take_down(loan: SharedConnection) -> None:
-    """Let them find it no more. Those that have it stay with it, and are told that it is over."""
+    """Stop new threads from finding it. Threads that have it keep it, and their next use raises."""
     with _changing:
         _loans.remove(loan)
         if not _loans:
@@ -236,24 +235,24 @@ def take_down(loan: SharedConnection) -> None:
 
 
 def find_turn(connection: BaseDatabaseWrapper) -> Turn | None:
-    """Return whose turn it is on *connection*, if it is lent already."""
+    """Return the turn of *connection*, if it is already shared."""
     return next((loan.turn for loan in _loans if loan.connection is connection), None)
 
 
 def get_storage() -> Any:
-    """Return the storage behind ``django.db.connections``, whether anything is lent or not."""
+    """Return the storage behind ``django.db.connections``, whether or not anything is shared."""
     storage = _handler._connections
     return storage.storage if isinstance(storage, LentConnections) else storage
 
 
 def own_connection(alias: str) -> Any:
-    """Return the connection that this thread has of its own, or None."""
+    """Return this thread's own connection, or None."""
     found = getattr(get_storage(), alias, None)
     return found.earlier if isinstance(found, ThreadConnection) else found
 
 
 class LentConnections:
-    """Stands in for the storage behind ``django.db.connections`` while anything is lent, and looks there first."""
+    """Replaces the storage behind ``django.db.connections`` while anything is shared, and searches shared connections first."""
 
     def __init__(self, storage: Any) -> None:
         object.__setattr__(self, "storage", storage)
@@ -274,7 +273,7 @@ def _find(alias: str) -> Any:
     for loan in reversed(tuple(_loans)):
         if alias in loan.aliases and (found := loan.find(thread)) is not None:
             if not _is_of_executor(thread):
-                # It stays there after the loan, and says that it is over. The threads of an executor go on to other work.
+                # It stays after the sharing has ended; its next use raises. The threads of an executor go on to other work.
                 found.earlier = own_connection(alias)
                 setattr(get_storage(), alias, found)
             return found
@@ -301,7 +300,7 @@ def _enter_in_turn(self: Any) -> None:
         loan.turn.give_back()
         raise
     if self._from_testcase:
-        # A session inside a session: who borrows takes part in it.
+        # A session inside a session: a sharing thread takes part in it.
         loan.turn.give_back()
 
 
@@ -320,7 +319,7 @@ def _exit_in_turn(self: Any, *exc: Any) -> None:
 
 
 def _loan_of(block: transaction.Atomic) -> SharedConnection | None:
-    """Return the loan of the connection that *block* is on, if this is the thread of its session."""
+    """Return what shares the connection of *block*, if this is the thread of its session."""
     connection = transaction.get_connection(block.using)
     return next((loan for loan in reversed(_loans) if loan.connection is connection), None)
 
@@ -345,7 +344,7 @@ _numbers = itertools.count(1)
 
 
 class Lender(Protocol):
-    """What lends: :class:`testdb_app.sessions.connection_sharing.SharedConnection`."""
+    """What shares a connection: :class:`testdb_app.sessions.connection_sharing.SharedConnection`."""
 
     turn: Turn
     is_open: bool
@@ -360,14 +359,14 @@ class Lender(Protocol):
 
 
 class ThreadConnection(_Base):
-    """The methods that differ; mixed into the class of the session's connection by :func:`borrow`."""
+    """The methods that differ. :func:`borrow` mixes them into the class of the session's connection."""
 
     pool = None
     earlier: Any = None
-    """What the thread had before, which stays its own."""
+    """The thread's connection from before; it stays the thread's own."""
 
     def begin_borrowing(self, loan: Lender) -> None:
-        """Belong to *loan*, in the thread that calls this."""
+        """Attach to *loan*, in the thread that calls this."""
         self._loan = loan
         self._savepoint_of_thread: str | None = None
         self.autocommit = True
@@ -376,15 +375,15 @@ class ThreadConnection(_Base):
     # Opening and closing: the thread has no connection of its own.
 
     def ensure_connection(self) -> None:
-        """Have the session's connection, or raise: the loan is over, or the session is broken."""
+        """Use the session's connection. Raises if the sharing has ended, or the session is broken."""
         self.connection = self._loan.get_connection()
 
     def connect(self) -> None:
-        """Do the same."""
+        """Do the same as :meth:`ensure_connection`."""
         self.ensure_connection()
 
     def close(self) -> None:
-        """Undo what the thread has left open; the connection stays the session's."""
+        """Undo what the thread has left open. The connection stays the session's."""
         if self.in_atomic_block:
             return
         self.run_on_commit = []
@@ -395,16 +394,16 @@ class ThreadConnection(_Base):
         self._loan.turn.give_up()
 
     def is_usable(self) -> bool:
-        """Whether the loan is not over."""
+        """Whether the sharing has not ended."""
         return self._loan.is_open
 
     def close_if_unusable_or_obsolete(self) -> None:
-        """Do nothing: age and errors are the session's affair."""
+        """Do nothing: the session handles age and errors."""
 
     def close_if_health_check_failed(self) -> None:
         """Do nothing."""
 
-    # Transactions: savepoints, and the turn that lasts as long.
+    # Transactions are savepoints, each within one turn.
 
     def _set_autocommit(self, autocommit: bool) -> None:
         if autocommit:
@@ -449,7 +448,7 @@ class ThreadConnection(_Base):
             cursor.execute(sql)
 
     def _take_turn(self, execute: Callable[..., Any], sql: str, params: Any, many: bool, context: Any) -> Any:
-        """Run a statement in the thread's turn; outside of a transaction in a savepoint of its own."""
+        """Run a statement in the thread's turn; outside of a transaction, in a savepoint of its own."""
         with self._loan.turn.taken(shorten(sql)):
             if self._savepoint_of_thread is not None:
                 return execute(sql, params, many, context)
@@ -468,7 +467,7 @@ class ThreadConnection(_Base):
                 if self.autocommit:
                     self._loan.turn.give_back()
 
-    # Callbacks: the session's, which runs them when it is told to.
+    # Callbacks go to the session, which decides when they run.
 
     def on_commit(self, func: Callable[[], Any], robust: bool = False) -> None:
         """Collect a callback with the session's."""
@@ -478,7 +477,7 @@ class ThreadConnection(_Base):
             self._loan.collect([(set(), func, robust)])
 
     def run_and_clear_commit_hooks(self) -> None:
-        """Hand the callbacks of a transaction that has "committed" over to the session."""
+        """Move the callbacks of a transaction that has "committed" to the session."""
         entries, self.run_on_commit = self.run_on_commit, []
         self._loan.collect(entries)
 
@@ -493,14 +492,14 @@ def _class_of(cls: Any) -> Any:
 
 
 def borrow(connection: _Base, loan: Lender) -> Any:
-    """Return a connection over *connection*, which is another thread's, for the thread that calls this."""
+    """Return a connection for the calling thread over *connection*, which belongs to another thread."""
     made = _class_of(type(connection))(connection.settings_dict, connection.alias)
     made.begin_borrowing(loan)
     return made
 
 
 class Turn:
-    """A lock for one thread at a time, which may take it again; who waits too long for it is told who has it.
+    """A reentrant lock for one thread at a time. Its timeout error names the thread that holds it.
 
     *owner* is the session's text for messages, *timeout* seconds.
     """
@@ -515,7 +514,7 @@ class Turn:
         self._doing = ""
 
     def take(self, doing: str) -> None:
-        """Wait for the turn; *doing* tells others what for. Raises :class:`LendingTimeoutError`, an ``OperationalError`` too."""
+        """Wait for the turn; others see *doing*. Raises :class:`LendingTimeoutError`, also an ``OperationalError``."""
         me = threading.current_thread()
         with self._free:
             if self._holder is not me:
@@ -525,7 +524,7 @@ class Turn:
             self._depth += 1
 
     def give_back(self) -> None:
-        """Let others have it, as often as it was taken."""
+        """Release the turn once; call it as often as the turn was taken."""
         with self._free:
             if self._holder is not threading.current_thread():
                 return
@@ -535,7 +534,7 @@ class Turn:
                 self._free.notify()
 
     def give_up(self) -> None:
-        """Let others have it, however often this thread has taken it."""
+        """Release the turn completely, however often this thread has taken it."""
         with self._free:
             if self._holder is threading.current_thread():
                 self._depth, self._holder = 0, None
@@ -543,7 +542,7 @@ class Turn:
 
     @contextmanager
     def taken(self, doing: str) -> Iterator[None]:
-        """Have it while the block runs."""
+        """Hold the turn while the block runs."""
         self.take(doing)
         try:
             yield

@@ -30,9 +30,9 @@ _changing = threading.Lock()
 
 @contextmanager
 def independent_connection(alias: str, session: OpenSession, pool: SharedPool) -> Iterator[BaseDatabaseWrapper]:
-    """Connect once more to the database of *alias*, out of *pool* if the options ask for one, while the block runs.
+    """Open another connection to the database of *alias* while the block runs, from *pool* if the options say so.
 
-    The ORM finds it by its name, ``.using(connection.alias)``. Nothing is left in Django's settings or connections.
+    The ORM uses it by its name: ``.using(connection.alias)``. Nothing stays in Django's settings or connections.
     Raises :class:`PoolTimeoutError` and Django's database errors.
     """
     with ExitStack() as stack:
@@ -59,7 +59,7 @@ def independent_connection(alias: str, session: OpenSession, pool: SharedPool) -
 
 @contextmanager
 def _number() -> Iterator[int]:
-    """Give the least number that is free: few names come again and again."""
+    """Yield the least number that is free, so that the same few names are reused."""
     with _changing:
         number = next(each for each in range(1, len(_numbers) + 2) if each not in _numbers)
         _numbers.add(number)
@@ -72,7 +72,7 @@ def _number() -> Iterator[int]:
 
 @cache
 def _name(alias: str, number: int) -> str:
-    # One object for each: the caches of the interpreter keep the names of attributes, and this becomes one.
+    # One object for each name: the interpreter's caches keep the names of attributes, and this becomes one.
     return f"{alias}_independent_{number}"
 
 
@@ -96,9 +96,10 @@ def _make(primary: BaseDatabaseWrapper, name: str, session: OpenSession) -> Base
 
 
 def _close(connection: BaseDatabaseWrapper, session: OpenSession) -> None:
-    """Close it, also one to a shared database in memory, which Django keeps open.
+    """Close it, also a connection to a shared in-memory database, which Django keeps open.
 
-    What code that commits has set, nothing undoes: the next user of the pool gets another connection.
+    The session state that committing code has set cannot be undone: the next user of the pool gets another
+    connection.
     """
     raw = connection.connection
     with suppress(DatabaseError, InterfaceError):
@@ -117,7 +118,7 @@ def _forget(name: str) -> None:
 
 
 class SharedPool:
-    """One pool of the driver for all independent sessions of a factory to one alias, and who holds its connections.
+    """One pool of the driver for all independent sessions of a factory to one alias, and the holders of its connections.
 
     It is opened with the first session, and closed with the factory.
     """
@@ -128,7 +129,7 @@ class SharedPool:
         self._lock = threading.Lock()
 
     def attach(self, connection: BaseDatabaseWrapper) -> None:
-        """Have *connection*, whose settings ask for a pool, take its connections out of this one."""
+        """Make *connection*, whose settings require a pool, use this one."""
         pooled: Any = connection
         with self._lock:
             if self.pool is not None:
@@ -137,19 +138,19 @@ class SharedPool:
                 self.pool = pooled.pool
 
     def detach(self, connection: BaseDatabaseWrapper) -> None:
-        """Leave the pool open when *connection* is forgotten."""
+        """Keep the pool open when *connection* is dropped."""
         pooled: Any = connection
         pooled._connection_pools.pop(connection.alias, None)
 
     def close(self) -> None:
-        """Close the connections that are in the pool, and the others when they come back."""
+        """Close the connections in the pool now, and the others when they are released."""
         with self._lock:
             pool, self.pool = self.pool, None
         if pool is not None:
             pool.close()
 
     def take_note(self, session: OpenSession, *, holds: bool) -> None:
-        """Take note that *session* has a connection out of the pool, or has given it back."""
+        """Record that *session* holds a connection of the pool, or has released it."""
         with self._lock:
             if holds:
                 self._holders.append(session)
@@ -157,7 +158,7 @@ class SharedPool:
                 self._holders.remove(session)
 
     def explain(self, error: OperationalError, session: OpenSession) -> BaseException:
-        """Return the error for a pool that had no connection in time: who has them, or that none could be made."""
+        """Return the error for a pool without a free connection: its holders, or that no connection could be made."""
         with self._lock:
             holders = [str(each) for each in self._holders]
             pool = self.pool
@@ -188,16 +189,16 @@ _WHO = ("USER", "PASSWORD", "OPTIONS", "AUTOCOMMIT", "TIME_ZONE")
 
 
 def database_of(connection: BaseDatabaseWrapper) -> tuple[str, ...]:
-    """Return what tells databases apart: server and name."""
+    """Return what distinguishes databases: server and name."""
     return tuple(str(connection.settings_dict.get(key)) for key in _WHERE)
 
 
 def group_aliases(aliases: Sequence[str]) -> dict[str, list[str]]:
-    """Return the aliases to open, and for each the other ones that are to share its connection.
+    """Return the aliases to open, and for each the other aliases that share its connection.
 
-    These are the test mirrors of it, which see its uncommitted rows by that, and aliases that connect in the same way to
-    the same database, which would wait for each other's locks in two transactions. Raises :class:`ConfigurationError`
-    for an alias that there is not.
+    These are its test mirrors, which then see its uncommitted rows. They are also aliases that connect to the same
+    database in the same way: in two transactions they would wait for each other's locks. Raises
+    :class:`ConfigurationError` for an unknown alias.
     """
     if len(aliases) == 1 and aliases[0] in connections:
         primary = find_primary(aliases[0])
@@ -217,12 +218,12 @@ def group_aliases(aliases: Sequence[str]) -> dict[str, list[str]]:
 
 
 def find_primary(alias: str) -> str:
-    """Return the alias that *alias* is a mirror of in this test run; itself if it is none."""
+    """Return the alias that *alias* mirrors in this test run; *alias* itself if it is no mirror."""
     settings = connections[alias].settings_dict
     mirrored = settings["TEST"].get("MIRROR")
     if not mirrored or mirrored == alias or mirrored not in connections:
         return alias
-    # Django's runner gives a mirror the name of its primary. Outside of a test run it is a database of its own.
+    # Django's runner gives a mirror the name of its primary. Outside of a test run the mirror is a database of its own.
     is_mirroring = str(settings["NAME"]) == str(connections[mirrored].settings_dict["NAME"])
     return find_primary(str(mirrored)) if is_mirroring else alias
 
@@ -236,9 +237,9 @@ def _connects_as(connection: BaseDatabaseWrapper) -> str:
 
 @contextmanager
 def sharing(primary: str, others: Iterable[str]) -> Iterator[None]:
-    """Have the connection of *primary*, of this thread, stand in for those of *others* while the block runs."""
+    """Use the connection of *primary*, of this thread, for *others* while the block runs."""
     handler: Any = connections
-    storage = handler._connections  # what there was must come back
+    storage = handler._connections  # the earlier connections must come back
     earlier = {alias: getattr(storage, alias, None) for alias in others}
     try:
         for alias in earlier:

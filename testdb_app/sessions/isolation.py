@@ -20,13 +20,13 @@ from testdb_app.transactions import OuterTransaction, TransactionFault, open_tra
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
-# Who will reset which database: a second one would take away what the first has committed.
+# The session that will reset each database. A second one would delete what the first has committed.
 _resetting: dict[tuple[str, ...], OpenSession] = {}
 _claiming = threading.Lock()
 
 
 class RollbackIsolation:
-    """One outer transaction. Limits end with it; those of a vendor that has none for a transaction are put back."""
+    """One outer transaction. Limits end with it; a vendor without limits for a transaction restores them."""
 
     def __init__(self, connection: BaseDatabaseWrapper, session: OpenSession) -> None:
         self.connection = connection
@@ -72,7 +72,7 @@ class RollbackIsolation:
 class ResetIsolation:
     """Real commits, and a reset to the baseline at the end.
 
-    Inside another one of the same database, which resets at its end, an independent connection does not reset at its own.
+    Inside another session with a reset of the same database, an independent connection does not reset at its own end.
     """
 
     def __init__(self, connection: BaseDatabaseWrapper, session: OpenSession, *, primary: str) -> None:
@@ -85,11 +85,11 @@ class ResetIsolation:
 
     @property
     def is_independent(self) -> bool:
-        """Whether its connection is not the one that Django has for the alias."""
+        """Whether its connection is not Django's connection for the alias."""
         return self.primary != self.connection.alias
 
     def open(self) -> None:
-        """Have a baseline captured, if there is none, and set the limits."""
+        """Capture a baseline, if there is none, and set the limits."""
         options = self.session.options
         self._check_may_commit()
         with connecting_within(self.connection, options.connect_timeout):
@@ -106,7 +106,7 @@ class ResetIsolation:
             raise
 
     def close(self) -> TransactionFault | None:
-        """Undo what is not committed, put the limits back, and reset."""
+        """Undo what is not committed, restore the limits, and reset."""
         try:
             self._check_nothing_is_open()
             leave_blocks(self.connection)
@@ -159,7 +159,7 @@ class ResetIsolation:
 
 
 def take_back(connection: BaseDatabaseWrapper, allow_database: tuple[str, ...]) -> bool:
-    """Reset what a session has committed and should not have; return False if there is no baseline to go back to."""
+    """Reset what a session should not have committed. Return False if there is no baseline."""
     if connection.in_atomic_block or get_backend(connection).read_baseline(connection) is None:
         return False
     get_resetter(connection.alias, "baseline", allow_database=allow_database).reset()
@@ -168,7 +168,7 @@ def take_back(connection: BaseDatabaseWrapper, allow_database: tuple[str, ...]) 
 
 @contextmanager
 def connecting_within(connection: BaseDatabaseWrapper, seconds: int | None) -> Iterator[None]:
-    """Have connections that are made meanwhile give up after that time. A pool has a time-out of its own."""
+    """Limit the time in which new connections must be made. A pool has a timeout of its own."""
     if seconds is None or connection.vendor != "postgresql":
         yield
         return

@@ -1,9 +1,8 @@
 """Opening and ending a session, whatever goes wrong: abandoned and overdue sessions included.
 
-Sessions that nobody has closed and nobody can any more: told, and ended as soon as that is safe.
-
-Garbage is collected at any time: at once where the last name of a session goes, or in another thread, or while a statement is
-on its way, when its connection must not be touched.
+A session may be forgotten: nobody has closed it, and nobody can any more. It is reported, and ended as soon as that
+is safe. Python may collect it at any time: at once when its last reference disappears, in another thread, or during a
+statement, when its connection must not be used.
 """
 
 from __future__ import annotations
@@ -42,9 +41,9 @@ if TYPE_CHECKING:
 
 
 def open_session(session: OpenSession, pool: SharedPool, *, independent: str | None = None) -> None:
-    """Open *session* on its aliases' own connections, or on one that is made for it, to the alias *independent*.
+    """Open *session* on its aliases' own connections, or on a new one to the alias *independent*.
 
-    Raises an error of :mod:`testdb_app.exceptions`, or Django's, with nothing open.
+    Raises an error of :mod:`testdb_app.exceptions`, or Django's. Nothing is open then.
     """
     sweep()
     try:
@@ -109,7 +108,7 @@ def _open_all(session: OpenSession) -> None:
 
 
 def _watch(session: OpenSession, connection: BaseDatabaseWrapper) -> None:
-    """Put the watch of statements below those of the sessions around, and above what the code under test may put there."""
+    """Put the watch of statements inside those of the outer sessions, and outside of wrappers of the code under test."""
     wrappers = connection.execute_wrappers
     ours = [number for number, each in enumerate(wrappers) if isinstance(each, StatementWatch)]
     wrappers.insert(ours[-1] + 1 if ours else 0, StatementWatch(session))
@@ -119,7 +118,7 @@ _R = TypeVar("_R")
 
 
 class _Errors:
-    """What went wrong on the way, so that the way is gone to its end. An interruption is raised before anything else."""
+    """Collects errors, so that all steps run. An interruption is raised before any other error."""
 
     def __init__(self) -> None:
         self.found: list[BaseException] = []
@@ -133,7 +132,7 @@ class _Errors:
             return None
 
     def first(self) -> BaseException:
-        """Return the one to raise, with the others as notes."""
+        """Return the error to raise, with the others as notes."""
         self.found.sort(key=lambda error: isinstance(error, Exception))
         for other in self.found[1:]:
             self.found[0].add_note(f"And then: {type(other).__name__}: {other}")
@@ -141,13 +140,13 @@ class _Errors:
 
 
 def end_session(session: OpenSession, before: Callable[[], object] | None = None, *, with_inner: bool = False) -> None:
-    """Undo what was done in *session*, and leave its connections as they were. *before* runs first, in it still.
+    """Undo what was done in *session*, and restore its connections. *before* runs first, still in the session.
 
-    *with_inner* ends those first that were opened inside it and are still open, instead of refusing.
+    With *with_inner*, sessions that were opened inside it are ended first, instead of a refusal.
 
-    Raises :class:`SessionNestingError`, with nothing undone, if another one inside it is open; :class:`SessionLeakError` if
-    something was committed; :class:`SessionBrokenError` if the transaction came to its end before it; and the first error of
-    *before* or of the clean-up, with the others as notes.
+    Raises :class:`SessionNestingError`, with nothing undone, if a session inside it is open;
+    :class:`SessionLeakError` if something was committed; :class:`SessionBrokenError` if the transaction ended before
+    it; and the first error of *before* or of the clean-up, with the others as notes.
     """
     if not is_last(session):
         for part in session.parts:
@@ -175,7 +174,7 @@ def end_session(session: OpenSession, before: Callable[[], object] | None = None
 
 
 def _check_scopes(session: OpenSession) -> None:
-    """Refuse to end before an outer transaction of somebody else, such as a scope of pytest, that was opened inside."""
+    """Refuse to end before another outer transaction, such as a scope of pytest, that was opened inside."""
     for part in session.parts:
         if isinstance(part, RollbackIsolation) and not part.outer.is_last:
             found = open_transactions(part.connection)
@@ -235,7 +234,7 @@ _forgotten: list[OpenSession] = []
 
 
 def forget_session(session: OpenSession) -> None:
-    """Warn that nobody has closed *session*, and end it, at once or at the next use of its connection that allows it."""
+    """Warn that nobody has closed *session*, and end it now or at the next use of its connection that allows it."""
     if not session.is_open:
         return
     session.when_used = sweep
@@ -253,7 +252,7 @@ def forget_session(session: OpenSession) -> None:
 
 
 def sweep() -> None:
-    """End the forgotten sessions that can be ended by this thread now, the last ones first."""
+    """End the forgotten sessions that this thread can end now, the last ones first."""
     for session in reversed(tuple(_forgotten)):
         if not session.thread.is_alive():
             abandon(session)
@@ -266,19 +265,19 @@ def sweep() -> None:
 
 
 def abandon(session: OpenSession) -> None:
-    """Close the connections of a session whose thread has ended: nobody else can roll it back, and the server does."""
+    """Close the connections of a session whose thread has ended. No thread can roll it back; the server does."""
     if not session.is_open:
         return
     session.is_open = False
     watchdog.forget(session)
     for part in session.parts:
         raw: Any = part.connection.connection
-        # Nobody else uses it any more.
+        # No other thread uses it any more.
         part.connection.inc_thread_sharing()
         with suppress(Exception):
             raw.close()
         pop(session, part.connection)
-    # It gives back what is not the thread's own, such as a place in a pool.
+    # Closing also releases what is not the thread's own, such as a place in a pool.
     with suppress(Exception):
         session.clean_up.close()
 
@@ -306,24 +305,24 @@ logger = logging.getLogger("testdb_app")
 
 
 class Watchdog:
-    """Logs, once, that a session is overdue, and tells it so: its next use raises.
+    """Logs, once, that a session is overdue, and marks it: its next use raises.
 
-    The thread is a daemon that begins with the first session that has a limit. Sessions that end in time cost it nothing: it
-    is woken only for one that is due earlier than what it waits for.
+    The daemon thread starts with the first session that has a limit. Sessions that end in time never wake it. Only a
+    session with an earlier deadline than the present one does.
     """
 
     def __init__(self) -> None:
         self.clear()
 
     def clear(self) -> None:
-        """Know of no session, and have no thread."""
+        """Forget all sessions and the thread."""
         self._changed = threading.Condition()
         self._due: dict[OpenSession, float] = {}
         self._wakes_at = math.inf
         self._thread: threading.Thread | None = None
 
     def watch(self, session: OpenSession, seconds: float) -> None:
-        """Wait for that time to pass."""
+        """Watch *session* for that many seconds."""
         with self._changed:
             due = self._due[session] = time.monotonic() + seconds
             if self._thread is None:
@@ -333,7 +332,7 @@ class Watchdog:
                 self._changed.notify()
 
     def forget(self, session: OpenSession) -> None:
-        """It is closed."""
+        """Stop watching a closed session."""
         if session not in self._due:
             return
         with self._changed:
@@ -346,7 +345,7 @@ class Watchdog:
                 logger.warning("%s", session.describe_overdue())
 
     def _wait(self) -> list[OpenSession]:
-        """Sleep until something is due or the next one to be has changed; return what is due."""
+        """Sleep until a session is due or the next deadline has changed; return the sessions that are due."""
         with self._changed:
             self._wakes_at = min(self._due.values(), default=math.inf)
             left = self._wakes_at - time.monotonic()
@@ -363,7 +362,7 @@ watchdog = Watchdog()
 
 
 def _begin_anew() -> None:
-    # Its thread and its lock are the other process's.
+    # The thread and the lock belong to the parent process.
     watchdog.clear()
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
 ISOLATIONS = ("rollback", "reset")
-"""How a session is undone: in one transaction that is rolled back, or with real commits and a reset at the end."""
+"""How a session is undone: one transaction that is rolled back, or real commits and a reset at the end."""
 
 ALL = "__all__"
 """Every alias, as in Django's ``TestCase.databases``."""
@@ -27,10 +27,10 @@ ALL = "__all__"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionOptions:
-    """The options of :class:`testdb_app.sessions.TestSessionFactory`; see there. Made by :func:`check_session_options`.
+    """The checked options of :class:`testdb_app.sessions.TestSessionFactory`. Made by :func:`check_session_options`.
 
-    ``limits`` are milliseconds by PostgreSQL's names. ``connect_timeout`` is in whole seconds, ``ownership_timeout`` in
-    seconds.
+    ``limits`` are milliseconds by PostgreSQL's names. ``connect_timeout`` is in whole seconds, ``ownership_timeout``
+    in seconds.
     """
 
     databases: tuple[str, ...] | str
@@ -44,7 +44,7 @@ class SessionOptions:
 
     @property
     def aliases(self) -> tuple[str, ...]:
-        """The aliases to open, sorted, so that sessions take their connections in one order."""
+        """The aliases to open, sorted, so that sessions open their connections in the same order."""
         return tuple(sorted(connections)) if self.databases == ALL else tuple(self.databases)
 
 
@@ -61,7 +61,7 @@ def check_session_options(
     allow_database: str | Iterable[str] = (),
     around: Callable[[], AbstractContextManager[object]] | None = None,
 ) -> SessionOptions:
-    """Check the options; raise :class:`ConfigurationError` that names the one that is wrong, and what it takes."""
+    """Check the options. Raises :class:`ConfigurationError` with the invalid one and its valid values."""
     if isolation not in ISOLATIONS:
         raise ConfigurationError(f"isolation must be one of {', '.join(ISOLATIONS)}, not {isolation!r}.")
     limits = {
@@ -77,7 +77,7 @@ def check_session_options(
         databases=ALL if databases == ALL else _check_names("databases", databases),
         isolation=isolation,
         limits={name: value for name, value in limits.items() if value is not None},
-        # libpq has whole seconds, and takes 1 for 2.
+        # libpq uses whole seconds, and treats 1 as 2.
         connect_timeout=None if connect is None else max(2, math.ceil(connect / 1_000)),
         ownership_timeout=None if ownership is None else ownership / 1_000,
         pool=check_pool_options(pool),
@@ -93,14 +93,14 @@ def _check_names(name: str, given: str | Iterable[str], *, may_be_empty: bool = 
     return names
 
 
-# What Django gives to the pool itself.
+# Django passes these to the pool itself.
 _DJANGOS = {"self", "conninfo", "kwargs", "open", "configure", "check"}
 
 
 def check_pool_options(pool: Mapping[str, Any] | bool | None) -> Mapping[str, Any] | None:
-    """Return the options of a pool as Django's ``OPTIONS["pool"]`` takes them, or None for no pool.
+    """Return the options of a pool as Django's ``OPTIONS["pool"]`` accepts them, or None for no pool.
 
-    Raises :class:`ConfigurationError` for what would raise later, hang, or be no pool.
+    Raises :class:`ConfigurationError` for options that would raise later, hang, or make no pool.
     """
     if pool is None or pool is False:
         return None
@@ -151,7 +151,7 @@ def _is_number(value: object) -> bool:
 
 
 def check_may_pool(connection: BaseDatabaseWrapper) -> None:
-    """Raise an error if a pool over the settings of *connection* would hang, or not be one."""
+    """Raise an error if a pool over the settings of *connection* would hang, or would not be used."""
     options = connection.settings_dict["OPTIONS"]
     if connection.vendor != "postgresql":
         raise UnsupportedError(
@@ -177,13 +177,13 @@ Duration = int | float | timedelta | str
 _UNITS = {"us": 0.001, "ms": 1, "s": 1_000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
 _TEXT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]+)\s*")
 _MOST = 2**31 - 1
-"""Milliseconds, as the server keeps them: some 24 days."""
+"""Milliseconds, the server's maximum: some 24 days."""
 
 
 def parse_duration(name: str, value: Duration | None) -> int | None:
-    """Return *value* in milliseconds, at least 1; None for None, which stands for no limit.
+    """Return *value* in milliseconds, at least 1. None means no limit, and returns None.
 
-    Raises :class:`ConfigurationError`, which names the argument *name* and what it takes.
+    Raises :class:`ConfigurationError` with the argument *name* and its valid values.
     """
     if value is None:
         return None
@@ -197,7 +197,7 @@ def parse_duration(name: str, value: Duration | None) -> int | None:
 
 
 def describe_duration(milliseconds: float) -> str:
-    """Write a duration for people: "500 ms", "2 s", "1.5 s"."""
+    """Return a duration as text: "500 ms", "2 s", "1.5 s"."""
     return f"{milliseconds:.0f} ms" if milliseconds < 1_000 else f"{milliseconds / 1_000:g} s"
 
 

@@ -28,21 +28,22 @@ class Part(Protocol):
     connection: BaseDatabaseWrapper
 
     def open(self) -> None:
-        """Begin; nothing is open if it raises."""
+        """Begin. Nothing is open if it raises."""
         ...
 
     def close(self) -> TransactionFault | None:
-        """End, and return what had happened meanwhile. Raises if it could not be undone."""
+        """End, and return the fault that occurred meanwhile. Raises if it could not be undone."""
         ...
 
 
 class OpenSession:
-    """What the machinery knows of a session. It holds no reference to the session that people hold, which may be forgotten.
+    """The internal state of a session. It holds no reference to the user's session, which may be forgotten.
 
-    ``owner`` is how messages call it; ``opened_at`` file and line. ``parts`` are its connections, in the order of opening;
-    for each of them ``aliases`` has its names in the session, ``collected`` how many callbacks and savepoints there were at
-    the opening, ``stacks`` the sessions that are open there. ``clean_up`` is what comes after the parts are closed, ``handle``
-    what people hold.
+    - ``owner``: the session in messages; ``opened_at``: file and line.
+    - ``parts``: its connections, in the order of opening.
+    - ``aliases``, ``collected``, ``stacks``: for each connection, its names in the session, the numbers of callbacks
+      and savepoints at the opening, and the sessions that are open there.
+    - ``clean_up``: what runs after the parts are closed; ``handle``: the user's session.
     """
 
     def __init__(self, name: str | None, opened_at: str, options: SessionOptions) -> None:
@@ -69,7 +70,7 @@ class OpenSession:
         return f"{self.owner} ({self.thread.name}{where}, {seconds:.1f} s ago)"
 
     def check_usable(self) -> None:
-        """Raise :class:`SessionClosedError` or :class:`OwnershipTimeoutError` if nothing may be done in it any more."""
+        """Raise :class:`SessionClosedError` or :class:`OwnershipTimeoutError` if the session may not be used any more."""
         if not self.is_open:
             raise SessionClosedError(
                 f"{self.owner} is not open. Use it inside its with block, or between open() and close().",
@@ -85,7 +86,7 @@ class OpenSession:
             )
 
     def check_thread(self) -> None:
-        """Raise :class:`TestSessionError` in another thread than that which has opened it."""
+        """Raise :class:`TestSessionError` in any other thread than the one that opened it."""
         me = threading.current_thread()
         if me is not self.thread:
             raise TestSessionError(
@@ -94,7 +95,7 @@ class OpenSession:
             )
 
     def describe_overdue(self) -> str:
-        """Say that it is open for longer than it may be, and what to do."""
+        """Return a text that it has been open for too long, and what to do."""
         return (
             f"{self.owner}, opened at {self.opened_at} by the thread {self.thread.name}, is still open after "
             f"{self.options.ownership_timeout:g} s, which is its ownership_timeout. Close it (with, enterContext or close()), "
@@ -103,7 +104,7 @@ class OpenSession:
 
 
 def push(session: OpenSession, connection: BaseDatabaseWrapper) -> None:
-    """Take note that *session* is the last one that was opened on *connection*."""
+    """Record *session* as the last one opened on *connection*."""
     with _changing:
         stack = session.stacks[connection] = _stacks.setdefault(connection, [])
         stack.append(session)
@@ -111,7 +112,7 @@ def push(session: OpenSession, connection: BaseDatabaseWrapper) -> None:
 
 
 def pop(session: OpenSession, connection: BaseDatabaseWrapper) -> None:
-    """Take note that it is closed there."""
+    """Record that it is closed there."""
     with _changing:
         stack = session.stacks.pop(connection)
         stack.remove(session)
@@ -133,12 +134,12 @@ def open_sessions() -> list[OpenSession]:
 
 
 def is_last(session: OpenSession) -> bool:
-    """Whether none was opened inside *session* that is still open."""
+    """Whether no session that was opened inside *session* is still open."""
     return all(stack[-1] is session for stack in session.stacks.values())
 
 
 def check_is_last(session: OpenSession) -> None:
-    """Raise :class:`SessionNestingError`, which names both, if another was opened inside *session* and is still open."""
+    """Raise :class:`SessionNestingError`, with both names, if a session inside *session* is still open."""
     for connection, stack in session.stacks.items():
         last = stack[-1]
         if last is not session:
@@ -168,10 +169,10 @@ def _combine(ours: Any, theirs: Any) -> Any:
         return _made[ours, theirs]
 
     def reduce(self: TestSessionError) -> tuple[Any, ...]:
-        # A class that is made while the program runs is made again where it arrives.
+        # Pickle does not find a class that is made at run time: the receiver makes it again.
         return _rebuild, (ours, theirs, self.message), self.__dict__
 
-    # Of this module, so that nobody takes it for the plain one.
+    # With this module's name, so that it is not mistaken for the plain class.
     made = type(
         ours.__name__,
         (ours, theirs),
@@ -186,10 +187,10 @@ def _rebuild(ours: type[TestSessionError], theirs: type[BaseException], message:
 
 
 def make_error(ours: type[TestSessionError], error: BaseException, message: str, **details: Any) -> TestSessionError:
-    """Return an error of the class *ours* that is caught as Django's *error* too, and whose cause is that of *error*.
+    """Return an error of the class *ours* that is also an instance of Django's *error*, with the cause of *error*.
 
-    So ``except OperationalError`` in the code under test does what it does without a session, and its look at
-    ``error.__cause__`` sees the driver's own.
+    So ``except OperationalError`` in the code under test works as it does without a session, and ``error.__cause__``
+    is still the driver's error.
     """
     made: TestSessionError = _combine(ours, type(error))(message, **details)
     made.__cause__ = error.__cause__ or error

@@ -30,23 +30,27 @@ if TYPE_CHECKING:
 
 
 class TestSessionFactory:
-    """Makes sessions: connections that are owned, an outer transaction or a reset at the end, limits, and named clean-up.
+    """Makes sessions: owned connections, a rollback or a reset at the end, limits, and named clean-up.
 
     Parameters:
 
     - *databases*: the aliases that a session opens, all or none; ``"__all__"`` for every one.
-    - *isolation*: ``"rollback"``, one transaction that is undone at the end, or ``"reset"``, real commits and a reset of the
-      database to its baseline at the end.
-    - *statement_timeout*, *lock_timeout*, *idle_in_transaction_timeout*: the server's limits, for the session alone;
-      *connect_timeout*, for connections that it makes; *ownership_timeout*, for how long it may be open. A number of seconds,
-      a ``timedelta``, a text with a unit ("500ms", "30s", "5min"), or None for no limit.
-    - *pool*: options of psycopg_pool, as Django's ``OPTIONS["pool"]`` takes them, for the connections of
-      :meth:`independent` sessions. It is closed with :meth:`close`.
-    - *allow_database*: names of databases that may be written to although nothing marks them as test ones.
-    - *around*: a function that returns a context manager, entered before a session is opened and left after it is closed.
+    - *isolation*: ``"rollback"``, one transaction that is undone at the end, or ``"reset"``, real commits and a reset
+      of the database to its baseline at the end.
+    - *statement_timeout*, *lock_timeout*, *idle_in_transaction_timeout*: the server's limits, for the session alone.
+    - *connect_timeout*: for connections that the session makes.
+    - *ownership_timeout*: how long the session may be open.
+    - *pool*: options of psycopg_pool, as Django's ``OPTIONS["pool"]`` accepts them, for the connections of
+      :meth:`independent` sessions. :meth:`close` closes the pool.
+    - *allow_database*: names of databases that may be written to although nothing marks them as test databases.
+    - *around*: a function that returns a context manager, entered before a session is opened and left after it is
+      closed.
 
-    Raises :class:`ConfigurationError`, which names the option and what it takes. It is safe to share between threads; a
-    session belongs to the thread that has opened it.
+    Each timeout is a number of seconds, a ``timedelta``, a text with a unit ("500ms", "30s", "5min"), or None for no
+    limit.
+
+    Raises :class:`ConfigurationError` with the option and its valid values. Threads may share a factory; a session
+    belongs to the thread that opened it.
     """
 
     __test__ = False
@@ -88,7 +92,7 @@ class TestSessionFactory:
     def __call__(self, name: Any = None, *, opened_at: str | None = None) -> Any:
         """Make a session, which ``with``, ``open()`` or ``enterContext()`` opens; or decorate a function with one.
 
-        *name* is how messages call it; *opened_at* what they say in place of the line that opens it.
+        *name* is the session's name in messages. *opened_at* replaces the line that opens it there.
         """
         if callable(name):
             return TestSession(self.options, SharedPool(), name=None)(name)
@@ -97,9 +101,9 @@ class TestSessionFactory:
     def independent(
         self, name: str | None = None, *, using: str | None = None, opened_at: str | None = None
     ) -> TestSession:
-        """Make a session on a second connection to the database of *using* (the first of ``databases``, if not given).
+        """Make a session on a second connection to the database of *using*, by default the first of ``databases``.
 
-        The ORM reaches it with ``.using(session.alias)``, in the thread that has opened it.
+        The ORM uses it with ``.using(session.alias)``, in the thread that opened it.
         """
         alias = self.options.aliases[0] if using is None else using
         pool = self._pools.setdefault(alias, SharedPool())
@@ -110,7 +114,7 @@ class TestSessionFactory:
         return type(self)(**{**self._given, **changes})
 
     def close(self) -> None:
-        """Close the pools. Sessions that are open give their connections back to nobody. Sessions can be made again."""
+        """Close the pools. Open sessions close their connections at their end. The factory can make sessions again."""
         _close_pools(self._pools)
 
     def __enter__(self) -> Self:
@@ -133,9 +137,9 @@ _M = TypeVar("_M", bound="Model")
 
 
 class SessionData:
-    """The part of a session that deals with rows. *using* is an alias of the session; None stands for its first.
+    """The methods of a session that deal with rows. *using* is an alias of the session; None means its first.
 
-    What is set up goes with the session, by the rollback or the reset; callbacks of :meth:`on_teardown` run before that.
+    The session's rollback or reset undoes what was set up. Callbacks of :meth:`on_teardown` run before that.
     """
 
     options: SessionOptions
@@ -147,7 +151,7 @@ class SessionData:
         raise NotImplementedError
 
     def ledger(self, using: str | None = None) -> DataLedger:
-        """Return what has been set up in one of the session's databases, with all that a ledger can do."""
+        """Return the ledger of one of the session's databases: it has what was set up there."""
         alias = self._connection(using).alias
         if alias not in self._ledgers:
             self._ledgers[alias] = DataLedger(alias, allow_database=self.options.allow_database)
@@ -155,7 +159,7 @@ class SessionData:
 
     @property
     def values(self) -> Values:
-        """Sequences and seeded randoms, the same in every session; see :class:`testdb_app.data.Values`."""
+        """Sequences and seeded random values, the same in every session; see :class:`testdb_app.data.Values`."""
         return self.ledger().values
 
     def setup(self, build: Callable[_P, _R], /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
@@ -163,7 +167,7 @@ class SessionData:
         return self.ledger().setup(build, *args, **kwargs)
 
     def register(self, *instances: Model) -> None:
-        """Register rows that are there; see :meth:`testdb_app.data.DataLedger.register`."""
+        """Register existing rows; see :meth:`testdb_app.data.DataLedger.register`."""
         self.ledger().register(*instances)
 
     def load(self, source: Any, /, *, using: str | None = None, **options: Any) -> list[Model]:
@@ -175,7 +179,7 @@ class SessionData:
         return self.ledger(using).bulk(model, rows)
 
     def make(self, model: type[_M], /, **given: Any) -> _M:
-        """Make a row, and those that it needs; see :func:`testdb_app.data.make`."""
+        """Make a row, and the rows that it needs; see :func:`testdb_app.data.make`."""
         return self.ledger().make(model, **given)
 
     def seed(self, name: str, /, *, using: str | None = None) -> Any:
@@ -183,11 +187,11 @@ class SessionData:
         return self.ledger(using).seed(name)
 
     def on_teardown(self, function: Callable[_P, _R], /, *args: _P.args, **kwargs: _P.kwargs) -> Callable[_P, _R]:
-        """Have *function* called at the end of the session, before it is undone, the last one first."""
+        """Call *function* at the end of the session, before it is undone; the last registered runs first."""
         return self.ledger().on_teardown(function, *args, **kwargs)
 
     def verify_clean(self, using: str | None = None, **options: Any) -> None:
-        """Assert that only rows of the baseline are there; see :func:`testdb_app.data.assert_clean`."""
+        """Assert that the database has only the rows of the baseline; see :func:`testdb_app.data.assert_clean`."""
         assert_clean(self._connection(using).alias, **options)
 
     def verify_constraints(self, using: str | None = None, **options: Any) -> None:
@@ -195,11 +199,11 @@ class SessionData:
         assert_constraints(self._connection(using).alias, **options)
 
     def verify(self, assertion: Callable[..., object], /, *args: Any, using: str | None = None, **options: Any) -> None:
-        """Call an assertion of :mod:`testdb_app.data`, or one of yours that takes *using*, on the session's database."""
+        """Call an assertion of :mod:`testdb_app.data`, or one of yours that accepts *using*, on the session's database."""
         assertion(*args, using=self._connection(using).alias, **options)
 
     def _tear_down(self) -> None:
-        """Call what is to be called before everything is undone; the rows go with that."""
+        """Call the callbacks before everything is undone. The rows need no deletion."""
         ledgers, self._ledgers = self._ledgers, {}
         first: BaseException | None = None
         for ledger in ledgers.values():
@@ -226,10 +230,10 @@ R = TypeVar("R")
 
 
 class TestSession(SessionData):
-    """What :class:`testdb_app.sessions.TestSessionFactory` makes. One thread at a time, the one that has opened it.
+    """A session made by :class:`testdb_app.sessions.TestSessionFactory`. Use it only in the thread that opened it.
 
-    A context manager, also for ``enterContext()``; a decorator, which opens a new one around each call; or ``open()`` and
-    ``close()``. It can be opened again after its end.
+    It is a context manager, also for ``enterContext()``. As a decorator it opens a new session around each call. You
+    can also call ``open()`` and ``close()``. It can be opened again after its end.
     """
 
     __test__ = False
@@ -264,7 +268,7 @@ class TestSession(SessionData):
 
     @async_unsafe("You cannot open a test session in an event loop: open it in the thread that the queries run in.")
     def open(self) -> Self:
-        """Open it, on all of its databases or none, and return it. One round trip for each, if the connection is there.
+        """Open it on all of its databases or none, and return it. One round trip for each, if the connection exists.
 
         Raises :class:`UnsafeSessionError` if the guard refuses a database, :class:`SessionNestingError`,
         :class:`SessionBrokenError` inside a transaction that has failed, :class:`PoolTimeoutError`,
@@ -283,10 +287,11 @@ class TestSession(SessionData):
         return self
 
     def close(self) -> None:
-        """Undo what was done in it, and give the connections back. Twice is once.
+        """Undo what was done in it, and release its connections. Idempotent.
 
-        Raises :class:`SessionNestingError`, with nothing undone, if another one inside it is open; :class:`SessionLeakError`
-        if something was committed; :class:`SessionBrokenError` if the transaction had ended before.
+        Raises :class:`SessionNestingError`, with nothing undone, if a session inside it is open;
+        :class:`SessionLeakError` if something was committed; :class:`SessionBrokenError` if the transaction had ended
+        before.
         """
         self._close(with_inner=False)
 
@@ -307,7 +312,7 @@ class TestSession(SessionData):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
-            # An error has left those inside without anybody who would close them.
+            # After an error nothing else would close the sessions inside.
             self._close(with_inner=error is not None)
         except Exception as of_closing:
             if error is None:
@@ -321,7 +326,7 @@ class TestSession(SessionData):
             forget_session(session)
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
-        """Decorate a function: each call has a session of its own. The function finds it by :func:`current_session`."""
+        """Decorate a function: each call has a session of its own, which :func:`current_session` returns."""
 
         def make() -> AbstractContextManager[object]:
             return type(self)(
@@ -333,11 +338,11 @@ class TestSession(SessionData):
 
         return decorate(function, make)
 
-    # Its connections
+    # Connections
 
     @property
     def alias(self) -> str:
-        """The name to use with ``.using()``: of its only database, or of its first."""
+        """The alias for ``.using()``: that of its only database, or of its first."""
         return self.connection.alias
 
     @property
@@ -365,11 +370,11 @@ class TestSession(SessionData):
         known = sorted(alias for aliases in self._checked.aliases.values() for alias in aliases)
         raise ConfigurationError(f"{self._checked.owner} has no database {using!r}, but {', '.join(known)}.")
 
-    # Parts
+    # Savepoints, callbacks and sharing
 
     @contextmanager
     def savepoint(self) -> Iterator[None]:
-        """Undo the block alone if it raises; an ``atomic()`` on each of the session's databases."""
+        """Undo only the block if it raises: an ``atomic()`` on each of the session's databases."""
         parts, marks = self._checked.parts, self._marks()
         try:
             with ExitStack() as stack:
@@ -381,10 +386,11 @@ class TestSession(SessionData):
             raise
 
     def run_on_commit(self, using: str | None = None) -> list[Callable[[], Any]]:
-        """Run the callbacks of ``on_commit()`` collected so far, and those that they register; return them in order.
+        """Run the callbacks of ``on_commit()`` collected so far, and those that they register. Return them in order.
 
-        As a commit would: a robust one that raises is logged, after another one's error the rest does not run. Those of an
-        ``atomic()`` block that is open wait for its end. With isolation="reset" commits run them, and there are none.
+        Errors are handled as in a commit: a robust callback that raises is logged; after an error of another the rest
+        does not run. Callbacks of an open ``atomic()`` block wait for its end. With isolation="reset" commits run the
+        callbacks, and there are none.
         """
         session, connection = self._checked, self._connection(using)
         callbacks, savepoints = session.collected[connection]
@@ -392,12 +398,12 @@ class TestSession(SessionData):
 
     @contextmanager
     def allow(self, borrower: Borrower = None, *, timeout: Duration = DEFAULT_TIMEOUT) -> Iterator[None]:
-        """Lend the session's connections to a thread, to the jobs of an executor, or to every other thread, for the block.
+        """Share the session's connections with a thread, the jobs of an executor, or every other thread, for the block.
 
-        There ``connections[alias]`` is the session's transaction, for one thread at a time: from the beginning of an
-        ``atomic()`` block to its end, else for a statement. *timeout* is how long one waits for its turn, before it gets a
-        :class:`LendingTimeoutError`. A thread that goes on after the block gets a :class:`SessionClosedError`.
-        With isolation="reset" nothing has to be lent: threads see what is committed.
+        There ``connections[alias]`` is the session's transaction, for one thread at a time: for a whole ``atomic()``
+        block, or for one statement outside of one. *timeout* limits the wait for a turn; :class:`LendingTimeoutError`
+        follows. A thread that goes on after the block gets a :class:`SessionClosedError`. With isolation="reset"
+        sharing is not needed: threads see what is committed.
         """
         session = self._checked
         seconds = (parse_duration("timeout", timeout) or 0) / 1_000
@@ -421,18 +427,18 @@ def current_session(using: str = "default") -> TestSession:
     raise SessionClosedError(f'No test session is open on the connection "{using}" in this thread.', owner=owner)
 
 
-# Django's own, so that whoever looks for its message finds it.
+# Django's own logger, because users look for its message there.
 logger = logging.getLogger("django.db.backends.base")
 
 _Entry = tuple[set[str], Callable[[], Any], bool]
 
 
 def run_callbacks(connection: BaseDatabaseWrapper, *, outside_of: int, after: int) -> list[Callable[[], Any]]:
-    """Run the callbacks that were registered since, and those that they register, in order; return those that ran.
+    """Run the callbacks registered in a session, and those that they register, in order. Return those that ran.
 
-    *after* is how many there were when the session was opened, *outside_of* how many savepoints were open: what was
-    registered in an ``atomic()`` block that is open still waits for its end. A robust one that raises is logged; another
-    one's error is raised, and what comes after it does not run, as in a commit.
+    *after* is the number of callbacks when the session was opened, *outside_of* the number of open savepoints then.
+    Callbacks of an open ``atomic()`` block wait for its end. A robust one that raises is logged. The error of another
+    is raised, and the later ones do not run, as in a commit.
     """
     ran: list[Callable[[], Any]] = []
     while due := _take_due(connection, outside_of, after):
@@ -459,7 +465,7 @@ def _take_due(connection: BaseDatabaseWrapper, outside_of: int, after: int) -> l
 
 
 def decorate(function: Callable[P, R], make: Callable[[], AbstractContextManager[object]]) -> Callable[P, R]:
-    """Return *function* with what *make* makes around each call.
+    """Return *function*, with what *make* returns entered around each call.
 
     Raises :class:`ConfigurationError` for functions whose body does not run while they are called.
     """

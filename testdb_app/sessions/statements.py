@@ -30,9 +30,10 @@ if TYPE_CHECKING:
     from testdb_app.sessions.registry import OpenSession
 
 _ASKING_TIMEOUT = 5
-"""Seconds to connect to the server for asking who holds a lock."""
+"""Seconds to connect to the server in order to query who holds a lock."""
 _SHARE = 0.9
-"""Clocks differ: so much of a limit is taken for it. An error before that is not the session's, but NOWAIT's, or a cancel."""
+"""Clocks differ: this share of a limit counts as all of it. An earlier error comes from NOWAIT or a cancel, not from the limit.
+"""
 
 
 class StatementWatch:
@@ -43,9 +44,9 @@ class StatementWatch:
         self.culprit = ""
 
     def __call__(self, execute: Callable[..., Any], sql: str, params: Any, many: bool, context: Any) -> Any:
-        """Run a statement; raise what its error means to the session, chained to the driver's."""
+        """Run a statement. An error is raised as what it means to the session, chained to the driver's error."""
         if self.session.when_used is not None:
-            # It is a forgotten one, and this a statement of what comes after it; unless a block that is inside of it ends.
+            # A forgotten session, and a later statement, unless that ends a block inside the session.
             if not str(sql).startswith(("SAVEPOINT", "RELEASE", "ROLLBACK")):
                 self.session.when_used()
             return execute(sql, params, many, context)
@@ -96,7 +97,7 @@ class StatementWatch:
         return None
 
     def _waited_for_lock(self, connection: BaseDatabaseWrapper, elapsed: float) -> bool:
-        # SQLite always waits, and for the one lock that it has.
+        # SQLite always waits, and only for the one lock that it has.
         least = self.session.options.limits.get("lock_timeout")
         return connection.vendor == "sqlite" if least is None else elapsed >= _SHARE * least
 
@@ -139,7 +140,7 @@ def _describe(blocker: Blocker) -> str:
 
 
 def _find_blockers(connection: BaseDatabaseWrapper, sql: str, error: BaseException) -> list[Blocker]:
-    """Ask over a connection of its own, as the failed one takes no question; what cannot be asked is not told."""
+    """Query over a new connection, because the failed one accepts no query. Returns only what could be queried."""
     if connection.vendor != "postgresql":
         return []
     pid = getattr(getattr(connection.connection, "info", None), "backend_pid", None)
