@@ -1,17 +1,17 @@
 """The catalog queries, as constants. None has parameters; each returns the columns that its comment names.
 
-They are written plainly, and run by :func:`~testdb_app.backends.postgresql.queries.read_rows`, under a ``search_path`` that
-offers nothing of the user's.
+They use plain names of operators and types. :func:`~testdb_app.backends.postgresql.queries.read_rows` runs them under a
+``search_path`` that has none of the user's schemas.
 """
 
 from __future__ import annotations
 
-# What belongs to the user: neither the system's schemas nor another session's temporary one.
+# The user's own schemas: neither the system's nor another session's temporary one.
 USER_SCHEMAS = "n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'"
 _USER_OR_TEMPORARY = f"(({USER_SCHEMAS}) OR n.oid = pg_catalog.pg_my_temp_schema())"
 
-# A function's privilege is checked where the executor begins, also in the branch of a CASE that is not taken: only a query in a
-# text can be left alone. ts_stat() runs one, in every build of the server.
+# A function's privilege is checked where the executor begins, also in the branch of a CASE that is not taken. Only a
+# query in a text can be left out. ts_stat() runs one, in every build of the server.
 _SYSTEM_IDENTIFIER = """
        CASE WHEN pg_catalog.has_function_privilege('pg_catalog.pg_control_system()', 'EXECUTE')
             THEN (SELECT word
@@ -20,11 +20,12 @@ _SYSTEM_IDENTIFIER = """
             ELSE ''
        END"""
 
-# database, its OID, system identifier ('': no privilege), start of the server, user, server address, port, is standby,
-# is read-only, isolation, session_replication_role, logical slots of this database, is protected, bears a test mark, what that
-# is bound to
-# to_regclass() would raise for a schema without USAGE; the catalog never does. Operators and types are qualified: the search
-# path is the user's, and may offer others before those of pg_catalog.
+# database, its OID, system identifier ('': no privilege), start of the server, user, server address, port, is standby, is
+# read-only, isolation, session_replication_role, logical slots of this database, is protected, bears a test mark, what
+# that is bound to
+#
+# to_regclass() would raise for a schema without USAGE; the catalog never does. Operators and types are qualified: the
+# search path is the user's, and may have others before those of pg_catalog.
 IDENTITY = f"""
 SELECT pg_catalog.current_database(),
        (SELECT d.oid::bigint
@@ -60,16 +61,17 @@ _USER_SCHEMA_OIDS = f"ARRAY(SELECT n.oid FROM pg_catalog.pg_namespace n WHERE {_
 
 
 def _digest(columns: str, source: str) -> str:
-    """A digest of rows that needs no sort: their number, and the exclusive or of their 64-bit hashes.
+    """Write a digest of rows that needs no sort: their number, and the exclusive or of their 64-bit hashes.
 
-    Each row holds an OID, so no two are equal and cancel each other.
+    Each row has an OID, so no two are equal and cancel each other.
     """
     hashes = f"pg_catalog.bit_xor(pg_catalog.hash_record_extended(({columns}), 0))"
     return f"(SELECT pg_catalog.concat_ws(':', pg_catalog.count(*), {hashes}) FROM pg_catalog.{source})"
 
 
 # token
-# Only what a plan or a baseline depends on is hashed: a TRUNCATE changes relfilenode and xmin, but not the plan.
+#
+# Only rows that a plan or a baseline depends on are hashed: a TRUNCATE changes relfilenode and xmin, but not the plan.
 TOKEN = f"""
 SELECT pg_catalog.concat_ws('/',
     {_digest("oid, nspname, nspowner", "pg_namespace")},
@@ -108,7 +110,7 @@ SELECT pg_catalog.concat_ws('/',
     current_user)
 """
 
-# kind, name of each thing that a test may leave or take away; an index of a constraint comes and goes with its table
+# kind, name of each object that a test may leave or remove; an index of a constraint comes and goes with its table
 OBJECTS = f"""
 SELECT CASE c.relkind WHEN 'S' THEN 'sequence' WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' WHEN 'i' THEN 'index'
                       WHEN 'I' THEN 'index' WHEN 'c' THEN 'type' WHEN 'f' THEN 'foreign table' ELSE 'table' END,
@@ -139,13 +141,13 @@ SELECT 'schema', n.nspname::text
  WHERE {USER_SCHEMAS} AND n.nspname <> 'testdb'
 """
 
-# search path, as the session has it: before it is set to a safe one
+# search path, as the session has it, before it is set to a safe one
 SEARCH_PATH = "SELECT pg_catalog.current_schemas(false)::pg_catalog.text[]"
 
 # whether an event trigger fires on DDL
 EVENT_TRIGGERS = "SELECT EXISTS (SELECT FROM pg_catalog.pg_event_trigger WHERE evtenabled IN ('O', 'A'))"
 
-# which of the catalogs of STORED_BY there are, as tables of an extension or of a superuser: nothing else is read
+# which of the catalogs of STORED_BY exist, as tables of an extension or of a superuser: no other is read
 STORES = """
 SELECT n.nspname || '.' || c.relname
   FROM pg_catalog.pg_class c
@@ -156,8 +158,8 @@ SELECT n.nspname || '.' || c.relname
         OR EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.oid = c.relowner AND r.rolsuper))
 """
 
-# By the catalog in which an extension lists tables whose rows it keeps elsewhere: what they are called; and the query of
-# schema, name. Columns that a version of the extension may lack are read as JSON.
+# Some extensions list tables whose rows they keep elsewhere. By the catalog with that list: what the tables are called,
+# and the query of schema, name. Columns that a version of the extension may lack are read as JSON.
 STORED_BY = {
     "pg_catalog.pg_dist_partition": (
         "a distributed table of Citus",
@@ -199,8 +201,8 @@ SELECT c.oid::bigint, n.nspname::text, c.relname::text, c.relkind::text, c.relpe
 """
 
 # name, table, columns, referenced table, referenced columns, on delete, on update, deferrable, initially deferred, match,
-# inherited, indexed: an index of the referencing table starts with a column of the key; the operators of the comparison, has
-# period, enforced
+# inherited, indexed (an index of the referencing table starts with a column of the key), the operators of the comparison,
+# has period, enforced
 _FOREIGN_KEYS = """
 SELECT k.conname::text, k.conrelid::bigint,
        ARRAY(SELECT a.attname::text
@@ -280,11 +282,12 @@ SELECT r.ev_class::bigint, r.rulename::text, r.ev_type::text, r.ev_enabled::text
 
 HAS_PUBLICATIONS = "SELECT EXISTS (SELECT FROM pg_catalog.pg_publication)"
 
-# table, publication, publishes UPDATE, publishes DELETE, generated columns that it publishes (PostgreSQL 18 on: "n" or "s"),
-# replica identity, its index, the columns of that, the columns of the publication's row filter, its column list,
+# table, publication, publishes UPDATE, publishes DELETE, generated columns that it publishes (PostgreSQL 18 on: "n" or
+# "s"), replica identity, its index, the columns of that, the columns of the publication's row filter, its column list,
 # columns that are stored generated ones, and virtual ones, may truncate
-# A partition is published with what it is a partition of. Where publish_via_partition_root is on, the filter and the list
-# are those of the topmost table of the publication; columns are the same by name. The filter's columns stand in its
+#
+# A partition is published with its partitioned table. Where publish_via_partition_root is on, the filter and the list are
+# those of the topmost table of the publication; columns are matched by name. The filter's columns are read from its
 # expression tree, as in pub_rf_contains_invalid_column().
 PUBLISHED = f"""
 SELECT t.oid::bigint, p.pubname::text, p.pubupdate, p.pubdelete, pg_catalog.to_jsonb(p) ->> 'pubgencols',
@@ -330,7 +333,7 @@ SELECT t.oid::bigint, p.pubname::text, p.pubupdate, p.pubdelete, pg_catalog.to_j
  WHERE p.puballtables OR top.oid IS NOT NULL
 """
 
-# schema, name, tables below it, through any number of views
+# schema, name, the tables that it reads, through any number of views
 MATERIALIZED_VIEWS = f"""
 WITH RECURSIVE reads AS (
     SELECT r.ev_class AS reader, d.refobjid AS source
@@ -356,6 +359,7 @@ SELECT n.nspname::text, c.relname::text, pg_catalog.array_agg(b.source::bigint)
 """
 
 # schema, name, bytes, missing privilege
+#
 # The size is that of the main fork: above zero for every table that may hold rows, whoever wrote them, committed or not.
 # OFFSET 0 keeps the planner from calling the size function twice.
 SIZES = f"""
@@ -371,7 +375,7 @@ SELECT nspname, relname, bytes,
  WHERE bytes > 0
 """
 
-# Whether a schema may be used is asked once a schema, not once a sequence; a role needs no look at its own privileges.
+# USAGE on a schema is checked once a schema, not once a sequence; an owner's privileges are not checked.
 _SEQUENCES_IN_SIGHT = f"""
   FROM (SELECT n.nspname, c.relname::text, c.oid, s.seqstart,
                n.usable AND (c.relowner = n.me OR pg_catalog.has_sequence_privilege(c.oid, 'SELECT')) AS readable
@@ -387,10 +391,11 @@ _SEQUENCES_IN_SIGHT = f"""
 """
 
 
-# schema, name, state: "moved", "unread" (never called: last_value must be read to be sure), "unreadable"; start, last value,
-# is called
+# schema, name, state: "moved", "unread" (never called: last_value must be read to be sure), "unreadable"; start, last
+# value, is called
+#
 # pg_sequence_last_value() is null for a sequence whose is_called is false, whatever its last_value. Each sequence that it
-# is asked for stays locked to the end of the message: parts are asked for one by one.
+# reads stays locked to the end of the message, so parts are queried one by one.
 def _states_of(condition: str) -> str:
     return f"""
 SELECT nspname, relname,
@@ -409,11 +414,11 @@ SEQUENCE_STATES = _states_of("true")
 # The same for one of several parts of the sequences.
 SEQUENCE_STATES_OF_PART = _states_of("oid::bigint % {parts} = {part}")
 
-# The same if there are few enough for one message; and how many there are.
+# The same if there are few enough for one message; and the number of sequences.
 SEQUENCE_STATES_IF_FEW = _states_of("(SELECT pg_catalog.count(*) FROM pg_catalog.pg_sequence) <= {most}")
 SEQUENCE_COUNT = "SELECT pg_catalog.count(*) FROM pg_catalog.pg_sequence"
 
-# The same from PostgreSQL 18 on, where one function tells both; those at their start are not returned.
+# The same from PostgreSQL 18 on, where one function returns both values. Sequences at their start are not returned.
 SEQUENCE_STATES_18 = f"""
 SELECT nspname, relname,
        CASE WHEN NOT readable THEN 'unreadable' ELSE 'moved' END,

@@ -1,8 +1,8 @@
 """Constraints that rows break, and sequences that are behind their tables.
 
-What is checked at the end of the transaction is checked now, inside a savepoint, by SET CONSTRAINTS ALL IMMEDIATE: foreign
-keys, unique and exclusion constraints, constraint triggers. That stops at the first; so foreign keys and unique keys that can
-wait are also looked for by queries, which find them all, and those that no check would find: rows that were
+Checks that wait for the end of the transaction run now, inside a savepoint, by SET CONSTRAINTS ALL IMMEDIATE: foreign
+keys, unique and exclusion constraints, constraint triggers. That stops at the first violation. So queries search foreign
+keys and deferrable unique keys as well, and find all violations. They also find rows that no check would find: rows
 written under ``session_replication_role``, before a key was validated, or while its triggers were disabled.
 """
 
@@ -29,7 +29,7 @@ _QUERIES_A_MESSAGE = 50
 _LOCK_TIMEOUT = 60.0
 _MOST_CHARACTERS = 200
 
-# name, schema, table, columns, whether NULLs are equal: the unique constraints that can wait
+# name, schema, table, columns, whether NULLs are equal, of the deferrable unique constraints
 _DEFERRABLE_KEYS = """
 SELECT k.conname::text, n.nspname::text, c.relname::text,
        ARRAY(SELECT a.attname::text
@@ -47,7 +47,8 @@ SELECT k.conname::text, n.nspname::text, c.relname::text,
 
 
 def find_violations(connection: BaseDatabaseWrapper, schema: Schema, limit: int) -> list[Violation]:
-    """Find the rows that break a key, at most *limit* values of each; and what else SET CONSTRAINTS finds, the first.
+    """Find the rows that break a key, at most *limit* values of each, and the first other violation that SET CONSTRAINTS
+    finds.
 
     One round trip per 50 foreign keys, and one or two more.
     """
@@ -86,7 +87,7 @@ def find_violations(connection: BaseDatabaseWrapper, schema: Schema, limit: int)
 
 def _ask(connection: BaseDatabaseWrapper, queries: Sequence[tuple[Any, str]]) -> Iterator[tuple[Any, Any]]:
     for chunk in chunks(queries, _QUERIES_A_MESSAGE):
-        # The tables may have policies, which see the search path as it is.
+        # The tables may have policies, which need the search path as it is.
         results = read_rows(connection, [query for _, query in chunk], lock_timeout=_LOCK_TIMEOUT, safe_path=False)
         for (what, _), rows in zip(chunk, results, strict=True):
             yield from ((what, row) for row in rows)
@@ -124,7 +125,7 @@ def _repeated(table: QualifiedName, columns: Sequence[str], nulls_are_equal: boo
 
 
 def _check_pending(connection: BaseDatabaseWrapper) -> Violation | None:
-    """Have everything checked that waits for the end of the transaction, and let it wait again."""
+    """Run all checks that wait for the end of the transaction, and defer them again."""
     if has_autocommit(connection):
         return None
     try:
@@ -142,10 +143,10 @@ def _check_pending(connection: BaseDatabaseWrapper) -> Violation | None:
 
 
 def find_late_sequences(connection: BaseDatabaseWrapper, schema: Schema) -> list[LateSequence]:
-    """Compare what each sequence gives next with the columns that use it. Costs a look into an index for each of these.
+    """Compare the next value of each sequence with the columns that use it. Costs an index lookup for each of these.
 
-    A column that holds no numbers (``'A' || nextval(…)``) is left out. What a session has cached of a sequence with
-    CACHE is not seen.
+    A column that holds no numbers (``'A' || nextval(…)``) is left out. Values that a session has cached of a sequence
+    with CACHE are not seen.
     """
     used = [sequence for sequence in schema.sequences if sequence.uses]
     states = read_states(connection, [sequence.name for sequence in used])

@@ -62,7 +62,7 @@ class PostgreSQLData(BaseDataBackend):
     def read_keys(
         self, connection: BaseDatabaseWrapper, tables: Iterable[QualifiedName]
     ) -> Mapping[QualifiedName, tuple[str, ...]]:
-        """Return the primary key of each table, or its narrowest unique key of columns that are never null."""
+        """Return the primary key of each table, or its narrowest unique key over columns that are never null."""
         names = sorted(tables)
         rows = read_rows(connection, snapshots.shapes_of(names), lock_timeout=_LOCK_TIMEOUT)[1] if names else []
         return {shape.name: shape.key for shape in map(TableShape.from_row, rows)}
@@ -93,7 +93,7 @@ class PostgreSQLData(BaseDataBackend):
     def accepting_deletes(
         self, connection: BaseDatabaseWrapper, schema: Schema, tables: Iterable[QualifiedName]
     ) -> Iterator[None]:
-        """Give published tables without a key the replica identity FULL meanwhile. Two round trips where there are any."""
+        """Give published tables without a key the replica identity FULL for the block. Two round trips if there are any."""
         names = list(tables)
         full, back = accept_deletes(schema, names)
         if not full:
@@ -103,7 +103,7 @@ class PostgreSQLData(BaseDataBackend):
         now = "SET CONSTRAINTS ALL IMMEDIATE"
         run_sql(connection, ";\n".join((now, *full)))
         yield
-        # In the caller's transaction the keys are put off again.
+        # In the caller's transaction the keys are deferred again.
         deferred = sorted(
             {
                 f"{quote(key.table.schema)}.{quote(key.name)}"
@@ -117,7 +117,7 @@ class PostgreSQLData(BaseDataBackend):
     def delete_together(
         self, connection: BaseDatabaseWrapper, deletes: Sequence[tuple[QualifiedName, str, Sequence[Any]]]
     ) -> list[int]:
-        """Delete by one statement, at the end of which even keys that cannot be deferred are checked."""
+        """Delete in one statement. Even keys that cannot be deferred are checked at its end."""
         parts = [
             f"d{number} AS (DELETE FROM {quote(table).replace('%', '%%')} WHERE {condition} RETURNING 1)"
             for number, (table, condition, _) in enumerate(deletes)
@@ -131,7 +131,7 @@ class PostgreSQLData(BaseDataBackend):
     def insert_rows(
         self, connection: BaseDatabaseWrapper, table: QualifiedName | str, columns: Sequence[str], rows: Iterable[Any]
     ) -> int:
-        """Insert by one COPY. Values are what Django's fields prepare for psycopg."""
+        """Insert by one COPY. The values are those that Django's fields prepare for psycopg."""
         listed = f" ({', '.join(map(quote, columns))})" if columns else ""
         count = 0
         with raw_cursor(connection) as cursor, cursor.copy(f"COPY {quote(table)}{listed} FROM STDIN") as copy:
@@ -142,7 +142,7 @@ class PostgreSQLData(BaseDataBackend):
         return count
 
     def reserve_keys(self, connection: BaseDatabaseWrapper, table: str, column: str, number: int) -> Sequence[int]:
-        """Call the column's sequence so many times, in one query."""
+        """Call the column's sequence that many times, in one query."""
         sequence = f"pg_catalog.pg_get_serial_sequence({quote_literal(table)}, {quote_literal(column)})"
         (result,) = run_sql(
             connection,

@@ -1,38 +1,38 @@
 """Writing the SQL of a reset: deletions, truncations, restorations, sequences, and the switches around them. Pure.
 
-- Tables are locked in SHARE ROW EXCLUSIVE mode first: writers of other sessions, finished or not, conflict with it and
-  are waited for; readers do not. READ COMMITTED, so that every statement sees what those writers committed. Referenced
-  tables are locked before referencing ones, the order in which applications insert: no deadlock with those.
+**The transaction**
+
+- Tables are first locked in SHARE ROW EXCLUSIVE mode. Writers of other sessions, finished or not, conflict with it and
+  are waited for; readers do not. The level is READ COMMITTED, so that each statement sees what those writers committed.
+  Referenced tables are locked before referencing ones. Applications insert in that order, so no deadlock with them
+  arises.
 - Truncations come before deletions, which may leave trigger events pending that TRUNCATE refuses.
-- A cycle is one statement with a DELETE per common table expression: NO ACTION and RESTRICT alike are checked at the
-  end of the whole statement.
-- What would fire on, hide from or rewrite the DELETE (user triggers, forced row security, rules) is switched off for
-  this transaction and put back as it was; the owner of the table may do that.
+- A cycle is one statement with a DELETE per common table expression: NO ACTION and RESTRICT alike are checked at the end
+  of the whole statement.
+- Triggers, forced row security and rules that would fire on, hide from or rewrite a statement are switched off for this
+  transaction, and put back as they were. Only the owner of the table may do that. For another role, the plan checks the
+  tables once more instead.
 - Sequences restart by ALTER SEQUENCE, which is transactional and also voids other sessions' cached values; setval() is
-  neither. It is used only by a role that does not own the sequence.
+  neither. Only a role that does not own the sequence uses setval().
 
-What would fire on, hide from or rewrite the statements of a reset: switched off for its transaction, and back as it was.
+**Restoring a baseline's rows**
 
-Pure. Only the owner of a table may do that; for a role that is not, the plan looks at the tables once more instead.
+A table is compared with its copy by a full join on its key, and only the rows that differ are written: new rows are
+deleted, changed rows are updated in place, missing rows are inserted. Rows are compared byte by byte (record_image_ne,
+the operator ``*<>``), so that every type has an answer, also types without equality. A table without a key is compared by
+the text of its rows, numbered among their equals.
 
-Putting a baseline's rows back, as PostgreSQL's SQL. Pure: nothing is sent from here.
+A copy has columns of PostgreSQL's own types only, and no collation of the user's, so that no object of the user's depends
+on it. A domain is kept as its base type, any other type of the user's as its text. The text is compared as it is, and
+cast back where it is written. Keys are compared by the operators of their own index, in whatever schema these are.
 
-A table is compared with its copy by a full join on its key, and only the rows that differ are written: those that came
-are deleted, those that changed are updated in place, those that went are inserted. Rows are compared byte by byte
-(record_image_ne, the operator ``*<>``), so that every type has an answer, also those without equality. A table without a key is
-compared by the text of its rows, numbered among their equals.
+Tables that immediate foreign keys tie together (not deferrable, or RESTRICT) are one statement: the checks run at its
+end. In it deletions come first, then updates, then insertions, because unique keys are checked row by row. Each part
+reads the count of the parts before, which makes PostgreSQL finish those first. All parts of a statement see the same
+snapshot, so none is confused by another.
 
-A copy has columns of PostgreSQL's own types only, and no collation of the user's, so that nothing of the user's can be held
-by it: a domain is kept as what it is made of, any other type of the user's as its text, which is compared as it is and cast
-back where it is written. Keys are compared by the operators of their own index, wherever these are.
-
-Tables that foreign keys tie together at once (not deferrable, or RESTRICT) are one statement: the checks run at its end.
-Inside it deletions come first, then updates, then insertions, because unique keys are checked row by row; each part
-reads the count of the ones before, which makes PostgreSQL finish those first. In one statement all parts see the same
-snapshot, so that none is confused by another.
-
-What a function in a CHECK, or in an index, reads of other tables ties them too, and no catalog tells of it. Where a
-constraint refuses a row, a block of PL/pgSQL goes on without it and tries it again when others are back, until nothing
+A function in a CHECK, or in an index, may read other tables, which ties them too; no catalog records that. If a
+constraint refuses a row, a block of PL/pgSQL continues without it, and retries it when others are back, until nothing
 more can be put back. Rows that did not change are never written, so that they may violate a constraint that is NOT VALID.
 """
 
@@ -55,14 +55,14 @@ EXCLUSIVE = "ACCESS EXCLUSIVE"
 
 _ROLE = "session_replication_role"
 
-# A policy that would hide rows from us becomes an error.
+# A policy that would hide rows from this role becomes an error.
 _REFUSE_TO_HIDE = "SET LOCAL row_security = off"
 
 DROP_SCHEMA = (
     "DO $$BEGIN DROP SCHEMA IF EXISTS testdb RESTRICT; "
     "EXCEPTION WHEN dependent_objects_still_exist OR insufficient_privilege THEN END$$"
 )
-"""Drops the schema of the package's own tables; it stays where it is somebody else's, or has something else in it."""
+"""Drops the schema of the package's own tables. It stays if it belongs to somebody else, or contains something else."""
 
 
 def write_script(
@@ -77,7 +77,7 @@ def write_script(
     for_tracker: bool = False,
     identity: DatabaseIdentity | None = None,
 ) -> Script:
-    """Write *steps* as one transaction, or inside the caller's as one savepoint; *for_watch*, see :class:`Script`."""
+    """Write *steps* as one transaction, or inside the caller's as one savepoint. For *for_tracker*, see :class:`Script`."""
     truncated = {name for step in steps if step.action is Action.TRUNCATE for name in step.names}
     deleted = [name for step in steps if step.action in BY_ROW for name in step.names if name not in truncated]
     restarted = [name for step in steps if step.action is Action.RESTART for name in step.names]
@@ -125,9 +125,9 @@ def write_script(
 
 
 def write_mark(mark: Mark, binding: str, *, present: bool) -> str:
-    """Write the making or dropping of the table ``testdb.protected`` or ``testdb.test``; a dump or a copy carries it along.
+    """Write the creation or removal of the table ``testdb.protected`` or ``testdb.test``. A dump or a copy includes it.
 
-    The table's comment is the *binding*: which database the mark was given to. Needs CREATE on the database.
+    The table's comment is the *binding*: the database that the mark was given to. Needs CREATE on the database.
     """
     if present:
         return (
@@ -141,7 +141,7 @@ def write_mark(mark: Mark, binding: str, *, present: bool) -> str:
 def _begin(lock_timeout: float, within_transaction: bool) -> Iterator[str]:
     if within_transaction:
         yield "SAVEPOINT testdb_reset"
-        # SET LOCAL would last to the end of the caller's transaction: keep what to go back to.
+        # SET LOCAL would last to the end of the caller's transaction, so the earlier values are kept.
         yield (
             "SELECT pg_catalog.set_config('testdb.lock_timeout', pg_catalog.current_setting('lock_timeout'), true), "
             "pg_catalog.set_config('testdb.row_security', pg_catalog.current_setting('row_security'), true)"
@@ -155,10 +155,12 @@ def _begin(lock_timeout: float, within_transaction: bool) -> Iterator[str]:
 
 
 def _leave_replica(schema: Schema) -> str:
-    """Write what has the transaction fire triggers and rules, and check foreign keys, as in any other session.
+    """Write the statement that makes the transaction fire triggers and rules, and check foreign keys, as in any other
+    session.
 
-    That takes a privilege. A role without it goes on unless a table has what fires in such a session alone. Keys that are not
-    checked do no harm: the rows of a baseline keep them, and a query looks for rows that stay and refer to rows which go.
+    That takes a privilege. A role without it continues, unless a table has triggers or rules that fire only in such a
+    session. Unchecked keys do no harm: the rows of a baseline keep them, and a query finds rows that stay and refer to
+    deleted rows.
     """
     enabled = {each.enabled for table in schema.tables for each in table.triggers}
     enabled |= {each.enabled for table in schema.tables for each in table.rules}
@@ -207,7 +209,7 @@ def _lock_statements(
 
 
 def _only(schema: Schema, names: Many[QualifiedName]) -> str:
-    """List tables, each without its inheritance children; a partitioned one stands for its partitions."""
+    """List tables, each without its inheritance children. A partitioned table stands for its partitions."""
     return ", ".join(f"ONLY {quote(name)}" if schema.by_name[name].stores_rows else quote(name) for name in names)
 
 
@@ -233,7 +235,7 @@ def _writes(
     exact = False
     if any(step.action is Action.RESTORE for step in steps):
         assert baseline is not None
-        # Checks that can wait see the end of it all, in whatever order the rows come.
+        # Checks that can wait see the final state, in whatever order the rows come.
         yield Statement(sql="SET CONSTRAINTS ALL DEFERRED")
         exact = any(
             needs_exact_text(table) for step in steps for name in step.names if (table := baseline.tables.get(name))
@@ -262,26 +264,28 @@ def _restorations(schema: Schema, steps: Many[Step], baseline: Baseline) -> Iter
             yield from rewrite(step.names, baseline, truncated=truncated)
         else:
             yield restore(step.names, baseline, truncated=truncated)
-    # A key that was put back may have changed rows that refer to it, also restored ones: these are put back once more.
+    # A restored key may have changed rows that refer to it, also restored ones: these are restored once more.
     restored = [step.names for step in restores if not step.rewrites]
     if any(
         key.on_update.changes_rows for names in restored for name in names for key in schema.referencing.get(name, ())
     ):
         for names in restored:
-            # One that the server refuses to update was not changed by a key.
+            # A table that the server refuses to update was not changed by a key.
             accepting = [name for name in names if not schema.by_name[name].refused]
             if accepting:
                 yield restore(accepting, baseline)
 
 
 def _target(schema: Schema, name: QualifiedName, baseline: Baseline | None) -> SequenceState:
-    """Return where a sequence belongs: at the baseline's state, or at its start."""
+    """Return the state that a sequence goes back to: the baseline's state, or its start."""
     start = SequenceState(last_value=schema.sequences_by_name[name].start, is_called=False)
     return baseline.sequences.get(name, start) if baseline is not None else start
 
 
 def _restart(schema: Schema, name: QualifiedName, state: SequenceState) -> Iterator[str]:
-    """Put a sequence back, with the transaction: a value set in the new file of a restarted one is undone with it."""
+    """Put a sequence back, inside the transaction: a rollback also undoes a value that is set in a restarted sequence's
+    new file.
+    """
     sequence = schema.sequences_by_name[name]
     if sequence.owned:
         yield f"ALTER SEQUENCE {quote(name)} RESTART"
@@ -290,7 +294,7 @@ def _restart(schema: Schema, name: QualifiedName, state: SequenceState) -> Itera
 
 
 def set_sequence(name: QualifiedName, state: SequenceState) -> str:
-    """Write the setting of a sequence, which no rollback undoes, as an expression."""
+    """Write the setval() of a sequence as an expression. No rollback undoes it."""
     return (
         f"pg_catalog.setval({quote_literal(quote(name))}::pg_catalog.regclass, {state.last_value}, "
         f"{str(state.is_called).lower()})"
@@ -298,14 +302,14 @@ def set_sequence(name: QualifiedName, state: SequenceState) -> str:
 
 
 def set_sequences(states: Mapping[QualifiedName, SequenceState], proof: Precondition | None = None) -> str:
-    """Write the setting of sequences as one statement; its last column is the transaction id that follows it.
+    """Write the setval() of sequences as one statement; its last column is the transaction id that follows it.
 
-    As it is a transaction of its own, it has a proof of its own: a division by zero where that does not hold.
+    It is a transaction of its own, so it has a proof of its own: a division by zero if that does not hold.
     """
     if not states:
         return "SELECT pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::pg_catalog.text"
     values = ", ".join(set_sequence(name, state) for name, state in states.items())
-    # A transaction of its own: it should not wait for the disk.
+    # In a transaction of its own it should not wait for the disk either.
     return (
         f"SELECT {'' if proof is None else 'p.holds, '}pg_catalog.set_config('synchronous_commit', 'off', true), {values}, "
         "(pg_catalog.pg_current_xact_id()::pg_catalog.text::bigint OPERATOR(pg_catalog.+) 1)::pg_catalog.text"
@@ -318,7 +322,7 @@ def set_sequences(states: Mapping[QualifiedName, SequenceState], proof: Precondi
 
 
 BY_ROW = frozenset({Action.DELETE, Action.RESTORE})
-"""The actions that go row by row, and fire and obey what is tied to rows."""
+"""The actions that work row by row, so that row-level triggers, rules and keys apply."""
 
 _ENABLE = {"origin": "ENABLE", "always": "ENABLE ALWAYS"}
 
@@ -333,7 +337,7 @@ def needs_exclusive(table: Table, events: frozenset[str]) -> bool:
 
 
 def events_of(step: Step) -> frozenset[str]:
-    """What the step does to a table, as triggers and rules call it."""
+    """Return what the step does to a table, as triggers and rules call it."""
     if step.action is Action.RESTORE:
         return frozenset({"DELETE", "UPDATE", "INSERT"})
     return frozenset({step.action.value.upper()})
@@ -350,7 +354,7 @@ def _fires(enabled: str) -> bool:
 
 
 def switches(schema: Schema, steps: Many[Step]) -> tuple[list[str], list[str]]:
-    """Return what to switch off before the rows go, and what puts it back exactly as it was."""
+    """Return the statements that switch off what would interfere, and those that put it back exactly as it was."""
     off: list[str] = []
     on: list[str] = []
     by_row = {name for step in steps if step.action in BY_ROW for name in step.names}
@@ -366,7 +370,9 @@ def switches(schema: Schema, steps: Many[Step]) -> tuple[list[str], list[str]]:
 
 
 def accept_deletes(schema: Schema, names: Iterable[QualifiedName]) -> tuple[list[str], list[str]]:
-    """Return what has the server delete from published tables without a key, and what gives them their identity back."""
+    """Return the statements that let the server delete from published tables without a key, and those that restore their
+    identity.
+    """
     tables = sorted({*names, *(below for name in names for below in _partitions_below(schema, name))})
     steps = [Step(action=Action.DELETE, names=(name,)) for name in tables]
     found = [
@@ -389,7 +395,7 @@ def _events_by_table(schema: Schema, steps: Many[Step]) -> dict[QualifiedName, s
     for step in steps:
         if step.action is Action.RESTART:
             continue
-        # The queries of foreign keys go to the partitioned table, and obey its rules.
+        # The queries of foreign keys read the partitioned table, and obey its rules.
         for name in (*step.names, *_partitioned_above(schema, step.names)):
             found.setdefault(name, set()).update(events_of(step))
         if step.action in BY_ROW:
@@ -397,7 +403,7 @@ def _events_by_table(schema: Schema, steps: Many[Step]) -> dict[QualifiedName, s
                 for key in schema.referencing.get(name, ()):
                     if events := events_of_action(key, restored=step.action is Action.RESTORE):
                         found.setdefault(key.table, set()).update(events)
-                        # Its query goes to the partitioned table, and the server asks every partition for its identity.
+                        # Its query reads the partitioned table, and the server checks the identity of every partition.
                         for below in _partitions_below(schema, key.table):
                             if schema.by_name[below].replica_identity is not None:
                                 found.setdefault(below, set()).update(events)
@@ -444,7 +450,7 @@ def needs_exact_text(table: BaselineTable) -> bool:
 
 
 def copy(table: BaselineTable) -> str:
-    """Write the making of a table's copy. The role's own access method and tablespace have no part in it."""
+    """Write the creation of a table's copy. The role's default access method and tablespace are not used."""
     columns = ", ".join(f"{_kept(column, 't', neutral=True)} AS {quote(column.name)}" for column in table.columns)
     return (
         f"CREATE TABLE {quote(table.copy)} USING heap TABLESPACE pg_default "
@@ -453,7 +459,7 @@ def copy(table: BaselineTable) -> str:
 
 
 def count_unreadable(table: BaselineTable) -> str | None:
-    """Write the query of how many kept texts do not give the same text again; None where there is none that may not."""
+    """Write the query that counts kept texts which do not give the same text again; None if there can be none."""
     changed = [
         f'{_live(column, "c")}::{column.kept_as} COLLATE "C" OPERATOR(pg_catalog.<>) c.{quote(column.name)} COLLATE "C"'
         for column in table.columns
@@ -463,7 +469,9 @@ def count_unreadable(table: BaselineTable) -> str | None:
 
 
 def _kept(column: BaselineColumn, source: str, *, neutral: bool = False) -> str:
-    """Write the value of a live column as its copy keeps it; *neutral*, without its collation, which the copy would depend on."""
+    """Write the value of a live column as its copy keeps it; *neutral* without its collation, so that the copy does not
+    depend on it.
+    """
     value = f"{source}.{quote(column.name)}"
     if column.kept_as:
         value = f"{value}::{column.kept_as}"
@@ -479,7 +487,7 @@ def _live(column: BaselineColumn, source: str) -> str:
 
 
 def live_value(table: BaselineTable, column: str, source: str) -> str:
-    """Write the value that *column* of the copy, called *source*, stands for."""
+    """Write the live value that *column* of the copy, called *source*, stands for."""
     return _live(next(found for found in table.columns if found.name == column), source)
 
 
@@ -490,22 +498,23 @@ def comparable_rows(table: BaselineTable) -> str:
 
 
 def comparable_operators(table: BaselineTable) -> tuple[str, ...]:
-    """Return the operators by which the key's values are equal as its copy has them: texts, where they are kept so."""
+    """Return the operators by which the key's values are equal in the copy: those of text where they are kept as text."""
     texts = {column.name for column in table.columns if column.type}
     return tuple(EQUALS if name in texts else table.operator(name) for name in table.key)
 
 
 def _same_key(table: BaselineTable, names: Iterable[str]) -> str:
-    """Write the condition under which a row ``t`` of the table and one ``c`` of its copy have the same key."""
+    """Write the condition under which a row ``t`` of the table and a row ``c`` of its copy have the same key."""
     return " AND ".join(f"t.{quote(name)} {table.operator(name)} {live_value(table, name, 'c')}" for name in names)
 
 
 def restore(
     names: Many[QualifiedName], baseline: Baseline, *, truncated: frozenset[QualifiedName] = frozenset()
 ) -> Statement:
-    """Write the one statement that puts tables back to *baseline*: to no rows where it has none of them.
+    """Write the one statement that puts tables back to *baseline*, or to no rows if it has none of them.
 
-    Into those *truncated* just before it only inserts: the server may refuse to delete from them, and to update them.
+    Into tables that were *truncated* just before it only inserts: the server may refuse to delete from and to update
+    them.
     """
     kept = [baseline.tables.get(name) for name in names]
     written = [number for number, name in enumerate(names) if name not in truncated]
@@ -542,7 +551,7 @@ def restore(
 
 
 def count_changes(table: BaselineTable) -> str:
-    """Write the query that counts the rows that came, that changed and that went."""
+    """Write the query that counts the new, the changed and the missing rows."""
     return (
         "SELECT pg_catalog.count(*) FILTER (WHERE new IS NULL), "
         "pg_catalog.count(*) FILTER (WHERE old IS NOT NULL AND new IS NOT NULL), "
@@ -553,7 +562,7 @@ def count_changes(table: BaselineTable) -> str:
 def rewrite(
     names: Many[QualifiedName], baseline: Baseline, *, truncated: frozenset[QualifiedName] = frozenset()
 ) -> Iterator[Statement]:
-    """Write two statements that delete all rows of the tables and insert the baseline's: what always works."""
+    """Write two statements that delete all rows of the tables and insert the baseline's. This always works."""
     deleted = [name for name in names if name not in truncated]
     if deleted:
         deletes = ",\n".join(f"d{n} AS (DELETE FROM ONLY {quote(name)} RETURNING 1)" for n, name in enumerate(deleted))
@@ -574,7 +583,7 @@ def rewrite(
 
 
 def _differences(table: BaselineTable) -> str:
-    """Select the places of rows that differ: ``old`` in the table, ``new`` in the copy, NULL where there is none."""
+    """Select the places of rows that differ: ``old`` in the table, ``new`` in the copy, NULL if there is none."""
     columns = [column for column in table.columns if not column.is_generated]
     left = ", ".join(_kept(column, "t") for column in columns)
     right = ", ".join(f"c.{quote(column.name)}" for column in columns)
@@ -590,7 +599,7 @@ def _differences(table: BaselineTable) -> str:
             f"SELECT t.ctid AS old, c.ctid AS new FROM ({old}) AS t FULL JOIN ({new}) AS c "
             f"ON {equals('t.image', 'c.image')} AND {equals('t.number', 'c.number')} WHERE t.ctid IS NULL OR c.ctid IS NULL"
         )
-    # Of a column that no UPDATE can set, another value is another row.
+    # No UPDATE can set some columns; another value in one of them is another row.
     on = dict.fromkeys([*table.key, *(column.name for column in table.columns if column.is_fixed)])
     return (
         f"SELECT t.ctid AS old, c.ctid AS new FROM ONLY {quote(table.name)} AS t FULL JOIN {quote(table.copy)} AS c "
@@ -629,9 +638,9 @@ def _with_proof(table: BaselineTable, value: str) -> str:
 
 
 def checksum(table: BaselineTable) -> str:
-    """Write the query of the number of rows in a table's copy, and of their checksum, which no order changes.
+    """Write the query of the number of rows in a table's copy, and of a checksum that does not depend on their order.
 
-    It is the sum of 64-bit hashes of the rows: of values of which one hash stands for one value, and of the text of others.
+    It is the sum of 64-bit hashes of the rows: of a value where equal hashes mean equal values, otherwise of its text.
     """
     values = ", ".join(
         f"c.{quote(column.name)}" if column.is_exact else f"c.{quote(column.name)}::pg_catalog.text"
@@ -648,9 +657,9 @@ def _found(number: int, place: str, condition: str) -> str:
 
 
 def _after(kind: str, numbers: Many[int], parts: list[str]) -> str:
-    """A condition that is always true, and that makes PostgreSQL finish those parts of the statement first.
+    """Write a condition that is always true, and that makes PostgreSQL finish those parts of the statement first.
 
-    Many are counted once, in a part of their own: each part that comes after them would repeat all their counts.
+    Many parts are counted once, in a part of their own. Otherwise each later part would repeat all their counts.
     """
     if not numbers:
         return ""
@@ -681,10 +690,11 @@ _MOST_CHARACTERS = 200
 def restore_in_passes(
     groups: Many[Many[QualifiedName]], baseline: Baseline, *, truncated: frozenset[QualifiedName] = frozenset()
 ) -> Statement:
-    """Write a block that puts *groups* of tables back one after the other, and what is refused once more after the others.
+    """Write a block that restores *groups* of tables one after the other, and retries refused rows after the others.
 
-    A group is first tried as the one statement of :func:`restore`, then table by table, then row by row. It ends when
-    all are as they should be; or when nothing more can be put back, by an error with the SQLSTATE ``REFUSED_ROW``.
+    A group is first tried as the one statement of :func:`restore`, then table by table, then row by row. The block ends
+    when all rows are as they should be. If nothing more can be put back, it raises an error with the SQLSTATE
+    ``REFUSED_ROW``.
     """
     # Referenced tables first, as applications insert.
     ordered = [list(reversed(group)) for group in reversed(groups)]
@@ -713,7 +723,7 @@ def _group_in_passes(
     number: int, names: Many[QualifiedName], baseline: Baseline, truncated: frozenset[QualifiedName]
 ) -> str:
     whole = restore(names, baseline, truncated=truncated).sql
-    # Into a truncated table all rows are inserted, once.
+    # All rows are inserted into a truncated table, once.
     again = "" if truncated.isdisjoint(names) else f"IF NOT is_done[{number}] THEN "
     tables = "\n".join(
         _table_in_passes(name, baseline.tables.get(name), is_truncated=name in truncated) for name in names
@@ -735,7 +745,7 @@ def _table_in_passes(name: QualifiedName, table: BaselineTable | None, *, is_tru
     extra, missing = _found(0, "old", "new IS NULL"), _found(0, "new", "old IS NULL")
     delete, insert = f"DELETE FROM ONLY {quote(name)} WHERE ctid", f"{_insert(table)} WHERE c.ctid"
     update = _update(table, 0, "true") if table.key else None
-    # Rows that exchange unique values cannot be updated one by one: all that changed are put in anew.
+    # Rows that exchange unique values cannot be updated one by one: all changed rows are deleted and inserted.
     changed = f"{found} {delete} {EQUALS} {_found(0, 'old', 'old IS NOT NULL')}"
     fill = f"{found} {insert} {EQUALS} {missing}"
     by_table = [
@@ -779,7 +789,9 @@ def _update_one(table: BaselineTable) -> str | None:
 
 
 def _try(*statements: str, using: str = "") -> str:
-    """Write the execution of *statements* in a subtransaction. Whatever the server cannot go on after is raised at once."""
+    """Write the execution of *statements* in a subtransaction. Errors that the server cannot continue after are raised at
+    once.
+    """
     given = f" USING {using}" if using else ""
     executed = "; ".join(f"EXECUTE {quote_literal(sql)}{given}" for sql in statements)
     return f"""BEGIN

@@ -1,16 +1,17 @@
 """What must hold in the very transaction that reads or writes: SQL that proves it there, and what its refusals mean.
 
-A proof is one query. Where something does not hold, it fails, and with it everything that follows in its transaction. Its text
-names its operators and types in full, as it runs under the user's ``search_path``, too. It relies on nothing that an earlier
+A proof is one query. If something does not hold, the query fails, and its transaction with it. Its text names its
+operators and types in full, because it also runs under the user's ``search_path``. It relies on nothing that an earlier
 transaction has set: behind a pool that was another session.
 
-**The database is the one that was asked** whether it may be written to. A pool in transaction mode, a proxy or a failover may
-lead each transaction to another server. Name and OID tell the database from others of its cluster and from its copies there, the
-system identifier tells the cluster, and the start of the server tells it from a physical copy that was started since.
+**The database is the one that the guard checked.** A pool in transaction mode, a proxy or a failover may lead each
+transaction to another server. Name and OID tell the database from others of its cluster and from its copies there. The
+system identifier tells the cluster. The start of the server tells it from a physical copy that was started since.
 
-**The schema** ``testdb`` **is the app's own.** Whoever owns a schema, or a table in it, may put a view or a trigger there, and
-that code runs as the role that reads or writes. So both must belong to this role, to a superuser, or, unless this role is a
-superuser itself, to a role whose privileges it has. Who can no longer be replaced once that is so: only an owner may drop.
+**The schema** ``testdb`` **is the app's own.** The owner of a schema, or of a table in it, may put a view or a trigger
+there. That code runs as the role that reads or writes. So both must belong to this role, to a superuser, or, unless this
+role is a superuser itself, to a role whose privileges it has. Once that holds, nobody else can replace them: only an
+owner may drop.
 """
 
 from __future__ import annotations
@@ -28,17 +29,17 @@ if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
 _BEGIN, _END = "testdb_app refuses: ", " (testdb_app)"
-"""What encloses the text that a failing proof tries to read as a number: so the server's error has it, in any language."""
+"""A failing proof tries to read a text between these two as a number. So the server's error contains it, in any language."""
 _NOT_A_NUMBER = "22P02"
 DAMAGE = "testdb_app finds damage: "
-"""How the text begins that :func:`counted_or_damaged` tries to read as a number."""
+"""The beginning of the text that :func:`counted_or_damaged` tries to read as a number."""
 
-# Whether this role may trust what the role "o" owns: "me" is this role.
+# Whether this role ("me") may trust what the role "o" owns.
 _TRUSTED = "(o.oid = me.oid OR o.rolsuper OR (NOT me.rolsuper AND pg_catalog.pg_has_role(o.oid, 'USAGE')))"
 _ME = "(SELECT r.oid, r.rolsuper FROM pg_catalog.pg_roles r WHERE r.rolname = current_user) me"
 _OWN_NAME = "(protected|test|(baseline|flushed)(_[0-9]+)?)"
 
-# fault, of the schema and of the relations in it that the app reads or writes; none where there is no such schema
+# fault, of the schema and of the relations in it that the app reads or writes; no row if there is no such schema
 _FAULTS = """
 SELECT pg_catalog.format('the schema testdb belongs to the role %I', o.rolname) AS fault
   FROM pg_catalog.pg_namespace n
@@ -77,9 +78,9 @@ _ALL = f"(c.relname ~ '^{_OWN_NAME}$' OR (me.rolsuper AND c.relkind = ANY ('{{r,
 
 
 def own_faults(names: Iterable[str] | None = None) -> str:
-    """Write the query of what is wrong with the schema ``testdb`` and the relations *names* in it: a text, or NULL.
+    """Write the query of the faults of the schema ``testdb`` and the relations *names* in it: a text, or NULL.
 
-    Without *names* it looks at all that the app could read there, and takes a scan of ``pg_class``.
+    Without *names* it checks all that the app could read there, which takes a scan of ``pg_class``.
     """
     which = _ALL
     if names is not None:
@@ -89,19 +90,20 @@ def own_faults(names: Iterable[str] | None = None) -> str:
 
 
 def _refuse(reason: str) -> str:
-    """Write a query that fails, with the text that the query *reason* finds, unless that finds NULL or nothing."""
+    """Write a query that fails with the text that the query *reason* finds, unless that finds NULL or nothing."""
     return f"SELECT pg_catalog.concat('{_BEGIN}', w.why, '{_END}')::integer FROM ({reason}) w (why) WHERE w.why IS NOT NULL"
 
 
 def prove_own_schema(names: Iterable[str] | None = None) -> str:
-    """Write the query that fails where :func:`own_faults` finds a fault."""
+    """Write the query that fails if :func:`own_faults` finds a fault."""
     return _refuse(own_faults(names))
 
 
 def counted_or_damaged(copy: str, name: str, rows: int, value: str) -> str:
-    """Write *value*, a number, as an expression that fails where the table *copy* has another number of rows than *rows*.
+    """Write *value*, a number, as an expression that fails if the table *copy* has a number of rows other than *rows*.
 
-    *name* is the copy's name as a literal. In the statement that reads the copy: so a copy without rows empties no table.
+    *name* is the copy's name as a literal. The check is in the statement that reads the copy, so that an empty copy
+    empties no table.
     """
     count = f"(SELECT pg_catalog.count(*) FROM {copy})"
     return (
@@ -111,12 +113,12 @@ def counted_or_damaged(copy: str, name: str, rows: int, value: str) -> str:
 
 
 def find_damage(error: BaseException) -> str | None:
-    """Return what is wrong with a copy, if *error*, one of Django's, is that of :func:`counted_or_damaged`; else None."""
+    """Return what is wrong with a copy if *error*, one of Django's, comes from :func:`counted_or_damaged`; otherwise None."""
     return _find(error, DAMAGE)
 
 
 def find_refusal(error: BaseException) -> str | None:
-    """Return what did not hold, if *error*, one of Django's, is that of a proof; else None."""
+    """Return what did not hold if *error*, one of Django's, comes from a proof; otherwise None."""
     return _find(error, _BEGIN)
 
 
@@ -130,7 +132,7 @@ def _find(error: BaseException, beginning: str) -> str | None:
 def explain_refusal(connection: BaseDatabaseWrapper, reason: str, act: str = "reset") -> UnsafeDatabaseError:
     """Return the package's error for what did not hold."""
     name = str(connection.settings_dict["NAME"])
-    # The tag of the first names the rule, as those of the guard are named.
+    # The tag of the first reason names the rule, in the same words as the guard's rules.
     tag = _TAG.match(reason)
     rule = tag.group(1) if tag else "elsewhere"
     return UnsafeDatabaseError(
@@ -157,7 +159,8 @@ _REMEDIES = {
     ),
 }
 
-# OIDs of the roles whose schema and relations this role may read and write: its own, and those that own them and may be trusted.
+# OIDs of the roles whose schema and relations this role may read and write: its own, and those that own them and may be
+# trusted.
 OWNERS = f"""
 SELECT ARRAY(SELECT o.oid::bigint
                FROM pg_catalog.pg_roles o
@@ -174,11 +177,12 @@ SELECT ARRAY(SELECT o.oid::bigint
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Precondition:
-    """Where a transaction that writes must be: in the database that the guard was asked about, which may still be written to.
+    """The place where a transaction may write: the database that the guard checked, as long as writing there is still
+    allowed.
 
-    ``reads`` are the relations of the schema ``testdb`` that it reads or writes; None for any. ``owners`` are the roles that
-    :data:`OWNERS` has found, so that nobody is asked again whom to trust; None for those who have not asked.
-    ``may_be_protected`` is for what may write to a protected database: the making and the taking away of its mark.
+    ``reads`` are the relations of the schema ``testdb`` that it reads or writes; None for any. ``owners`` are the roles
+    that :data:`OWNERS` has found, so that they need not be read again; None if they have not been read.
+    ``may_be_protected`` is on for what may write to a protected database: setting and removing its mark.
     """
 
     database: str
@@ -210,7 +214,7 @@ class Precondition:
         )
 
     def prove(self) -> str:
-        """Write the query that fails, with what does not hold, where the transaction must not write."""
+        """Write the query that fails with what does not hold, if the transaction must not write."""
         cases = [
             f"CASE WHEN {holds} THEN NULL ELSE {fault} END"
             for holds, fault in (
@@ -227,10 +231,10 @@ class Precondition:
         return _refuse(f"SELECT w.why FROM (SELECT {found} AS why OFFSET 0) w WHERE w.why OPERATOR(pg_catalog.<>) ''")
 
     def holds(self) -> str:
-        """Write the condition that all of it holds, as fast as the server can tell, for a statement that is prepared.
+        """Write the condition that all of it holds, as fast as the server can evaluate it, for a prepared statement.
 
-        The start of the server is left to the caller, who compares it with more, and so are the relations that are read: as long
-        as the owners are the same, nobody else can have put anything in their place.
+        It leaves out the start of the server, which the caller compares with more, and the relations that are read: as
+        long as the owners are the same, nobody else can have put anything in their place.
         """
         stranger = qualify(f"NOT n.nspowner = ANY ('{{{','.join(map(str, self.owners or ()))}}}')")
         own = _HAS_OWN_SCHEMA.replace("{stranger}", stranger)
@@ -260,7 +264,7 @@ class Precondition:
         return f"pg_catalog.current_database() OPERATOR(pg_catalog.=) {quote_literal(self.database)}"
 
     def _is_oid(self) -> str:
-        # The folder of a file of the database is its OID: a function's word costs a third of a look into pg_database.
+        # The folder of a file of the database is its OID. This function costs a third of a lookup in pg_database.
         folder = "pg_catalog.split_part(pg_catalog.pg_relation_filepath('pg_catalog.pg_class'::pg_catalog.regclass), '/', -2)"
         return f"{folder} OPERATOR(pg_catalog.=) '{self.oid}'"
 

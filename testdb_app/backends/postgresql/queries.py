@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-# Scalar subqueries in one statement: planning costs more than linearly in their number.
+# Scalar subqueries in one statement. Planning time grows faster than their number.
 _TABLES_A_STATEMENT = 50
 
 
@@ -39,8 +39,8 @@ def read_rows(
 ) -> list[list[tuple[Any, ...]]]:
     """Return the rows of *first* and of *queries*; see :func:`~testdb_app.backends.postgresql.connection.read_safely`.
 
-    Waits at most *lock_timeout* seconds for each lock. Raises :class:`~testdb_app.exceptions.LockTimeoutError`, and for a proof
-    among the queries (:mod:`~testdb_app.backends.postgresql.preconditions`) that fails its error.
+    Waits at most *lock_timeout* seconds for each lock. Raises :class:`~testdb_app.exceptions.LockTimeoutError`. If a
+    proof among the queries (:mod:`~testdb_app.backends.postgresql.preconditions`) fails, raises its error.
     """
     settings = [] if lock_timeout is None else [f"SET LOCAL lock_timeout = '{milliseconds(lock_timeout)}ms'"]
     try:
@@ -57,7 +57,7 @@ def read_rows(
 
 
 def rows_of(result: Result) -> list[tuple[Any, ...]]:
-    """Return the rows of a query's result; raise :class:`UnsupportedError` where something between has lost them."""
+    """Return the rows of a query's result. Raises :class:`UnsupportedError` if something between has lost them."""
     if result.rows is None:
         raise UnsupportedError(
             "The server returned no rows for a query: a proxy between does not pass several statements in one message. "
@@ -67,7 +67,7 @@ def rows_of(result: Result) -> list[tuple[Any, ...]]:
 
 
 def execute(connection: BaseDatabaseWrapper, statements: Sequence[Statement]) -> dict[QualifiedName, RowChanges]:
-    """Run statements and return what they changed per table, as their results tell. One round trip."""
+    """Run statements and return what they changed per table, as their results report. One round trip."""
     if not statements:
         return {}
     results = run_sql(connection, ";\n".join(statement.sql for statement in statements))
@@ -75,7 +75,7 @@ def execute(connection: BaseDatabaseWrapper, statements: Sequence[Statement]) ->
 
 
 def sum_changes(statements: Sequence[Statement], results: Sequence[Result]) -> dict[QualifiedName, RowChanges]:
-    """Return what *statements* changed per table, as their *results* tell."""
+    """Return what *statements* changed per table, as their *results* report."""
     found: dict[QualifiedName, RowChanges] = {}
     for statement, result in zip(statements, results, strict=True):
         if len(statement.counts) == 1:
@@ -96,7 +96,7 @@ def sum_changes(statements: Sequence[Statement], results: Sequence[Result]) -> d
 
 
 def scalars(connection: BaseDatabaseWrapper, queries: Sequence[str], *, proof: str | None = None) -> list[int]:
-    """Run queries of one number each, some in one statement, all in one round trip; none if *proof*, a query, fails."""
+    """Run queries of one number each, some in one statement, all in one round trip. None runs if the query *proof* fails."""
     if not queries:
         return []
     statements = [
@@ -109,7 +109,8 @@ def scalars(connection: BaseDatabaseWrapper, queries: Sequence[str], *, proof: s
 
 
 def count_referring(key: ForeignKey, copied: BaselineTable | None = None) -> str:
-    """Count the rows whose key columns are all set: with MATCH SIMPLE and MATCH FULL alike only those refer.
+    """Write the count of the rows whose key columns are all set: with MATCH SIMPLE and MATCH FULL alike, only those
+    refer.
 
     Rows that refer to a row of the copy of *copied*, which stays, do not count.
     """
@@ -121,9 +122,10 @@ def count_referring(key: ForeignKey, copied: BaselineTable | None = None) -> str
 
 
 def lacks_referenced(key: ForeignKey, source: str, value: Callable[[str], str]) -> str:
-    """Write the condition that no row ``r`` of *source* is referred to by a row ``k``; *value* writes a column's value there.
+    """Write the condition that a row ``k`` refers to no row ``r`` of *source*; *value* writes a column's value there.
 
-    The operators are those of the key itself. The last column of a key with PERIOD has to be covered by several rows together.
+    The operators are those of the key itself. The last column of a key with PERIOD must be covered by several rows
+    together.
     """
     operators = key.operators or (EQUALS,) * len(key.columns)
     pairs = zip(key.columns, key.referenced_columns, operators, strict=True)
@@ -137,13 +139,14 @@ def lacks_referenced(key: ForeignKey, source: str, value: Callable[[str], str]) 
 
 
 def chunks(items: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:
-    """Cut *items* into pieces of *size*, the last one perhaps shorter."""
+    """Cut *items* into pieces of *size*; the last one may be shorter."""
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
 # pid, user, application, state, age in seconds, query, identifier of a prepared transaction, schema, name (None: an
 # advisory lock), lock mode
-# Whoever waits for a row waits for its writer's transaction, and the writer holds a lock on the table too.
+#
+# A session that waits for a row waits for its writer's transaction, and the writer holds a lock on the table too.
 _HOLDERS = """
 SELECT l.pid, a.usename::text, a.application_name, a.state,
        EXTRACT(EPOCH FROM pg_catalog.clock_timestamp() - a.xact_start)::float8, a.query,
@@ -163,9 +166,10 @@ SELECT l.pid, a.usename::text, a.application_name, a.state,
 
 
 def find_blockers(connection: BaseDatabaseWrapper, pid: object, sql: str, error: BaseException) -> list[Blocker]:
-    """Return who holds locks on what the statement or the error names, the oldest transaction first. One round trip.
+    """Return the sessions that hold locks on what the statement or the error names, the oldest transaction first. One
+    round trip.
 
-    Where they name none of what is locked, everybody who holds a lock.
+    If they name nothing that is locked, return every session that holds a lock.
     """
     number = int(pid) if isinstance(pid, int) else -1
     (rows,) = read_rows(connection, [_HOLDERS.format(pid=number)])

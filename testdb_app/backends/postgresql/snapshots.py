@@ -1,25 +1,26 @@
 """Snapshots: states of tables that are kept, and the differences between two of them or from the live rows.
 
-Small tables are kept in this process, as the text that PostgreSQL makes of their rows; large ones as temporary tables. What was
-kept once is kept on while :class:`Signs` show that nothing was written to it: the next snapshot over the same connection then
-costs one round trip, whatever is in the small tables. A comparison reads only the tables that may have changed.
+Small tables are kept in this process, as the text that PostgreSQL makes of their rows; large ones as temporary tables. A
+kept table stays valid while :class:`Signs` show that nothing was written to it. The next snapshot over the same
+connection then costs one round trip, whatever is in the small tables. A comparison reads only the tables that may have
+changed.
 
-What tells, without a look at rows, that tables are as they were at an earlier moment; for snapshots.
+**Signs** show, without reading rows, that tables are as they were at an earlier moment. They are the counters of
+:mod:`testdb_app.backends.postgresql.counters`: each write moves the sum of a table's counters, also inside an open
+transaction. The other sessions must have been idle all the while, and the catalogs must not have been written to. A
+snapshot may be taken in the middle of a transaction, so three things differ from a reset:
 
-The signals are those of :mod:`testdb_app.backends.postgresql.counters`: each write moves the sum of a table's counters, also
-inside a transaction that is still open, whoever else is connected has been idle all the while, and the catalogs have not
-been written to. Three things are different from a reset, because a snapshot may be taken in the middle of a transaction:
+- A rollback takes rows back, and no counter shows it. So a table with counts that this session has not reported yet, of
+  this transaction or an earlier one, is compared by its rows. The same holds for all tables if the catalogs have such
+  counts: TRUNCATE sets the counts of its own transaction to 0, and leaves no other sign in a table that was truncated
+  before.
+- In a transaction of repeatable read or serializable, others may have committed what it does not see. Then nothing is
+  trusted.
+- Counters that were read once in a transaction are kept to its end, unless pg_stat_clear_snapshot() is called.
 
-- a rollback takes rows back, and no counter tells. So a table that has counts which this session has not reported yet, be they
-  of this transaction or of one before, is compared by its rows. The same goes for all tables if the catalogs have such counts: a
-  TRUNCATE sets the counts of its own transaction to 0, and in a table that was truncated before it leaves no other sign;
-- in a transaction of repeatable read or serializable, others may have committed what it does not see. Nothing is trusted then;
-- the counters that were read once in a transaction are kept to its end, unless pg_stat_clear_snapshot() is called.
-
-Two states of a table, row by row, as PostgreSQL's SQL. Pure: nothing is sent from here.
-
-As in a restoration rows are paired by the table's key and compared byte by byte (record_image_ne); where there is no key by
-their text, numbered among their equals. What comes back is bounded: some rows of each kind, and how many there are.
+**Differences** pair the rows of two states by the table's key, and compare them byte by byte (record_image_ne), as a
+restoration does. Without a key, rows are paired by their text, numbered among their equals. The result is bounded: some
+rows of each kind, and the number of rows. These functions are pure: they send nothing.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ _numbers = itertools.count(1)
 
 
 class PostgreSQLState:
-    """The rows of tables as one look saw them; see :class:`testdb_app.backends.base.StoredState`."""
+    """The rows of tables as one reading saw them; see :class:`testdb_app.backends.base.StoredState`."""
 
     def __init__(
         self,
@@ -78,20 +79,21 @@ class PostgreSQLState:
         self._chosen = chosen
         self._texts = texts
         self._copies = copies
-        # Whoever forgets it without closing it may be in the middle of a query: what it leaves is dropped at the next look.
+        # A state that is garbage collected without being closed may be so in the middle of a query. Its copies are
+        # dropped at the next reading.
         self._finalizer = weakref.finalize(self, known.litter.extend, list(copies.values()))
 
     @property
     def oids(self) -> list[int]:
-        """The tables that it is about."""
+        """The tables of this state."""
         return _choose(self.relations, self._chosen)
 
     def has_rows(self, oid: int) -> bool:
-        """Whether that table had any."""
+        """Whether that table had any rows."""
         return oid in self._texts or oid in self._copies
 
     def source(self, oid: int, table: QualifiedName, parameters: list[str | None]) -> str:
-        """Write where the rows of that table are kept; those that are kept as text join *parameters*."""
+        """Write the source of that table's rows; rows that are kept as text are added to *parameters*."""
         if oid in self._copies:
             return self._copies[oid]
         if oid not in self._texts:
@@ -104,11 +106,11 @@ class PostgreSQLState:
         return oid in self._copies
 
     def text(self, oid: int) -> str | None:
-        """Return the rows of that table as text, where they are kept so."""
+        """Return the rows of that table, if they are kept as text."""
         return self._texts.get(oid)
 
     def compare(self, connection: BaseDatabaseWrapper, later: StoredState | None, limit: int) -> list[TableDifference]:
-        """Return what differs. One round trip for a look, and others for the tables that the look does not clear."""
+        """Return what differs. One round trip for the signs, and others for the tables that the signs do not clear."""
         connection.ensure_connection()
         self.check_usable(connection)
         known = KnownSession.of(connection)
@@ -174,7 +176,7 @@ class PostgreSQLState:
         return answers
 
     def check_usable(self, connection: BaseDatabaseWrapper) -> None:
-        """Raise :class:`SnapshotError` if it is closed, or its copies went with the session that made them."""
+        """Raise :class:`SnapshotError` if it is closed, or its copies ended with the session that made them."""
         if not self.is_open:
             raise SnapshotError("The snapshot is closed. Compare before it is closed.")
         if self._copies and KnownSession.of(connection) is not self._known:
@@ -191,13 +193,13 @@ class PostgreSQLState:
         self._finalizer.detach()
         if self._copies and connection.connection is not None and KnownSession.of(connection) is self._known:
             self._known.litter.extend(self._copies.values())
-            # In an aborted transaction it has to wait for the next look.
+            # In an aborted transaction it has to wait for the next reading.
             with suppress(DatabaseError, InterfaceError):
                 drop_litter(connection, self._known)
 
 
 def store_state(connection: BaseDatabaseWrapper, tables: frozenset[QualifiedName] | None) -> PostgreSQLState:
-    """Keep the rows of *tables*, or of all. A round trip for a look, and others for what was not kept before."""
+    """Keep the rows of *tables*, or of all. One round trip for the signs, and others for what was not kept before."""
     connection.ensure_connection()
     known = KnownSession.of(connection)
     drop_litter(connection, known)
@@ -246,7 +248,7 @@ def _choose(relations: Relations, tables: frozenset[QualifiedName] | None) -> li
 
 
 def _after_copying(before: Signs, after: Signs) -> Signs:
-    """Return the signs of the moment between two looks, between which only copies were made."""
+    """Return the signs of the moment between two readings, between which only copies were made."""
     is_quiet = before.conditions == after.conditions and before.writes == after.writes
     return replace(before, is_trusted=before.is_trusted and is_quiet, catalogs=after.catalogs)
 
@@ -254,7 +256,7 @@ def _after_copying(before: Signs, after: Signs) -> Signs:
 def _without_equal(
     connection: BaseDatabaseWrapper, state: PostgreSQLState, relations: Relations, suspects: list[int]
 ) -> list[int]:
-    """Leave out tables whose rows read the same, which is cheaper to find out than where they differ."""
+    """Leave out tables whose text is the same, which is cheaper to find out than where they differ."""
     now = read_texts(connection, relations, [oid for oid in suspects if not state.is_large(oid)])
     return [oid for oid in suspects if oid not in now or now[oid] != (state.text(oid) or "")]
 
@@ -277,13 +279,13 @@ def _refuse_other_tables(state: PostgreSQLState, relations: Relations) -> None:
 
 
 _MOST_BYTES = 128 * 1024
-"""Of a table that is kept in this process; one that is larger is kept in the database."""
+"""A larger table is kept in the database, a smaller one in this process."""
 _MOST_BYTES_IN_ALL = 16 * 1024 * 1024
 _TABLES_A_STATEMENT = 40
 
 
 def read_texts(connection: BaseDatabaseWrapper, relations: Relations, oids: Sequence[int]) -> dict[int, str | None]:
-    """Return the rows of tables as text: empty where there are none, None where they are too many."""
+    """Return the rows of tables as text: empty if there are none, None if there are too many."""
     return parse_texts(oids, ask(connection, text_commands(relations, oids))) if oids else {}
 
 
@@ -303,7 +305,7 @@ def parse_texts(oids: Sequence[int], results: Iterable[Sequence[tuple[Any, ...]]
 
 
 def find_large(kept: Mapping[int, str | None], chosen: Iterable[int]) -> list[int]:
-    """Return the tables to be kept in the database: those that are large (None), and what is too much in all."""
+    """Return the tables to be kept in the database: the large ones (None), and those that exceed the total."""
     left = _MOST_BYTES_IN_ALL
     large = []
     for oid in sorted(chosen, key=lambda oid: len(kept[oid] or "")):
@@ -315,7 +317,7 @@ def find_large(kept: Mapping[int, str | None], chosen: Iterable[int]) -> list[in
 
 
 CLEAR = "SELECT pg_catalog.pg_stat_clear_snapshot()"
-"""Makes the next look in the same transaction a new one."""
+"""Makes the next reading in the same transaction a new one."""
 
 # oid, schema, name, whether row security hides rows from this role
 TABLES = """
@@ -336,9 +338,9 @@ _VERBS = ("inserted", "updated", "deleted")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Relations:
-    """The tables of a database by OID, with their columns; ``hidden`` are those of which this role sees some rows only.
+    """The tables of a database by OID, with their columns; ``hidden`` are those of which this role sees only some rows.
 
-    ``usual`` are those that a snapshot of everything is about; ``look`` is the query of a look at all of them.
+    ``usual`` are the tables in a snapshot of everything; ``look`` is the query that reads the signs of all of them.
     """
 
     tables: Mapping[int, QualifiedName]
@@ -350,7 +352,7 @@ class Relations:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signs:
-    """One look: whether it can be trusted at all, what must not change, and by OID the writes, and which are unreported."""
+    """One reading: whether it can be trusted, what must not change, and by OID the writes, and which are unreported."""
 
     is_trusted: bool
     conditions: Conditions
@@ -360,7 +362,7 @@ class Signs:
     pending: frozenset[int]
 
     def is_comparable(self, later: Signs) -> bool:
-        """Whether the counters tell what was written between this look and a *later* one."""
+        """Whether the counters show what was written between this reading and a *later* one."""
         return (
             self.is_trusted
             and later.is_trusted
@@ -370,12 +372,12 @@ class Signs:
         )
 
     def is_same(self, later: Signs, oid: int) -> bool:
-        """Whether that table has the rows it had, where the two looks are comparable."""
+        """Whether that table has the same rows, if the two readings are comparable."""
         return oid not in self.pending and self.writes.get(oid) == later.writes.get(oid)
 
 
 def look(oids: Iterable[int]) -> str:
-    """Write the query of a look at those tables, for :func:`parse_signs`. All its columns are texts."""
+    """Write the query of the signs of those tables, for :func:`parse_signs`. All its columns are texts."""
     tables, catalogs = "'{" + ",".join(map(str, oids)) + "}'::oid[]", f"ARRAY[{_CATALOGS}]::oid[]"
     arrays = ", ".join(f"{_reported(source)}, {_pending(source)}" for source in (tables, catalogs))
     return qualify(
@@ -390,7 +392,7 @@ def _reported(source: str) -> str:
 
 
 def _pending(source: str) -> str:
-    """Write the array of those that have counts which are not reported yet, each followed by its count."""
+    """Write the array of the tables that have counts which are not reported yet, each followed by its count."""
     counts = " + ".join(f"pg_catalog.pg_stat_get_xact_tuples_{verb}(o)" for verb in _VERBS)
     found = f"SELECT o, {counts} AS number FROM pg_catalog.unnest({source}) o OFFSET 0"
     return (
@@ -399,9 +401,9 @@ def _pending(source: str) -> str:
 
 
 def parse_signs(oids: Sequence[int], row: Sequence[str | None]) -> Signs:
-    """Make the signs of the row of :func:`look`."""
+    """Make the signs from the row of :func:`look`."""
     epoch, sessions, _, _, others, isolation, *arrays = row
-    # No such text has a comma, a quote or a brace in it.
+    # No such text contains a comma, a quote or a brace.
     listed = (others or "{}")[1:-1]
     number = None if sessions is None else int(sessions)
     conditions = (epoch or "", number, tuple(listed.split(",")) if listed else ())
@@ -422,18 +424,18 @@ def parse_signs(oids: Sequence[int], row: Sequence[str | None]) -> Signs:
 
 
 def _sum_up(catalogs: str, pending: str) -> int:
-    """Return the writes to all catalogs: none of their counters goes down, so that the sum tells as much as each."""
+    """Return the writes to all catalogs. None of their counters ever goes down, so the sum shows as much as each of them."""
     return sum(parse_numbers(catalogs)) + sum(parse_numbers(pending)[1::2])
 
 
 def shapes_of(tables: Iterable[QualifiedName]) -> list[str]:
-    """Write the queries that tell the columns and keys of *tables*, the settings that they need first."""
+    """Write the queries of the columns and keys of *tables*, after the settings that they need."""
     names = ", ".join(f"({quote_literal(name.schema)}, {quote_literal(name.name)})" for name in tables)
     return [PLAIN_SPELLING, TABLE_SHAPES.format(names=names)]
 
 
 def parse_relations(rows: Iterable[Sequence[Any]], shapes: Iterable[Sequence[Any]]) -> Relations:
-    """Make the relations of the rows of :data:`TABLES`, and of those of :func:`shapes_of`."""
+    """Make the relations from the rows of :data:`TABLES` and the rows of :func:`shapes_of`."""
     tables = {oid: QualifiedName(schema, name) for oid, schema, name, _ in rows}
     columns = {}
     for shape in map(TableShape.from_row, shapes):
@@ -454,13 +456,13 @@ def parse_relations(rows: Iterable[Sequence[Any]], shapes: Iterable[Sequence[Any
 
 
 def _is_left_out(name: QualifiedName) -> bool:
-    """Whether a table is left out unless it is named: Django's list of migrations, and what this package keeps itself."""
+    """Whether a table is left out unless it is named: Django's list of migrations, and the package's own tables."""
     is_own = name.schema == OWN_SCHEMA and (name.name in set(Mark) or is_baseline_table(name.name))
     return is_own or name.name in ALWAYS_KEPT
 
 
 _LOCK_TIMEOUT = 60.0
-"""Seconds to wait for a lock on a catalog: only a change of the schema holds them."""
+"""Seconds to wait for a lock on a catalog: only a change of the schema holds one."""
 _MOST_USUAL = 8
 _SAVEPOINT = Command("SAVEPOINT testdb_reset")
 _SETTINGS = Command(
@@ -475,10 +477,10 @@ _SESSIONS: weakref.WeakKeyDictionary[Any, KnownSession] = weakref.WeakKeyDiction
 
 
 class KnownSession:
-    """Known of one of the driver's connections.
+    """What is known of one of the driver's connections.
 
-    ``rows`` are those of its tables at the look ``rows_seen``, None for a large one; ``usual`` are tables that were
-    written to before; ``litter`` are temporary tables that nobody needs any more.
+    ``rows`` are the rows of its tables at the reading ``rows_seen``, None for a large one; ``usual`` are tables that were
+    written to before; ``litter`` are temporary tables that are not needed any more.
     """
 
     def __init__(self) -> None:
@@ -508,7 +510,7 @@ class KnownSession:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """A look, and what was asked for in the same breath: rows as texts for each guess, none if the look came out otherwise."""
+    """A reading, and the results of the guesses sent with it: rows as texts for each, none if the tables were read anew."""
 
     relations: Relations
     signs: Signs
@@ -516,9 +518,10 @@ class Seen:
 
 
 def see(connection: BaseDatabaseWrapper, known: KnownSession, guesses: Sequence[Command] = ()) -> Seen:
-    """Look, and read the tables anew unless the signs show that they are the same. One round trip, else two or three more.
+    """Read the signs, and read the tables anew unless the signs show that they are the same. One round trip, or two to
+    three more.
 
-    *guesses* are queries about these tables that will be asked next, if nothing else was written than what usually is.
+    *guesses* are the queries about these tables that come next if nothing else was written than usual.
     """
     before, relations = known.signs, known.relations
     if relations is not None and before is not None:
@@ -527,7 +530,7 @@ def see(connection: BaseDatabaseWrapper, known: KnownSession, guesses: Sequence[
         except DatabaseError:
             if not guesses:
                 raise
-            # A table may be gone. What else it can be, the next look meets it too.
+            # A table may be gone. The next reading meets any other cause too.
             return see(connection, known)
         seen = known.signs = parse_signs(list(relations.tables), row)
         if before.is_comparable(seen):
@@ -539,9 +542,9 @@ def see(connection: BaseDatabaseWrapper, known: KnownSession, guesses: Sequence[
 
 
 def ask(connection: BaseDatabaseWrapper, commands: Sequence[Command]) -> list[list[tuple[Any, ...]]]:
-    """Run queries with bounded waits and exact texts, and leave no trace of that; return the rows of each, as texts.
+    """Run queries with bounded waits and exact texts, and restore the settings; return the rows of each query, as texts.
 
-    One round trip; what is asked again is prepared.
+    One round trip; repeated queries are prepared.
     """
     nested = not has_autocommit(connection)
     if nested and (connection.connection is None or is_idle(connection)):
@@ -559,7 +562,7 @@ def ask(connection: BaseDatabaseWrapper, commands: Sequence[Command]) -> list[li
             raise explain_refusal(connection, reason, "read the baseline of") from error
         if state != NOT_PREPARED:
             raise
-        # The code under test has dropped all that was prepared.
+        # The code under test has dropped all prepared statements.
         results = _run(connection, batch, nested=nested)
     return [rows_of(result) for result in results[len(before) : len(before) + len(commands)]]
 
@@ -577,7 +580,7 @@ def _read_relations(connection: BaseDatabaseWrapper) -> Relations:
 
 
 def refuse_hidden(connection: BaseDatabaseWrapper, names: Iterable[QualifiedName], relations: Relations) -> None:
-    """Raise :class:`UnsupportedError` for those of *names* of which this role sees some rows only."""
+    """Raise :class:`UnsupportedError` for those of *names* of which this role sees only some rows."""
     hidden = sorted(str(name) for name in names if name in relations.hidden)
     if hidden:
         raise UnsupportedError(
@@ -593,7 +596,7 @@ _ADDED, _CHANGED, _REMOVED = "+", "~", "-"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Columns:
-    """A table's columns and key, with the operators by which its values are equal; ``text`` is other where they are."""
+    """A table's columns and key, with the operators by which its values are equal; ``text`` differs if any of these do."""
 
     names: tuple[str, ...]
     key: tuple[str, ...]
@@ -607,7 +610,7 @@ def live(table: QualifiedName) -> str:
 
 
 def kept_as_text(table: QualifiedName, parameter: int) -> str:
-    """Write the rows of :func:`rows_as_text`, which are given as a parameter of that number."""
+    """Write the rows of :func:`rows_as_text`, which are given as the parameter of that number."""
     return f"pg_catalog.unnest(${parameter}::{quote(table)}[])"
 
 
@@ -617,7 +620,7 @@ def no_rows(table: QualifiedName) -> str:
 
 
 def rows_as_text(table: QualifiedName, most_bytes: int) -> str:
-    """Write two values: the bytes of *table*, and its rows as the text of an array; NULL where it is empty, or too large."""
+    """Write two values: the bytes of *table*, and its rows as the text of an array; NULL if it is empty or too large."""
     # ROW(), because an alias alone may be the name of a column.
     rows = f"SELECT pg_catalog.array_agg(ROW(t.*))::pg_catalog.text FROM ONLY {quote(table)} t"
     size = f"pg_catalog.pg_relation_size({quote_literal(quote(table))}::pg_catalog.regclass)"
@@ -627,7 +630,7 @@ def rows_as_text(table: QualifiedName, most_bytes: int) -> str:
 def differences(columns: Columns, before: str, after: str, limit: int) -> str:
     """Write the query of the rows that differ between two sources.
 
-    Columns: kind, how many of that kind there are, and as JSON the values before, those after, whether each is another one.
+    Columns: kind, number of rows of that kind, and as JSON the values before, the values after, and whether each differs.
     """
     kind, pairs = _pairs_by_key(columns, before, after) if columns.key else _pairs_by_text(columns, before, after)
     sorted_by = columns.key or (_free("image", columns),)
@@ -691,7 +694,7 @@ def _free(name: str, columns: Columns) -> str:
 
 
 def parse_differences(table: QualifiedName, columns: Columns, rows: list[tuple[Any, ...]]) -> TableDifference | None:
-    """Make the difference of the rows of :func:`differences`; None where there are none."""
+    """Make the difference from the rows of :func:`differences`; None if there are none."""
     if not rows:
         return None
     totals = {kind: int(total) for kind, total, *_ in rows}

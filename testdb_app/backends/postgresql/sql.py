@@ -15,20 +15,21 @@ def quote(name: QualifiedName | str) -> str:
 
 
 def quote_literal(text: str) -> str:
-    """Quote a text for SQL, whatever ``standard_conforming_strings`` says."""
+    """Quote a text for SQL, whatever ``standard_conforming_strings`` is."""
     escaped = text.replace("\\", "\\\\").replace("'", "''")
     return f"E'{escaped}'" if "\\" in text else f"'{escaped}'"
 
 
 EQUALS = "OPERATOR(pg_catalog.=)"
-"""The operator ``=`` of the catalog, whatever the ``search_path`` offers before it."""
+"""The catalog's operator ``=``, whatever the ``search_path`` has before it."""
 
 
 def qualify(sql: str) -> str:
-    """Have the operators and types of a query come from the catalog, where it runs under the user's ``search_path``.
+    """Qualify the operators and types of a query with the catalog's schema, for queries under the user's ``search_path``.
 
-    For queries of ours without any name of the user's. All such operators bind alike, from left to right: use parentheses.
-    IN, BETWEEN, IS DISTINCT FROM and USING look for their operators on the ``search_path``, and are not to be used.
+    Only for queries of this package without any name of the user's. All such operators bind alike, from left to right:
+    use parentheses. Do not use IN, BETWEEN, IS DISTINCT FROM or USING: they take their operators from the
+    ``search_path``.
     """
     operators = re.sub(r"(?<=[ \n])([=<>!~+*/-]+)(?= )", r"OPERATOR(pg_catalog.\1)", sql)
     return re.sub(r"::(text|oid|regclass|name|xid8|float8)\b", r"::pg_catalog.\1", operators)
@@ -40,5 +41,5 @@ def equals(left: str, right: str, operator: str = EQUALS) -> str:
 
 
 def milliseconds(seconds: float) -> int:
-    """Return *seconds* as the server takes a time-out: 0 would mean none."""
+    """Return *seconds* as the server takes a time-out. At least 1, because 0 would mean none."""
     return max(1, round(seconds * 1000))
