@@ -1,13 +1,10 @@
 """The contract of a backend: base classes with working defaults, and the values that they take and return.
 
-What a backend is: the protocols that the resetter speaks.
+A backend is stateless and knows one vendor. *Introspection* reads the catalog, *operations* writes SQL. A backend never
+decides what may be reset or in what order: the guard and the plan do.
 
-A backend is stateless and knows one vendor. *Introspection* reads the catalog, *operations* writes SQL.
-It never decides what may be reset or in what order: the guard and the plan do.
-
-What a backend does for :mod:`testdb_app.data`: the protocols that set-up, teardown and verification speak.
-
-A part of :mod:`testdb_app.backends.base`, apart from it because a reset needs none of it.
+:class:`BaseBackend` is the part that a reset needs. :class:`BaseDataBackend` is the part for set-up, teardown and
+verification in :mod:`testdb_app.data`.
 """
 
 from __future__ import annotations
@@ -43,7 +40,7 @@ OWN_SCHEMA = "testdb"
 
 
 def has_autocommit(connection: BaseDatabaseWrapper) -> bool:
-    """Whether *connection* commits each statement, or will when it is opened. Opens nothing, unlike Django's own."""
+    """Whether *connection* commits each statement, or will when it is opened. Opens nothing, unlike Django's own method."""
     if connection.in_atomic_block:
         return False
     return bool(connection.autocommit if connection.connection is not None else connection.settings_dict["AUTOCOMMIT"])
@@ -64,7 +61,7 @@ class FileName:
         path, _, query = name.removeprefix("file:").partition("#")[0].partition("?")
         if path.startswith("//"):
             path = "/" + path[2:].partition("/")[2]
-        # The last of several counts, and what follows a NUL does not.
+        # Of several options of one name the last one is valid. The text after a NUL is ignored.
         options = dict(parse_qsl(query, keep_blank_values=True))
         return cls(unquote(path).partition("\0")[0], options)
 
@@ -76,11 +73,12 @@ class FileName:
 
 
 def is_same_file(path: str, other: str) -> bool:
-    """Whether two paths lead to one file: by device and inode where it exists, by the path behind the links otherwise."""
+    """Whether two paths lead to one file: by device and inode if it exists, otherwise by the path behind the links."""
     try:
         return Path(path).samefile(other)
     except FileNotFoundError:
-        # One that is there is not one that is not; and to follow the links of a path takes a call for each of its folders.
+        # An existing file differs from a missing one; and resolving the links of a path takes a call for each of its
+        # folders.
         if Path(path).exists() or Path(other).exists():
             return False
     except OSError:
@@ -89,7 +87,7 @@ def is_same_file(path: str, other: str) -> bool:
 
 
 class TransactionStatus(StrEnum):
-    """What the driver knows of the transaction on its connection."""
+    """The state of the transaction on a connection, as the driver knows it."""
 
     NONE = "none"
     OPEN = "open"
@@ -98,7 +96,7 @@ class TransactionStatus(StrEnum):
 
 
 class Failure(StrEnum):
-    """Why the database refused a statement, as far as a test session tells it apart."""
+    """The reasons for a refused statement that a test session tells apart."""
 
     STATEMENT_TIMEOUT = "statement time-out"
     LOCK_TIMEOUT = "lock time-out"
@@ -108,7 +106,7 @@ class Failure(StrEnum):
 
 
 class Mark(StrEnum):
-    """A mark inside a database. PROTECTED holds in every copy of it; TEST only in the very database that it was given to."""
+    """A mark inside a database. PROTECTED holds in every copy of it; TEST only in the database that it was given to."""
 
     PROTECTED = "protected"
     TEST = "test"
@@ -116,18 +114,18 @@ class Mark(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatabaseIdentity:
-    """Where a connection really leads, as the live connection says.
+    """The database that a connection really leads to, read over the live connection.
 
     ``configured`` is the name in the connection's settings, ``name`` the live one. ``server`` is text for people.
-    ``warning`` says what cannot be told of it; None for nothing. ``marks`` are those inside the database that hold for it.
-    ``has_fixed_snapshot`` tells that the transaction does not see what others commit, ``is_replica`` that the session fires
+    ``warning`` says what is unknown about it; None for nothing. ``marks`` are those inside the database that hold for it.
+    With ``has_fixed_snapshot`` the transaction does not see what others commit. With ``is_replica`` the session fires
     other triggers and rules than usual, and checks no foreign key (PostgreSQL's ``session_replication_role``).
-    ``is_live`` is off where nobody can ask the live connection, and ``name`` is the settings'.
+    ``is_live`` is off if the live connection cannot be queried, and ``name`` is the settings'.
 
-    What a copy of the database does not share: ``oid``, the database's own number in its server (0 where there is none);
-    ``system_identifier``, the server's ('' where it has none, or the role may not read it); ``server_started``, when the
-    server began to run, as a text to compare ('' where it does not tell); ``file``, the file of a SQLite database that is not
-    in memory. ``misfit`` says why a test mark that is inside the database is not counted: it was given to another one.
+    The rest differs in a copy of the database: ``oid``, the database's own number in its server (0 if there is none);
+    ``system_identifier``, the server's ('' if it has none, or the role may not read it); ``server_started``, when the
+    server began to run, as a text to compare ('' if unknown); ``file``, the file of a SQLite database that is not in
+    memory. ``misfit`` says why a test mark inside the database does not count: it was given to another one.
     """
 
     alias: str
@@ -158,13 +156,14 @@ class DatabaseIdentity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatabaseState:
-    """One look at the live database.
+    """The state of a database, read once before a reset.
 
     - ``token``: equal to the ``Schema.token`` read earlier exactly if the schema has not changed since.
     - ``sizes``: the tables that may hold rows, with their bytes (0: unknown). A superset, never too small. If
       ``is_precise``, instead those that were written since the last reset of the same resetter.
     - ``states``: the sequences that are not at their start, and where they are (None: unknown).
-    - ``shape``: what a baseline depends on besides the schema, as it is now; see :class:`testdb_app.baseline_state.Baseline`.
+    - ``shape``: what a baseline depends on besides the schema, as it is now; see
+      :class:`testdb_app.baseline_state.Baseline`.
     - ``copies``: the counters of the baseline's copies, as ``Baseline.counters`` has them.
     - ``conditions``: the backend's own, for :meth:`BaseBackend.change_tracker`.
     - ``missing``: relations for which the role lacks a privilege that emptying them would need, and which.
@@ -187,7 +186,7 @@ class DatabaseState:
 
 
 class Action(StrEnum):
-    """What a step does: empty tables by DELETE or TRUNCATE, put their baseline's rows back, or put sequences back."""
+    """The actions of a step: empty tables by DELETE or TRUNCATE, restore their baseline's rows, or put sequences back."""
 
     DELETE = "delete"
     TRUNCATE = "truncate"
@@ -196,7 +195,7 @@ class Action(StrEnum):
 
 
 class Restoration(StrEnum):
-    """How rows are put back: those that differ, by one statement a group of tables; all anew; or row by row, in passes."""
+    """The ways to restore rows: those that differ, by one statement a group of tables; all anew; or row by row, in passes."""
 
     DIFFERENCES = "differences"
     ANEW = "anew"
@@ -205,11 +204,12 @@ class Restoration(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One step of a plan: ``names`` are tables that go together (a cycle, a truncation's closure), or a sequence.
+    """One step of a plan: ``names`` are tables that are handled together (a cycle, a truncation's closure), or a
+    sequence.
 
-    ``reason`` says why it is done this way, where that is not plain. With ``waits`` off, a lock that is not free at
-    once is an error: the plan has another way. With ``rewrites`` on, a restoring step puts all rows in anew; with
-    ``in_passes`` on, it and the others like it go on without the rows that are refused, and try these again.
+    ``reason`` says why the step is done this way, unless that is plain. With ``waits`` off, a lock that is not free at
+    once is an error: the plan has another way. With ``rewrites`` on, a restoring step deletes and inserts all rows. With
+    ``in_passes`` on, it and the others like it continue without the rows that are refused, and retry these.
     """
 
     action: Action
@@ -224,10 +224,10 @@ class Step:
 class Statement:
     """One SQL statement.
 
-    ``counts`` names the tables whose removed rows its result tells, in order of the columns, or, for a single table, by
-    its row count. ``changes`` names those whose removed, updated and inserted rows it tells, in three columns each.
-    ``is_lock`` tells that it does nothing but take locks before others need them; ``is_proof`` that it fails, and with it the
-    transaction, where the script must not run.
+    ``counts`` names the tables whose removed rows its result reports, in the order of the columns, or, for a single
+    table, by its row count. ``changes`` names those whose removed, updated and inserted rows it reports, in three columns
+    each. With ``is_lock`` it only takes locks before others need them. With ``is_proof`` it fails, and its transaction
+    with it, if the script must not run.
     """
 
     sql: str
@@ -241,11 +241,11 @@ class Statement:
 class Script:
     """A whole reset as SQL, in one transaction.
 
-    ``opening`` begins it and takes the ``locks`` (relation → mode); then, under the locks, ``checks`` (foreign keys of
+    ``opening`` begins it and takes the ``locks`` (relation → mode). Then, under the locks, ``checks`` (foreign keys of
     tables that stay) must have no row; ``body`` empties and restarts; the tables of ``verify`` must be empty now; and
-    ``closing`` commits. Where there is nothing to check or verify, all of it is one round trip. A script for a watch
-    lacks the beginning and has sequences set after the commit: ``restarted``; it ``is_plain`` if it writes to no catalog.
-    ``origin`` is what the resetter wrote it from.
+    ``closing`` commits. If there is nothing to check or verify, all of it is one round trip. A script for a change
+    tracker lacks the beginning and has sequences set after the commit: ``restarted``; it ``is_plain`` if it writes to no
+    catalog. ``origin`` is what the resetter wrote it from.
     """
 
     opening: tuple[Statement, ...]
@@ -278,7 +278,7 @@ class Script:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replay:
-    """A reset that a watch made: where, permitted by what, the script that ran (None: nothing was written), what changed."""
+    """A reset by a change tracker: where, permitted by what, the script that ran (None: nothing was written), the changes."""
 
     identity: DatabaseIdentity
     permitted_by: str
@@ -287,15 +287,15 @@ class Replay:
 
 
 class ChangeTracker(Protocol):
-    """What is remembered of a database from one reset to the next, to know what was written in between.
+    """Remembers a database from one reset to the next, to find what was written in between.
 
-    It belongs to one resetter, and is good only while the map and the options that it was made with are.
+    It belongs to one resetter, and is valid as long as the schema and the options that it was made with.
     """
 
     def renew(self, connection: BaseDatabaseWrapper, observation: DatabaseState) -> None:
         """Remember the state of the database right after a reset that *observation* led to.
 
-        Nothing is remembered where somebody else may have written meanwhile.
+        Nothing is remembered if somebody else may have written meanwhile.
         """
         ...
 
@@ -309,9 +309,9 @@ class ChangeTracker(Protocol):
     ) -> Replay | None:
         """Find what was written since the last reset, have *write* make a script of it, and run that.
 
-        *permit* is asked each time before anything is written, and returns the guard's rule or raises.
-        Returns None, with nothing changed, where it cannot be sure, or *write* returns None: another look has to tell.
-        Raises what those two raise, and what :meth:`BaseBackend.run` does, with nothing changed.
+        *permit* is called each time before anything is written, and returns the guard's rule or raises. Returns None,
+        with nothing changed, if a full scan is needed: the tracker is not sure, or *write* returns None. Raises what
+        those two raise, and what :meth:`BaseBackend.run` raises, with nothing changed.
         """
         ...
 
@@ -319,8 +319,8 @@ class ChangeTracker(Protocol):
 class BaseBackend(ABC):
     """One vendor.
 
-    ``warning`` says what this backend cannot promise; None where it keeps every promise. ``has_local_limits`` tells that
-    limits can end with a transaction. ``ways_to_restore`` are the ways to put rows back, in the order to try them in.
+    ``warning`` says what this backend cannot promise; None if it keeps every promise. With ``has_local_limits`` limits
+    can end with a transaction. ``ways_to_restore`` are the ways to restore rows, in the order to try them in.
     """
 
     vendor: ClassVar[str]
@@ -328,26 +328,26 @@ class BaseBackend(ABC):
     has_local_limits: ClassVar[bool] = False
     ways_to_restore: ClassVar[tuple[Restoration, ...]] = (Restoration.DIFFERENCES, Restoration.ANEW)
     data: ClassVar[BaseDataBackend]
-    """What the data helpers ask of this vendor."""
+    """This vendor's part for the data helpers."""
 
     @abstractmethod
     def identify(self, connection: BaseDatabaseWrapper) -> DatabaseIdentity:
-        """Ask the live connection where it leads. One round trip; reads only."""
+        """Read the identity over the live connection. One round trip; reads only."""
         ...
 
     @abstractmethod
     def read_schema(self, connection: BaseDatabaseWrapper) -> Schema:
-        """Read the whole map, with its token, from one snapshot."""
+        """Read the whole schema, with its token, from one snapshot."""
         ...
 
     @abstractmethod
     def read_details(
         self, connection: BaseDatabaseWrapper, schema: Schema, *, count_rows: bool
     ) -> Mapping[QualifiedName, TableDetails]:
-        """Read, for pictures, what the map lacks: the columns, unique keys and rows of each table of *schema*.
+        """Read, for pictures, what the schema lacks: the columns, unique keys and rows of each table of *schema*.
 
-        Rows are the server's estimate where it keeps one, with no table read or waited for; with *count_rows* every
-        table is read. Raises :class:`~testdb_app.exceptions.LockTimeoutError` where one cannot be.
+        Rows are the server's estimate if it keeps one, with no table read or waited for; with *count_rows* every table is
+        read. Raises :class:`~testdb_app.exceptions.LockTimeoutError` if one cannot be read.
         """
         ...
 
@@ -355,9 +355,10 @@ class BaseBackend(ABC):
     def read_state(
         self, connection: BaseDatabaseWrapper, *, lock_timeout: float, baseline: Baseline | None = None
     ) -> DatabaseState:
-        """Look where rows may be and which sequences have moved. Reads only; waits at most *lock_timeout* seconds for locks.
+        """Find the tables that may hold rows and the sequences that have moved. Waits at most *lock_timeout* seconds for
+        locks.
 
-        With the *baseline* that is known, also what that depends on.
+        Reads only. With the known *baseline*, also reads what that depends on.
 
         Raises :class:`~testdb_app.exceptions.LockTimeoutError`, and Django's database errors.
         """
@@ -372,7 +373,7 @@ class BaseBackend(ABC):
     def count_references(
         self, connection: BaseDatabaseWrapper, keys: Sequence[ForeignKey], baseline: Baseline | None = None
     ) -> tuple[int, ...]:
-        """Count, for each key, the rows of its referencing table that refer to some row, but for rows of *baseline*."""
+        """Count, for each key, the rows of its referencing table that refer to some row, except to rows of *baseline*."""
         ...
 
     @abstractmethod
@@ -402,79 +403,84 @@ class BaseBackend(ABC):
     def run(
         self, connection: BaseDatabaseWrapper, script: Script, *, within_transaction: bool
     ) -> dict[QualifiedName, RowChanges]:
-        """Run *script*, all or nothing, and return what was changed per table, where the server tells.
+        """Run *script*, all or nothing, and return what was changed per table, if the server reports it.
 
         Raises an error of :mod:`testdb_app.exceptions`, chained to the database's own, with everything rolled back.
         """
         ...
 
     def change_tracker(self, schema: Schema) -> ChangeTracker | None:
-        """Return a watch over a database with that schema, which remembers nothing yet; None where there is no such thing."""
+        """Return a change tracker for a database with that schema, which remembers nothing yet; None if the vendor has
+        none.
+        """
         return None
 
     def renew_session(self, connection: BaseDatabaseWrapper, *, mode: str = "auto") -> bool:
         """Leave *connection* with a session that is as good as a new one, or closed. No transaction may be open.
 
-        *mode* is ``TESTDB["KEEP_CONNECTIONS"]``: "auto", "never" or "always". Returns whether the session that it has after
-        the reset may stay open for the next test.
+        *mode* is ``TESTDB["KEEP_CONNECTIONS"]``: "auto", "never" or "always". Returns whether the session that
+        *connection* has after the reset may stay open for the next test.
 
-        By default the session is closed: what the reset opens after that is as good as new for the next test.
+        By default the session is closed. The session that the reset then opens is as good as new for the next test.
         """
         connection.close()
         return True
 
     def release_session(self, connection: BaseDatabaseWrapper, *, keep: bool) -> None:
-        """Close the session after the reset unless *keep*, what :meth:`renew_session` said; else prepare it for its first use.
+        """Close the session after the reset unless *keep*, the result of :meth:`renew_session`; otherwise prepare its
+        first use.
 
         By default nothing is done.
         """
 
     def drop_stale_session(self, connection: BaseDatabaseWrapper) -> None:
-        """Close a session that :meth:`renew_session` left open, if what has happened since makes it other than a new one.
+        """Close a session that :meth:`renew_session` left open, if it is no longer as good as a new one.
 
         By default nothing is done: sessions are closed after each test.
         """
 
     def transaction_status(self, connection: BaseDatabaseWrapper) -> TransactionStatus:
-        """Return what the driver knows of the transaction on *connection*, which is open. Sends nothing.
+        """Return the state of the transaction on *connection*, which is open, as the driver knows it. Sends nothing.
 
-        By default what Django believes.
+        By default it is what Django believes.
         """
         return TransactionStatus.OPEN if connection.in_atomic_block else TransactionStatus.NONE
 
     def look_for_commits(self, connection: BaseDatabaseWrapper, since: object | None) -> tuple[object, bool]:
-        """Return where the database is now, and whether rows may have been committed since *since*, an earlier answer.
+        """Return the present position of the database, and whether rows may have been committed since *since*, an earlier
+        one.
 
-        Never no where some were. Two round trips at most; reads only, also inside a transaction.
+        Never no if rows were committed. Two round trips at most; reads only, also inside a transaction.
 
         By default rows may always have been committed.
         """
         return None, True
 
     def is_schema_same(self, before: object | None, after: object) -> bool:
-        """Whether it is certain that nothing was made, dropped or altered between two answers of :meth:`look_for_commits`.
+        """Whether it is certain that nothing was created, dropped or altered between two positions of
+        :meth:`look_for_commits`.
 
         By default nothing is certain.
         """
         return False
 
     def find_written(self, before: object | None, after: object) -> frozenset[int] | None:
-        """Return the OIDs of all tables that were written between two such answers; None where that is not certain.
+        """Return the OIDs of all tables that were written between two such positions; None if that is not certain.
 
         By default it is unknown.
         """
 
     def read_objects(self, connection: BaseDatabaseWrapper) -> frozenset[str]:
-        """Return the tables, sequences, triggers and what else there is, each by its kind and name. Reads only.
+        """Return the tables, sequences, triggers and other objects, each by its kind and name. Reads only.
 
-        By default what Django's introspection lists.
+        By default it is what Django's introspection lists.
         """
         with connection.cursor() as cursor:
             found = connection.introspection.get_table_list(cursor)
         return frozenset(f"{'view' if each.type == 'v' else 'table'} {each.name}" for each in found)
 
     def note_start(self, connection: BaseDatabaseWrapper) -> object | None:
-        """Return where the counters of the database are before anybody writes; None where the vendor has no such counters.
+        """Return the counters of the database before anybody writes; None if the vendor has no such counters.
 
         Two round trips, on a connection that is in no transaction.
         """
@@ -488,11 +494,12 @@ class BaseBackend(ABC):
         return False
 
     def begin(self, connection: BaseDatabaseWrapper, savepoint: str, limits: Mapping[str, int]) -> None:
-        """Begin the transaction that Django has announced, with a savepoint, and *limits* that end with it. One round trip.
+        """Begin the transaction that Django has announced, with a savepoint, and *limits* that end with it. One round
+        trip.
 
         *limits* are milliseconds by PostgreSQL's names: ``statement_timeout``, ``lock_timeout``,
-        ``idle_in_transaction_session_timeout``. Raises :class:`~testdb_app.exceptions.UnsupportedError` for others than
-        the vendor has, and Django's database errors.
+        ``idle_in_transaction_session_timeout``. Raises :class:`~testdb_app.exceptions.UnsupportedError` for limits that
+        the vendor does not have, and Django's database errors.
 
         By default Django begins, and the savepoint is made as Django's own are.
         """
@@ -503,7 +510,8 @@ class BaseBackend(ABC):
                 cursor.execute(f"SAVEPOINT {savepoint}")
 
     def undo(self, connection: BaseDatabaseWrapper, savepoint: str) -> None:
-        """Undo what was done since :meth:`begin`. One round trip. Raises Django's database errors if the savepoint is gone.
+        """Undo what was done since :meth:`begin`. One round trip. Raises Django's database errors if the savepoint is
+        gone.
 
         By default Django ends the transaction.
         """
@@ -529,7 +537,7 @@ class BaseBackend(ABC):
         return {}
 
     def lift(self, connection: BaseDatabaseWrapper, earlier: Mapping[str, str]) -> None:
-        """Put back what :meth:`limit` returned. One round trip.
+        """Restore the limits that :meth:`limit` returned. One round trip.
 
         By default nothing is done.
         """
@@ -539,11 +547,12 @@ class BaseBackend(ABC):
         return Failure.OTHER
 
     def explain(self, connection: BaseDatabaseWrapper, error: Error, *, doing: str) -> TestDBError:
-        """Return the package's error for Django's *error*, which a statement of ours met; *doing* begins its message.
+        """Return the package's error for Django's *error*, raised by a statement of this package; *doing* begins its
+        message.
 
         Nothing was changed, and nothing is open.
 
-        By default the error says what the database said.
+        By default the error contains what the database said.
         """
         name, why = connection.settings_dict["NAME"], " ".join(str(error).split())
         if connection.connection is None:
@@ -559,9 +568,10 @@ class BaseBackend(ABC):
     def find_blockers(
         self, connection: BaseDatabaseWrapper, pid: object, sql: str, error: BaseException
     ) -> list[Blocker]:
-        """Return who holds locks that the session *pid* may have waited for with *sql*, asked over a new *connection*.
+        """Return the sessions with locks that the session *pid* may have waited for with *sql*. Reads over a new
+        *connection*.
 
-        By default nobody is found.
+        By default none are found.
         """
         return []
 
@@ -570,7 +580,7 @@ class BaseBackend(ABC):
 
         Raises Django's :class:`~django.db.IntegrityError`, which names table, key and value.
 
-        By default as Django does it for the vendor.
+        By default it does as Django does for the vendor.
         """
         connection.check_constraints()
 
@@ -583,7 +593,7 @@ class BaseBackend(ABC):
         present: bool,
         identity: DatabaseIdentity | None = None,
     ) -> None:
-        """Put a mark inside the database, or take it away. Twice is once."""
+        """Set a mark inside the database, or remove it. Idempotent."""
         ...
 
     @abstractmethod
@@ -595,13 +605,13 @@ class BaseBackend(ABC):
 
     @abstractmethod
     def read_baseline(self, connection: BaseDatabaseWrapper, state: str = BASELINE) -> Baseline | None:
-        """Read what the database keeps of its baseline, or of another *state*, without the rows; None for none. Reads only."""
+        """Read the database's baseline, or another *state*, without the rows; None if there is none. Reads only."""
         ...
 
     def compare_earlier(self, connection: BaseDatabaseWrapper, schema: Schema) -> EarlierFormat:
-        """Compare every table with its copy in a baseline of the format before this one. Reads only; costs all rows.
+        """Compare every table with its copy in a baseline of the earlier format. Reads only; costs all rows.
 
-        Raises :class:`~testdb_app.exceptions.BaselineFormatError` where that cannot be done.
+        Raises :class:`~testdb_app.exceptions.BaselineFormatError` if that cannot be done.
 
         By default there are no changes: the vendor keeps no baseline.
         """
@@ -627,9 +637,9 @@ class BaseBackend(ABC):
         state: str = BASELINE,
         identity: DatabaseIdentity | None = None,
     ) -> Baseline:
-        """Capture the rows of *tables* and the state of *sequences*, in place of any earlier *state*, all or nothing.
+        """Capture the rows of *tables* and the state of *sequences*, replacing any earlier *state*, all or nothing.
 
-        Here and below the transaction that writes proves what :meth:`script` says of *identity*, where one is given.
+        Here and below the transaction that writes proves what :meth:`script` says of *identity*, if one is given.
 
         Raises an error of :mod:`testdb_app.exceptions`, with nothing changed.
         """
@@ -644,23 +654,24 @@ class BaseBackend(ABC):
         *,
         identity: DatabaseIdentity | None = None,
     ) -> Baseline:
-        """Replace what the database keeps of that *state*, but for the rows, by *baseline*. All or nothing.
+        """Replace everything that the database keeps of that *state*, except the rows, by *baseline*. All or nothing.
 
-        Returns it with the counters that are right from then on.
+        Returns the baseline with the counters that are right from then on.
         """
         ...
 
     def catalog_first(self, connection: BaseDatabaseWrapper) -> AbstractContextManager[None]:
-        """Have Django's own queries of the catalog find the database's operators before those of any schema of the user's.
+        """Make Django's own queries of the catalog find the database's operators before those of any schema of the
+        user's.
 
-        By default nothing is done: nobody can name an operator.
+        By default nothing is done: users cannot define operators.
         """
         return nullcontext()
 
     def write_restarts(self, connection: BaseDatabaseWrapper, schema: Schema, baseline: Baseline) -> tuple[str, ...]:
         """Write the statements that set to 1 the sequences of tables without rows that the *baseline* has elsewhere.
 
-        By default as Django does for the vendor.
+        By default it does as Django does for the vendor.
         """
         if not connection.features.supports_sequence_reset:
             return ()
@@ -678,7 +689,7 @@ class BaseBackend(ABC):
 
     @abstractmethod
     def drop_baseline(self, connection: BaseDatabaseWrapper, *, identity: DatabaseIdentity | None = None) -> None:
-        """Take all that :meth:`write_baseline` has captured out of the database. Without any nothing happens."""
+        """Remove all that :meth:`write_baseline` has captured from the database. Does nothing if there is none."""
         ...
 
 
@@ -686,52 +697,52 @@ class StoredState(Protocol):
     """The rows of some tables as they were, wherever they are kept. It belongs to one session of the database."""
 
     def compare(self, connection: BaseDatabaseWrapper, later: StoredState | None, limit: int) -> list[TableDifference]:
-        """Return what differs from *later*, another state of the same database, or from what is there now.
+        """Return what differs from *later*, another state of the same database, or from the present rows.
 
-        At most *limit* rows of each kind and table are told. Raises :class:`~testdb_app.exceptions.SnapshotError` where the
-        rows that were kept are gone, or the tables are other ones.
+        At most *limit* rows of each kind and table are reported. Raises :class:`~testdb_app.exceptions.SnapshotError` if
+        the kept rows are gone, or the tables are other ones.
         """
         ...
 
     def close(self, connection: BaseDatabaseWrapper) -> None:
-        """Take what was kept out of the database. Twice is once, and a session that has ended has nothing left."""
+        """Remove what was kept from the database. Idempotent; a session that has ended has nothing left."""
         ...
 
 
 class BaseDataBackend(ABC):
-    """What one vendor does for the data helpers. Stateless; nothing here commits inside the caller's transaction."""
+    """One vendor's part for the data helpers. Stateless; nothing here commits inside the caller's transaction."""
 
     def quote(self, connection: BaseDatabaseWrapper, name: QualifiedName | str) -> str:
-        """Quote an identifier for SQL. Where it goes with parameters, ``%`` in it is to be doubled.
+        """Quote an identifier for SQL. In SQL with parameters, ``%`` in it must be doubled.
 
-        By default as Django does.
+        By default it does as Django does.
         """
         return connection.ops.quote_name(name.name if isinstance(name, QualifiedName) else name)
 
     @abstractmethod
     def read_schema(self, connection: BaseDatabaseWrapper, known: Schema | None) -> Schema:
-        """Return the map: *known* itself if it is still true, which is cheaper to find out than to read it."""
+        """Return the schema: *known* itself if it is still valid, which is cheaper to find out than to read it."""
         ...
 
     @abstractmethod
     def read_keys(
         self, connection: BaseDatabaseWrapper, tables: Iterable[QualifiedName]
     ) -> Mapping[QualifiedName, tuple[str, ...]]:
-        """Return the columns that tell the rows of each table apart; none for a table without such a key."""
+        """Return the columns that identify the rows of each table; none for a table without such a key."""
         ...
 
     def prove(self, connection: BaseDatabaseWrapper, identity: DatabaseIdentity, schema: Schema) -> None:
-        """Fail, and with it the transaction that is open, unless it is where *identity* was read and may still be written to.
+        """Fail, and with it the open transaction, unless it is where *identity* was read and may still write there.
 
         Raises :class:`~testdb_app.exceptions.UnsafeDatabaseError`.
 
-        By default nothing is done: who else a proxy might lead to is not known.
+        By default nothing is done: it is unknown where else a proxy might lead.
         """
 
     def comparison(self, sign: str) -> str:
-        """Write the operator ``=``, ``>=`` or ``<=`` of numbers, whatever the names that the session offers.
+        """Write the operator ``=``, ``>=`` or ``<=`` of numbers, whatever operators the session's search path has.
 
-        By default the sign: no name of an operator can be taken by another one.
+        By default it is the sign: nothing else can have an operator's name.
         """
         return sign
 
@@ -740,7 +751,7 @@ class BaseDataBackend(ABC):
     ) -> tuple[str, ...]:
         """Return the operators by which values of key *columns* are equal.
 
-        By default the one there is.
+        By default it is the only one.
         """
         return ("=",) * len(columns)
 
@@ -748,9 +759,9 @@ class BaseDataBackend(ABC):
     def accepting_deletes(
         self, connection: BaseDatabaseWrapper, schema: Schema, tables: Iterable[QualifiedName]
     ) -> AbstractContextManager[None]:
-        """Have the server delete from *tables*, inside an open transaction, also where a publication makes it refuse.
+        """Let the server delete from *tables*, inside an open transaction, also where a publication makes it refuse.
 
-        Raises :class:`~testdb_app.exceptions.PublicationError` where it would refuse all the same.
+        Raises :class:`~testdb_app.exceptions.PublicationError` if it would still refuse.
         """
         ...
 
@@ -769,12 +780,12 @@ class BaseDataBackend(ABC):
     def insert_rows(
         self, connection: BaseDatabaseWrapper, table: QualifiedName | str, columns: Sequence[str], rows: Iterable[Any]
     ) -> int:
-        """Insert rows of values for *columns* by the fastest way there is; return how many. All or nothing."""
+        """Insert rows of values for *columns* in the fastest way; return how many. All or nothing."""
         ...
 
     @abstractmethod
     def reserve_keys(self, connection: BaseDatabaseWrapper, table: str, column: str, number: int) -> Sequence[int]:
-        """Take so many values of the sequence behind a column, for rows that are about to be inserted with them.
+        """Take that many values of the sequence behind a column, for rows that are about to be inserted with them.
 
         *table* is its name as SQL has it.
         """
@@ -793,12 +804,12 @@ class BaseDataBackend(ABC):
         tables: Iterable[QualifiedName],
         limit: int,
     ) -> list[TableDifference]:
-        """Return what differs in *tables* from the baseline, or, where there is none, from no rows."""
+        """Return what differs in *tables* from the baseline, or from no rows if there is none."""
         ...
 
     @abstractmethod
     def find_violations(self, connection: BaseDatabaseWrapper, schema: Schema, limit: int) -> list[Violation]:
-        """Find constraints that rows break, those among them that are to be checked only at the end of the transaction."""
+        """Find constraints that rows break, including those that are checked only at the end of the transaction."""
         ...
 
     @abstractmethod

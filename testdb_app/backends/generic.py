@@ -2,10 +2,9 @@
 
 It keeps fewer promises, and its warning says which. A vendor that is to keep them all gets a folder of its own.
 
-What Django's own introspection tells of a database: tables, single-column foreign keys, sequences.
-
-Tables have no schema here: Django names them without. The token is a hash of the tables, their relations and their
-sequences; unlike other backends' it misses a change of triggers or of on-delete actions, and costs two queries a table.
+Django's introspection returns tables, single-column foreign keys and sequences. Tables have no schema here: Django names
+them without. The token is a hash of the tables, their relations and their sequences. Unlike other backends' tokens it
+misses a change of triggers or of on-delete actions, and costs two queries a table.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ LIVE_NAMES = {
     "microsoft": "SELECT DB_NAME()",
     "mssql": "SELECT DB_NAME()",
     "mysql": "SELECT DATABASE()",
-    # What Django makes and drops for tests on Oracle is a user, not a database.
+    # On Oracle, Django creates and drops a user for tests, not a database.
     "oracle": "SELECT SYS_CONTEXT('USERENV', 'SESSION_USER') FROM DUAL",
 }
 
@@ -72,7 +71,7 @@ _QUOTES = frozenset('"`[]')
 
 
 class _Structure(NamedTuple):
-    """What one look at the structure found, by table; ``unquotable`` tables have a name that Django cannot quote."""
+    """One reading of the structure, by table; ``unquotable`` tables have a name that Django cannot quote."""
 
     relations: dict[str, dict[str, tuple[str, str]]]
     sequences: dict[str, list[str]]
@@ -90,7 +89,7 @@ def qualify(table: str) -> QualifiedName:
 
 
 def identify(connection: BaseDatabaseWrapper) -> DatabaseIdentity:
-    """Ask the live connection where it leads, where the vendor's way to ask is known; the settings otherwise."""
+    """Read the identity over the live connection if the vendor's query for it is known; otherwise from the settings."""
     settings = connection.settings_dict
     is_oracle = connection.vendor == "oracle"
     configured = str(settings["USER"]).upper() if is_oracle else str(settings["NAME"])
@@ -112,7 +111,7 @@ def identify(connection: BaseDatabaseWrapper) -> DatabaseIdentity:
 
 
 def read_schema(connection: BaseDatabaseWrapper) -> Schema:
-    """Read the map as far as Django tells it. Two queries a table, not from one snapshot."""
+    """Read the schema as far as Django shows it. Two queries a table, not from one snapshot."""
     with connection.cursor() as cursor:
         structure = _read_structure(connection, cursor)
     tables = sorted(structure.relations)
@@ -144,9 +143,9 @@ def read_schema(connection: BaseDatabaseWrapper) -> Schema:
 def read_state(
     connection: BaseDatabaseWrapper, *, lock_timeout: float, baseline: Baseline | None = None
 ) -> DatabaseState:
-    """Look where rows are. Whether a sequence has moved cannot be asked, so that all are said to have.
+    """Find the tables with rows. No query shows whether a sequence has moved, so all are reported as moved.
 
-    Django has no way to bound a lock wait, so that *lock_timeout* counts for nothing here.
+    Django has no way to bound a lock wait, so *lock_timeout* has no effect here.
     """
     with connection.cursor() as cursor:
         structure = _read_structure(connection, cursor)
@@ -217,7 +216,7 @@ def script(
     for_tracker: bool = False,
     identity: DatabaseIdentity | None = None,
 ) -> Script:
-    """Write the SQL of a plan. The transaction is not part of it: no two vendors begin one alike.
+    """Write the SQL of a plan. The transaction is not part of it, because every vendor begins one in another way.
 
     Raises :class:`UnsupportedError` for TRUNCATE, and for sequences that this vendor's Django backend cannot reset.
     """
@@ -272,10 +271,10 @@ def _restarts(connection: BaseDatabaseWrapper, schema: Schema, steps: Sequence[S
 def run(
     connection: BaseDatabaseWrapper, script: Script, *, within_transaction: bool
 ) -> dict[QualifiedName, RowChanges]:
-    """Run *script* and return the rows removed per table, where the database tells.
+    """Run *script* and return the rows removed per table, if the database reports them.
 
-    All or nothing only where the database can roll back what Django's statements do.
-    Raises :class:`ResetError` or one of its subclasses, chained to the database's own error.
+    All or nothing only if the database can roll back what Django's statements do. Raises :class:`ResetError` or one of
+    its subclasses, chained to the database's own error.
     """
     removed: dict[QualifiedName, RowChanges] = {}
     try:
@@ -294,7 +293,7 @@ def run(
 
 @contextmanager
 def _transaction(connection: BaseDatabaseWrapper, *, within: bool) -> Iterator[None]:
-    """Do as ``atomic()``, which works only on connections that ``django.db.connections`` knows."""
+    """Do the same as ``atomic()``, which works only on connections that ``django.db.connections`` contains."""
     if not within and not has_autocommit(connection):
         raise TransactionStateError(
             f'A transaction is open on the connection "{connection.alias}". Nothing was changed. Commit or roll back first, '
@@ -354,7 +353,7 @@ def count_changes(
 
 
 def read_baseline(connection: BaseDatabaseWrapper, state: str = BASELINE) -> Baseline | None:
-    """Return None: this backend captures none."""
+    """Return None: this backend captures no baseline."""
     return None
 
 
@@ -374,7 +373,7 @@ def write_baseline(
     state: str = BASELINE,
     identity: DatabaseIdentity | None = None,
 ) -> Baseline:
-    """Raise :class:`UnsupportedError`: how rows are copied and compared exactly is not known here."""
+    """Raise :class:`UnsupportedError`: this backend cannot copy and compare rows exactly."""
     raise UnsupportedError(
         f"A baseline is not supported on {connection.display_name}. Nothing was changed. Reset to empty, and make the rows "
         "that every test needs in a fixture."
@@ -388,18 +387,18 @@ def rewrite_baseline(
     *,
     identity: DatabaseIdentity | None = None,
 ) -> Baseline:
-    """Do nothing: there is none."""
+    """Do nothing: there is no baseline."""
     return baseline
 
 
 def drop_baseline(connection: BaseDatabaseWrapper, *, identity: DatabaseIdentity | None = None) -> None:
-    """Do nothing: there is none."""
+    """Do nothing: there is no baseline."""
 
 
 def set_mark(
     connection: BaseDatabaseWrapper, mark: Mark, *, present: bool, identity: DatabaseIdentity | None = None
 ) -> None:
-    """Raise :class:`UnsupportedError`: where a mark would travel with a copy of the database is not known."""
+    """Raise :class:`UnsupportedError`: it is unknown whether a copy of the database would include a mark."""
     raise UnsupportedError(
         f'The mark "{mark}" is not supported on {connection.display_name}. Name the databases that may be reset in '
         'TESTDB["ALLOWED_DATABASES"] or with --allow-database instead.'
@@ -461,13 +460,13 @@ class GenericData(BaseDataBackend):
     """See :class:`testdb_app.backends.base.BaseDataBackend`."""
 
     def read_schema(self, connection: BaseDatabaseWrapper, known: Schema | None) -> Schema:
-        """Read the map, each time: nothing tells cheaply whether it has changed."""
+        """Read the schema, each time: nothing shows cheaply whether it has changed."""
         return read_schema(connection)
 
     def read_keys(
         self, connection: BaseDatabaseWrapper, tables: Iterable[QualifiedName]
     ) -> Mapping[QualifiedName, tuple[str, ...]]:
-        """Return the primary keys, as Django's introspection tells them."""
+        """Return the primary keys, from Django's introspection."""
         introspection: Any = connection.introspection
         with connection.cursor() as cursor:
             return {name: tuple(introspection.get_primary_key_columns(cursor, name.name) or ()) for name in tables}
@@ -475,13 +474,13 @@ class GenericData(BaseDataBackend):
     def accepting_deletes(
         self, connection: BaseDatabaseWrapper, schema: Schema, tables: Iterable[QualifiedName]
     ) -> AbstractContextManager[None]:
-        """Do nothing: nobody refuses."""
+        """Do nothing: no server refuses."""
         return nullcontext()
 
     def delete_together(
         self, connection: BaseDatabaseWrapper, deletes: Sequence[tuple[QualifiedName, str, Sequence[Any]]]
     ) -> list[int]:
-        """Delete one after the other; a cycle of keys that are checked at once fails, as it does in Django."""
+        """Delete one after the other. A cycle of keys that are checked at once fails, as it does in Django."""
         removed = []
         with connection.cursor() as cursor:
             for table, condition, parameters in deletes:
@@ -495,7 +494,7 @@ class GenericData(BaseDataBackend):
     def insert_rows(
         self, connection: BaseDatabaseWrapper, table: QualifiedName | str, columns: Sequence[str], rows: Iterable[Any]
     ) -> int:
-        """Insert by ``executemany()``; all or nothing in the caller's transaction alone."""
+        """Insert by ``executemany()``. All or nothing only in the caller's transaction."""
         listed = ", ".join(self.quote(connection, column) for column in columns).replace("%", "%%")
         places = ", ".join("%s" for _ in columns)
         sql = f"INSERT INTO {self.quote(connection, table).replace('%', '%%')} ({listed}) VALUES ({places})"
@@ -511,7 +510,7 @@ class GenericData(BaseDataBackend):
         _refuse(connection, "reserving the keys of rows")
 
     def store_state(self, connection: BaseDatabaseWrapper, tables: frozenset[QualifiedName] | None) -> StoredState:
-        """Raise :class:`UnsupportedError`: how rows are copied and compared exactly is not known here."""
+        """Raise :class:`UnsupportedError`: this backend cannot copy and compare rows exactly."""
         _refuse(connection, "a snapshot")
 
     def compare_with_baseline(
@@ -521,7 +520,7 @@ class GenericData(BaseDataBackend):
         tables: Iterable[QualifiedName],
         limit: int,
     ) -> list[TableDifference]:
-        """Tell how many rows there are, and not which: there is no baseline here."""
+        """Report how many rows there are, and not which: there is no baseline here."""
         found = []
         with connection.cursor() as cursor:
             for name in sorted(tables):
@@ -539,7 +538,7 @@ class GenericData(BaseDataBackend):
         return []
 
     def find_late_sequences(self, connection: BaseDatabaseWrapper, schema: Schema) -> list[LateSequence]:
-        """Raise :class:`UnsupportedError`: Django has no way to ask where a sequence is."""
+        """Raise :class:`UnsupportedError`: Django cannot read where a sequence is."""
         _refuse(connection, "a look at where sequences are")
 
 
@@ -560,7 +559,7 @@ WARNING = (
 
 
 class GenericBackend(BaseBackend):
-    """The backend for a vendor without a folder. Every method does as its function says."""
+    """The backend for a vendor without a folder. Every method does what its function says."""
 
     vendor = "generic"
     data = GenericData()

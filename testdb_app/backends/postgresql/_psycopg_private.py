@@ -44,7 +44,9 @@ _WITHOUT_STATEMENT = frozenset(
         *("_set_autocommit_gen", "_set_isolation_level_gen", "_set_read_only_gen", "_set_deferrable_gen"),
     }
 )
-"""Those that send nothing that could leave state in the session: ends of transactions, savepoints, rows, data of COPY."""
+"""Generators that send nothing that could leave state in the session: ends of transactions, savepoints, rows, data of
+COPY.
+"""
 _PLAIN = ("autocommit", "isolation_level", "read_only", "deferrable", "row_factory", "cursor_factory")
 _ALSO_PLAIN = ("server_cursor_factory", "prepare_threshold", "prepared_max", "_num_transactions", "_tpc", "_pipeline")
 
@@ -53,7 +55,7 @@ _own = threading.local()
 
 @contextmanager
 def own_statements() -> Iterator[None]:
-    """Have the statements of this thread count as this package's own while the block runs."""
+    """Count the statements of this thread as this package's own while the block runs."""
     before = getattr(_own, "are_sent", False)
     _own.are_sent = True
     try:
@@ -65,9 +67,9 @@ def own_statements() -> Iterator[None]:
 def observe_statements(raw: Any, note: Callable[[Any], None]) -> None:
     """Call *note* with each statement that is sent over the driver's connection *raw* from now on, by whatever cursor.
 
-    All of psycopg's synchronous calls go through ``Connection.wait()``, with a generator whose name tells what it does and
-    whose variables hold the statement. *note* gets None for a call that is not known. This package's own are left out.
-    Functions of libpq called through ``raw.pgconn`` cannot be seen.
+    All of psycopg's synchronous calls go through ``Connection.wait()``, with a generator whose name shows what it does
+    and whose variables hold the statement. *note* gets None for an unknown call. This package's own statements are left
+    out. Functions of libpq called through ``raw.pgconn`` cannot be seen.
     """
     wait, connection = type(raw).wait, weakref.ref(raw)
 
@@ -95,12 +97,12 @@ def statement_text(statement: object) -> str | None:
 
 
 def is_in_use(raw: Any) -> bool:
-    """Whether somebody holds the connection's lock, such as a generator of ``notifies()`` or ``stream()`` that was left."""
+    """Whether somebody holds the connection's lock, such as an abandoned generator of ``notifies()`` or ``stream()``."""
     return bool(raw.lock.locked())
 
 
 def has_unread_messages(raw: Any) -> bool:
-    """Whether messages of NOTIFY were received and nobody has read them."""
+    """Whether messages of NOTIFY were received and not read."""
     backlog = getattr(raw, "_notifies_backlog", ())
     return backlog is None or len(backlog) > 0
 
@@ -111,12 +113,14 @@ def has_prepared(raw: Any) -> bool:
 
 
 def forget_counts(raw: Any) -> None:
-    """Have the driver forget how often each statement ran, after which it would prepare it."""
+    """Reset the driver's counts of how often each statement ran: above a limit it would prepare it."""
     raw._prepared._counts.clear()
 
 
 class DriverState:
-    """What a connection of the driver holds beside its session: options, handlers, factories, adapters and loaders, types."""
+    """What a connection of the driver holds besides its session: options, handlers, factories, adapters and loaders,
+    types.
+    """
 
     def __init__(self, raw: Any) -> None:
         self._plain = _plain_state(raw)

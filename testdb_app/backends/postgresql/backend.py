@@ -74,7 +74,7 @@ def begin(connection: BaseDatabaseWrapper, savepoint: str, limits: Mapping[str, 
 
 
 def undo(connection: BaseDatabaseWrapper, savepoint: str) -> None:
-    """Go back to the savepoint, which proves that it is there, and end the transaction, in one message."""
+    """Roll back to the savepoint, which proves that it exists, and end the transaction, in one message."""
     _send(connection, f"ROLLBACK TO SAVEPOINT {savepoint}", "ROLLBACK")
 
 
@@ -123,7 +123,7 @@ def _send(connection: BaseDatabaseWrapper, *statements: str) -> None:
 
 
 def _run(raw: Any, sql: str) -> Any:
-    """Send a message and take all its answers; a generator for the driver's ``wait()``, which heeds Ctrl-C."""
+    """Send a message and receive all its answers; a generator for the driver's ``wait()``, which obeys Ctrl-C."""
     driver = _driver()
     raw.pgconn.send_query(sql.encode())
     answers = yield from driver.generators.execute(raw.pgconn)
@@ -153,12 +153,12 @@ class PostgreSQLBackend(BaseBackend):
     data = PostgreSQLData()
 
     def identify(self, connection: BaseDatabaseWrapper) -> DatabaseIdentity:
-        """Ask the live connection where it leads. One round trip."""
+        """Read the identity over the live connection. One round trip."""
         ((row,),) = read_rows(connection, [catalog.IDENTITY])
         return parse_identity(connection, row)
 
     def read_schema(self, connection: BaseDatabaseWrapper) -> Schema:
-        """Read the whole map from one snapshot. One round trip."""
+        """Read the whole schema from one snapshot. One round trip."""
         return read_schema(connection)
 
     def read_details(
@@ -169,10 +169,10 @@ class PostgreSQLBackend(BaseBackend):
     def read_state(
         self, connection: BaseDatabaseWrapper, *, lock_timeout: float, baseline: Baseline | None = None
     ) -> DatabaseState:
-        """Look where rows may be and which sequences have moved.
+        """Find the tables that may hold rows and the sequences that have moved.
 
-        One round trip, and before PostgreSQL 18 another one per 2,000 sequences that were never called: only their
-        own row tells whether setval(…, false) or RESTART WITH moved them.
+        One round trip, and before PostgreSQL 18 another one per 2,000 sequences that were never called: only their own
+        row shows whether setval(…, false) or RESTART WITH moved them.
         """
         read = partial(read_rows, connection, lock_timeout=lock_timeout)
         queries = sequence_states(connection)
@@ -309,7 +309,8 @@ class PostgreSQLBackend(BaseBackend):
     def catalog_first(self, connection: BaseDatabaseWrapper) -> Iterator[None]:
         """Put ``pg_catalog`` before the ``search_path``, in a transaction.
 
-        Django names no schema, and compares columns of the catalog with others of their very type: there the first schema counts.
+        Django names no schema, and compares columns of the catalog with others of exactly their type: there the first
+        schema counts.
         """
         with transaction.atomic(using=connection.alias):
             first = "pg_catalog.concat('pg_catalog, ', pg_catalog.current_setting('search_path'))"
@@ -317,7 +318,7 @@ class PostgreSQLBackend(BaseBackend):
             yield
 
     def write_restarts(self, connection: BaseDatabaseWrapper, schema: Schema, baseline: Baseline) -> tuple[str, ...]:
-        """Write the restarts of sequences that belong to a column, as Django finds them: not of free ones."""
+        """Write the restarts of the sequences that belong to a column, as Django finds them. Other sequences are left out."""
         moved = {name for name, state in baseline.sequences.items() if state.is_called or state.last_value != 1}
         first = SequenceState(last_value=1, is_called=False)
         return tuple(
@@ -329,17 +330,17 @@ class PostgreSQLBackend(BaseBackend):
         )
 
     def check_deferred(self, connection: BaseDatabaseWrapper) -> None:
-        """Check what is deferred at once. One round trip."""
+        """Check deferred constraints now. One round trip."""
         run_sql(connection, "SET CONSTRAINTS ALL IMMEDIATE")
 
     def change_tracker(self, schema: Schema) -> PostgreSQLChangeTracker:
-        """Return a watch by PostgreSQL's own counters; see :mod:`testdb_app.backends.postgresql.counters`."""
+        """Return a change tracker that uses PostgreSQL's own counters; see :mod:`testdb_app.backends.postgresql.counters`."""
         return PostgreSQLChangeTracker(schema)
 
     def run(
         self, connection: BaseDatabaseWrapper, script: Script, *, within_transaction: bool
     ) -> dict[QualifiedName, RowChanges]:
-        """Run *script*, in one round trip where it has nothing to check or verify."""
+        """Run *script*, in one round trip if it has nothing to check or verify."""
         try:
             with rolled_back_on_error(connection, savepoint=within_transaction):
                 if not script.checks and not script.verify:
@@ -375,7 +376,7 @@ class PostgreSQLBackend(BaseBackend):
         present: bool,
         identity: DatabaseIdentity | None = None,
     ) -> None:
-        """Put or take away a mark; see :func:`testdb_app.backends.postgresql.operations.write_mark`."""
+        """Set or remove a mark; see :func:`testdb_app.backends.postgresql.operations.write_mark`."""
         identity = identity or self.identify(connection)
         # Several statements in one message are one transaction.
         proof = Precondition.of(identity, reads=None, may_be_protected=True).prove()
@@ -403,11 +404,11 @@ class PostgreSQLBackend(BaseBackend):
         }
 
     def read_baseline(self, connection: BaseDatabaseWrapper, state: str = BASELINE) -> Baseline | None:
-        """Read the document of the baseline. One round trip, or two where there is one."""
+        """Read the document of the baseline. One round trip, or two if there is one."""
         return baseline_tables.read_baseline(connection, state)
 
     def compare_earlier(self, connection: BaseDatabaseWrapper, schema: Schema) -> EarlierFormat:
-        """Compare the text of every row. A round trip for all tables, and others for the document and the sequences."""
+        """Compare the text of every row. One round trip for all tables, and others for the document and the sequences."""
         return baseline_tables.compare_earlier(connection, schema)
 
     def read_shape(
@@ -467,10 +468,11 @@ def _read_with_shape(
     first: Sequence[str] = (),
     with_kinds: bool = False,
 ) -> tuple[list[list[tuple[Any, ...]]], dict[str, str]]:
-    """Run *first* and *queries*, and read what a baseline depends on. One round trip, or more where a list of migrations is gone.
+    """Run *first* and *queries*, and read what a baseline depends on. One round trip, or more if a list of migrations is
+    gone.
 
     The other queries read the catalog alone. That list is a table of the user's, which a test may have dropped, renamed,
-    taken columns from or revoked: so it may fail, and what it fails by stands in the shape.
+    altered or revoked. So reading it may fail, and the failure is recorded in the shape.
     """
     tables, migrations = list(tables), list(migrations)
     number = len(first) + len(queries)

@@ -1,10 +1,10 @@
 """The baseline inside a PostgreSQL database: tables ``testdb.baseline_1`` … with copies of rows, and ``testdb.baseline``.
 
-What a flush leaves is kept in the same way, in ``testdb.flushed_1`` … and ``testdb.flushed``.
+The state after a flush is kept in the same way, in ``testdb.flushed_1`` … and ``testdb.flushed``.
 
-The copies are ordinary, logged tables, so that they survive a crash, and travel with a dump, a template copy and a rename
-of the database. ``testdb.baseline`` has one row, a JSON document that says what they are copies of, where the sequences
-were and what all that depends on.
+The copies are ordinary, logged tables, so that they survive a crash, and a dump, a template copy and a rename of the
+database include them. ``testdb.baseline`` has one row, a JSON document. It says what they are copies of, where the
+sequences were and what all that depends on.
 """
 
 from __future__ import annotations
@@ -82,8 +82,9 @@ SELECT pg_catalog.count(*) > 0,
 """
 
 
-# The database and its server, and of each copy its columns, its file and what was ever written to it; then the same of the
-# document. While this is the same, nobody has written to them. What other sessions have not reported yet is missing.
+# The database and its server, and of each copy its columns, its file and what was ever written to it; then the same of
+# the document. While this is the same, nobody has written to them. Writes that other sessions have not reported yet are
+# missing.
 _COUNTERS = """
 SELECT pg_catalog.concat_ws('/', pg_catalog.current_database(), pg_catalog.pg_postmaster_start_time(),
            pg_catalog.string_agg(k.counters, ' ' ORDER BY k.relname) FILTER (WHERE k.relname <> '{state}'),
@@ -112,15 +113,15 @@ def counters(document: QualifiedName) -> str:
 
 
 def _key(baseline: Baseline) -> tuple[str, str]:
-    # A document that was made to fit another schema is still about the same copies.
+    # A document that was made to fit another schema still describes the same copies.
     return baseline.counters.rpartition("/")[0], baseline.captured_at
 
 
 def read_baseline(connection: BaseDatabaseWrapper, state: str) -> Baseline | None:
-    """Read the document; None where there is no such state. Two round trips, and another one to verify the copies.
+    """Read the document; None if there is no such state. Two round trips, and another one to verify the copies.
 
-    They are verified at the first use in this process, and where their counters have moved since.
-    Raises :class:`BaselineDamagedError` where a copy or the document is not as it was captured.
+    The copies are verified at the first use in this process, and after their counters have moved. Raises
+    :class:`BaselineDamagedError` if a copy or the document is not as it was captured.
     """
     where = describe_database(connection)
     (((exists, is_readable, faults, copies),),) = read_rows(connection, [_EXISTS.replace("{state}", state)])
@@ -148,7 +149,7 @@ def read_baseline(connection: BaseDatabaseWrapper, state: str) -> Baseline | Non
         raise damaged(where, [f"its document, {_document(state)}, has {len(rows)} rows instead of one"])
     baseline = replace(from_document(json.loads(rows[0][0]), where=where), counters=now, document=_document(state))
     for table in baseline.tables.values():
-        # The proofs are about the tables of the schema, and the document is not to lead anywhere else.
+        # The proofs are about the tables of the schema, and the document must not lead anywhere else.
         if table.copy.schema != OWN_SCHEMA or not is_baseline_table(table.copy.name):
             raise BaselineError(
                 f'The baseline of database "{connection.settings_dict["NAME"]}" (alias "{connection.alias}") names '
@@ -187,9 +188,9 @@ def _verify(connection: BaseDatabaseWrapper, baseline: Baseline) -> None:
 
 
 def compare_earlier(connection: BaseDatabaseWrapper, schema: Schema) -> EarlierFormat:
-    """Compare every table with its copy in a baseline of the format before this one, by the texts of the rows.
+    """Compare every table with its copy in a baseline of the earlier format, by the texts of the rows.
 
-    Raises :class:`BaselineFormatError` where the document or a copy cannot be read.
+    Raises :class:`BaselineFormatError` if the document or a copy cannot be read.
     """
     where = describe_database(connection)
     try:
@@ -197,7 +198,7 @@ def compare_earlier(connection: BaseDatabaseWrapper, schema: Schema) -> EarlierF
             connection,
             [
                 prove_own_schema([BASELINE]),
-                # Of a table that shows this role some of its rows alone nothing is proved: that is an error then.
+                # Nothing can be proved of a table that shows this role only some of its rows: this raises an error.
                 "SELECT pg_catalog.set_config('row_security', 'off', true)",
                 f"SELECT document::text FROM {quote(_document(BASELINE))}",
             ],
@@ -244,7 +245,7 @@ def compare_earlier(connection: BaseDatabaseWrapper, schema: Schema) -> EarlierF
 
 
 def _compare_texts(table: BaselineTable) -> str:
-    # Neither side needs an operator of its types, which may be gone, or off the search path.
+    # Neither side needs an operator of its types, which may be gone, or not on the search path.
     live, copy = (
         f'SELECT ROW(r.*)::text COLLATE pg_catalog."C" FROM ONLY {quote(name)} r' for name in (table.name, table.copy)
     )
@@ -274,7 +275,7 @@ def write_baseline(
     state: str,
     identity: DatabaseIdentity | None,
 ) -> Baseline:
-    """Capture, in one transaction, with writers of *tables* locked out. Costs a copy of every row."""
+    """Capture in one transaction, with writers of *tables* locked out. Costs a copy of every row."""
     if not has_autocommit(connection):
         raise TransactionStateError(
             f'Refusing to capture a baseline: the connection "{connection.alias}" is inside a transaction. Capture outside.'
@@ -306,7 +307,7 @@ def _opening(
     yield WITHOUT_JIT
     yield PLAIN_SPELLING
     yield _prove(identity)
-    # Whoever made a schema of that name just before owns it.
+    # Another role may have made a schema of that name just before, and own it.
     yield f"CREATE SCHEMA IF NOT EXISTS {OWN_SCHEMA}"
     yield prove_own_schema()
     yield _drop(state)
@@ -372,7 +373,7 @@ def _capture(
             "USING heap"
         ),
         f"INSERT INTO {quote(_document(state))} (document) VALUES ({document})",
-        # The next call of a sequence is then certain to be logged, and with that to take a transaction id.
+        # After setval() the next call of a sequence is certain to be logged, and so takes a transaction id.
         *(f"SELECT {set_sequence(name, state)}" for name, state in states.items() if state.is_called),
     ]
     run_sql(connection, ";\n".join(statements))
@@ -380,7 +381,9 @@ def _capture(
 
 
 def _check_readable(connection: BaseDatabaseWrapper, tables: Iterable[BaselineTable]) -> None:
-    """Raise :class:`UnsupportedError` for a table with values of a type whose text cannot be read, or reads as another."""
+    """Raise :class:`UnsupportedError` for a table with values of a type whose text cannot be read, or reads as another
+    value.
+    """
     for table in tables:
         query = count_unreadable(table)
         if query is None:
@@ -403,7 +406,7 @@ def _check_readable(connection: BaseDatabaseWrapper, tables: Iterable[BaselineTa
 
 
 def read_states(connection: BaseDatabaseWrapper, names: Many[QualifiedName]) -> dict[QualifiedName, SequenceState]:
-    """Read sequences themselves. One round trip per 2,000."""
+    """Read the sequences themselves. One round trip per 2,000."""
     states: dict[QualifiedName, SequenceState] = {}
     for chunk in chunks(names, 2_000):
         results = run_sql(connection, ";\n".join(f"SELECT last_value, is_called FROM {quote(name)}" for name in chunk))
@@ -430,12 +433,12 @@ def rewrite_baseline(
 
 
 def drop_baseline(connection: BaseDatabaseWrapper, identity: DatabaseIdentity | None) -> None:
-    """Drop the documents and the copies, and the schema if nothing else is in it."""
+    """Drop the documents and the copies, and the schema if it contains nothing else."""
     _write(connection, ";\n".join([_prove(identity), *map(_drop, KEPT_STATES), DROP_SCHEMA]), "drop")
 
 
 def _prove(identity: DatabaseIdentity | None, reads: Iterable[str] | None = None) -> str:
-    """Write the proof that the transaction may write, also to what *reads* names in the schema (None: to all of it)."""
+    """Write the proof that the transaction may write, also to the relations *reads* in the schema (None: to all of it)."""
     return prove_own_schema(reads) if identity is None else Precondition.of(identity, reads=reads).prove()
 
 

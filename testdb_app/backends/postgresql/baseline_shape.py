@@ -13,7 +13,7 @@ from testdb_app.backends.postgresql.sql import quote, quote_literal
 from testdb_app.baseline_state import KEPT_STATES, KIND_OF, MIGRATIONS_IN, BaselineColumn, describe_tables
 from testdb_app.schema import QualifiedName, Schema
 
-# Names, types and values are to be spelled alike in every session, whatever its settings; for this transaction.
+# For this transaction: names, types and values must be spelled alike in every session, whatever its settings.
 _EXACT = {
     "DateStyle": "ISO, YMD",
     "IntervalStyle": "postgres",
@@ -34,18 +34,18 @@ def _set(values: Mapping[str, str]) -> str:
 
 
 EXACT_TEXT = _set({name: f"'{value}'" for name, value in _EXACT.items()})
-"""Gives every value a text from which it can be read back as it was; to the end of the transaction."""
+"""Gives every value a text that reads back as the same value, to the end of the transaction."""
 
 KEEP_SETTINGS = _set({_KEPT.format(name): f"pg_catalog.current_setting('{name}')" for name in _EXACT})
-"""Remembers what :data:`EXACT_TEXT` changes, for a transaction of the caller's."""
+"""Keeps the settings that :data:`EXACT_TEXT` changes, for a transaction of the caller's."""
 
 PUT_SETTINGS_BACK = _set({name: f"pg_catalog.current_setting('{_KEPT.format(name)}')" for name in _EXACT})
 """Undoes :data:`EXACT_TEXT` after :data:`KEEP_SETTINGS`."""
 
 PLAIN_SPELLING = _set({name: f"'{value}'" for name, value in {**_EXACT, **_SPELLING}.items()})
-"""The settings for the queries of this module: the names in their results depend on no search path."""
+"""The settings for the queries of this module, so that the names in their results depend on no search path."""
 
-# label, schema, name, what it is and where it belongs, as lines
+# label, schema, name, its kind and parents, as lines
 KINDS = """
 SELECT 'kind', n.nspname::text, c.relname::text,
        pg_catalog.concat_ws(E'\\n',
@@ -66,10 +66,11 @@ SELECT 'kind', n.nspname::text, c.relname::text,
  WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
 """
 
-# Objects with lower numbers are the server's own, and nobody depends on them (FirstUnpinnedObjectId in transam.h).
+# Objects with lower numbers are the server's own, and no dependency on them is recorded (FirstUnpinnedObjectId in
+# transam.h).
 _FIRST_USER_OID = 12_000
 
-# What the user's types are that a table's columns have, as lines: a value's text means something only with them.
+# The user's types of a table's columns, as lines: a value's text has a meaning only with them.
 _TYPES_OF_TABLE = f"""
 WITH RECURSIVE used (oid) AS (
     SELECT f.atttypid FROM pg_catalog.pg_attribute f
@@ -117,13 +118,14 @@ def _qualified(schema: str, name: str) -> str:
 
 
 _TEXT = "'pg_catalog.text'::pg_catalog.regtype"
-# PostgreSQL's own types of which two values have one hash only if they are the same in every byte, unlike 1.0 and 1.00: bool,
-# bytea, "char", name, int8, int2, int4, text, oid, varchar, date, time, timestamp, timestamptz, uuid.
+# PostgreSQL's own types of which two values have one hash only if they are the same in every byte, unlike 1.0 and 1.00:
+# bool, bytea, "char", name, int8, int2, int4, text, oid, varchar, date, time, timestamp, timestamptz, uuid.
 _EXACT_TYPES = "(16, 17, 18, 19, 20, 21, 23, 25, 26, 1043, 1082, 1083, 1114, 1184, 2950)"
 
 # type that a kept text is cast to, type of the copy, collation, whether its hash tells values apart; of a column t, a.
-# A domain is kept as what it is made of, the name of an object as its OID, which no other name changes. A cast of the user's own
-# between the type and text is not its text: then varchar.
+#
+# A domain is kept as its base type, the name of an object as its OID, which a rename does not change. If the user has a
+# cast between the type and text, that is not the type's text: then varchar.
 _KEPT_AS = f"""
 SELECT CASE WHEN b.oid >= {_FIRST_USER_OID} THEN {_qualified("bn.nspname", "b.typname")} END AS type,
        CASE WHEN b.oid >= {_FIRST_USER_OID} THEN
@@ -150,7 +152,7 @@ SELECT CASE WHEN b.oid >= {_FIRST_USER_OID} THEN {_qualified("bn.nspname", "b.ty
     SELECT d.oid FROM d WHERE d.base) END
 """
 
-# How the values of a table's generated columns are made, as lines.
+# The expressions of a table's generated columns, as lines.
 _GENERATED_OF_TABLE = """
 SELECT pg_catalog.string_agg(pg_catalog.concat('(generated) ', pg_catalog.quote_ident(f.attname), ' as ',
                                                pg_catalog.pg_get_expr(g.adbin, g.adrelid)), E'\\n' ORDER BY f.attnum)
@@ -160,8 +162,10 @@ SELECT pg_catalog.string_agg(pg_catalog.concat('(generated) ', pg_catalog.quote_
 """
 
 # label, schema, name, columns as lines of a description, more such lines, columns as JSON, key as JSON
-# The key is the primary key, or else the narrowest unique index over plain columns that are never null. A deferrable one can
-# have been broken by session_replication_role; one WITHOUT OVERLAPS is no B-tree. Each column has its operator class's own "=".
+#
+# The key is the primary key, or else the narrowest unique index over plain columns that are never null. A deferrable key
+# can have been broken by session_replication_role; a key WITHOUT OVERLAPS is no B-tree. Each column has its operator
+# class's own "=".
 TABLE_SHAPES = f"""
 SELECT 'table', n.nspname::text, c.relname::text,
        pg_catalog.string_agg(pg_catalog.concat_ws(' ', pg_catalog.quote_ident(a.attname),
@@ -209,7 +213,7 @@ SELECT 'table', n.nspname::text, c.relname::text,
  GROUP BY n.nspname, c.relname, c.oid
 """
 
-# label, schema, name, the rows as lines: which migrations were applied, not when.
+# label, schema, name, the rows as lines: the migrations that were applied, not when.
 MIGRATIONS = """
 SELECT 'migrations', {schema}, {name}, pg_catalog.string_agg(line, E'\\n' ORDER BY line)
   FROM (SELECT (pg_catalog.to_jsonb(m) - 'id' - 'applied')::text AS line FROM {table} m) l
@@ -220,7 +224,7 @@ _OWN = re.compile(rf"({'|'.join(KEPT_STATES)})(_[0-9]+)?\Z")
 
 
 def is_baseline_table(name: str) -> bool:
-    """Whether a table of the schema ``testdb`` is one that a baseline is kept in, by its name there."""
+    """Whether a table of the schema ``testdb`` belongs to a baseline, by its name there."""
     return _OWN.match(name) is not None
 
 
@@ -236,7 +240,7 @@ class TableShape:
 
     @classmethod
     def from_row(cls, row: Many[Any]) -> TableShape:
-        """Make it of a row of :data:`TABLE_SHAPES`."""
+        """Make it from a row of :data:`TABLE_SHAPES`."""
         _, schema, name, text, more, columns, key = row
         key_columns, operators = zip(*_json(key), strict=True) if key else ((), ())
         lines = [text or ""]
@@ -265,7 +269,7 @@ class TableShape:
 
 
 def _json(value: Any) -> Any:
-    # The driver may have read it already.
+    # The driver may have parsed it already.
     return json.loads(value) if isinstance(value, str) else value
 
 
@@ -274,7 +278,7 @@ def shape_queries(
 ) -> list[str]:
     """Return the queries for :func:`parse_shape`: of *tables* that have copies, and of *migrations*, Django's own table.
 
-    Without the kinds of all tables where the token of the schema, which depends on them, is compared as well.
+    The kinds of all tables are left out where the token of the schema, which depends on them, is compared as well.
     """
     queries = [KINDS] if with_kinds else []
     names = ", ".join(f"({quote_literal(name.schema)}, {quote_literal(name.name)})" for name in sorted(tables))
@@ -288,7 +292,7 @@ def shape_queries(
 
 
 def unreadable(name: QualifiedName, error: BaseException) -> dict[str, str]:
-    """Return what stands in the shape for a list of migrations that cannot be read, now or any more."""
+    """Return the entry of the shape for a list of migrations that cannot be read, now or any more."""
     why = str(error).strip().split("\n")[0]
     return {_migrations_in(name): f"cannot be read: {why}"}
 
@@ -298,7 +302,7 @@ def _migrations_in(name: QualifiedName) -> str:
 
 
 def parse_shape(results: Iterable[Iterable[Many[Any]]]) -> dict[str, str]:
-    """Make of the rows of :func:`shape_queries` what a baseline depends on."""
+    """Make the description of what a baseline depends on from the rows of :func:`shape_queries`."""
     shape: dict[str, str] = {}
     for row in (row for rows in results for row in rows):
         match row[0]:
@@ -309,7 +313,7 @@ def parse_shape(results: Iterable[Iterable[Many[Any]]]) -> dict[str, str]:
                 shape[f"table {table.name}"] = table.text
             case "migrations":
                 shape[_migrations_in(QualifiedName(row[1], row[2]))] = row[3] or ""
-            case _:  # the settings of the spelling are no part of it
+            case _:  # the settings of the spelling are not part of it
                 pass
     return shape
 
@@ -317,7 +321,7 @@ def parse_shape(results: Iterable[Iterable[Many[Any]]]) -> dict[str, str]:
 def make_shape(schema: Schema, found: Mapping[str, str]) -> dict[str, str]:
     """Describe all that a baseline depends on: *schema*, and what :func:`parse_shape` has *found*, kinds included."""
     shape = describe_tables(schema)
-    # Tables that are left out are no part of it.
+    # Tables that are left out are not part of it.
     return shape | {what: text for what, text in found.items() if what in shape or not what.startswith(KIND_OF)}
 
 

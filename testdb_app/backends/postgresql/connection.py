@@ -1,9 +1,8 @@
 """Sending SQL to PostgreSQL: several statements in one round trip, by simple messages or libpq's pipeline mode.
 
-Many statements in one round trip by libpq's pipeline mode, below the driver's cursors; what is sent again is prepared.
-
-A message of the simple protocol has all its statements parsed and planned each time. In a pipeline each goes by itself, and
-those that were sent before are only executed. The cursors of psycopg would add as much time as the server needs.
+:func:`run_sql` sends one message of the simple protocol: the server parses and plans all its statements each time.
+:class:`Pipeline` sends each statement by itself, and prepares those that are sent again, so that these are only executed.
+Both work below the cursors of psycopg, which would add as much time as the server needs.
 """
 
 from __future__ import annotations
@@ -25,10 +24,12 @@ if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
 SAFE_PATH = "SET LOCAL search_path = pg_catalog, pg_temp"
-"""Has a transaction take operators, functions and types from the catalog. Temporary tables come last, and shadow none of it."""
+"""Makes a transaction take operators, functions and types from the catalog. Temporary tables come last, and hide none of
+it.
+"""
 
 WITHOUT_JIT = "SET LOCAL jit = off"
-"""Has a transaction compile nothing. The planner overrates queries of the catalog, and to compile one takes seconds."""
+"""Makes a transaction compile nothing. The planner overrates queries of the catalog, and compiling one takes seconds."""
 
 # libpq's PQTRANS_IDLE, PQTRANS_ACTIVE, PQTRANS_INTRANS and PQTRANS_INERROR; psycopg is imported late, because it is optional.
 _IDLE = 0
@@ -50,7 +51,7 @@ class Result:
 
 @contextmanager
 def raw_cursor(connection: BaseDatabaseWrapper) -> Iterator[Any]:
-    """Yield the psycopg cursor below Django's, connecting first where necessary; errors become Django's.
+    """Yield the psycopg cursor below Django's, connecting first if necessary; errors become Django's.
 
     Django's own would let psycopg prepare a statement that runs often (with ``prepare_threshold`` set), and several
     statements in one string cannot be prepared.
@@ -89,20 +90,22 @@ def run_sql(connection: BaseDatabaseWrapper, sql: str) -> list[Result]:
 
 
 def server_version(connection: BaseDatabaseWrapper) -> int:
-    """Return the version of the server that the connection leads to now, as 180000. Django remembers that of the first one."""
+    """Return the version of the server at the other end now, as 180000. Django remembers the version of the first server."""
     connection.ensure_connection()
     with connection.wrap_database_errors:
         return int(connection.connection.info.server_version)
 
 
 def is_nested(connection: BaseDatabaseWrapper) -> bool:
-    """Whether a message of ours would be part of a transaction: one that is open, or one that the driver begins."""
+    """Whether a message of ours would be part of a transaction: an open one, or one that the driver begins."""
     raw = connection.connection
     return not has_autocommit(connection) or (raw is not None and not raw.closed and not is_idle(connection))
 
 
 def is_idle(connection: BaseDatabaseWrapper) -> bool:
-    """Whether no transaction is open on the connection, as the driver knows; also one that was begun behind Django."""
+    """Whether no transaction is open on the connection, as the driver knows; this includes one that was begun behind
+    Django.
+    """
     return bool(connection.connection.pgconn.transaction_status == _IDLE)
 
 
@@ -122,9 +125,10 @@ def read_safely(
 ) -> list[Result]:
     """Run queries that change nothing; return the results of *first*, then those of *queries*. One round trip.
 
-    The operators and types in *queries* come from ``pg_catalog``, whatever the ``search_path`` offers. Those of *first*, and of
-    *queries* with *safe_path* off, must be qualified one by one: they see the ``search_path`` as it is. *settings* are
-    statements for the transaction; no setting stays. With *one_snapshot* all see the same, unless a transaction is open.
+    The operators and types in *queries* come from ``pg_catalog``, whatever the ``search_path`` has. Those of *first*, and
+    of *queries* with *safe_path* off, must be qualified one by one: they use the ``search_path`` as it is. *settings* are
+    statements for the transaction; no setting stays. With *one_snapshot* all queries see the same, unless a transaction
+    is open.
     """
     nested = is_nested(connection)
     # Several statements in one message are one transaction, in which SET LOCAL holds.
@@ -145,7 +149,7 @@ def read_safely(
 
 @contextmanager
 def rolled_back_on_error(connection: BaseDatabaseWrapper, *, savepoint: bool = False) -> Iterator[None]:
-    """Leave no transaction of ours open, however the block ends; in the caller's, go back to our savepoint."""
+    """Leave no transaction of ours open, however the block ends; in the caller's, roll back to our savepoint."""
     try:
         yield
     except BaseException:
@@ -158,7 +162,7 @@ def rolled_back_on_error(connection: BaseDatabaseWrapper, *, savepoint: bool = F
 
 
 PREFIX = "testdb_"
-"""How the names of all prepared statements of this package begin."""
+"""The beginning of the names of all prepared statements of this package."""
 _MOST_PREPARED = 128
 _MOST_SEEN = 1024
 
@@ -171,13 +175,15 @@ _Sent = tuple[str, bytes] | None
 
 
 def unique_prefix() -> str:
-    """Return how names of prepared statements may begin: another program behind the same pooler may prepare too."""
+    """Return a beginning for names of prepared statements: another program behind the same pooler may prepare too."""
     return f"{PREFIX}{uuid.uuid4().hex[:12]}_"
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One statement, with its arguments as PostgreSQL writes them (None: NULL); *often* prepares it the first time."""
+    """One statement, with its arguments as PostgreSQL writes them (None: NULL). With *often* it is prepared the first
+    time.
+    """
 
     sql: str
     arguments: tuple[str | None, ...] = ()
@@ -185,9 +191,10 @@ class Command:
 
 
 class Pipeline:
-    """Sends batches of commands over one connection of the driver, and knows what it has prepared there.
+    """Sends batches of commands over one connection of the driver, and remembers what it has prepared there.
 
-    Statements are prepared when they come the second time, 128 at most; those not used for the longest time give way.
+    Statements are prepared when they are sent the second time, 128 at most. Those not used for the longest time are
+    dropped.
     """
 
     def __init__(self) -> None:
@@ -198,10 +205,11 @@ class Pipeline:
         self._names: dict[str, bytes] = {}
 
     def run(self, connection: BaseDatabaseWrapper, *batches: Sequence[Command]) -> list[Result]:
-        """Run the batches, each ended by a sync: the session reports its counts there, and an error skips the rest of it.
+        """Run the batches, each ended by a sync: there the session reports its counts, and an error skips the rest of the
+        batch.
 
-        Returns the results of all commands. Raises Django's database errors, for the first command that failed.
-        One round trip.
+        Returns the results of all commands. Raises Django's database errors, for the first command that failed. One round
+        trip.
         """
         connection.validate_thread_sharing()
         raw = connection.connection
@@ -225,7 +233,7 @@ class Pipeline:
                 for command in batch:
                     sent.extend(self._send(conn, command))
                 conn.pipeline_sync()
-            # The class's own: what watches the statements of the user's is not asked about ours.
+            # The class's own method: the observer of the user's statements is not called for ours.
             answers = type(raw).wait(raw, _receive(conn, len(batches)))
         finally:
             if conn.status == _CONNECTION_OK:
@@ -233,7 +241,7 @@ class Pipeline:
         return self._read(sent, answers)
 
     def _send(self, conn: Any, command: Command) -> Iterator[_Sent]:
-        """Send *command*; yield, for each answer that will come, what it prepares, or None for the command's own."""
+        """Send *command*. Yield, for each answer that will come, what it prepares, or None for the command's own."""
         arguments = [None if argument is None else argument.encode() for argument in command.arguments]
         name = self._names.pop(command.sql, None)
         if name is not None:
@@ -286,7 +294,7 @@ class Pipeline:
 
 
 def _receive(conn: Any, syncs: int) -> Generator[int, int, list[Any]]:
-    """Send what is left to send and collect all answers; a generator for the driver's ``wait()``, which heeds Ctrl-C."""
+    """Send what is left to send and collect all answers; a generator for the driver's ``wait()``, which obeys Ctrl-C."""
     while conn.flush():
         if (yield _READ_OR_WRITE) & _READ:
             conn.consume_input()

@@ -1,4 +1,4 @@
-"""What :mod:`testdb_app.data` asks of PostgreSQL: rows by COPY, keys, the states of tables, constraints."""
+"""The data helpers on PostgreSQL: rows by COPY, keys, the states of tables, constraints."""
 
 from __future__ import annotations
 

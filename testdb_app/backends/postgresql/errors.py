@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
 # pid, user, application, state, age in seconds, query, schema, name, kind, lock mode
-# Who holds a lock on a relation that conflicts with SHARE ROW EXCLUSIVE, ROW EXCLUSIVE or stronger.
+#
+# The sessions that hold a lock on a relation that conflicts with SHARE ROW EXCLUSIVE, ROW EXCLUSIVE or stronger.
 BLOCKERS = """
 SELECT l.pid, a.usename::text, a.application_name, a.state,
        EXTRACT(EPOCH FROM pg_catalog.clock_timestamp() - a.xact_start)::float8, a.query,
@@ -69,8 +70,9 @@ _TRANSIENT = {
     "42P01": "a table that another session dropped meanwhile",
     "3F000": "a schema that another session dropped meanwhile",
 }
-# What a statement that only reads meets where another session replaces files or drops relations, as ALTER SEQUENCE RESTART and
-# TRUNCATE do: the catalog was read before, the file or the entry afterwards. Damaged files look alike, but do so again.
+# A statement that only reads meets these when another session replaces files or drops relations, as ALTER SEQUENCE
+# RESTART and TRUNCATE do: the catalog was read before, the file or the entry afterwards. Damaged files raise the same
+# errors, but each time.
 _READ_TOO_LATE = {
     "42703": "a column that another session dropped meanwhile",
     "42704": "an object that another session dropped meanwhile",
@@ -126,7 +128,7 @@ _CLASSES: Mapping[str, str] = {
 }
 _ANY_CLASS = "Undo what was done to the object that the message names, or make the test database anew"
 _GONE = {"42P01", "3F000", "42703", "42501", "42809"}
-# What a copy causes that was dropped, altered, made a view, or given to another role.
+# Caused by a copy that was dropped, altered, replaced by a view, or given to another role.
 _DAMAGED = (
     "The baseline is damaged: what the app keeps in its schema was dropped, altered or given to another role. Put that back, or "
     "capture it again: resetdb --recapture, or capture_baseline(replace=True)"
@@ -134,7 +136,7 @@ _DAMAGED = (
 
 
 RESET = "The reset of"
-"""How the messages about a reset begin."""
+"""The beginning of the messages about a reset."""
 
 _INTERNAL_ERROR = "XX000"
 
@@ -143,7 +145,9 @@ LOCK_NOT_AVAILABLE = "55P03"
 
 
 ABOUT_OBJECTS = frozenset({"0A", "22", "3F", "42"})
-"""The classes of SQLSTATE that tell of what a statement names: it is gone, of another kind, or not for this role."""
+"""The classes of SQLSTATE of an error about an object in a statement: it is gone, of another kind, or forbidden to this
+role.
+"""
 
 
 def sqlstate(error: BaseException) -> str:
@@ -168,9 +172,9 @@ def translate(
     doing: str = RESET,
     restores: bool = False,
 ) -> TestDBError:
-    """Return the package's error for *error*, which ended a script that took *locks*; None for a look, which only reads.
+    """Return the package's error for *error*, which ended a script that took *locks* (None: a query that only reads).
 
-    Everything is rolled back. *restores* tells that rows were being put back one by one, which may conflict.
+    Everything is rolled back. With *restores*, rows were being put back one by one, which may conflict.
     """
     if reason := find_refusal(error):
         return explain_refusal(connection, reason)
@@ -269,7 +273,7 @@ def _connection_lost(connection: BaseDatabaseWrapper, error: BaseException) -> C
 
 
 def _names_a_copy(error: BaseException) -> bool:
-    # As the server names relations, in whatever language.
+    # The server names relations in this way, in every language.
     return (
         re.search(rf"\b{OWN_SCHEMA}\.|\b{OWN_SCHEMA}$|\b({'|'.join(KEPT_STATES)})(_[0-9]+)?$", _first_line(error))
         is not None
@@ -282,10 +286,10 @@ def _is_of_locks(error: BaseException) -> bool:
 
 
 def explain(connection: BaseDatabaseWrapper, error: DatabaseError | InterfaceError, script: Script) -> TestDBError:
-    """Return the package's error for *error*, which ended *script*; a connection that is lost, or of no more use, is closed."""
+    """Return the package's error for *error*, which ended *script*. A connection that is lost or unusable is closed."""
     if sqlstate(error) == _INTERNAL_ERROR and has_autocommit(connection):
-        # A foreign key's own query that a rule has rewritten to nothing depends on nothing, and the session that has run it
-        # keeps that plan when the rule is switched off. A new session has none.
+        # If a rule has rewritten a foreign key's own query to nothing, the query's plan depends on nothing. The session
+        # that has run it keeps that plan after the rule is switched off. A new session has none.
         connection.close()
         return ConcurrencyError(
             f"The reset of {describe_database(connection)} was ended by a plan that the session has kept: {_first_line(error)}. "
@@ -300,7 +304,7 @@ def explain(connection: BaseDatabaseWrapper, error: DatabaseError | InterfaceErr
 
 
 def describe_database(connection: BaseDatabaseWrapper) -> str:
-    """Return what messages call the database."""
+    """Return the name of the database in messages."""
     return f'database "{connection.settings_dict["NAME"]}" (alias "{connection.alias}")'
 
 
@@ -327,7 +331,7 @@ def _lock_timeout(
 def find_blockers(connection: BaseDatabaseWrapper, locks: Mapping[QualifiedName, str] | None) -> list[Blocker]:
     """Return the sessions that hold locks which conflict with *locks*, the oldest transaction first.
 
-    None stands for the locks of a look: it reads tables, and takes from a sequence the lock of nextval().
+    None stands for the locks of reading: those of a query on tables, and that of nextval() on a sequence.
     """
     blockers: list[Blocker] = []
     for row in read_safely(connection, [BLOCKERS])[0].rows or ():
@@ -343,7 +347,7 @@ def find_blockers(connection: BaseDatabaseWrapper, locks: Mapping[QualifiedName,
 
 
 def describe_blocker(session: Sequence[Any], table: str, lock: str) -> Blocker:
-    """Make a blocker of what the server tells of a session: pid, user, application, state, age in seconds, query, identifier."""
+    """Make a blocker from the server's row on a session: pid, user, application, state, age in seconds, query, identifier."""
     pid, user, application, state, age, query, prepared = session
     return Blocker(
         pid=pid,

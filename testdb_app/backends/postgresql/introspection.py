@@ -1,12 +1,11 @@
 """Reading PostgreSQL's catalog in one round trip: the schema, the identity, sizes, details, sequence states.
 
-Names are joined on OIDs throughout: a constraint's name is unique only within its table, and
-``information_schema`` shows a role that owns nothing no foreign key at all.
+Names are joined on OIDs throughout: a constraint's name is unique only within its table, and ``information_schema`` shows
+no foreign key at all to a role that owns nothing.
 
-Which sequences are not at their start: exactly, also those that setval(…, false) or RESTART WITH moved.
-
-From PostgreSQL 18 on one function tells. Before, a sequence that was never called has to be read itself, and each look
-at a sequence keeps it locked to the end of the message, so many of them are looked at in parts.
+The sequences that are not at their start are found exactly, including those that setval(…, false) or RESTART WITH moved.
+From PostgreSQL 18 on one function returns the state. Before, a sequence that was never called must be read itself. Each
+read keeps a sequence locked to the end of the message, so many sequences are read in parts.
 """
 
 from __future__ import annotations
@@ -75,10 +74,10 @@ _SLOTS = (
 
 
 def read_schema(connection: BaseDatabaseWrapper) -> Schema:
-    """Read the whole map from one snapshot, with its token.
+    """Read the whole schema from one snapshot, with its token.
 
-    One round trip, and another where there are publications, or an extension keeps rows elsewhere. 10,000 tables with 20,000
-    foreign keys take about a second.
+    One round trip, and another if there are publications, or if an extension keeps rows elsewhere. 10,000 tables with
+    20,000 foreign keys take about a second.
     """
     queries = [
         catalog.TOKEN,
@@ -97,7 +96,7 @@ def read_schema(connection: BaseDatabaseWrapper) -> Schema:
     rows = read(queries)
     published_rows: Rows[Rows[Any]] = []
     if rows.pop()[0][0]:
-        # To plan that query takes as long as a quarter of the others. All of them again, for one snapshot.
+        # Planning that query takes as long as a quarter of the others. All of them run again, for one snapshot.
         *rows, published_rows = read([*queries[:-1], catalog.PUBLISHED])
     (
         path,
@@ -142,7 +141,7 @@ def read_schema(connection: BaseDatabaseWrapper) -> Schema:
 
 
 def parse_token(path: Rows[Rows[Any]], digest: Rows[Rows[Any]]) -> str:
-    """Make the token of the rows of :data:`catalog.SEARCH_PATH` and :data:`catalog.TOKEN`."""
+    """Make the token from the rows of :data:`catalog.SEARCH_PATH` and :data:`catalog.TOKEN`."""
     return f"{digest[0][0]}/{','.join(path[0][0])}"
 
 
@@ -152,7 +151,7 @@ def _reason_to_leave_out(row: Rows[Any]) -> str | None:
         return _LEFT_OUT["t"]
     if kind == "f":
         return _LEFT_OUT["f"]
-    # Somebody else may have a schema of that name, and tables in it that keys connect with the others.
+    # Somebody else may have a schema of that name, with tables that keys connect with the others.
     is_own = schema == OWN_SCHEMA and (name in set(Mark) or is_baseline_table(name))
     return _LEFT_OUT["own"] if is_own else None
 
@@ -212,7 +211,7 @@ def _tables(
 
 
 def _read_stored_by(connection: BaseDatabaseWrapper, catalogs: Iterable[str]) -> dict[QualifiedName, str]:
-    """Read which tables an extension keeps elsewhere, from those of its *catalogs* that are there."""
+    """Read which tables an extension keeps elsewhere, from those of its *catalogs* that exist."""
     found: dict[QualifiedName, str] = {}
     for name in catalogs:
         what, query = catalog.STORED_BY[name]
@@ -221,7 +220,7 @@ def _read_stored_by(connection: BaseDatabaseWrapper, catalogs: Iterable[str]) ->
 
 
 def parse_replica_identities(rows: Iterable[Rows[Any]]) -> dict[int, ReplicaIdentity]:
-    """Make of the rows of :data:`catalog.PUBLISHED` what the server refuses on each table, as CheckCmdReplicaIdentity() does."""
+    """Make the replica identities from the rows of :data:`catalog.PUBLISHED`, as CheckCmdReplicaIdentity() checks them."""
     found: dict[int, ReplicaIdentity] = {}
     for oid, publication, updates, deletes, generated, identity, index, *columns, may_truncate in rows:
         events = frozenset(event for event, is_published in (("UPDATE", updates), ("DELETE", deletes)) if is_published)
@@ -229,7 +228,7 @@ def parse_replica_identities(rows: Iterable[Rows[Any]]) -> dict[int, ReplicaIden
             continue
         before = found.get(oid)
         clause = {"d": "DEFAULT", "n": "NOTHING", "i": f"USING INDEX {quote(index)}" if index else None}.get(identity)
-        # An index that was dropped leaves an identity that nothing puts back.
+        # Nothing restores an identity whose index was dropped.
         if _is_refused("f", None, generated, *columns) or (before is not None and before.clause is None):
             clause = None
         found[oid] = ReplicaIdentity(
@@ -251,7 +250,7 @@ def _is_refused(
     stored: Rows[str],
     virtual: Rows[str],
 ) -> bool:
-    """Whether the server refuses to delete from a table with that replica identity, and to update it, if that is published."""
+    """Whether the server refuses to delete from a published table with that replica identity, and to update it."""
     # Before PostgreSQL 18 generated columns play no part.
     lacks_stored = published_generated is not None and published_generated != "s"
     if identity == "f":
@@ -350,7 +349,7 @@ def parse_identity(connection: BaseDatabaseWrapper, row: Rows[Any]) -> DatabaseI
     name, oid, system_identifier, server_started, user, address, port, *rest = row
     is_standby, is_read_only, isolation, role, slots, protected, has_test_mark, binding = rest
     if not isinstance(name, str):
-        # The driver returns bytes then.
+        # The driver returns bytes in this case.
         raise UnsupportedError(
             f'The session of the connection "{connection.alias}" has client_encoding SQL_ASCII, with which names cannot be read. '
             "Django sets UTF8: close the connection, or leave out the statement that has changed it."
@@ -388,14 +387,14 @@ def _warnings(system_identifier: str, slots: Iterable[str]) -> Iterator[str]:
 
 
 def write_binding(identity: DatabaseIdentity) -> str:
-    """Write what a test mark is bound to: the name of the database, its OID, and the cluster's system identifier."""
+    """Write the binding of a test mark: the name of the database, its OID, and the cluster's system identifier."""
     return json.dumps({"database": identity.name, "oid": identity.oid, "system_identifier": identity.system_identifier})
 
 
 def explain_misfit(comment: str | None, *, database: str, oid: int, system_identifier: str) -> str:
     """Return why a test mark with this comment does not hold for that database; '' if it does.
 
-    Where the role may not read the system identifier, now or when the mark was made, name and OID have to do.
+    If the role may not read the system identifier, now or when the mark was made, name and OID have to suffice.
     """
     try:
         given = json.loads(comment or "")
@@ -420,11 +419,13 @@ def explain_misfit(comment: str | None, *, database: str, oid: int, system_ident
     return ""
 
 
-# No query here waits for whoever holds a table, as a map may be wanted just then. So a default is read without its table
-# (it has no columns in it), the expressions of generated columns and indexes not at all, and no size is asked for.
+# No query here waits for a session that holds a table, because the schema may be wanted just then. So a default is read
+# without its table (it has no columns in it), the expressions of generated columns and indexes are not read, and neither
+# are sizes.
 
 # schema, table, column, type, nullable, default, generated
-# Types and defaults are spelled as the session's search path has it, so the query sees that path.
+#
+# Types and defaults are spelled for the session's search path, so the query must see that path.
 COLUMNS = qualify(f"""
 SELECT n.nspname::text, c.relname::text, a.attname::text, pg_catalog.format_type(a.atttypid, a.atttypmod),
        NOT a.attnotnull, CASE WHEN a.attgenerated = '' THEN coalesce(pg_catalog.pg_get_expr(f.adbin, 0), '') ELSE '' END,
@@ -453,7 +454,8 @@ SELECT n.nspname::text, c.relname::text,
  WHERE i.indisunique AND i.indisvalid AND c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND {USER_SCHEMAS}
 """
 
-# schema, table, rows as the server's statistics have them; null where they have nothing
+# schema, table, rows by the server's statistics; null if they have nothing
+#
 # A copy of a database has the statistics of the last ANALYZE and no counters yet.
 ESTIMATES = f"""
 SELECT n.nspname::text, c.relname::text,
@@ -476,7 +478,7 @@ SELECT n.nspname::text, c.relname::text,
 # Each table that is read stays locked to the end of its message.
 _TABLES_A_MESSAGE = 500
 LOCK_TIMEOUT = 5.0
-"""Seconds to wait for whoever holds a table."""
+"""Seconds to wait for a session that holds a table."""
 
 
 def read_details(
@@ -484,7 +486,7 @@ def read_details(
 ) -> dict[QualifiedName, TableDetails]:
     """Read the details of all tables of *schema*. One round trip, and with *count_rows* another one for every 500 tables.
 
-    Raises :class:`~testdb_app.exceptions.LockTimeoutError` where another session keeps a table from being counted.
+    Raises :class:`~testdb_app.exceptions.LockTimeoutError` if another session keeps a table from being counted.
     """
     column_rows, key_rows, number_rows = read_rows(
         connection, (UNIQUE_KEYS, READABLE if count_rows else ESTIMATES), first=[COLUMNS], lock_timeout=LOCK_TIMEOUT
@@ -506,7 +508,7 @@ def read_details(
 def _count(
     connection: BaseDatabaseWrapper, schema: Schema, readable: set[QualifiedName]
 ) -> dict[QualifiedName, int | None]:
-    # Where row security hides rows from the role, a count would be of those that it sees.
+    # If row security hides rows from the role, a count would include only the visible ones.
     names = [table.name for table in schema.tables if table.name in readable and not table.hides_rows]
     found: dict[QualifiedName, int | None] = {}
     for part in chunks(names, _TABLES_A_MESSAGE):
@@ -516,9 +518,9 @@ def _count(
     return found
 
 
-# The lock table holds some 10,000 at its default, for all sessions together.
+# The lock table holds some 10,000 locks at its default, for all sessions together.
 _SEQUENCES_A_MESSAGE = 2_000
-# Scalar subqueries in one statement: planning costs more than linearly in their number; 20 is the cheapest.
+# Scalar subqueries in one statement. Planning time grows faster than their number; 20 is the cheapest.
 _SEQUENCES_A_STATEMENT = 20
 
 Read = Callable[[Sequence[str]], list[list[tuple[Any, ...]]]]
@@ -526,7 +528,7 @@ Read = Callable[[Sequence[str]], list[list[tuple[Any, ...]]]]
 
 
 def sequence_states(connection: BaseDatabaseWrapper) -> tuple[str, ...]:
-    """Return the queries that tell the states, for :func:`read_all_states` to read."""
+    """Return the queries of the states, for :func:`read_all_states` to read."""
     if server_version(connection) >= 18_00_00:
         return (catalog.SEQUENCE_STATES_18,)
     return (catalog.SEQUENCE_STATES_IF_FEW.format(most=_SEQUENCES_A_MESSAGE), catalog.SEQUENCE_COUNT)
@@ -535,9 +537,9 @@ def sequence_states(connection: BaseDatabaseWrapper) -> tuple[str, ...]:
 def read_all_states(
     read: Read, results: Sequence[list[tuple[Any, ...]]]
 ) -> tuple[dict[QualifiedName, SequenceState], list[QualifiedName]]:
-    """Return the states of the sequences that are not at their start, and those that the role may not read.
+    """Return the states of the sequences that are not at their start, and the sequences that the role may not read.
 
-    *results* are those of :func:`sequence_states`; asks for more where they were too many, or not enough.
+    *results* are the results of :func:`sequence_states`. Reads more if they were too many, or not enough.
     """
     states: dict[QualifiedName, SequenceState] = {}
     unread: list[tuple[QualifiedName, int]] = []

@@ -1,35 +1,35 @@
 """Sessions kept between tests: a session is kept only where it is proved to be as good as a new one.
 
-:func:`renew_session` puts back what can be put back, in one round trip: settings, role, temporary tables, cursors, LISTEN,
-advisory locks, the values of sequences last seen. ``DISCARD ALL`` would drop the statements that drivers prepare, too. The
-settings that were there right after connecting come back. What cannot be put back is proved absent, or the session is closed:
+:func:`renew_session` restores what can be restored, in one round trip: settings, role, temporary tables, cursors, LISTEN,
+advisory locks, the last values of sequences. ``DISCARD ALL`` would also drop the statements that drivers prepare. The
+settings are those of right after connecting. For the rest, the session is closed unless all of these hold:
 
-- the wrapper is one of Django's own classes, unpatched, without further attributes and execute wrappers: any other may remember
-  what it has set (:func:`_is_djangos`);
-- nothing opens sessions otherwise: no handler of ``connection_created`` but Django's, no pool;
-- each statement that ran since then leaves nothing, or only what is put back (:func:`judge_statement`);
-- no message is unread, and the driver's connection holds what it held at first
-  (:class:`~testdb_app.backends.postgresql._psycopg_private.DriverState`);
-- settings and defaults of roles and databases have a new session opened just so.
+- The wrapper is one of Django's own classes, unpatched, without further attributes and execute wrappers. Any other may
+  remember what it has set (:func:`_is_djangos`).
+- Nothing else opens sessions: no handler of ``connection_created`` but Django's, no pool.
+- Each statement that ran since then leaves nothing, or only what is restored (:func:`judge_statement`).
+- No message is unread, and the driver's connection holds what it held at first
+  (:class:`~testdb_app.backends.postgresql._psycopg_private.DriverState`).
+- The settings and the defaults of roles and databases would open a new session in the same way.
 
-``TESTDB["KEEP_CONNECTIONS"]`` chooses: "always" leaves out what concerns the wrapper, handlers and statements; "never" closes.
+``TESTDB["KEEP_CONNECTIONS"]`` chooses: "always" omits the checks of the wrapper, handlers and statements; "never" closes.
 
-Source: the documentation of DISCARD, and GUC_NO_RESET_ALL in guc_tables.c for the role and the seed.
+**Statements and functions with state.** PostgreSQL cannot undo a custom setting (``SET app.tenant = '1'`` reads as ''
+afterwards, and no longer as NULL), the seed of ``setseed()``, a loaded library, a connection of dblink, or the
+dictionaries of PL/Python and PL/Perl. It does not show them either: ``pg_settings`` omits custom settings. So a session
+is judged by the statements sent:
 
-Which statements and functions can leave state in a session that no statement can undo.
+- :func:`judge_statement` reads a statement. It accepts statements that leave nothing, or only what the renewal undoes.
+  Any other is a reason to close the session.
+- :class:`FunctionsWithState` holds the functions that may leave state. These are the volatile functions of PostgreSQL
+  that are not known to be harmless. Of the database's own, they are those whose bodies contain one, or a statement built
+  at run time, or cannot be read. A session is closed if a statement names one of these, or if the schema itself calls one
+  (trigger, default, policy, view, check).
 
-PostgreSQL cannot take back a custom setting (``SET app.tenant = '1'`` reads as '' afterwards, and no longer as NULL), the
-seed of ``setseed()``, a library that was loaded, a connection of dblink, or the dictionaries of PL/Python and PL/Perl. It
-does not show them either: ``pg_settings`` leaves custom settings out. So a session is judged by what was sent:
+A statement that is not understood counts as state: the price is a new connection. The functions are read again only after
+the counters of the catalogs have moved.
 
-- :func:`judge` reads a statement. It knows the statements that leave nothing, or only what the renewal of
-  :mod:`testdb_app.backends.postgresql.session_reset` undoes; any other is a reason to close the session.
-- :class:`FunctionsWithState` holds the functions that may leave state: volatile ones of PostgreSQL that are not known to be
-  harmless, and the database's own whose bodies contain one, or a statement built at run time, or cannot be read. A session
-  is closed if a statement names one of these, or if the schema itself calls one (trigger, default, policy, view, check).
-
-What is not understood counts as state: the price is a new connection. The functions are read again only when the counters
-of the catalogs have moved.
+Sources: the documentation of DISCARD, and GUC_NO_RESET_ALL in guc_tables.c for the role and the seed.
 """
 
 from __future__ import annotations
@@ -64,14 +64,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("testdb_app")
 
-# name, setting, of those that differ from what RESET ALL leads to
+# name, setting, of those that RESET ALL would change
 _SETTINGS = qualify("""
 SELECT s.name::text, s.setting
   FROM pg_catalog.pg_settings s
  WHERE s.source = 'session'
  ORDER BY s.name
 """)
-# Whether the session has something that its settings do not tell, right after connecting.
+# Whether the session has something right after connecting that its settings do not show.
 _POSSESSIONS = qualify("""
 SELECT pg_catalog.pg_my_temp_schema() <> 0
        OR EXISTS (SELECT FROM pg_catalog.pg_prepared_statements p WHERE p.from_sql)
@@ -96,7 +96,7 @@ _AS_NEW = (
 )
 _OWN_CLASSES = ("django.db.backends.postgresql.base", "django.contrib.gis.db.backends.postgis.base")
 _FOLDER = str(Path(django.__file__).parent)
-# What Django's runner and test classes put on a wrapper.
+# The attributes that Django's runner and test classes put on a wrapper.
 _KNOWN_ATTRIBUTES = frozenset({"_test_serialized_contents", "isolation_level", "_named_cursor_idx"})
 _FIRST_USE = "close_if_health_check_failed"
 
@@ -105,7 +105,7 @@ _Key = tuple[str, str]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _AsNew:
-    """What makes the session of an alias as new: how it was opened, a message, what the driver's connection has to hold."""
+    """What makes an alias's session as good as new: how it was opened, a message, the contents of the driver's connection."""
 
     configuration: object
     message: str
@@ -115,9 +115,9 @@ class _AsNew:
 
 _of_alias: dict[_Key, _AsNew] = {}
 _functions: dict[_Key, FunctionsWithState] = {}
-# Aliases whose new connections have more than can be put back.
+# Aliases whose new connections have more than can be restored.
 _unknowable: weakref.WeakSet[BaseDatabaseWrapper] = weakref.WeakSet()
-# By class, its attributes when they were found to be Django's own.
+# By class, its attributes at the time when they were found to be Django's own.
 _unpatched: dict[type[Any], tuple[Any, ...]] = {}
 # By class, the attributes that a wrapper of it has.
 _expected: dict[type[Any], frozenset[str]] = {}
@@ -126,9 +126,8 @@ _expected: dict[type[Any], frozenset[str]] = {}
 def renew_session(connection: BaseDatabaseWrapper, *, mode: str = "auto") -> bool:
     """Leave *connection* open with a session that is as good as new, or closed. No transaction may be open.
 
-    *mode* is ``TESTDB["KEEP_CONNECTIONS"]``. Returns whether the session that it has after the reset may stay open for the
-    next test. Costs one round trip, about
-    0.1 ms, and a new connection the first time.
+    *mode* is ``TESTDB["KEEP_CONNECTIONS"]``. Returns whether the session that *connection* has after the reset may stay
+    open for the next test. Costs one round trip, about 0.1 ms, and a new connection the first time.
     """
     observe_from_now_on()
     vouched = mode == "always" and not _has_pool(connection)
@@ -147,7 +146,9 @@ def renew_session(connection: BaseDatabaseWrapper, *, mode: str = "auto") -> boo
 
 
 def release_session(connection: BaseDatabaseWrapper, *, keep: bool) -> None:
-    """Close *connection* after a reset unless *keep*, what :func:`renew_session` said; else have its first use look at it."""
+    """Close *connection* after a reset unless *keep*, the result of :func:`renew_session`; otherwise check it at its
+    first use.
+    """
     if not keep:
         connection.close()
     elif connection.connection is not None:
@@ -155,9 +156,10 @@ def release_session(connection: BaseDatabaseWrapper, *, keep: bool) -> None:
 
 
 def drop_stale_session(connection: BaseDatabaseWrapper) -> None:
-    """Close a session that was kept, if something has closed it since, or Django would open it otherwise now.
+    """Close a kept session that something has closed since, or that Django would open otherwise now.
 
-    Also one that a generator of the driver, which was left half read, has locked: whoever uses it next would wait for ever.
+    Also a session that a generator of the driver has locked after it was left half read: its next user would wait for
+    ever.
     """
     if session_of(connection) is None or connection.in_atomic_block:
         return
@@ -166,9 +168,10 @@ def drop_stale_session(connection: BaseDatabaseWrapper) -> None:
 
 
 def _check_at_first_use(connection: BaseDatabaseWrapper) -> None:
-    """Look at the socket when Django uses *connection* next, without a round trip: the server may have ended the session.
+    """Check the socket when Django uses *connection* next, without a round trip: the server may have ended the session.
 
-    Django calls this method before each statement and each transaction that it begins. It is out of the way after the first.
+    Django calls this method before each statement and each transaction that it begins. It removes itself after the first
+    call.
     """
 
     reference = weakref.ref(connection)
@@ -184,11 +187,11 @@ def _check_at_first_use(connection: BaseDatabaseWrapper) -> None:
 
 
 def _is_usable(connection: BaseDatabaseWrapper) -> bool:
-    """Whether the session is alive as far as its socket tells, and opened as Django would open it now."""
+    """Whether the session is alive as far as its socket shows, and was opened as Django would open it now."""
     raw = connection.connection
     if raw.closed or not is_as_opened_now(connection):
         return False
-    # Nothing is awaited: what is there is the end of the session, or a message that a new one would not have.
+    # This does not wait. Data on the socket is the end of the session, or a message that a new one would not have.
     if not hasattr(select, "poll"):
         return not select.select([raw.pgconn.socket], [], [], 0)[0]
     poll = select.poll()
@@ -205,7 +208,7 @@ def _has_pool(connection: BaseDatabaseWrapper) -> bool:
 
 
 def _is_provable(connection: BaseDatabaseWrapper) -> bool:
-    """Whether it can be known at all what happens on *connection*."""
+    """Whether everything that happens on *connection* can be seen at all."""
     receivers = (entry[1] for entry in connection_created.receivers)
     functions = (receiver() if isinstance(receiver, weakref.ref) else receiver for receiver in receivers)
     modules = {getattr(function, "__module__", "") for function in functions if function is not None}
@@ -217,7 +220,7 @@ def _is_provable(connection: BaseDatabaseWrapper) -> bool:
 
 
 def _is_djangos(connection: BaseDatabaseWrapper) -> bool:
-    """Whether the wrapper is exactly one of Django's own: its class, the methods of that, and its attributes."""
+    """Whether the wrapper is exactly one of Django's own: its class, the class's methods, and its attributes."""
     cls = type(connection)
     own = [getattr(sys.modules.get(name), "DatabaseWrapper", None) for name in _OWN_CLASSES]
     if cls not in own or connection.execute_wrappers:
@@ -247,7 +250,9 @@ def _is_same(one: object, other: object) -> bool:
 
 
 def _is_of_django(attribute: Any) -> bool:
-    """Whether an attribute of a class is a value, or a function whose code is Django's, with all that is wrapped around it."""
+    """Whether an attribute of a class is a value, or a function whose code is Django's, including everything wrapped
+    around it.
+    """
     function = attribute
     for inner in ("__func__", "fget", "func"):
         function = getattr(function, inner, function)
@@ -283,7 +288,7 @@ def _is_bound(connection: BaseDatabaseWrapper, name: str, value: Any) -> bool:
 
 
 def _open_and_remember(connection: BaseDatabaseWrapper) -> None:
-    """Open a session and remember what it has; close it again if that cannot be put back."""
+    """Open a session and remember its contents; close it again if they cannot be restored."""
     connection.ensure_connection()
     remembered = _remember(connection)
     if remembered is None:
@@ -315,7 +320,7 @@ def _remember(connection: BaseDatabaseWrapper) -> _AsNew | None:
 
 
 def _put_back(connection: BaseDatabaseWrapper, session: ServerSession, *, vouched: bool) -> str | None:
-    """Make the session as good as new; return why that cannot be, or None. *vouched*: whatever ran in it."""
+    """Make the session as good as new; return why that is impossible, or None. With *vouched*, whatever ran in it."""
     key = _key(connection)
     reason = _find_obstacle(connection, key)
     if reason is None and not vouched:
@@ -343,7 +348,7 @@ def _put_back(connection: BaseDatabaseWrapper, session: ServerSession, *, vouche
 
 
 def _find_obstacle(connection: BaseDatabaseWrapper, key: _Key) -> str | None:
-    """Return what the driver and the settings tell against the session, before anything is sent."""
+    """Return what the driver and the settings show against the session, before anything is sent."""
     raw, as_new = connection.connection, _of_alias.get(key)
     if as_new is None or as_new.configuration != read_configuration(connection) or not is_as_opened_now(connection):
         _of_alias.pop(key, None)
@@ -351,14 +356,14 @@ def _find_obstacle(connection: BaseDatabaseWrapper, key: _Key) -> str | None:
     if raw.closed or not is_idle(connection):
         return "it is lost, or in a transaction"
     if not as_new.driver.is_that_of(raw):
-        # An extension that came may have new ones opened with other adapters.
+        # A new extension may make new sessions open with other adapters.
         del _of_alias[key]
         return "the driver's connection has other options, handlers or adapters than at first"
     return "the driver has prepared statements" if driver.has_prepared(raw) else None
 
 
 def _find_state(connection: BaseDatabaseWrapper, key: _Key, session: ServerSession, counters: int) -> str | None:
-    """Return what may be in the session that nothing undoes, or the settings that a new one would get otherwise."""
+    """Return the state in the session that nothing undoes, or that a new one would get other settings; None if neither."""
     functions = _functions.get(key)
     if functions is None or functions.counters != counters:
         functions = _functions[key] = read_functions(connection)
@@ -378,12 +383,13 @@ _TOKENS = re.compile(
     re.DOTALL,
 )
 _WORD = re.compile(r"[^\W\d][\w$]*")
-# A name with Unicode escapes may be any name; another reading of backslashes may end a string elsewhere; a nested comment.
+# A name with Unicode escapes may be any name; another reading of backslashes may end a string elsewhere; a nested
+# comment.
 _UNREADABLE = re.compile(r"""\bu&["']|standard_conforming_strings|/\*""", re.IGNORECASE)
 _CUSTOM_SETTING = re.compile(
     r"""\b(?:re)?set\s+(?:session\s+|local\s+)?(?:"[^"]*\.[^"]*"|(?:"[^"]*"|[\w$]+)\s*\.)""", re.IGNORECASE
 )
-# At the beginning of a statement: it may be the name of a column.
+# Only at the beginning of a statement: elsewhere it may be the name of a column.
 _SEED = re.compile(
     r"""(?:^|;|>>|\b(?:begin|then|else|loop|atomic)\b)\s*set\s+(?:session\s+|local\s+)?"?seed\b""", re.IGNORECASE
 )
@@ -398,7 +404,7 @@ _HARMLESS = frozenset(
         *("create", "alter", "drop", "reassign"),
     }
 )
-"""First words of statements that leave nothing in the session but what the renewal undoes; see also :func:`judge`."""
+"""First words of statements that leave nothing in the session except what the renewal undoes; see :func:`judge_statement`."""
 # What CREATE, ALTER and DROP may bring: other settings for new sessions, code of others, connections.
 _BRINGS_STATE = frozenset(
     {
@@ -408,7 +414,7 @@ _BRINGS_STATE = frozenset(
 )
 _RUNS_TEXT = frozenset({"execute", "call", "load", "prepare", "deallocate", "discard", "import"})
 
-# Volatile functions of PostgreSQL after which a session is as before, or which the renewal undoes.
+# Volatile functions of PostgreSQL that leave the session as before, or that the renewal undoes.
 _HARMLESS_FUNCTIONS = (
     "array_sample|array_shuffle|random|random_normal|clock_timestamp|timeofday|currval|lastval|nextval|setval|gen_random_uuid|"
     "uuidv[47]|current_query|currtid2|txid_status|pg_xact_status|pg_sleep.*|pg_notify|pg_notification_queue_usage|"
@@ -419,7 +425,8 @@ _HARMLESS_FUNCTIONS = (
     "pg_get_multixact_members|pg_prepared_xact|.*handler|amvalidate"
 )
 _SAFE_LANGUAGES = frozenset({"sql", "plpgsql"})
-# Extensions whose functions keep nothing in the session that RESET ALL would not undo, and run no text that they are given.
+# Extensions whose functions keep nothing in the session that RESET ALL does not undo, and run no text that they are
+# given.
 _HARMLESS_EXTENSIONS = (
     *("btree_gin", "btree_gist", "citext", "cube", "dict_int", "dict_xsyn", "earthdistance", "fuzzystrmatch", "hstore"),
     *("intarray", "ltree", "pg_trgm", "pgcrypto", "plpgsql", "postgis", "seg", "unaccent", "uuid-ossp", "vector"),
@@ -440,7 +447,7 @@ _CATALOGS = (
 _ALSO_CATALOGS = ("pg_type", "pg_amproc", "pg_extension", "pg_foreign_server", "pg_db_role_setting")
 _COUNTS = ("inserted", "updated", "deleted")
 
-# One number that moves when any of these catalogs is written to. No subquery: it is planned in no time.
+# One number that moves when any of these catalogs is written to. Without a subquery, planning takes almost no time.
 COUNTERS = qualify(
     "SELECT "
     + " + ".join(
@@ -488,8 +495,8 @@ _MADE_OF = (
     ("pg_cast", "oid", ("castfunc",)),
     ("pg_aggregate", "aggfnoid", ("aggtransfn", "aggfinalfn", "aggmtransfn", "aggminvtransfn", "aggmfinalfn")),
 )
-# whether an expression of the schema, an operator, a cast or an aggregate calls such a function of PostgreSQL, which pg_depend
-# does not tell
+# whether an expression of the schema, an operator, a cast or an aggregate calls such a function of PostgreSQL: pg_depend
+# does not record it
 _CALLED = "SELECT " + " OR ".join(
     [
         f"EXISTS (SELECT FROM pg_catalog.{catalog} t WHERE t.oid >= 16384 AND t.{column}::text ~ ':funcid (OIDS) ')"
@@ -501,8 +508,8 @@ _CALLED = "SELECT " + " OR ".join(
         for column in columns
     ]
 )
-# whether foreign tables may keep connections, the settings that new sessions get, whether the counters are kept, how strings
-# are read
+# whether foreign tables may keep connections, the settings that new sessions get, whether the counters are kept, how
+# strings are read
 _OTHERS = """
 SELECT EXISTS (SELECT FROM pg_catalog.pg_foreign_server),
        (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(' ', s.setdatabase, s.setrole, s.setconfig), E'\\n'
@@ -519,7 +526,7 @@ _READ = ";\n".join((COUNTERS, *map(qualify, (_OWN, _CALLED, _OTHERS))))
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Verdict:
-    """What a statement can leave: ``reason`` why its session has to be closed, or None; ``words``, the names in it."""
+    """What a statement can leave: ``reason`` to close its session, or None; ``words``, the names in it."""
 
     reason: str | None
     words: frozenset[str] = frozenset()
@@ -527,9 +534,9 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class FunctionsWithState:
-    """The functions of one database that may leave state; ``reason``, why all sessions there have to be closed, or None.
+    """The functions of one database that may leave state; ``reason`` to close all sessions there, or None.
 
-    ``counters`` is what :data:`COUNTERS` was when they were read, ``defaults`` the settings that new sessions get.
+    ``counters`` is the value of :data:`COUNTERS` when they were read, ``defaults`` the settings that new sessions get.
     """
 
     counters: int
@@ -538,7 +545,9 @@ class FunctionsWithState:
     defaults: str | None
 
     def find_reason(self, verdicts: Iterable[Verdict]) -> str | None:
-        """Return why a session in which these statements, which are harmless by themselves, ran has to be closed, or None."""
+        """Return the reason to close a session in which these statements ran, each harmless by itself; None if there is
+        none.
+        """
         if self.reason is not None:
             return self.reason
         for verdict in verdicts:
@@ -600,7 +609,7 @@ def _without_texts(statement: str) -> str:
 
 def _replacement(token: re.Match[str]) -> str:
     if token["comment"]:
-        # Comments nest, and a pattern does not see where such a one ends.
+        # Comments nest, and a pattern does not find the end of a nested one.
         return "/*" if "/*" in token["comment"][2:] else " "
     return token["name"] or "''"
 
@@ -635,7 +644,7 @@ def read_functions(connection: BaseDatabaseWrapper) -> FunctionsWithState:
     return FunctionsWithState(rows_of(counters)[0][0], frozenset(state), reason, defaults)
 
 
-# By the server's version, of which they are a part: the functions of PostgreSQL that may leave state, and their OIDs.
+# By the server's version: the functions of PostgreSQL that may leave state, and their OIDs.
 _built_in: dict[int, dict[str, str]] = {}
 
 
@@ -651,7 +660,7 @@ def _read_built_in(connection: BaseDatabaseWrapper) -> dict[str, str]:
 
 
 class _Function:
-    """A function of the database's own, or of an extension that is not known."""
+    """A function of the database's own, or of an unknown extension."""
 
     def __init__(self, name: str, language: str, body: str, settings: str | None, is_used: bool) -> None:
         self.name, self.is_used = name, is_used
@@ -660,7 +669,7 @@ class _Function:
         self.words = _words(self._text)
 
     def may_leave_state(self) -> bool:
-        """Whether it may, by itself: what it calls is looked at by the caller."""
+        """Whether it may leave state by itself. The caller checks the functions that it calls."""
         return (
             self._language not in _SAFE_LANGUAGES
             # A setting of the function's own that has a dot in its name.
@@ -672,14 +681,14 @@ class _Function:
 
 
 class ServerSession:
-    """One session: how it was opened, and what the statements that ran since its last renewal can leave in it."""
+    """One session: how it was opened, and what the statements since its last renewal can leave in it."""
 
     def __init__(self, configuration: object) -> None:
         self.configuration = configuration
         self.verdicts: set[Verdict] = set()
 
     def note(self, statement: object) -> None:
-        """Take note of a statement that is about to be sent."""
+        """Note a statement that is about to be sent."""
         self.verdicts.add(judge_statement(statement_text(statement)))
 
 
@@ -689,7 +698,7 @@ _observing: set[bool] = set()
 
 
 def observe_from_now_on() -> None:
-    """Have the statements noted of all sessions that are opened from now on; in a process that runs no tests none are."""
+    """Note the statements of all sessions that are opened from now on. A process that runs no tests notes none."""
     _observing.add(True)
 
 
@@ -708,30 +717,32 @@ connection_created.connect(_take_note, dispatch_uid=__name__)
 def sessions_opened(connection: BaseDatabaseWrapper) -> int:
     """Return how many sessions Django has opened to the database of *connection* since this module was imported.
 
-    By whatever alias: what another one opens is a session more, too.
+    By whatever alias: a session of another alias is one session more, too.
     """
     return _opened[_database_of(connection)]
 
 
 def _database_of(connection: BaseDatabaseWrapper) -> str:
-    # Those of another role, or with other options, may not be counted as this one's are.
+    # Sessions of another role, or with other options, may not be counted in the same way.
     settings = connection.settings_dict
     return "\n".join(str(settings.get(key) or "") for key in ("HOST", "PORT", "NAME", "USER", "OPTIONS"))
 
 
 def read_configuration(connection: BaseDatabaseWrapper) -> object:
-    """Return what the settings have Django do now when it opens a session, such as to set the time zone. Opens none."""
+    """Return what the settings make Django do now when it opens a session, such as setting the time zone. Opens none."""
     options = connection.settings_dict["OPTIONS"]
     return connection.get_connection_params(), connection.timezone_name, options.get("assume_role")
 
 
 def session_of(connection: BaseDatabaseWrapper) -> ServerSession | None:
-    """Return what is known of the session of *connection*; None if it was opened before sessions were observed, or by others."""
+    """Return what is known of the session of *connection*; None if it was opened before sessions were observed, or by
+    others.
+    """
     raw = connection.connection
     return None if raw is None else _sessions.get(raw)
 
 
 def is_as_opened_now(connection: BaseDatabaseWrapper) -> bool:
-    """Whether the session is known since it was opened, and was opened as it would be now."""
+    """Whether the session was observed since it was opened, and was opened as it would be now."""
     session = session_of(connection)
     return session is not None and session.configuration == read_configuration(connection)
