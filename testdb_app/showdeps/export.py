@@ -3,13 +3,13 @@
 Nodes are called ``t0``, ``t1``, …, so a table's name is only ever a label. Inside a label Graphviz reads
 backslashes (``\\N`` is the node's name) and HTML entities, so both are escaped.
 
-``mermaid``: the map as a flowchart for pages that draw Mermaid, such as those of code hosts.
+``mermaid``: the graph as a flowchart for pages that draw Mermaid, such as those of code hosts.
 
 A flowchart and not an entity-relationship diagram, because only a flowchart's labels can hold any name.
 Nodes are called ``t0``, ``t1``, …; in labels every character that Mermaid, Markdown or HTML could read is
 an entity code.
 
-``json``: the map for machines. ASCII only, so that it survives every terminal and pipe.
+``json``: the graph for machines. ASCII only, so that it survives every terminal and pipe.
 
 The shape is stable; a change that breaks a reader raises ``schema_version``. Tables and sequences have an
 ``id``, their qualified name quoted as in SQL where it needs to be, by which everything else names them;

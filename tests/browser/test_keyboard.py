@@ -35,8 +35,8 @@ def test_the_tab_key_stops_at_the_search_the_zoom_the_map_and_the_panel(
     for _ in range(8):
         reader.press(Keys.TAB)
         stops.append(reader.focused)
-    # The map is one stop, whatever the number of its tables; then the panel's own list begins.
-    assert stops[:6] == ["Search", "Smaller", "Original size", "Larger", "Fit the whole map in", "c1"]
+    # The graph is one stop, whatever the number of its tables; then the panel's own list begins.
+    assert stops[:6] == ["Search", "Smaller", "Original size", "Larger", "Fit the whole graph in", "c1"]
     assert stops[6].startswith("The order to delete in")
     assert stops[7] == "public.c1"
 
@@ -70,7 +70,7 @@ def test_enter_and_space_choose_and_escape_goes_back(grid: Reader, choosing: str
     assert grid.focused == "b1"
     assert grid.text("#status") == "b1 depends on 1 table; 1 depends on it"
     grid.press(Keys.ESCAPE)
-    assert (grid.title, grid.text("#status"), grid.focused) == ("The map", "", "b1")
+    assert (grid.title, grid.text("#status"), grid.focused) == ("Dependency graph", "", "b1")
 
 
 def test_one_comes_back_to_the_table_where_one_was(grid: Reader) -> None:
@@ -96,7 +96,7 @@ def test_what_a_search_chooses_gets_the_focus(grid: Reader) -> None:
     grid.press(Keys.ENTER)
     assert (grid.title, grid.focused) == ("public.b2", "public.b2")
     grid.press(Keys.TAB)
-    assert grid.focused == "Close: back to the whole map"
+    assert grid.focused == "Close: back to the whole graph"
     grid.press(Keys.ENTER)
     # The search is still there, and so is what it found.
     assert grid.title == "1 table for “b2”"
@@ -156,18 +156,18 @@ def test_a_screen_reader_is_told_of_buttons_in_lists_below_headings(
     # Its level, cycle and missing model are told with the name of a table.
     assert {"copy", "branch cycle 1", "staff cycle 1", "genre cycle 2", "legacy no model"} <= set(buttons)
     assert "" not in buttons
-    assert {"Smaller", "Larger", "Original size", "Fit the whole map in"} <= set(buttons)
+    assert {"Smaller", "Larger", "Original size", "Fit the whole graph in"} <= set(buttons)
     headings = [(properties(node)["level"], name(node)) for node in nodes(tree, "heading")]
     assert [heading for heading in headings if heading[0] < 3] == [
         (1, "The shop"),
-        (2, "The map"),
+        (2, "Dependency graph"),
         (2, "Level 1"),
         (2, "Level 0"),
     ]
     assert {level for level, _ in headings} == {1, 2, 3}
     assert len(list(nodes(tree, "list"))) >= 4
     assert [name(node) for node in nodes(tree, "searchbox")] == ["Search"]
-    assert {name(node) for node in nodes(tree, "region")} >= {"Map", "Details"}
+    assert {name(node) for node in nodes(tree, "region")} >= {"Dependency graph", "Details"}
     # The curves say nothing that the panel does not say in words.
     assert not [node for node in tree if node["role"]["value"] in {"image", "graphics-document", "SvgRoot"}]
 

@@ -169,7 +169,7 @@ def test_a_name_in_the_panel_leads_to_its_table(reader: Reader, demo: Demo) -> N
     assert reader.title == "public.testdb_demo_card"
     assert reader.focused == "public.testdb_demo_card"
     reader.driver.find_element("css selector", "#panel .plain").click()
-    assert reader.title == "The map"
+    assert reader.title == "Dependency graph"
     assert reader.marked("towards") == set()
 
 
@@ -209,7 +209,7 @@ def test_the_address_names_the_table_and_the_browser_goes_back(reader: Reader, d
     assert reader.title == "public.testdb_demo_copy"
     for address in ("#no.such", "#%", "#"):
         reader.open(path, address=address)
-        assert reader.title == "The map"
+        assert reader.title == "Dependency graph"
 
 
 def test_hostile_names_are_shown_as_they_are_and_lead_where_they_say(reader: Reader, write_page: WritePage) -> None:
@@ -250,7 +250,7 @@ def test_reversed_what_is_referenced_stands_to_the_left(reader: Reader, demo: De
 
 def test_only_the_cycles(reader: Reader, demo: Demo) -> None:
     reader.open(demo(cycles=True))
-    assert reader.title == "The cycles of the map"
+    assert reader.title == "Cycles of the dependency graph"
     assert sorted(reader.labels) == ["testdb_demo_branch", "testdb_demo_genre", "testdb_demo_staff"]
     reader.open(demo("auth", cycles=True))
     assert reader.labels == []

@@ -427,7 +427,7 @@ def test_no_colour_is_yellow_which_cannot_be_read_on_a_light_background() -> Non
 @pytest.mark.django_db
 def test_a_page_is_not_written_to_a_terminal() -> None:
     out = Terminal()
-    with pytest.raises(CommandError, match=r"add --output map\.html") as caught:
+    with pytest.raises(CommandError, match=r"add --output graph\.html") as caught:
         call_command("showdeps", format="html", stdout=out)
     assert (caught.value.returncode, out.getvalue()) == (2, "")
     assert showdeps(format="html")[0].startswith("<!DOCTYPE html>")

@@ -295,24 +295,24 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--database",
         default=DEFAULT_DB_ALIAS,
         choices=tuple(connections),
-        help='The alias. Default: "default".',
+        help='The alias of the database. Default: "default".',
     )
     parser.add_argument(
         "--exclude",
         action="append",
         default=[],
         metavar="LABEL",
-        help="What to keep; may be given several times.",
+        help="What to leave as it is; may be given several times.",
     )
     parser.add_argument(
         "--to",
         choices=TARGETS,
-        help="The state to go to: no rows, or the captured baseline. Default: the baseline where there is one, else empty.",
+        help="The state to reset to: no rows, or the captured baseline. Default: the baseline if there is one, else empty.",
     )
     parser.add_argument(
         "--strategy",
         choices=STRATEGIES,
-        help='How tables are emptied; auto deletes, and truncates large tables. Default: TESTDB["STRATEGY"], else auto.',
+        help='How to empty tables: auto deletes, and truncates large tables. Default: TESTDB["STRATEGY"], else auto.',
     )
     parser.add_argument(
         "--no-reset-sequences",
@@ -324,16 +324,16 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--no-post-migrate",
         action="store_false",
         dest="post_migrate",
-        help="Do not send post_migrate after a reset to empty, as flush does it; see also --to empty, which sends nothing.",
+        help="Do not send post_migrate after a reset to empty, as flush does; with --to empty nothing is sent anyway.",
     )
     parser.add_argument("--dry-run", action="store_true", help="Show what would be done, and change nothing.")
-    parser.add_argument("--sql", action="store_true", help="Print it as SQL, and change nothing.")
+    parser.add_argument("--sql", action="store_true", help="Print the reset as SQL, and change nothing.")
     parser.add_argument(
         "--allow-database",
         action="append",
         default=[],
         metavar="NAME",
-        help="The name of the database that may be emptied although nothing marks it as a test database.",
+        help="Permit this database, by name, although nothing marks it as a test database.",
     )
     parser.add_argument(
         "--lock-timeout",
@@ -346,7 +346,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--noinput",
         action="store_false",
         dest="interactive",
-        help="Ask for no confirmation.",
+        help="Do not ask for confirmation.",
     )
     parser.add_argument(
         "--format",
@@ -358,19 +358,19 @@ def add_arguments(parser: ArgumentParser) -> None:
     baseline.add_argument(
         "--capture",
         action="store_true",
-        help="Keep the present rows and sequences as what resets go back to. One that is there already is left as it is.",
+        help="Capture the present rows and sequences as the baseline of resets. An existing baseline stays as it is.",
     )
-    baseline.add_argument("--recapture", action="store_true", help="Keep the present ones in its place.")
-    baseline.add_argument("--drop-baseline", action="store_true", help="Take it out of the database.")
+    baseline.add_argument("--recapture", action="store_true", help="Capture them in place of an existing baseline.")
+    baseline.add_argument("--drop-baseline", action="store_true", help="Remove the baseline from the database.")
     marks = parser.add_argument_group("marks inside the database").add_mutually_exclusive_group()
     marks.add_argument(
         "--mark-protected",
         action="store_true",
         help="Mark the database, and every copy of it, as never to be reset.",
     )
-    marks.add_argument("--unmark-protected", action="store_true", help="Take that mark away.")
-    marks.add_argument("--mark-test", action="store_true", help="Mark it, under its name, as a test database.")
-    marks.add_argument("--unmark-test", action="store_true", help="Take that mark away.")
+    marks.add_argument("--unmark-protected", action="store_true", help="Remove that mark.")
+    marks.add_argument("--mark-test", action="store_true", help="Mark the database, under its name, as a test database.")
+    marks.add_argument("--unmark-test", action="store_true", help="Remove that mark.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

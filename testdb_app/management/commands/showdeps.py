@@ -1,4 +1,4 @@
-"""``manage.py showdeps``: the dependency map of a database, for people and machines. Only reads."""
+"""``manage.py showdeps``: the dependency graph of a database, for people and machines. Only reads."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
 
 
 class Command(BaseCommand):
-    """Draws which tables reference which, and checks it."""
+    """Draws the dependency graph of the tables, and checks it."""
 
     help = (
-        "Shows which tables reference which, in the order in which they can be emptied. Only reads. "
-        "With labels, it shows the tables named and all that they depend on; "
-        "with --reverse, the tables named and all that depends on them."
+        "Shows the dependency graph of the tables, in the order in which they can be emptied. Only reads. "
+        "With labels, it shows these tables and all that they depend on; "
+        "with --reverse, these tables and all that depends on them."
     )
     requires_system_checks: list[str] = []  # noqa: RUF012 - Django's own notation
 
@@ -63,13 +63,13 @@ class Command(BaseCommand):
             default="tree",
             choices=tuple(FORMATS),
             help="tree: for people (default). order: a table a line, in the order to delete in. "
-            "json: for machines. dot: for Graphviz. mermaid: for pages that draw Mermaid. "
-            "html: one page to look around in, for any browser (with --output map.html).",
+            "json: for programs. dot: for Graphviz. mermaid: for pages that draw Mermaid. "
+            "html: one page for any browser (with --output graph.html).",
         )
         parser.add_argument(
             "--reverse",
             action="store_true",
-            help="The other way round: referenced tables first, which is the order to insert in.",
+            help="Referenced tables first: the order to insert in.",
         )
         parser.add_argument("--cycles", action="store_true", help="Only the cycles and their foreign keys.")
         parser.add_argument(
@@ -92,12 +92,12 @@ class Command(BaseCommand):
         return super().execute(*args, **options)
 
     def handle(self, *labels: str, **options: Any) -> None:
-        """Read the map, draw it, check it."""
+        """Read the dependency graph, draw it, check it."""
         connection = connections[options["database"]]
         if options["count_rows"] and options["format"] != "html":
             raise CommandError("Only --format html shows rows: add it, or leave out --count-rows.", returncode=2)
         if options["format"] == "html" and not options["output"] and self.stdout.isatty():
-            raise CommandError("A page is nothing to read on a terminal: add --output map.html.", returncode=2)
+            raise CommandError("An HTML page cannot be read on a terminal: add --output graph.html.", returncode=2)
         with _errors_explained(connection, self.stderr):
             backend = get_backend(connection)
             picture, problems = self._read(backend, connection, labels, options)

@@ -20,7 +20,7 @@ function makeCurve(className) {
   return path;
 }
 
-/** A short line for the legend, drawn as the map draws it. */
+/** A short line for the legend, drawn as in the graph. */
 function makeSample(className) {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   svg.setAttribute("width", "36");

@@ -60,7 +60,7 @@ function search() {
   }
 }
 
-/** The map is one stop of the Tab key, at the table where the reader was last. */
+/** The graph is one stop of the Tab key, at the table where the reader was last. */
 function takeTabStop(number) {
   if (state.focused !== null) {
     nodes[state.focused].tabIndex = -1;
@@ -169,7 +169,7 @@ function afterPrint() {
   setScale(scaleBefore);
 }
 
-/** How small the map may be made at first, to have all of it in sight. */
+/** How small the graph may be made at first, to have all of it in sight. */
 const LEGIBLE = 0.7;
 
 function start() {

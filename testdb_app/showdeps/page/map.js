@@ -1,4 +1,4 @@
-// The map: a button for each table, in columns by level, and behind them the foreign keys as curves.
+// The dependency graph: a button for each table, in columns by level, and behind them the foreign keys as curves.
 
 const map = document.getElementById("map");
 const sizer = document.getElementById("sizer");
@@ -159,7 +159,7 @@ function setScale(wanted) {
 
 const fitting = () => Math.min(map.clientWidth / canvas.offsetWidth, map.clientHeight / canvas.offsetHeight);
 
-/** Scroll the map, and nothing else, until the table is in sight. */
+/** Scroll the graph, and nothing else, until the table is in sight. */
 function reveal(number, { glide = true } = {}) {
   const box = boxes[number];
   const margin = 24;

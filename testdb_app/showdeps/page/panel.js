@@ -1,4 +1,4 @@
-// The panel beside the map: the whole, what a search has found, or one table.
+// The panel beside the graph: the whole, what a search has found, or one table.
 
 const panel = document.getElementById("panel");
 
@@ -18,9 +18,9 @@ function heading(text, ...buttons) {
 }
 
 function showWhole() {
-  const first = data.reverse ? "what is referenced to the left" : "what references to the left, what is referenced to the right";
+  const first = data.reverse ? "referenced tables to the left" : "referencing tables to the left, referenced tables to the right";
   showPanel(
-    heading(data.cyclesOnly ? "The cycles of the map" : "The map"),
+    heading(data.cyclesOnly ? "Cycles of the dependency graph" : "Dependency graph"),
     make("p", {}, `A box is a table, a curve a foreign key from the referencing to the referenced table: ${first}. `),
     make("p", {}, "Choose a table to see all that it depends on and all that depends on it."),
     section(
@@ -33,7 +33,7 @@ function showWhole() {
         make("li", {}, makeSample("stuck-ring"), "on a cycle that cannot be deferred"),
         make("li", {}, makeSample("towards"), "what the chosen table depends on"),
         make("li", {}, makeSample("from"), "what depends on the chosen table"),
-        make("li", {}, muted("A dashed box is a table that no model knows.")),
+        make("li", {}, muted("A dashed box is a table without a model.")),
       ),
     ),
     cycles.length === 0 ? [] : section("Cycles", make("ul", {}, cycles.map(describeCycle))),
@@ -91,7 +91,7 @@ function showHits(query, hits) {
 
 function showTable(number, towards, from, onClose) {
   const table = tables[number];
-  const close = make("button", { type: "button", class: "plain", click: onClose, "aria-label": "Close: back to the whole map" }, "Close");
+  const close = make("button", { type: "button", class: "plain", click: onClose, "aria-label": "Close: back to the whole graph" }, "Close");
   showPanel(
     heading(table.id, close),
     make("p", {}, table.models.length > 0 ? table.models.join(", ") : make("span", { class: table.noModel ? "caution" : "muted" }, "no model")),
