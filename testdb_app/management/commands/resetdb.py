@@ -369,7 +369,9 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="Mark the database, and every copy of it, as never to be reset.",
     )
     marks.add_argument("--unmark-protected", action="store_true", help="Remove that mark.")
-    marks.add_argument("--mark-test", action="store_true", help="Mark the database, under its name, as a test database.")
+    marks.add_argument(
+        "--mark-test", action="store_true", help="Mark the database, under its name, as a test database."
+    )
     marks.add_argument("--unmark-test", action="store_true", help="Remove that mark.")
 
 

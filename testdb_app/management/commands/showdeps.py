@@ -39,8 +39,8 @@ class Command(BaseCommand):
 
     help = (
         "Shows the dependency graph of the tables, in the order in which they can be emptied. Only reads. "
-        "With labels, it shows these tables and all that they depend on; "
-        "with --reverse, these tables and all that depends on them."
+        "With labels, it shows the tables named and all that they depend on; "
+        "with --reverse, the tables named and all that depends on them."
     )
     requires_system_checks: list[str] = []  # noqa: RUF012 - Django's own notation
 
