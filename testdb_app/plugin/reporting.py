@@ -43,6 +43,7 @@ class LeakFinder:
         self._images: dict[str, _Image] = {alias: {} for alias in aliases}
         # The positions at which all tables were compared, and the resetters knew the schema.
         self._compared_at: dict[str, object | None] = dict.fromkeys(aliases)
+        self._were_reset: set[str] = set()
         # What was told of the schema, with which there is nothing to compare rows with.
         self._changes: dict[str, set[str]] = {alias: set() for alias in aliases}
         # What there was, and the position up to which that is known.
@@ -146,7 +147,9 @@ class LeakFinder:
 
     def _note_reset(self, using: str, report: ResetReport, **_: object) -> None:
         if using in self._positions and report.target == "baseline":
-            self._positions[using], self._images[using] = None, {}
+            # The position stays: its counts need not be read again where nothing was written.
+            self._were_reset.add(using)
+            self._images[using] = {}
 
     def _look_at(self, alias: str) -> Iterator[str]:
         from django.db import Error, connections  # noqa: PLC0415
@@ -162,7 +165,7 @@ class LeakFinder:
             objects = self._compare_objects(alias, position) if may_differ else ""
             if objects:
                 yield f"{_called(alias)}: {objects}"
-            if may_differ and since is not None:
+            if may_differ and since is not None and alias not in self._were_reset:
                 yield from self._compare(alias, since, position)
         except BaselineError as error:
             new = [change for change in error.changes if change not in self._changes[alias]]
@@ -175,6 +178,7 @@ class LeakFinder:
         except (TestDBError, Error):
             return  # it is locked, or broken: the next look will tell
         self._positions[alias] = position
+        self._were_reset.discard(alias)
 
 
 def _image(changes: Mapping[QualifiedName, RowChanges]) -> _Image:
