@@ -48,7 +48,7 @@ def has_autocommit(connection: BaseDatabaseWrapper) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class FileName:
-    """What the name of a SQLite database means: a path and the options of a URI (https://www.sqlite.org/uri.html)."""
+    """The meaning of a SQLite database's name: a path and the options of a URI (https://www.sqlite.org/uri.html)."""
 
     path: str
     options: Mapping[str, str] = field(default_factory=dict)
@@ -204,8 +204,7 @@ class Restoration(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One step of a plan: ``names`` are tables that are handled together (a cycle, a truncation's closure), or a
-    sequence.
+    """One step of a plan: ``names`` are tables that are handled together (a cycle, a truncation's closure), or a sequence.
 
     ``reason`` says why the step is done this way, unless that is plain. With ``waits`` off, a lock that is not free at
     once is an error: the plan has another way. With ``rewrites`` on, a restoring step deletes and inserts all rows. With
@@ -355,8 +354,7 @@ class BaseBackend(ABC):
     def read_state(
         self, connection: BaseDatabaseWrapper, *, lock_timeout: float, baseline: Baseline | None = None
     ) -> DatabaseState:
-        """Find the tables that may hold rows and the sequences that have moved. Waits at most *lock_timeout* seconds for
-        locks.
+        """Find the tables that may hold rows and the sequences that have moved. Waits at most *lock_timeout* seconds for locks.
 
         Reads only. With the known *baseline*, also reads what that depends on.
 
@@ -410,9 +408,7 @@ class BaseBackend(ABC):
         ...
 
     def change_tracker(self, schema: Schema) -> ChangeTracker | None:
-        """Return a change tracker for a database with that schema, which remembers nothing yet; None if the vendor has
-        none.
-        """
+        """Return a change tracker for a database with that schema, which remembers nothing yet; None if the vendor has none."""
         return None
 
     def renew_session(self, connection: BaseDatabaseWrapper, *, mode: str = "auto") -> bool:
@@ -427,8 +423,7 @@ class BaseBackend(ABC):
         return True
 
     def release_session(self, connection: BaseDatabaseWrapper, *, keep: bool) -> None:
-        """Close the session after the reset unless *keep*, the result of :meth:`renew_session`; otherwise prepare its
-        first use.
+        """Close the session after the reset unless *keep*, the result of :meth:`renew_session`; otherwise prepare its first use.
 
         By default nothing is done.
         """
@@ -447,8 +442,7 @@ class BaseBackend(ABC):
         return TransactionStatus.OPEN if connection.in_atomic_block else TransactionStatus.NONE
 
     def look_for_commits(self, connection: BaseDatabaseWrapper, since: object | None) -> tuple[object, bool]:
-        """Return the present position of the database, and whether rows may have been committed since *since*, an earlier
-        one.
+        """Return the present position of the database, and whether rows may have been committed since *since*, an earlier one.
 
         Never no if rows were committed. Two round trips at most; reads only, also inside a transaction.
 
@@ -457,8 +451,7 @@ class BaseBackend(ABC):
         return None, True
 
     def is_schema_same(self, before: object | None, after: object) -> bool:
-        """Whether it is certain that nothing was created, dropped or altered between two positions of
-        :meth:`look_for_commits`.
+        """Whether it is certain that nothing was created, dropped or altered between two positions of :meth:`look_for_commits`.
 
         By default nothing is certain.
         """
@@ -494,8 +487,7 @@ class BaseBackend(ABC):
         return False
 
     def begin(self, connection: BaseDatabaseWrapper, savepoint: str, limits: Mapping[str, int]) -> None:
-        """Begin the transaction that Django has announced, with a savepoint, and *limits* that end with it. One round
-        trip.
+        """Begin the transaction that Django has announced, with a savepoint, and *limits* that end with it. One round trip.
 
         *limits* are milliseconds by PostgreSQL's names: ``statement_timeout``, ``lock_timeout``,
         ``idle_in_transaction_session_timeout``. Raises :class:`~testdb_app.exceptions.UnsupportedError` for limits that
@@ -510,8 +502,7 @@ class BaseBackend(ABC):
                 cursor.execute(f"SAVEPOINT {savepoint}")
 
     def undo(self, connection: BaseDatabaseWrapper, savepoint: str) -> None:
-        """Undo what was done since :meth:`begin`. One round trip. Raises Django's database errors if the savepoint is
-        gone.
+        """Undo what was done since :meth:`begin`. One round trip. Raises Django's database errors if the savepoint is gone.
 
         By default Django ends the transaction.
         """
@@ -547,8 +538,7 @@ class BaseBackend(ABC):
         return Failure.OTHER
 
     def explain(self, connection: BaseDatabaseWrapper, error: Error, *, doing: str) -> TestDBError:
-        """Return the package's error for Django's *error*, raised by a statement of this package; *doing* begins its
-        message.
+        """Return the package's error for Django's *error*, raised by a statement of this package; *doing* begins its message.
 
         Nothing was changed, and nothing is open.
 
@@ -568,8 +558,7 @@ class BaseBackend(ABC):
     def find_blockers(
         self, connection: BaseDatabaseWrapper, pid: object, sql: str, error: BaseException
     ) -> list[Blocker]:
-        """Return the sessions with locks that the session *pid* may have waited for with *sql*. Reads over a new
-        *connection*.
+        """Return the sessions with locks that the session *pid* may have waited for with *sql*. Reads over a new *connection*.
 
         By default none are found.
         """
@@ -661,8 +650,7 @@ class BaseBackend(ABC):
         ...
 
     def catalog_first(self, connection: BaseDatabaseWrapper) -> AbstractContextManager[None]:
-        """Make Django's own queries of the catalog find the database's operators before those of any schema of the
-        user's.
+        """Make Django's own queries of the catalog find the database's operators before those of any schema of the user's.
 
         By default nothing is done: users cannot define operators.
         """

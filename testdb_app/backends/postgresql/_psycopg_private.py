@@ -44,9 +44,7 @@ _WITHOUT_STATEMENT = frozenset(
         *("_set_autocommit_gen", "_set_isolation_level_gen", "_set_read_only_gen", "_set_deferrable_gen"),
     }
 )
-"""Generators that send nothing that could leave state in the session: ends of transactions, savepoints, rows, data of
-COPY.
-"""
+"""Generators that send nothing that could leave state in the session: ends of transactions, savepoints, rows, data of COPY."""
 _PLAIN = ("autocommit", "isolation_level", "read_only", "deferrable", "row_factory", "cursor_factory")
 _ALSO_PLAIN = ("server_cursor_factory", "prepare_threshold", "prepared_max", "_num_transactions", "_tpc", "_pipeline")
 
@@ -118,9 +116,7 @@ def forget_counts(raw: Any) -> None:
 
 
 class DriverState:
-    """What a connection of the driver holds besides its session: options, handlers, factories, adapters and loaders,
-    types.
-    """
+    """The contents of a driver's connection besides its session: options, handlers, factories, adapters and loaders, types."""
 
     def __init__(self, raw: Any) -> None:
         self._plain = _plain_state(raw)

@@ -468,8 +468,7 @@ def _read_with_shape(
     first: Sequence[str] = (),
     with_kinds: bool = False,
 ) -> tuple[list[list[tuple[Any, ...]]], dict[str, str]]:
-    """Run *first* and *queries*, and read what a baseline depends on. One round trip, or more if a list of migrations is
-    gone.
+    """Run *first* and *queries*, and read what a baseline depends on. One round trip, or more if a list of migrations is gone.
 
     The other queries read the catalog alone. That list is a table of the user's, which a test may have dropped, renamed,
     altered or revoked. So reading it may fail, and the failure is recorded in the shape.

@@ -381,9 +381,7 @@ def _capture(
 
 
 def _check_readable(connection: BaseDatabaseWrapper, tables: Iterable[BaselineTable]) -> None:
-    """Raise :class:`UnsupportedError` for a table with values of a type whose text cannot be read, or reads as another
-    value.
-    """
+    """Raise :class:`UnsupportedError` for a table with values of a type whose text cannot be read, or reads as another value."""
     for table in tables:
         query = count_unreadable(table)
         if query is None:

@@ -112,9 +112,7 @@ class PostgreSQLChangeTracker:
         self._renew(connection, conditions)
 
     def _become(self, identity: DatabaseIdentity) -> None:
-        """Continue with the database of *identity*. If it is another one, or another run of its server, forget the
-        earlier one.
-        """
+        """Continue with the database of *identity*; forget another database, or another run of its server."""
         if self._asker is not None and _place(identity) != _place(self._identity):
             self._asker = self._memory = None
             self._scripts.clear()
@@ -289,9 +287,7 @@ class PostgreSQLChangeTracker:
     def _reset_the_same_again(
         self, connection: BaseDatabaseWrapper, memory: CounterHistory, asker: Asker, lock_timeout: float
     ) -> tuple[Script, Changes] | None:
-        """Reset what the last two resets did, without reading first, if just that was written again; otherwise return
-        None.
-        """
+        """Reset what the last two resets did, without reading first, if just that was written again; otherwise return None."""
         expected, self._expected = self._expected, None
         if expected is None or memory.conditions[2] or not (asker.is_ready(connection) and is_idle(connection)):
             return None
@@ -375,8 +371,7 @@ class Asker:
         return self.see(connection, None, expected), unlogged
 
     def _find_unlogged(self, connection: BaseDatabaseWrapper, sequences: Sequence[int]) -> list[int]:
-        """Return those of *sequences* whose next call may not be logged. Then have the session report, because reading
-        counts.
+        """Return those of *sequences* whose next call may not be logged. Then have the session report, because reading counts.
 
         One round trip for every 2,000 sequences, because each is locked to the end of its message. One more for those
         that were called: nextval() alone leaves a ``log_cnt`` other than 0, and sets ``is_called``; what takes that back
@@ -450,9 +445,7 @@ class Written:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """The outcome of a reset: what was ``written`` before it, what it did, and the ``sums`` and transaction id between
-    the two.
-    """
+    """A reset: what was ``written`` before it, what it did, and the ``sums`` and transaction id between the two."""
 
     written: Written
     sums: tuple[int, int]

@@ -24,9 +24,7 @@ if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
 SAFE_PATH = "SET LOCAL search_path = pg_catalog, pg_temp"
-"""Makes a transaction take operators, functions and types from the catalog. Temporary tables come last, and hide none of
-it.
-"""
+"""Makes a transaction take operators, functions and types from the catalog. Temporary tables come last, and hide none of it."""
 
 WITHOUT_JIT = "SET LOCAL jit = off"
 """Makes a transaction compile nothing. The planner overrates queries of the catalog, and compiling one takes seconds."""
@@ -103,9 +101,7 @@ def is_nested(connection: BaseDatabaseWrapper) -> bool:
 
 
 def is_idle(connection: BaseDatabaseWrapper) -> bool:
-    """Whether no transaction is open on the connection, as the driver knows; this includes one that was begun behind
-    Django.
-    """
+    """Whether no transaction is open on the connection, as the driver knows; this includes one that was begun behind Django."""
     return bool(connection.connection.pgconn.transaction_status == _IDLE)
 
 
@@ -181,9 +177,7 @@ def unique_prefix() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One statement, with its arguments as PostgreSQL writes them (None: NULL). With *often* it is prepared the first
-    time.
-    """
+    """One statement, with its arguments as PostgreSQL writes them (None: NULL). With *often* it is prepared the first time."""
 
     sql: str
     arguments: tuple[str | None, ...] = ()
@@ -205,8 +199,7 @@ class Pipeline:
         self._names: dict[str, bytes] = {}
 
     def run(self, connection: BaseDatabaseWrapper, *batches: Sequence[Command]) -> list[Result]:
-        """Run the batches, each ended by a sync: there the session reports its counts, and an error skips the rest of the
-        batch.
+        """Run the batches, each ended by a sync: there the session reports its counts, and an error skips the rest of the batch.
 
         Returns the results of all commands. Raises Django's database errors, for the first command that failed. One round
         trip.

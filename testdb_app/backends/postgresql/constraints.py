@@ -47,8 +47,7 @@ SELECT k.conname::text, n.nspname::text, c.relname::text,
 
 
 def find_violations(connection: BaseDatabaseWrapper, schema: Schema, limit: int) -> list[Violation]:
-    """Find the rows that break a key, at most *limit* values of each, and the first other violation that SET CONSTRAINTS
-    finds.
+    """Find the rows that break a key, at most *limit* values of each, and the first other violation that SET CONSTRAINTS finds.
 
     One round trip per 50 foreign keys, and one or two more.
     """

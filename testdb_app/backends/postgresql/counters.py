@@ -1,4 +1,4 @@
-"""PostgreSQL's counters: the queries that tell what was written, and why they are exact.
+"""PostgreSQL's counters: the queries that find what was written, and why they are exact.
 
 - **Nothing was written** if no transaction has completed with an id of its own since the last reset.
 - **Written tables** are those whose counters of rows have moved, the counts that this session has not reported included.
@@ -226,9 +226,7 @@ def insist(database: int, sequences: Iterable[int], *, prepared: bool, holds: st
 
 
 def _moved(count: str, oids: str, remembered: str) -> str:
-    """Write the comparison of counts with the remembered ones, after d.mode is set. An empty list of OIDs counts as all
-    moved.
-    """
+    """Write the comparison of counts with the remembered ones, after d.mode is set. An empty list of OIDs counts as all moved."""
     return f"""SELECT pg_catalog.array_agg(now)::text AS counts, coalesce(pg_catalog.sum(now - was), 0) AS total,
                coalesce(pg_catalog.min(now - was), 1) AS least, coalesce(pg_catalog.max(now - was), 0) AS most
           FROM (SELECT {count} AS now, was
@@ -289,8 +287,7 @@ class Relations:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CounterReading:
-    """One reading: process id, conditions, next transaction id, and counts of writes and of calls, in the order of the
-    query.
+    """One reading: process id, conditions, next transaction id, and counts of writes and of calls, in the order of the query.
 
     A full reading also has the counts of the ``catalogs``, and the ``sums`` of the database, without what the session had
     not reported.

@@ -145,9 +145,7 @@ LOCK_NOT_AVAILABLE = "55P03"
 
 
 ABOUT_OBJECTS = frozenset({"0A", "22", "3F", "42"})
-"""The classes of SQLSTATE of an error about an object in a statement: it is gone, of another kind, or forbidden to this
-role.
-"""
+"""The classes of SQLSTATE of an error about an object in a statement: it is gone, of another kind, or forbidden to this role."""
 
 
 def sqlstate(error: BaseException) -> str:

@@ -155,8 +155,7 @@ def _begin(lock_timeout: float, within_transaction: bool) -> Iterator[str]:
 
 
 def _leave_replica(schema: Schema) -> str:
-    """Write the statement that makes the transaction fire triggers and rules, and check foreign keys, as in any other
-    session.
+    """Write the statement that makes the transaction fire triggers and rules, and check foreign keys, as in any other session.
 
     That takes a privilege. A role without it continues, unless a table has triggers or rules that fire only in such a
     session. Unchecked keys do no harm: the rows of a baseline keep them, and a query finds rows that stay and refer to
@@ -283,9 +282,7 @@ def _target(schema: Schema, name: QualifiedName, baseline: Baseline | None) -> S
 
 
 def _restart(schema: Schema, name: QualifiedName, state: SequenceState) -> Iterator[str]:
-    """Put a sequence back, inside the transaction: a rollback also undoes a value that is set in a restarted sequence's
-    new file.
-    """
+    """Put a sequence back. A rollback also undoes a value that is set in the new file of a restarted sequence."""
     sequence = schema.sequences_by_name[name]
     if sequence.owned:
         yield f"ALTER SEQUENCE {quote(name)} RESTART"
@@ -370,9 +367,7 @@ def switches(schema: Schema, steps: Many[Step]) -> tuple[list[str], list[str]]:
 
 
 def accept_deletes(schema: Schema, names: Iterable[QualifiedName]) -> tuple[list[str], list[str]]:
-    """Return the statements that let the server delete from published tables without a key, and those that restore their
-    identity.
-    """
+    """Return the statements that allow deletes from published tables without a key, and those that restore the identity."""
     tables = sorted({*names, *(below for name in names for below in _partitions_below(schema, name))})
     steps = [Step(action=Action.DELETE, names=(name,)) for name in tables]
     found = [
@@ -469,9 +464,7 @@ def count_unreadable(table: BaselineTable) -> str | None:
 
 
 def _kept(column: BaselineColumn, source: str, *, neutral: bool = False) -> str:
-    """Write the value of a live column as its copy keeps it; *neutral* without its collation, so that the copy does not
-    depend on it.
-    """
+    """Write the value of a live column as its copy keeps it; with *neutral* without its collation, a dependency."""
     value = f"{source}.{quote(column.name)}"
     if column.kept_as:
         value = f"{value}::{column.kept_as}"
@@ -789,8 +782,9 @@ def _update_one(table: BaselineTable) -> str | None:
 
 
 def _try(*statements: str, using: str = "") -> str:
-    """Write the execution of *statements* in a subtransaction. Errors that the server cannot continue after are raised at
-    once.
+    """Write the execution of *statements* in a subtransaction.
+
+    An error after which the server cannot continue is raised at once.
     """
     given = f" USING {using}" if using else ""
     executed = "; ".join(f"EXECUTE {quote_literal(sql)}{given}" for sql in statements)

@@ -5,8 +5,9 @@ operators and types in full, because it also runs under the user's ``search_path
 transaction has set: behind a pool that was another session.
 
 **The database is the one that the guard checked.** A pool in transaction mode, a proxy or a failover may lead each
-transaction to another server. Name and OID tell the database from others of its cluster and from its copies there. The
-system identifier tells the cluster. The start of the server tells it from a physical copy that was started since.
+transaction to another server. Name and OID distinguish the database from others of its
+cluster and from its copies there. The system identifier distinguishes the cluster. The start of the server distinguishes it
+from a physical copy that was started since.
 
 **The schema** ``testdb`` **is the app's own.** The owner of a schema, or of a table in it, may put a view or a trigger
 there. That code runs as the role that reads or writes. So both must belong to this role, to a superuser, or, unless this
@@ -177,8 +178,7 @@ SELECT ARRAY(SELECT o.oid::bigint
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Precondition:
-    """The place where a transaction may write: the database that the guard checked, as long as writing there is still
-    allowed.
+    """The place where a transaction may write: the database that the guard checked, as long as writing there is still allowed.
 
     ``reads`` are the relations of the schema ``testdb`` that it reads or writes; None for any. ``owners`` are the roles
     that :data:`OWNERS` has found, so that they need not be read again; None if they have not been read.

@@ -109,8 +109,7 @@ def scalars(connection: BaseDatabaseWrapper, queries: Sequence[str], *, proof: s
 
 
 def count_referring(key: ForeignKey, copied: BaselineTable | None = None) -> str:
-    """Write the count of the rows whose key columns are all set: with MATCH SIMPLE and MATCH FULL alike, only those
-    refer.
+    """Write the count of the rows whose key columns are all set: with MATCH SIMPLE and MATCH FULL alike, only those refer.
 
     Rows that refer to a row of the copy of *copied*, which stays, do not count.
     """
@@ -166,8 +165,7 @@ SELECT l.pid, a.usename::text, a.application_name, a.state,
 
 
 def find_blockers(connection: BaseDatabaseWrapper, pid: object, sql: str, error: BaseException) -> list[Blocker]:
-    """Return the sessions that hold locks on what the statement or the error names, the oldest transaction first. One
-    round trip.
+    """Return the sessions that hold locks on what the statement or the error names, the oldest transaction first. One round trip.
 
     If they name nothing that is locked, return every session that holds a lock.
     """

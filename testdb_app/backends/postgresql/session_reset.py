@@ -105,7 +105,7 @@ _Key = tuple[str, str]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _AsNew:
-    """What makes an alias's session as good as new: how it was opened, a message, the contents of the driver's connection."""
+    """The conditions of an as-new session of an alias: how it was opened, a message, the contents of the driver's connection."""
 
     configuration: object
     message: str
@@ -146,9 +146,7 @@ def renew_session(connection: BaseDatabaseWrapper, *, mode: str = "auto") -> boo
 
 
 def release_session(connection: BaseDatabaseWrapper, *, keep: bool) -> None:
-    """Close *connection* after a reset unless *keep*, the result of :func:`renew_session`; otherwise check it at its
-    first use.
-    """
+    """Close *connection* after a reset unless *keep*, from :func:`renew_session`; otherwise check it at its first use."""
     if not keep:
         connection.close()
     elif connection.connection is not None:
@@ -250,9 +248,7 @@ def _is_same(one: object, other: object) -> bool:
 
 
 def _is_of_django(attribute: Any) -> bool:
-    """Whether an attribute of a class is a value, or a function whose code is Django's, including everything wrapped
-    around it.
-    """
+    """Whether an attribute of a class is a value, or a function of Django's, including everything wrapped around it."""
     function = attribute
     for inner in ("__func__", "fget", "func"):
         function = getattr(function, inner, function)
@@ -526,7 +522,7 @@ _READ = ";\n".join((COUNTERS, *map(qualify, (_OWN, _CALLED, _OTHERS))))
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Verdict:
-    """What a statement can leave: ``reason`` to close its session, or None; ``words``, the names in it."""
+    """The state that a statement can leave: ``reason`` to close its session, or None; ``words``, the names in it."""
 
     reason: str | None
     words: frozenset[str] = frozenset()
@@ -545,9 +541,7 @@ class FunctionsWithState:
     defaults: str | None
 
     def find_reason(self, verdicts: Iterable[Verdict]) -> str | None:
-        """Return the reason to close a session in which these statements ran, each harmless by itself; None if there is
-        none.
-        """
+        """Return the reason to close a session in which these statements ran, each harmless by itself; None if there is none."""
         if self.reason is not None:
             return self.reason
         for verdict in verdicts:
@@ -735,9 +729,7 @@ def read_configuration(connection: BaseDatabaseWrapper) -> object:
 
 
 def session_of(connection: BaseDatabaseWrapper) -> ServerSession | None:
-    """Return what is known of the session of *connection*; None if it was opened before sessions were observed, or by
-    others.
-    """
+    """Return what is known of the session of *connection*; None if it was opened before sessions were observed, or by others."""
     raw = connection.connection
     return None if raw is None else _sessions.get(raw)
 

@@ -477,7 +477,7 @@ _SESSIONS: weakref.WeakKeyDictionary[Any, KnownSession] = weakref.WeakKeyDiction
 
 
 class KnownSession:
-    """What is known of one of the driver's connections.
+    """The remembered tables and rows of one of the driver's connections.
 
     ``rows`` are the rows of its tables at the reading ``rows_seen``, None for a large one; ``usual`` are tables that were
     written to before; ``litter`` are temporary tables that are not needed any more.
@@ -518,8 +518,9 @@ class Seen:
 
 
 def see(connection: BaseDatabaseWrapper, known: KnownSession, guesses: Sequence[Command] = ()) -> Seen:
-    """Read the signs, and read the tables anew unless the signs show that they are the same. One round trip, or two to
-    three more.
+    """Read the signs, and read the tables anew unless the signs show that they are the same.
+
+    One round trip, or two to three more.
 
     *guesses* are the queries about these tables that come next if nothing else was written than usual.
     """

@@ -46,13 +46,13 @@ if TYPE_CHECKING:
 UNDO = ("ROLLBACK",)
 UNDO_WITHIN = (f"ROLLBACK TO {SAVEPOINT}", f"RELEASE {SAVEPOINT}")
 PRAGMAS = ("foreign_keys", "busy_timeout", "ignore_check_constraints")
-"""The settings of a connection that a script changes, but for one that ends with the transaction."""
+"""The settings of a connection that a script changes, except one that ends with the transaction."""
 
 
 def run(
     connection: BaseDatabaseWrapper, script: Script, *, within_transaction: bool
 ) -> dict[QualifiedName, RowChanges]:
-    """Run *script*, all or nothing, and return what was changed per table, where SQLite tells.
+    """Run *script*, all or nothing, and return what was changed per table, if SQLite reports it.
 
     Raises an error of :mod:`testdb_app.exceptions`, with everything rolled back, also when it is interrupted.
     """
@@ -63,7 +63,7 @@ def run(
         )
     with connection.cursor() as cursor, kept_pragmas(connection, cursor, PRAGMAS):
         if within_transaction and not in_transaction(connection) and not has_autocommit(connection):
-            # With autocommit off nothing has begun yet; without this our RELEASE would be the caller's commit.
+            # With autocommit off nothing has begun yet. Without this our RELEASE would be the caller's commit.
             execute(connection, cursor, "BEGIN")
         deferred = fetch(connection, cursor, "PRAGMA defer_foreign_keys")[0][0]
         undo = (*UNDO_WITHIN, f"PRAGMA defer_foreign_keys = {deferred}") if within_transaction else UNDO
@@ -94,13 +94,13 @@ def _execute_all(
                 changes[statement.changed] = replace(changes[statement.changed], updated=cursor.rowcount)
             if statement.filled is not None:
                 done = changes[statement.filled]
-                # Those that had changed were deleted, and are among the ones put in.
+                # Changed rows were deleted, and are among the inserted ones.
                 changes[statement.filled] = replace(done, inserted=cursor.rowcount - done.updated)
     return changes
 
 
 def _check_unchanged(connection: BaseDatabaseWrapper, cursor: CursorWrapper, script: SQLiteScript) -> None:
-    """Refuse if something was written between the look and the lock: a new trigger would fire, a reference dangle."""
+    """Refuse if something was written between the full scan and the lock: a new trigger would fire, a reference dangle."""
     faults = [
         f"{table.copy}, the copy of {table.name}, has {rows} rows instead of {table.rows}"
         for table in script.restored
@@ -123,7 +123,7 @@ def _check_unchanged(connection: BaseDatabaseWrapper, cursor: CursorWrapper, scr
 
 
 def _verify(connection: BaseDatabaseWrapper, script: Script, emptied: frozenset[QualifiedName]) -> None:
-    """Look at the tables once more before the commit."""
+    """Check the tables once more before the commit."""
     remaining = find_filled(connection, script.verify)
     names = ", ".join(map(str, remaining))
     if remaining and emptied.isdisjoint(remaining):
@@ -143,7 +143,7 @@ LOCK = "lock_timeout"
 
 
 class SQLiteBackend(BaseBackend):
-    """The backend for SQLite, SpatiaLite included. Every method does as its function says."""
+    """The backend for SQLite, SpatiaLite included. Every method does what its function says."""
 
     vendor = "sqlite"
     data = SQLiteData()
@@ -260,7 +260,7 @@ class SQLiteBackend(BaseBackend):
     ) -> dict[str, str]:
         """Set ``busy_timeout``, which belongs to the connection, and return the earlier one; refuse other limits.
 
-        It does nothing among connections that share a cache in memory (https://www.sqlite.org/sharedcache.html).
+        It has no effect among connections that share a cache in memory (https://www.sqlite.org/sharedcache.html).
         """
         super().limit(connection, {name: value for name, value in limits.items() if name != LOCK})
         with connection.cursor() as cursor:
@@ -270,12 +270,12 @@ class SQLiteBackend(BaseBackend):
         return earlier
 
     def lift(self, connection: BaseDatabaseWrapper, earlier: Mapping[str, str]) -> None:
-        """Put ``busy_timeout`` back."""
+        """Restore ``busy_timeout``."""
         with connection.cursor() as cursor:
             cursor.execute(f"PRAGMA busy_timeout = {earlier[LOCK]}")
 
     def classify(self, error: BaseException) -> Failure:
-        """Return that a lock was not granted in time, if SQLite says so."""
+        """Return that a lock was not granted in time, if SQLite's error is that one."""
         name = str(getattr(error.__cause__, "sqlite_errorname", ""))
         return Failure.LOCK_TIMEOUT if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")) else Failure.OTHER
 
@@ -290,7 +290,7 @@ class SQLiteBackend(BaseBackend):
         return baseline_tables.compare_earlier(connection, schema)
 
     def read_objects(self, connection: BaseDatabaseWrapper) -> frozenset[str]:
-        """Return what ``sqlite_master`` lists, but for what SQLite makes itself and the copies of baselines."""
+        """Return what ``sqlite_master`` lists, except what SQLite makes itself and the copies of baselines."""
         with connection.cursor() as cursor:
             cursor.execute("SELECT type, name, tbl_name FROM sqlite_master")
             rows = cursor.fetchall()
@@ -299,7 +299,7 @@ class SQLiteBackend(BaseBackend):
         )
 
     def look_for_commits(self, connection: BaseDatabaseWrapper, since: object | None) -> tuple[object, bool]:
-        """Return the counts of changes by this connection, rolled back ones too, and of those that others committed."""
+        """Return the counts of changes by this connection, including rolled back ones, and of changes that others committed."""
         with connection.cursor() as cursor:
             cursor.execute("PRAGMA data_version")
             (version,) = cursor.fetchone()

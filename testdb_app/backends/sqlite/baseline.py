@@ -1,7 +1,7 @@
 """The baseline inside a SQLite database: tables ``testdb_baseline_1`` … with copies of rows, and ``testdb_baseline``.
 
-All are in "main", so that they are in the file, and go with it wherever it is copied. ``testdb_baseline`` has one row, a
-JSON document that says what they are copies of, where the sequences were and what all that depends on.
+All are in "main", so that they are in the file and in every copy of it. ``testdb_baseline`` has one row, a JSON document.
+It says what they are copies of, where the sequences were and what all that depends on.
 """
 
 from __future__ import annotations
@@ -70,9 +70,9 @@ _verified: set[tuple[str, str]] = set()
 
 
 def read_baseline(connection: BaseDatabaseWrapper, state: str = BASELINE) -> Baseline | None:
-    """Read the document; None where there is no such state. Verifies the copies at the first use in this process.
+    """Read the document; None if there is no such state. Verifies the copies at the first use in this process.
 
-    Raises :class:`BaselineDamagedError` where a copy or the document is not as it was captured.
+    Raises :class:`BaselineDamagedError` if a copy or the document is not as it was captured.
     """
     own, where = DOCUMENTS[state], describe_database(connection)
     with snapshot(connection) as cursor:
@@ -119,9 +119,9 @@ def _verify(connection: BaseDatabaseWrapper, cursor: CursorWrapper, baseline: Ba
 
 
 def compare_earlier(connection: BaseDatabaseWrapper, schema: Schema) -> EarlierFormat:
-    """Compare every table with its copy in a baseline of the format before this one, whose copies are as those of today.
+    """Compare every table with its copy in a baseline of the earlier format, whose copies are like those of today.
 
-    Raises :class:`BaselineFormatError` where the document cannot be read.
+    Raises :class:`BaselineFormatError` if the document cannot be read.
     """
     where = describe_database(connection)
     with snapshot(connection) as cursor:
@@ -158,7 +158,7 @@ def compare_earlier(connection: BaseDatabaseWrapper, schema: Schema) -> EarlierF
 
 
 def _checksum(connection: BaseDatabaseWrapper, cursor: CursorWrapper, table: BaselineTable) -> tuple[int, str]:
-    """Return the number of rows in a copy, and the sum of 64-bit hashes of them, which no order changes."""
+    """Return the number of rows in a copy, and the sum of their 64-bit hashes, which does not depend on their order."""
     execute(connection, cursor, read_copy(table))
     number = total = 0
     for row in cursor:
@@ -186,9 +186,9 @@ def write_baseline(
     state: str = BASELINE,
     identity: DatabaseIdentity | None = None,
 ) -> Baseline:
-    """Capture, in one transaction that keeps other writers out. Costs a copy of every row.
+    """Capture in one transaction that keeps other writers out. Costs a copy of every row.
 
-    Raises :class:`UnsupportedError` for a virtual table with rows that cannot be kept exactly, and the like.
+    Raises :class:`UnsupportedError` for a virtual table with rows that cannot be kept exactly, and similar cases.
     """
     if in_transaction(connection) or not has_autocommit(connection):
         raise TransactionStateError(
@@ -239,7 +239,7 @@ def _capture(
         migrations=migration_tables(schema),
         shape=_describe(connection, cursor, catalog, schema, shapes),
     )
-    # The texts of the catalog are the sign by which others see a change: with this one, also of the copies' rows alone.
+    # Others see a change by the texts of the catalog. With this comment they also see a change of the copies' rows alone.
     made = f"CREATE TABLE {quote_qualified(DOCUMENTS[state])} (document TEXT NOT NULL /* {baseline.captured_at} */)"
     execute(connection, cursor, made)
     document = quote_literal(json.dumps(to_document(baseline)))
@@ -252,7 +252,7 @@ def _has_rows(connection: BaseDatabaseWrapper, cursor: CursorWrapper, name: Qual
 
 
 def _check_keepable(connection: BaseDatabaseWrapper, catalog: Catalog, shapes: dict[QualifiedName, TableShape]) -> None:
-    """Raise :class:`UnsupportedError` for tables whose rows cannot be put back as they are."""
+    """Raise :class:`UnsupportedError` for tables whose rows cannot be restored as they are."""
     found = [
         f"{name} (a virtual table of {virtual.module}, whose rows it does not give back as it got them)"
         for name in shapes

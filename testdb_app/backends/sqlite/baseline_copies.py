@@ -1,11 +1,11 @@
 """The copies of a baseline on SQLite: how rows are copied, compared and put back. Pure but for one reader.
 
 A copy has the columns ``c1``, ``c2`` … without a type, which keep every value as it was, and the table's key, or its
-rowid as ``k``. Rows are the same if their keys are and all values are, storage class included: ``IS`` alone would take
-1 for 1.0, and a column's own collation 'a' for 'A'. No function of SQLite tells -0.0 from 0.0.
+rowid as ``k``. Two rows are the same if their keys and all their values are, storage class included: ``IS`` alone would
+take 1 for 1.0, and a column's own collation 'a' for 'A'. No function of SQLite tells -0.0 from 0.0.
 
-First the rows that came and those that changed are deleted, then those that are missing are inserted. So no unique key is
-ever in the way, whatever was swapped with what.
+First new and changed rows are deleted, then missing rows are inserted. So no unique key ever conflicts, whatever values
+were swapped.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from testdb_app.baseline_state import Baseline
 
 SIGN = "testdb_is_negative"
-"""The function, given to the connection, that tells the sign of a zero."""
+"""The name of the function, given to the connection, that returns the sign of a zero."""
 
 _DEPTH = 30
 """Terms in one pair of parentheses: SQLite's expressions are at most 1,000 deep."""
@@ -45,14 +45,14 @@ _DEPTH = 30
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestoringStatement(Statement):
-    """A statement whose row count tells how many rows of ``changed`` differed, or were put into ``filled`` again."""
+    """A statement whose row count is the number of rows of ``changed`` that differed, or were inserted into ``filled`` again."""
 
     changed: QualifiedName | None = None
     filled: QualifiedName | None = None
 
 
 def make_copy(table: BaselineTable, shape: TableShape) -> Iterator[str]:
-    """Write the statements that make the copy of a table, with its rows."""
+    """Write the statements that create the copy of a table, with its rows."""
     numbers = numbers_of(table)
     columns = [f"c{number}" for number in numbers.values()]
     key = [f"c{numbers[name]}" for name in table.key]
@@ -73,7 +73,7 @@ def make_copy(table: BaselineTable, shape: TableShape) -> Iterator[str]:
 
 
 def read_copy(table: BaselineTable) -> str:
-    """Write the query of the rows of a copy; of a text its bytes in hexadecimal, as they may be no UTF-8, and of nothing else."""
+    """Write the query of the rows of a copy. A text is returned as its bytes in hexadecimal, because it may be no UTF-8."""
     columns = [*(() if table.key else ("k",)), *(f"c{number}" for number in numbers_of(table).values())]
     values = (f"CASE typeof({name}) WHEN 'text' THEN hex({name}) ELSE {name} END" for name in columns)
     return f"SELECT {', '.join(values) or '1'} FROM {quote_qualified(table.copy)}"
@@ -85,7 +85,7 @@ def count_copy(table: BaselineTable) -> str:
 
 
 def probe(number: int, table: BaselineTable, shape: TableShape) -> str:
-    """Write the query that returns *number* if the table is not as its copy."""
+    """Write the query that returns *number* if the table differs from its copy."""
     live, copy = quote_qualified(table.name), quote_qualified(table.copy)
     key = match(table)
     missing = f"{key_of(table)[0][1]} IS NULL"
@@ -97,7 +97,7 @@ def probe(number: int, table: BaselineTable, shape: TableShape) -> str:
 
 
 def take_out(table: BaselineTable, shape: TableShape) -> Iterator[Statement]:
-    """Write the statements that delete the rows which are not in the copy, and those which are there with other values."""
+    """Write the statements that delete the rows that are not in the copy, and the rows that have other values there."""
     live = f"{quote_qualified(table.name)} AS t"
     found = f"EXISTS (SELECT 1 FROM {quote_qualified(table.copy)} AS c WHERE {match(table)}"
     yield Statement(sql=f"DELETE FROM {live} WHERE NOT {found})", counts=(table.name,))
@@ -108,7 +108,7 @@ def take_out(table: BaselineTable, shape: TableShape) -> Iterator[Statement]:
 
 
 def count_changes(table: BaselineTable, shape: TableShape) -> str:
-    """Write the query that counts the rows that came, those that changed, and those that are there at all."""
+    """Write the query that counts the new rows, the changed rows, and all rows of the table."""
     live = f"{quote_qualified(table.name)} AS t"
     found = f"EXISTS (SELECT 1 FROM {quote_qualified(table.copy)} AS c WHERE {match(table)}"
     differences = any_of(list(differs(table, shape, knows_sign=True))) or "0"
@@ -119,14 +119,14 @@ def count_changes(table: BaselineTable, shape: TableShape) -> str:
 
 
 def put_in(table: BaselineTable) -> Statement:
-    """Write the statement that inserts the rows of the copy which are missing."""
+    """Write the statement that inserts the missing rows of the copy."""
     numbers = numbers_of(table)
     pairs = [] if table.key else [(rowid_of(table).removeprefix("t."), "c.k")]
     pairs += [
         (quote_name(column.name), f"c.c{numbers[column.name]}") for column in table.columns if not column.is_generated
     ]
     live, kept = (", ".join(names) for names in zip(*key_of(table), strict=True))
-    # Not a correlated subquery: its cursor would stay open, and an R-tree takes no rows while one reads it.
+    # Not a correlated subquery: its cursor would stay open, and an R-tree accepts no rows while one reads it.
     return RestoringStatement(
         sql=f"INSERT INTO {quote_qualified(table.name)} ({', '.join(name for name, _ in pairs)}) "
         f"SELECT {', '.join(value for _, value in pairs)} FROM {quote_qualified(table.copy)} AS c "
@@ -136,7 +136,7 @@ def put_in(table: BaselineTable) -> Statement:
 
 
 def kept_values(table: BaselineTable, columns: Collection[str]) -> str:
-    """Write the subquery of the values that *columns* have in the copy; a NULL, to which nothing refers, is left out."""
+    """Write the subquery of the values that *columns* have in the copy. NULL, to which nothing refers, is left out."""
     numbers = numbers_of(table)
     kept = [f"c{numbers[name]}" for name in columns]
     present = " AND ".join(f"{column} IS NOT NULL" for column in kept)
@@ -144,7 +144,7 @@ def kept_values(table: BaselineTable, columns: Collection[str]) -> str:
 
 
 def numbers_of(table: BaselineTable) -> dict[str, int]:
-    """Return for each column which one it is, from 1: the copy's ``c1`` …."""
+    """Return the number of each column, from 1, for the copy's ``c1`` …."""
     return {column.name: number for number, column in enumerate(table.columns, 1)}
 
 
@@ -156,7 +156,7 @@ def rowid_of(table: BaselineTable) -> str:
 
 
 def key_of(table: BaselineTable) -> list[tuple[str, str]]:
-    """Return what tells rows apart, in the table and in the copy."""
+    """Return the columns that identify rows, in the table and in the copy."""
     numbers = numbers_of(table)
     if not table.key:
         return [(rowid_of(table), "c.k")]
@@ -169,14 +169,14 @@ def _exact(column: str) -> str:
 
 
 def match(table: BaselineTable) -> str:
-    """Write the condition under which a row ``t`` of the table and one ``c`` of the copy have the same key."""
+    """Write the condition under which a row ``t`` of the table and a row ``c`` of the copy have the same key."""
     return " AND ".join(f"{kept} = {_exact(live)}" for live, kept in key_of(table))
 
 
 def differs(table: BaselineTable, shape: TableShape, *, knows_sign: bool) -> Iterator[str]:
     """Yield the conditions under which two rows of one key differ.
 
-    Without the function for it, a zero whose sign nothing tells is taken for different.
+    Without the function for the sign, a zero of unknown sign counts as different.
     """
     for name, number in numbers_of(table).items():
         is_rowid = shape.has_rowid and name in table.key
@@ -201,7 +201,7 @@ _KNOWN = "_testdb_known_comparison"
 """The attribute of a connection that keeps the last comparison."""
 
 _LENGTH = 100_000
-"""Characters of one compound query, and its terms: SQLite's limits are 1,000,000 and 500."""
+"""The maximum characters of one compound query, and its terms: SQLite's limits are 1,000,000 and 500."""
 _TERMS = 100
 
 
@@ -209,9 +209,9 @@ _TERMS = 100
 class Comparison:
     """How to compare the tables of a ``baseline``, in the schema of ``token`` and over one ``connection``.
 
-    ``names`` are the tables in order, and ``probes`` the queries that return the numbers of those that differ. It is not
-    ``is_possible`` where the tables, or their copies, are not those of the capture any more. ``has_sign`` tells whether the
-    connection has the function for it.
+    ``names`` are the tables in order, and ``probes`` the queries that return the numbers of those that differ.
+    ``is_possible`` is off if the tables, or their copies, are no longer those of the capture. ``has_sign`` says whether
+    the connection has the function for the sign.
     """
 
     connection: object
@@ -228,7 +228,7 @@ class Comparison:
 def read_comparison(
     connection: BaseDatabaseWrapper, cursor: CursorWrapper, catalog: Catalog, baseline: Baseline
 ) -> Comparison:
-    """Return the comparison with *baseline*: the one kept from the last look, or a new one."""
+    """Return the comparison with *baseline*: the one kept from the last scan, or a new one."""
     raw = connection.connection
     known: Comparison | None = getattr(connection, _KNOWN, None)
     if known is not None and known.connection is not raw:
@@ -280,7 +280,7 @@ def _compound(terms: Iterable[str]) -> Iterator[str]:
 def find_differing(
     connection: BaseDatabaseWrapper, cursor: CursorWrapper, comparison: Comparison
 ) -> list[QualifiedName]:
-    """Return the tables that are not as the baseline has them. Cost: one reading of their rows, and of the copies'."""
+    """Return the tables that differ from the baseline. Reads their rows and those of the copies once."""
     return [comparison.names[number] for query in comparison.probes for (number,) in fetch(connection, cursor, query)]
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from testdb_app.backends.sqlite.catalog import Catalog
 
-# Hidden 1 are the columns that a virtual table has beside those it was made with; 2 and 3 are generated ones.
+# Hidden 1 are the columns that a virtual table has besides those it was made with; 2 and 3 are generated ones.
 COLUMNS = """
 SELECT v.column1, c.name, c.type, c."notnull", c.pk, c.hidden
 FROM (VALUES {names}) AS v
@@ -38,16 +38,16 @@ WHERE i.origin = 'pk'
 
 _ROWIDS = ("rowid", "_rowid_", "oid")
 _NAMES = 400
-"""Names in one query."""
+"""The maximum number of names in one query."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableShape:
-    """A table's columns, and its key: empty where only the hidden rowid is certain to tell its rows apart.
+    """A table's columns, and its key: empty if only the hidden rowid is certain to tell its rows apart.
 
-    ``primary_key`` is the one that was declared; unless it is the rowid, SQLite lets its columns be NULL.
-    ``has_rowid`` is off for WITHOUT ROWID. ``loose`` are the columns that keep a number as it was given, down to the sign
-    of -0.0, and ``numeric`` those that may have both 1 and 1.0, or the like. ``text`` describes it all.
+    ``primary_key`` is the declared one; unless it is the rowid, SQLite lets its columns be NULL. ``has_rowid`` is off for
+    WITHOUT ROWID. ``loose`` are the columns that keep a number as it was given, including the sign of -0.0, and
+    ``numeric`` those that may have both 1 and 1.0, or the like. ``text`` describes it all.
     """
 
     columns: tuple[BaselineColumn, ...]
@@ -60,7 +60,7 @@ class TableShape:
 
 
 def find_rowid(columns: Iterable[BaselineColumn]) -> str | None:
-    """Return the name by which the hidden rowid can be reached; None where columns bear all three."""
+    """Return the name by which the hidden rowid can be read; None if columns have all three of its names."""
     taken = {fold(column.name) for column in columns}
     return next((name for name in _ROWIDS if name not in taken), None)
 
@@ -95,7 +95,7 @@ def read_shapes(
 def _shape(
     rows: list[tuple[str, str, int, int, int]], key_index: int | None, key: tuple[str, ...], *, is_virtual: bool
 ) -> TableShape:
-    """Make a shape of the rows of :data:`COLUMNS`; *key_index* is None where no index makes the primary key."""
+    """Make a shape from the rows of :data:`COLUMNS`; *key_index* is None if no index makes the primary key."""
     primary_key = tuple(name for _, name in sorted((place, name) for name, _, _, place, _ in rows if place))
     if key_index != 1:
         key = key or primary_key
@@ -117,8 +117,8 @@ def _shape(
 def _affinity(kind: str) -> str:
     """Return "text", "real", "numeric" (INTEGER too), or "" for none: then even -0.0 is kept as it is.
 
-    The rules: https://www.sqlite.org/datatype3.html#determination_of_column_affinity. ANY has none in a STRICT table.
-    A numeric column makes an integer of a number if it can, but not of the greatest ones.
+    The rules: https://www.sqlite.org/datatype3.html#determination_of_column_affinity. ANY has none in a STRICT table. A
+    numeric column turns a number into an integer if possible, except the greatest ones.
     """
     folded = fold(kind)
     if "int" in folded:
@@ -138,7 +138,7 @@ def describe_shapes(shapes: Mapping[QualifiedName, TableShape]) -> dict[str, str
 def read_migrations(
     connection: BaseDatabaseWrapper, cursor: CursorWrapper, migrations: Mapping[QualifiedName, TableShape]
 ) -> dict[str, str]:
-    """Describe the rows of *migrations*, Django's own tables: which were applied, not when. One query for each."""
+    """Describe the rows of *migrations*, Django's own tables: the applied migrations, not when. One query for each."""
     found = {}
     for name, shape in migrations.items():
         told = [column.name for column in shape.columns if column.name not in {"id", "applied"}]

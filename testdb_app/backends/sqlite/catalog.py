@@ -1,9 +1,8 @@
 """SQLite's catalog over all attached databases: which tables a reset may touch, and why others are left out.
 
-Virtual tables: which of their tables tells whether they hold rows, and what empties them.
-
-An FTS table with external content reads the *content* table, and one without content reads nothing, so neither
-``SELECT`` nor ``DELETE`` reaches its index: https://www.sqlite.org/fts5.html#the_delete_all_command.
+For virtual tables it also finds which of their tables shows whether they hold rows, and what empties them. An FTS table
+with external content reads the *content* table, and one without content reads nothing. So neither ``SELECT`` nor
+``DELETE`` reaches its index: https://www.sqlite.org/fts5.html#the_delete_all_command.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ WHERE type = 'shadow'
 
 EXISTS = "SELECT {number} AS number WHERE EXISTS (SELECT 1 FROM {table})"
 TERMS = 100
-"""Terms of one compound query: SQLite's own limit is 500, and the cost per term grows from here on."""
+"""The maximum terms of one compound query. SQLite's own limit is 500, and the cost per term grows from here on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +51,7 @@ class Catalog:
     """The catalog at one moment. ``tables`` are those that a reset may empty; the ``token`` changes with any text in it.
 
     ``names`` are the tables' names in order, and ``probes`` the queries that return the numbers of those with rows.
-    ``captures`` are the texts of the baselines' document tables, in which every capture leaves its time.
+    ``captures`` are the texts of the baselines' document tables; every capture writes its time into them.
     """
 
     databases: tuple[Database, ...]
@@ -68,24 +67,24 @@ class Catalog:
     token: str
 
     def source(self, name: QualifiedName) -> QualifiedName:
-        """Return the table that tells whether *name* holds rows."""
+        """Return the table that shows whether *name* holds rows."""
         return self.virtual[name].source if name in self.virtual else name
 
 
 class _Known(NamedTuple):
-    """A catalog, and the state of the connection in which it is still true."""
+    """A catalog, and the state of the connection in which it is still valid."""
 
     connection: object
     state: tuple[object, ...]
     catalog: Catalog
 
 
-# The name of the attribute of a connection that keeps it: a proxy of a connection passes it on, and hashes as nothing.
+# The attribute of a connection that keeps it: a proxy of a connection passes attributes on, and cannot be hashed.
 _KNOWN = "_testdb_known_catalog"
 
 
 def read_catalog(connection: BaseDatabaseWrapper, cursor: CursorWrapper, *, keep: bool = False) -> Catalog:
-    """Return the catalog: the one kept from the last look if the schema has not changed since, or a new one.
+    """Return the catalog: the one kept from the last reading if the schema has not changed since, or a new one.
 
     *keep* must be off inside a transaction of the caller: after its rollback the next change has the same number.
     """
@@ -111,10 +110,10 @@ def _schema_versions(
 
 
 def _read_catalog(connection: BaseDatabaseWrapper, cursor: CursorWrapper, databases: tuple[Database, ...]) -> Catalog:
-    """Read and sort out the catalogs of all attached databases. One query for each of them."""
+    """Read and sort the catalogs of all attached databases. One query for each of them."""
     entries: list[Entry] = []
     for database in databases:
-        # "temp".sqlite_master is not known to SQLite before 3.33.
+        # SQLite before 3.33 has no "temp".sqlite_master.
         catalog = "sqlite_temp_master" if database.name == "temp" else f"{quote_name(database.name)}.sqlite_master"
         entries += (
             Entry(name=QualifiedName(database.name, name), kind=kind, table=table, root=root or 0, sql=sql or "")
@@ -147,8 +146,11 @@ def _read_catalog(connection: BaseDatabaseWrapper, cursor: CursorWrapper, databa
 
 
 def _token(databases: tuple[Database, ...], entries: list[Entry], broken: dict[QualifiedName, str]) -> str:
-    """Hash the texts themselves: ``schema_version`` is the same number in another file or another memory database,
-    and moves when a reset puts a trigger back as it was."""
+    """Hash the texts themselves.
+
+    ``schema_version`` is not enough. Another file or memory database can have the same number, and it moves when a reset puts
+    a trigger back as it was.
+    """
     rows = sorted((entry.name, entry.kind, entry.table, entry.sql) for entry in entries)
     return hashlib.sha256(repr((databases, rows, sorted(broken))).encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -177,7 +179,7 @@ def _read_shadows(
     virtual: dict[QualifiedName, VirtualTable],
     broken: dict[QualifiedName, str],
 ) -> frozenset[QualifiedName]:
-    """Return the tables that store the rows of virtual ones: as SQLite says (3.37 and later), and by name."""
+    """Return the tables that store the rows of virtual ones: as SQLite reports (3.37 and later), and by name."""
     if not virtual:
         return frozenset()
     found: set[QualifiedName] = set()
@@ -195,7 +197,7 @@ def _read_shadows(
 
 MARK_TABLES = frozenset({f"{OWN_SCHEMA}_protected", f"{OWN_SCHEMA}_test"})
 DOCUMENTS = {state: QualifiedName("main", f"{OWN_SCHEMA}_{state}") for state in KEPT_STATES}
-"""The tables that say what the baseline is, and the other kept states."""
+"""The tables that describe the baseline, and the other kept states."""
 
 _BASELINE = re.compile(rf"{OWN_SCHEMA}_({'|'.join(KEPT_STATES)})(_[0-9]+)?\Z")
 
@@ -209,11 +211,11 @@ _SPATIALITE = frozenset(
         "virts_geometry_columns_field_infos", "virts_geometry_columns_statistics",
     }
 )  # fmt: skip
-"""What SpatiaLite (GeoDjango's SQLite) needs to work, as ``InitSpatialMetaData()`` makes it."""
+"""The tables that SpatiaLite (GeoDjango's SQLite) needs, as ``InitSpatialMetaData()`` makes them."""
 
 
 def is_baseline_table(folded: str) -> bool:
-    """Whether a table of "main" is one that a baseline is kept in, by its folded name."""
+    """Whether a table of "main" belongs to a baseline, by its folded name."""
     return _BASELINE.match(folded) is not None
 
 
@@ -238,8 +240,8 @@ def reasons_left_out(
 ) -> dict[QualifiedName, str]:
     """Return the tables that no reset touches, each with its reason.
 
-    Parameters: *broken*, the virtual tables that cannot be read, with SQLite's reason; *shadows*, the tables that
-    store the rows of virtual ones.
+    Parameters: *broken*, the virtual tables that cannot be read, with SQLite's reason; *shadows*, the tables that store
+    the rows of virtual ones.
     """
     files = {database.name: database.file for database in databases}
     names = {(entry.name.schema, entry.name.name) for entry in tables}
@@ -277,7 +279,7 @@ _SHADOWS: Mapping[str, tuple[str, ...]] = {
     "rtree_i32": ("node", "parent", "rowid"),
     "geopoly": ("node", "parent", "rowid"),
 }
-"""The tables that a module keeps its rows in, by the ends of their names: their names tell on every version."""
+"""The tables that a module keeps its rows in, by the ends of their names, which are the same in every version."""
 
 _DERIVED = frozenset(
     {
@@ -306,9 +308,9 @@ class VirtualTable:
 
     @property
     def gives_back_rows(self) -> bool:
-        """Whether its rows can be read, and put in again, with all that was put in: not with languages or locales."""
+        """Whether its rows can be read and inserted again without loss: not with languages or locales."""
         if self.module == "fts5":
-            # FTS5 takes the beginnings of its options' names.
+            # FTS5 accepts abbreviated option names.
             return not self.is_external and not any("locale".startswith(option) for option in self.options)
         if self.module in {"fts3", "fts4"}:
             return not self.is_external and "languageid" not in self.options
@@ -316,7 +318,7 @@ class VirtualTable:
 
     @property
     def leading_key(self) -> int:
-        """How many of its columns, from the first, are its key; 0 where that is the rowid."""
+        """The number of its columns, from the first, that are its key; 0 if the rowid is the key."""
         return 1 if self.module.startswith("rtree") else 0
 
     def part(self, end: str) -> QualifiedName:
@@ -339,7 +341,7 @@ class VirtualTable:
         if self.module == "fts5":
             command = f"({quote_name(self.name.name)}) VALUES ('delete-all')"
             return (f"INSERT INTO {quote_qualified(self.name)}{command}",)
-        # What FTS4 does itself when its last row goes (fts3DeleteAll); it has no command for it.
+        # FTS4 does this itself when its last row is deleted (fts3DeleteAll); it has no command for it.
         return tuple(f"DELETE FROM {quote_qualified(self.part(end))}" for end in self.parts)
 
 
@@ -358,7 +360,7 @@ def describe(name: QualifiedName, sql: str, names: Collection[str]) -> VirtualTa
 def is_part(name: str, virtual: VirtualTable, *, is_loaded: bool) -> bool:
     """Whether the table *name* stores rows of *virtual*, by its name.
 
-    A module that is not loaded cannot say which tables are its own: every one that begins with the name may be.
+    A module that is not loaded cannot report its own tables: every table that begins with the name may be one.
     """
     prefix = fold(virtual.name.name) + "_"
     if not fold(name).startswith(prefix):

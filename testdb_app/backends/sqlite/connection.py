@@ -35,7 +35,7 @@ def in_transaction(connection: BaseDatabaseWrapper) -> bool:
 
 
 def refuse_to_make(connection: BaseDatabaseWrapper) -> None:
-    """Raise :class:`ConnectionLostError` if opening *connection* would make its file: a reset needs one that is there."""
+    """Raise :class:`ConnectionLostError` if opening *connection* would create its file: a reset needs an existing one."""
     name = str(connection.settings_dict["NAME"])
     if connection.connection is not None or ":memory:" in name or "mode=memory" in name or not name:
         return
@@ -48,15 +48,15 @@ def refuse_to_make(connection: BaseDatabaseWrapper) -> None:
 
 
 def describe_database(connection: BaseDatabaseWrapper) -> str:
-    """Return what messages call the database."""
+    """Return the name of the database in messages."""
     return f'database "{connection.settings_dict["NAME"]}" (alias "{connection.alias}")'
 
 
 def execute(connection: BaseDatabaseWrapper, cursor: CursorWrapper, sql: str) -> None:
-    """Execute one statement, and wait for a shared cache's locks as ``busy_timeout`` says.
+    """Execute one statement, and wait for a shared cache's locks as long as ``busy_timeout``.
 
-    SQLite's own busy handler is not called for those (https://www.sqlite.org/sharedcache.html).
-    Raises the error of :mod:`testdb_app.exceptions` that fits, chained to the database's own.
+    SQLite does not call its own busy handler for those (https://www.sqlite.org/sharedcache.html). Raises the error of
+    :mod:`testdb_app.exceptions` that fits, chained to the database's own.
     """
     deadline: float | None = None
     while True:
@@ -91,7 +91,7 @@ def insist(clean_up: Callable[[], object]) -> None:
 
 
 def roll_back(cursor: CursorWrapper, statements: Iterable[str]) -> None:
-    """Execute what ends a transaction; nothing is to be ended if it did not begin, or SQLite has ended it itself."""
+    """Execute what ends a transaction. Nothing needs to end if it did not begin, or if SQLite has ended it itself."""
     with suppress(Error):
         for sql in statements:
             cursor.execute(sql)
@@ -112,7 +112,7 @@ _LOST = ("SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_NOTADB", "SQLITE_CORRUPT")
 
 
 def translate(error: Error, connection: BaseDatabaseWrapper, doing: str) -> TestDBError:
-    """Return the error to raise for one of Django's; *doing* is the statement."""
+    """Return the package's error for one of Django's; *doing* is the statement."""
     name = _error_name(error)
     what = f"{describe_database(connection)}: {error}, while running: {' '.join(doing.split())[:200]}"
     if name.startswith(_LOCKED):
@@ -155,10 +155,10 @@ ORDER BY seq
 
 @contextmanager
 def snapshot(connection: BaseDatabaseWrapper, *, after_writers: bool = False) -> Iterator[CursorWrapper]:
-    """A cursor whose reads all see one state of the database; it leaves the connection as it was.
+    """Yield a cursor whose reads all see one state of the database; leave the connection as it was.
 
-    With *after_writers* it waits for open write transactions of other connections, whose rows it would not see.
-    Inside a transaction a savepoint makes full-text tables write out what they hold back.
+    With *after_writers* it waits for open write transactions of other connections, whose rows it would not see. Inside a
+    transaction a savepoint makes full-text tables write their pending rows.
     """
     nested = in_transaction(connection)
     with connection.cursor() as cursor:
@@ -175,7 +175,7 @@ def snapshot(connection: BaseDatabaseWrapper, *, after_writers: bool = False) ->
 
 @contextmanager
 def all_or_nothing(connection: BaseDatabaseWrapper, savepoint: str) -> Iterator[CursorWrapper]:
-    """A cursor whose writes are committed together, or not at all; inside a transaction they are a *savepoint* of it."""
+    """Yield a cursor whose writes are committed together, or not at all; inside a transaction they are a *savepoint* of it."""
     nested = in_transaction(connection)
     undo = (f"ROLLBACK TO {savepoint}", f"RELEASE {savepoint}") if nested else ("ROLLBACK",)
     with connection.cursor() as cursor:
@@ -195,7 +195,7 @@ def read_databases(connection: BaseDatabaseWrapper, cursor: CursorWrapper) -> tu
 
 @contextmanager
 def kept_pragmas(connection: BaseDatabaseWrapper, cursor: CursorWrapper, names: Iterable[str]) -> Iterator[None]:
-    """Put the connection's settings *names* back at the end, however it ends."""
+    """Restore the connection's settings *names* at the end, however it ends."""
     before = {name: fetch(connection, cursor, f"PRAGMA {name}")[0][0] for name in names}
     try:
         yield
@@ -204,7 +204,7 @@ def kept_pragmas(connection: BaseDatabaseWrapper, cursor: CursorWrapper, names: 
 
 
 def _restore_pragmas(cursor: CursorWrapper, before: Mapping[str, int]) -> None:
-    # A connection that was lost has no settings to put back.
+    # A lost connection has no settings to restore.
     with suppress(Error):
         for name, value in before.items():
             cursor.execute(f"PRAGMA {name}")

@@ -42,7 +42,7 @@ ORDER BY seq
 
 
 def find_violations(connection: BaseDatabaseWrapper, schema: Schema, limit: int) -> list[Violation]:
-    """Find dangling foreign keys, at most *limit* values of each, those among them that the open transaction may still mend."""
+    """Find dangling foreign keys, at most *limit* values of each, including those that the open transaction may still repair."""
     with snapshot(connection) as cursor:
         return [
             violation
@@ -112,7 +112,7 @@ class SQLiteData(BaseDataBackend):
         return quote_qualified(name) if isinstance(name, QualifiedName) else quote_name(name)
 
     def read_schema(self, connection: BaseDatabaseWrapper, known: Schema | None) -> Schema:
-        """Return *known* if the catalog has the same texts still."""
+        """Return *known* if the catalog still has the same texts."""
         if known is not None:
             with snapshot(connection) as cursor:
                 if read_catalog(connection, cursor).token == known.token:
@@ -128,33 +128,33 @@ class SQLiteData(BaseDataBackend):
         return {name: shape.key or shape.primary_key for name, shape in shapes.items()}
 
     def prove(self, connection: BaseDatabaseWrapper, identity: DatabaseIdentity, schema: Schema) -> None:
-        """Do nothing: a connection leads to one file, for as long as it is open."""
+        """Do nothing: a connection leads to one file as long as it is open."""
 
     def comparison(self, sign: str) -> str:
-        """Return the sign: no name of an operator can be taken by another one."""
+        """Return the sign: nothing else can have an operator's name."""
         return sign
 
     def read_equality(
         self, connection: BaseDatabaseWrapper, table: QualifiedName, columns: Sequence[str]
     ) -> tuple[str, ...]:
-        """Return the one there is."""
+        """Return the only one."""
         return ("=",) * len(columns)
 
     def accepting_deletes(
         self, connection: BaseDatabaseWrapper, schema: Schema, tables: Iterable[QualifiedName]
     ) -> AbstractContextManager[None]:
-        """Do nothing: nobody refuses."""
+        """Do nothing: SQLite does not refuse."""
         return nullcontext()
 
     def delete_together(
         self, connection: BaseDatabaseWrapper, deletes: Sequence[tuple[QualifiedName, str, Sequence[Any]]]
     ) -> list[int]:
-        """Delete one after the other, with the checks of foreign keys put off where it is more than one."""
+        """Delete one after the other, with the checks of foreign keys deferred if it is more than one."""
         removed = []
         with connection.cursor() as cursor:
             ((deferred,),) = fetch(connection, cursor, "PRAGMA defer_foreign_keys")
             if len(deletes) > 1 and not deferred:
-                # It ends with the transaction. To switch it off before would forget what is broken by then.
+                # It ends with the transaction. Switching it off earlier would forget the violations so far.
                 execute(connection, cursor, "PRAGMA defer_foreign_keys = ON")
             for table, condition, parameters in deletes:
                 cursor.execute(
@@ -174,7 +174,7 @@ class SQLiteData(BaseDataBackend):
             sql = f"INSERT INTO {self.quote(connection, table)} DEFAULT VALUES"
         count, remaining = 0, iter(rows)
         with all_or_nothing(connection, "testdb_bulk"), connection.cursor() as cursor:
-            # Django's own cursor would look for %s in the statement.
+            # Django's own cursor would search for %s in the statement.
             raw = cursor.connection.cursor()
             with connection.wrap_database_errors:
                 while batch := list(islice(remaining, _ROWS_A_CALL)):
@@ -183,7 +183,7 @@ class SQLiteData(BaseDataBackend):
         return count
 
     def reserve_keys(self, connection: BaseDatabaseWrapper, table: str, column: str, number: int) -> Sequence[int]:
-        """Return the rowids that SQLite would give next. They are taken once the rows are inserted with them."""
+        """Return the rowids that SQLite would give next. They are taken when the rows are inserted with them."""
         with connection.cursor() as cursor:
             ((last,),) = fetch(connection, cursor, f"SELECT COALESCE(MAX({quote_name(column)}), 0) AS v FROM {table}")
             name = table.rpartition(".")[2].strip('"').replace('""', '"')
@@ -193,5 +193,5 @@ class SQLiteData(BaseDataBackend):
         return range(last + 1, last + 1 + number)
 
     def find_late_sequences(self, connection: BaseDatabaseWrapper, schema: Schema) -> list[LateSequence]:
-        """Return none: SQLite itself takes the greatest key that is there into account, whatever the counter says."""
+        """Return none: SQLite itself considers the greatest existing key, whatever the counter is."""
         return []

@@ -64,7 +64,7 @@ COUNT = "SELECT {number} AS number, (SELECT COUNT(*) FROM {table}{where}) AS fou
 
 
 def read_schema(connection: BaseDatabaseWrapper) -> Schema:
-    """Read the whole map, with its token, from one snapshot. Three queries for each attached database."""
+    """Read the whole schema, with its token, from one snapshot. Three queries for each attached database."""
     with snapshot(connection) as cursor:
         catalog = read_catalog(connection, cursor)
         schemas = sorted({name.schema for name in catalog.tables})
@@ -102,11 +102,11 @@ def read_schema(connection: BaseDatabaseWrapper) -> Schema:
 def read_state(
     connection: BaseDatabaseWrapper, *, lock_timeout: float, baseline: Baseline | None = None
 ) -> DatabaseState:
-    """Look where rows are and which sequences have moved. Sizes are 0: SQLite tells them only by reading all pages.
+    """Find the tables with rows and the sequences that have moved. Sizes are 0: SQLite must read all pages to report them.
 
-    For a moment it holds the lock that writers need: rows that another connection has not yet committed cannot be
-    seen, so it waits for them, at most *lock_timeout* seconds. It writes nothing. Tables of the *baseline* are compared
-    with it: what is named then are those that differ.
+    For a moment it holds the lock that writers need. Rows that another connection has not yet committed cannot be seen,
+    so it waits for them, at most *lock_timeout* seconds. It writes nothing. Tables of the *baseline* are compared with
+    it; those that differ are returned.
     """
     keep = not in_transaction(connection)
     with connection.cursor() as settings, kept_pragmas(connection, settings, ("busy_timeout",)):
@@ -152,7 +152,7 @@ def find_filled(connection: BaseDatabaseWrapper, tables: Iterable[QualifiedName]
     if not names:
         return []
     with snapshot(connection) as cursor:
-        # All tables, not these alone: the very statements of the last look are already compiled.
+        # All tables, not these alone: the same statements were compiled in the last scan.
         found = _with_rows(connection, cursor, read_catalog(connection, cursor))
         return [name for name in found if name in names]
 
@@ -171,7 +171,7 @@ def count_references(
 ) -> tuple[int, ...]:
     """Count, for each key, the rows of its referencing table that refer to some row (a NULL column refers to none).
 
-    With a *baseline* those count that refer to a row which is there now, and which the baseline has not.
+    With a *baseline*, only rows count that refer to an existing row which the baseline does not have.
     """
     condition = _refers if baseline is None else partial(_refers_to_what_goes, baseline)
     terms = [(f"{quote_qualified(key.table)} AS k", f" WHERE {condition(key)}") for key in keys]
@@ -184,7 +184,7 @@ def _refers(key: ForeignKey) -> str:
 
 
 def _refers_to_what_goes(baseline: Baseline, key: ForeignKey) -> str:
-    # The referenced column's affinity and collation count: https://www.sqlite.org/foreignkeys.html#fk_indexes.
+    # The referenced column's affinity and collation are used: https://www.sqlite.org/foreignkeys.html#fk_indexes.
     pairs = zip(key.columns, key.referenced_columns, strict=False)
     same = " AND ".join(f"p.{quote_name(there)} = +k.{quote_name(here)}" for here, there in pairs)
     if key.referenced in baseline.tables:
@@ -220,13 +220,13 @@ FROM "main"."{OWN_SCHEMA}_test"
 
 
 def identify(connection: BaseDatabaseWrapper) -> DatabaseIdentity:
-    """Ask the live connection where it leads. Reads only."""
+    """Read the identity over the live connection. Reads only."""
     with snapshot(connection) as cursor:
         return read_identity(connection, cursor)
 
 
 def read_identity(connection: BaseDatabaseWrapper, cursor: CursorWrapper) -> DatabaseIdentity:
-    """Do as :func:`identify`, in the snapshot of *cursor*."""
+    """Do the same as :func:`identify`, in the snapshot of *cursor*."""
     file = read_databases(connection, cursor)[0].file
     configured = str(connection.settings_dict["NAME"])
     version = getattr(connection, "Database").sqlite_version  # noqa: B009 - not declared by the base class
@@ -246,7 +246,7 @@ def read_identity(connection: BaseDatabaseWrapper, cursor: CursorWrapper) -> Dat
 
 
 def _live_name(configured: str, file: str) -> str:
-    """The configured name where it means the live database, else the live one's path."""
+    """Return the configured name if it means the live database, otherwise the live one's path."""
     named = FileName.parse(configured)
     if not file:
         return configured if named.is_in_memory else ":memory:"
@@ -256,7 +256,7 @@ def _live_name(configured: str, file: str) -> str:
 
 
 def _is_read_only(configured: str, file: str) -> bool:
-    """Whether the file was opened, or can only be opened, for reading; no pragma tells. A write has the last word."""
+    """Whether the file was opened, or can only be opened, for reading. No pragma reports it, and only a write is certain."""
     if not file:
         return False
     options = FileName.parse(configured).options
@@ -265,7 +265,7 @@ def _is_read_only(configured: str, file: str) -> bool:
 
 
 def _read_marks(connection: BaseDatabaseWrapper, cursor: CursorWrapper, file: str) -> tuple[frozenset[Mark], str]:
-    """Return the marks that hold for *file*, and why a test mark that is there does not."""
+    """Return the marks that hold for *file*, and why an existing test mark does not."""
     present = {name for (name,) in fetch(connection, cursor, MARKS_PRESENT)}
     marks = {Mark.PROTECTED} if f"{OWN_SCHEMA}_protected" in present else set()
     misfit = ""
@@ -291,9 +291,9 @@ def _explain_misfit(row: tuple[Any, ...], file: str) -> str:
 
 
 def _binding_of(file: str) -> tuple[str, int]:
-    """What a test mark is bound to: the path behind all links, and the inode.
+    """Return the binding of a test mark: the path behind all links, and the inode.
 
-    Not the number of the device: it is another one after a restart on some file systems and in each container.
+    Not the number of the device: it changes after a restart on some file systems and in each container.
     """
     if not file:
         return "", 0
@@ -307,7 +307,7 @@ def _binding_of(file: str) -> tuple[str, int]:
 def set_mark(
     connection: BaseDatabaseWrapper, mark: Mark, *, present: bool, identity: DatabaseIdentity | None = None
 ) -> None:
-    """Put a mark inside the main database, or take it away. TEST holds for the file that it was given to."""
+    """Set a mark inside the main database, or remove it. TEST holds for the file that it was given to."""
     table = f'"main"."{OWN_SCHEMA}_{mark.value}"'
     with all_or_nothing(connection, "testdb_mark") as cursor:
         execute(connection, cursor, f"DROP TABLE IF EXISTS {table}")
@@ -352,7 +352,7 @@ class Columns(NamedTuple):
 
 
 def in_schema(query: str, schema: str) -> str:
-    """Fill a query's schema in, as an identifier and as a constant."""
+    """Insert the schema into a query, as an identifier and as a constant."""
     return query.format(schema=quote_name(schema), literal=quote_literal(schema))
 
 
@@ -367,7 +367,7 @@ def read_columns(connection: BaseDatabaseWrapper, cursor: CursorWrapper, schema:
 
 
 def sequence(name: QualifiedName, columns: Columns) -> SequenceInfo:
-    """Return the sequence of an AUTOINCREMENT table; it bears the table's name."""
+    """Return the sequence of an AUTOINCREMENT table; it has the table's name."""
     return SequenceInfo(name=name, uses=(SequenceUse(table=name, column=columns.primary_key[0], how="rowid"),))
 
 
@@ -377,7 +377,7 @@ def foreign_keys(
     rows: list[tuple[str, int, str, str, str | None, str]],
     columns: dict[str, Columns],
 ) -> list[ForeignKey]:
-    """Make the keys of one database; one that refers to a table that is missing or left out constrains nothing."""
+    """Make the keys of one database. A key that refers to a missing or left-out table constrains nothing."""
     by_folded = {fold(name.name): name for name in catalog.tables if name.schema == schema}
     parts: dict[tuple[str, int], list[tuple[str, int, str, str, str | None, str]]] = {}
     for row in rows:
@@ -410,7 +410,7 @@ def foreign_keys(
 
 
 def triggers(catalog: Catalog) -> dict[QualifiedName, list[Trigger]]:
-    """Return the triggers by table, in the order of their making: SQLite fires them by it."""
+    """Return the triggers by table, in the order of their creation: SQLite fires them in it."""
     schemas = [database.name for database in catalog.databases]
     folded = {(name.schema, fold(name.name)): name for name in catalog.tables}
     temporary = {fold(left.name.name) for left in catalog.left_out if left.name.schema == "temp"}
@@ -442,7 +442,8 @@ def _table_of(
     return next((folded[candidate, name] for candidate in searched if (candidate, name) in folded), None)
 
 
-# Hidden 1 are the hidden columns of virtual tables; 2 and 3 are generated. A primary key of one INTEGER column is the rowid.
+# Hidden 1 are the hidden columns of virtual tables; 2 and 3 are generated. A primary key of one INTEGER column is the
+# rowid.
 COLUMN_DETAILS = """
 SELECT m.name, c.name, c.type, c."notnull", c.dflt_value, c.hidden, c.pk
 FROM {schema}.sqlite_master AS m
@@ -534,7 +535,7 @@ def _read_unique_keys(
 
 
 _NAMES = 400
-"""Names in one IN list."""
+"""The maximum number of names in one IN list."""
 
 
 def read_states(
@@ -554,19 +555,19 @@ def read_states(
 def displaced(
     states: Mapping[QualifiedName, SequenceState | None], wanted: Mapping[QualifiedName, SequenceState]
 ) -> dict[QualifiedName, SequenceState | None]:
-    """Return those of *states* that are not the *wanted* ones, and, as unknown, the wanted ones that are gone."""
+    """Return those of *states* that are not the *wanted* ones, and, as unknown, the wanted ones that are missing."""
     there = {name: state for name, state in states.items() if state is None or state != wanted.get(name)}
     return there | {name: None for name in wanted if name not in states}
 
 
 def restart(steps: Iterable[Step], states: Mapping[QualifiedName, SequenceState]) -> Iterator[str]:
-    """Write the statements that put sequences back: to those of *states*, or to their start, which is no row."""
+    """Write the statements that restore sequences: to those of *states*, or to their start, which is no row."""
     names = [name for step in steps if step.action is Action.RESTART for name in step.names]
     return put_back({name: states.get(name) for name in names})
 
 
 def put_back(states: Mapping[QualifiedName, SequenceState | None]) -> Iterator[str]:
-    """Write the statements that put sequences to *states*; None is their start."""
+    """Write the statements that set sequences to *states*; None is their start."""
     by_schema: dict[str, list[QualifiedName]] = {}
     for name in states:
         by_schema.setdefault(name.schema, []).append(name)

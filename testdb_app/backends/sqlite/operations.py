@@ -1,19 +1,18 @@
 """Writing the SQL of a reset on SQLite: pure text, the same that ``--sql`` prints.
 
-Outside a transaction, foreign keys are switched off for the connection, so that order, cycles and on-delete actions do not
-matter; that nothing which stays refers to a row that goes is what the checks prove, under the lock. Inside a transaction
-SQLite ignores that switch: there the order counts, the checks of a cycle are deferred, and references that act at once
-are set to NULL first.
+Outside a transaction, foreign keys are switched off for the connection, so that order, cycles and on-delete actions do
+not matter. The checks prove, under the lock, that no row that stays refers to a deleted row. Inside a transaction SQLite
+ignores that switch. There the order matters, and the checks of a cycle are deferred.
 
-The rows of a baseline are put back by deleting what differs, in all tables, and inserting what is then missing.
+Some foreign keys act at once inside a transaction, even if their checks are deferred: RESTRICT refuses, SET NULL and SET
+DEFAULT fire triggers on UPDATE, and CASCADE ends at SQLite's trigger depth of 1,000. This matters inside a cycle, and for
+references to restored rows. A key that refers to nothing does none of it, so inside a cycle such
+references are set to NULL first.
 
-SQLite cannot disable a trigger. Those that would fire are dropped and made again, from their own text, in the same
+To restore the rows of a baseline, the rows that differ are deleted in all tables, then the missing rows are inserted.
+
+SQLite cannot disable a trigger. Triggers that would fire are dropped and created again, from their own text, in the same
 transaction, so that nobody ever sees the database without them.
-
-Foreign keys whose on-delete action comes at once, also where checks are deferred: inside a cycle, or to restored rows.
-
-Only within a transaction do they matter: RESTRICT refuses, SET NULL and SET DEFAULT fire triggers on UPDATE, and CASCADE
-ends at SQLite's trigger depth of 1,000. A key that refers to nothing any more does none of it.
 """
 
 from __future__ import annotations
@@ -45,11 +44,11 @@ SAVEPOINT = "testdb_reset"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SQLiteScript(Script):
-    """A script that notices, under the lock, what has changed since the look.
+    """A script that detects, under the lock, what has changed since the full scan.
 
-    ``token`` is that of the schema it was written for. By the foreign keys of ``unexpected`` no row refers to a table that
-    is emptied, or one was written meanwhile; with foreign keys off nothing else would notice. ``restored`` are the tables
-    whose copies must have all their rows.
+    ``token`` is that of the schema it was written for. By the foreign keys of ``unexpected`` no row refers to an emptied
+    table; a row that does was written meanwhile, and with foreign keys off nothing else would detect it. ``restored`` are
+    the tables whose copies must have all their rows.
     """
 
     token: str
@@ -72,8 +71,8 @@ def script(
 ) -> SQLiteScript:
     """Write the SQL of a plan. *lock_timeout* in seconds. Reads the catalog for virtual tables and cycles only.
 
-    Raises :class:`~testdb_app.exceptions.UnsupportedError` for TRUNCATE and, within a transaction, for a cycle
-    that SQLite cannot delete there, and rows that it cannot restore there.
+    Raises :class:`~testdb_app.exceptions.UnsupportedError` for TRUNCATE. Within a transaction also for a cycle that
+    SQLite cannot delete there, and for rows that it cannot restore there.
     """
     tables = _tables(steps)
     copies = baseline.tables if baseline is not None else {}
@@ -84,7 +83,7 @@ def script(
         refuse_actions(connection, schema, steps, baseline)
     breaks = broken_references(connection, schema, steps) if within_transaction else ()
     cascaded = cascading(schema, steps, breaks) if within_transaction else frozenset()
-    # Within a transaction a key may also set columns of rows that go.
+    # Within a transaction a key may also set columns of deleted rows.
     updated = {key.table for key, _ in breaks} | (restored.keys() if within_transaction else set())
     triggers = _triggers(schema, tables, inserted=restored, updated=updated)
     before = [*map(_drop, triggers), *(set_null(key, column) for key, column in breaks)]
@@ -126,8 +125,8 @@ def _opening(lock_timeout: float, *, within: bool, deferred: bool, unchecked: bo
     yield f"PRAGMA busy_timeout = {round(lock_timeout * 1000)}"
     if within:
         yield f"SAVEPOINT {SAVEPOINT}"
-        # It stays on until the transaction ends: to switch it off would set one of SQLite's two counters of violations
-        # to 0, which may have counted down for what the caller's own rows had counted up in the other.
+        # It stays on until the transaction ends. Switching it off would set one of SQLite's two counters of violations to
+        # 0. That one may have counted down for the caller's own rows, which the other had counted up.
         if deferred:
             yield "PRAGMA defer_foreign_keys = ON"
     else:
@@ -152,9 +151,9 @@ def _tables(steps: Iterable[Step]) -> list[QualifiedName]:
 
 
 class _Known(NamedTuple):
-    """What the SQL depends on besides the plan.
+    """The facts that the SQL depends on besides the plan.
 
-    Virtual tables, the shapes of tables to restore, and the sequences that inserting moves although they are to stay.
+    Virtual tables, the shapes of tables to restore, and the sequences that move by inserting although they must stay.
     """
 
     virtual: Mapping[QualifiedName, VirtualTable]
@@ -208,7 +207,7 @@ def _triggers(
     inserted: Container[QualifiedName],
     updated: Container[QualifiedName],
 ) -> list[tuple[QualifiedName, Trigger]]:
-    """Return the triggers that would fire: on DELETE, and on INSERT and UPDATE where rows are put in or changed."""
+    """Return the triggers that would fire: on DELETE, and on INSERT and UPDATE if rows are inserted or changed."""
     return [
         (name, trigger)
         for name in tables
@@ -247,7 +246,7 @@ def needs_deferral(schema: Schema, steps: Sequence[Step]) -> bool:
 def cascading(
     schema: Schema, steps: Iterable[Step], broken: Iterable[tuple[ForeignKey, str]]
 ) -> frozenset[QualifiedName]:
-    """Return the tables whose rows may still go by a cascade, which no row count tells."""
+    """Return the tables whose rows a cascade may still delete, which no row count shows."""
     keys = {key for key in _keys_inside(schema, steps) if key.on_delete is OnDelete.CASCADE}
     return frozenset(key.table for key in keys - {key for key, _ in broken})
 
@@ -283,7 +282,7 @@ def refuse_actions(
 ) -> None:
     """Raise :class:`UnsupportedError` for rows that refer to a table to restore by a key that acts at once.
 
-    A row of it that changed is deleted and put in again, and what the key does meanwhile cannot be waited out.
+    A changed row of it is deleted and inserted again, and what the key does in between cannot be deferred.
     """
     order = [name for step in steps if step.action in {Action.DELETE, Action.RESTORE} for name in step.names]
     places = {name: place for place, name in enumerate(order)}
@@ -294,7 +293,7 @@ def refuse_actions(
         if step.action is Action.RESTORE
         for name in step.names
         for key in schema.referencing.get(name, ())
-        # Where all referring rows go before, nothing refers any more.
+        # If all referring rows are deleted before, nothing refers any more.
         if key.on_delete is not OnDelete.NO_ACTION
         and (places.get(key.table, len(order)) >= places[name] or {key.table, name} <= kept)
     ]

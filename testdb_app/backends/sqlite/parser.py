@@ -1,6 +1,6 @@
 """Parsing SQLite's own SQL: names, tokens, and what no pragma tells.
 
-Pure functions. The catalog keeps the text of each CREATE statement; a pragma does not tell whether a foreign key is
+Pure functions. The catalog keeps the text of each CREATE statement. No pragma reports whether a foreign key is
 deferrable, which event fires a trigger, or whether a key is AUTOINCREMENT. REFERENCES, DEFERRABLE, AUTOINCREMENT, ON and
 USING are reserved words, so an unquoted token that reads like one is one.
 """
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 def quote_name(name: str) -> str:
-    """Quote an identifier. Statements that bear one run with ``params=None``, so that ``%`` is literal."""
+    """Quote an identifier. Statements with identifiers run with ``params=None``, so that ``%`` is literal."""
     return '"' + name.replace('"', '""') + '"'
 
 
@@ -80,7 +80,7 @@ def has_autoincrement(sql: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReferenceClause:
-    """What the text of one foreign key says: the name of its constraint, and when it is checked."""
+    """The text of one foreign key: the name of its constraint, and when it is checked."""
 
     name: str | None = None
     deferrable: bool = False
@@ -103,7 +103,7 @@ def reference_clauses(sql: str) -> list[ReferenceClause]:
             found.append(ReferenceClause(name=name))
             name = None
         elif word == "DEFERRABLE":
-            # SQLite takes it for the last foreign key so far, also with another constraint between the two.
+            # SQLite applies it to the last foreign key so far, also with another constraint between the two.
             found[-1] = replace(
                 found[-1],
                 deferrable=words[number - 1] != "NOT",
@@ -115,7 +115,7 @@ def reference_clauses(sql: str) -> list[ReferenceClause]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TriggerText:
-    """What the text of a trigger says: its event, and the table (with a schema, if it names one)."""
+    """The text of a trigger: its event, and the table (with a schema, if it names one)."""
 
     event: str
     schema: str | None
@@ -134,7 +134,7 @@ def parse_trigger(sql: str) -> TriggerText:
 
 
 def qualified_definition(schema: str, sql: str) -> str:
-    """Return a trigger's text with its schema in it; SQLite then keeps the very text that it kept before.
+    """Return a trigger's text with its schema in it. SQLite then keeps exactly the text that it kept before.
 
     Without the schema, a temporary table of the same name would get the trigger.
     """
@@ -142,13 +142,13 @@ def qualified_definition(schema: str, sql: str) -> str:
 
 
 def trigger_schema(definition: str, table: QualifiedName) -> str:
-    """Return where a trigger of *table* is kept, from its qualified definition: with the table, or in "temp"."""
+    """Return the schema that keeps a trigger of *table*, from its qualified definition: the table's, or "temp"."""
     is_temporary = definition.startswith(_CREATE_TRIGGER + _TEMPORARY)
     return "temp" if is_temporary else table.schema
 
 
 def virtual_module(sql: str) -> tuple[str, frozenset[str]]:
-    """Return the module of a CREATE VIRTUAL TABLE (folded) and the names of the options it is given (folded)."""
+    """Return the module of a CREATE VIRTUAL TABLE (folded) and the names of its options (folded)."""
     spelled = tokens(sql)
     words = [token.upper() for token in spelled]
     module = words.index("USING", 3) + 1

@@ -1,7 +1,7 @@
 """Snapshots on SQLite: states of tables that are kept, and the differences between them.
 
-Rows are compared as for a baseline: storage class, collation and the sign of a zero included. SQLite does not tell what was
-written, so a comparison reads every table that has rows, and the copy of every one that had.
+Rows are compared as for a baseline: storage class, collation and the sign of a zero included. SQLite does not report what
+was written, so a comparison reads every table that has rows, and the copy of every table that had rows.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
     from django.db.backends.utils import CursorWrapper
 
 _numbers = itertools.count(1)
-# The attribute of a connection that keeps the driver's, and the copies in it that nobody needs any more.
+# The attribute of a connection that keeps the driver's connection, and the copies in it that are not needed any more.
 _LITTER = "_testdb_snapshot_litter"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
-    """A table with rows: what is compared, its copy in ``table.copy``, and its shape then."""
+    """A table with rows: what is compared, its copy in ``table.copy``, and its shape at that time."""
 
     table: BaselineTable
     shape: TableShape
@@ -61,7 +61,7 @@ class SQLiteState:
         self._finalizer = weakref.finalize(self, _litter(connection).extend, copies)
 
     def compare(self, connection: BaseDatabaseWrapper, later: StoredState | None, limit: int) -> list[TableDifference]:
-        """Return what differs. Costs one reading of all rows, then and now."""
+        """Return what differs. Reads the rows of both states once."""
         self.check_usable(connection)
         if later is not None:
             assert isinstance(later, SQLiteState)
@@ -83,12 +83,12 @@ class SQLiteState:
         return [difference for difference in found if difference is not None]
 
     def side(self, name: QualifiedName) -> Side | None:
-        """Return the table as it was, to be compared with an earlier state; None where it had no rows."""
+        """Return the table as it was, to be compared with an earlier state; None if it had no rows."""
         kept = self.tables.get(name)
         return Side.copied(kept.table, kept.shape) if kept is not None else None
 
     def check_usable(self, connection: BaseDatabaseWrapper) -> None:
-        """Raise :class:`SnapshotError` if it is closed, or its copies went with the connection that made them."""
+        """Raise :class:`SnapshotError` if it is closed, or its copies ended with the connection that made them."""
         if not self.is_open:
             raise SnapshotError("The snapshot is closed. Compare before it is closed.")
         connection.ensure_connection()
@@ -179,7 +179,7 @@ def _filled(
 
 
 def _by_primary_key(shape: TableShape) -> TableShape:
-    """Have rows told apart by the primary key that was declared, where the rowid is another one: it is nobody's business."""
+    """Identify rows by the declared primary key if the rowid is another one, because the rowid has no meaning to users."""
     if shape.key or not shape.primary_key:
         return shape
     return replace(shape, key=shape.primary_key, has_rowid=False)
@@ -266,7 +266,7 @@ class _Query:
 
 
 def tell_signs(connection: BaseDatabaseWrapper) -> None:
-    """Give the connection the function that tells the sign of a zero."""
+    """Give the connection the function that returns the sign of a zero."""
     connection.connection.create_function(SIGN, 1, lambda number: math.copysign(1, number) < 0, deterministic=True)
 
 
@@ -310,7 +310,7 @@ def _queries(shape: TableShape, before: QualifiedName | None, after: Side | None
     yield _Query(kind="+", tail=f"FROM {table} WHERE NOT EXISTS (SELECT 1 FROM {copy} WHERE {on})", old=(), new=new)
     if others := list(differs(paired, after.shape, knows_sign=True)):
         yield _Query(kind="~", tail=f"FROM {table} JOIN {copy} ON {on} WHERE {any_of(others)}", old=old, new=new)
-    # Not a correlated subquery: what it looks for has an index in the copy only.
+    # Not a correlated subquery: what it searches has an index in the copy only.
     gone = f"({kept}) NOT IN (SELECT {there} FROM {table} WHERE {_is_complete(paired)})"
     yield _Query(kind="-", tail=f"FROM {copy} WHERE {gone}", old=old, new=())
 
