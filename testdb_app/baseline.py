@@ -69,18 +69,18 @@ def _capture(connection: BaseDatabaseWrapper, options: ResetOptions, *, replace:
     backend = get_backend(connection)
     observation = read_state(connection, lock_timeout=options.lock_timeout)
     guard.check_may_reset(observation.identity, allow=options.allow_database)
-    known = read_context(connection, options)
+    context = read_context(connection, options)
     present = None if replace else backend.read_baseline(connection, state)
     if present is not None:
-        check_shape(connection, known.schema, present)
+        check_shape(connection, context.schema, present)
         logger.info("%s: the baseline captured %s is kept", connection.alias, present.captured_at)
         return present
-    scope = known.scope
-    tables = (frozenset(observation.sizes) | known.schema.outside_heap) & scope.tables
-    stored = {table.name for table in known.schema.tables if table.stores_rows}
+    scope = context.scope
+    tables = (frozenset(observation.sizes) | context.schema.outside_heap) & scope.tables
+    stored = {table.name for table in context.schema.tables if table.stores_rows}
     return backend.write_baseline(
         connection,
-        known.schema,
+        context.schema,
         tables=tables,
         sequences=scope.sequences,
         excluded=frozenset(stored - scope.tables),

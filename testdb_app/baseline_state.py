@@ -222,7 +222,7 @@ def _digest(document: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def damaged(where: str, faults: Iterable[str]) -> BaselineDamagedError:
+def not_as_captured(where: str, faults: Iterable[str]) -> BaselineDamagedError:
     """Return the error for a baseline with these *faults*, in the database that *where* names."""
     changes = list(faults)
     listed = "; ".join(changes[:5]) + (f"; and {len(changes) - 5} more" if len(changes) > 5 else "")
@@ -244,8 +244,8 @@ def from_document(document: Mapping[str, Any], *, where: str = "this database") 
         if document["digest"] == _digest(document):
             return baseline
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise damaged(where, [f"its document cannot be read ({type(error).__name__}: {error})"]) from error
-    raise damaged(where, ["its document was edited"])
+        raise not_as_captured(where, [f"its document cannot be read ({type(error).__name__}: {error})"]) from error
+    raise not_as_captured(where, ["its document was edited"])
 
 
 def _parse(document: Mapping[str, Any], where: str) -> Baseline:

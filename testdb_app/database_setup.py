@@ -279,7 +279,7 @@ def restore_kept_databases(aliases: Iterable[str]) -> None:
         if name == ":memory:" or "mode=memory" in name or guard.is_configured(connection.settings_dict, name):
             continue
         # The test name permits no more here than later: it may be the database of a service file.
-        with guard.renamed(connection, name), guard.told_of_kept(connection, name):
+        with guard.renamed(connection, name), guard.treated_as_kept(connection, name):
             try:
                 try:
                     Resetter(alias, to="baseline", once=True).reset()

@@ -457,7 +457,7 @@ def _create_test_db(creation: Any, call: Callable[[], Any], given: Mapping[str, 
     remember_configured_names({connection.alias: connection.settings_dict})
     name = str(creation._get_test_db_name())
     keeps = bool(given.get("keepdb"))
-    with _told(creation, name, keeps=keeps):
+    with _recorded(creation, name, keeps=keeps):
         if _refuses or not keeps:
             _refuse_configured(creation, name, act="use as a test database" if keeps else "drop", loses_all=not keeps)
         result = call()
@@ -478,7 +478,7 @@ def _clone_test_db(creation: Any, call: Callable[[], Any], given: Mapping[str, A
         return call()
     name = str(creation.get_test_db_clone_settings(given["suffix"])["NAME"])
     keeps = bool(given.get("keepdb"))
-    with _told(creation, name, keeps=keeps, how="_clone_test_db"):
+    with _recorded(creation, name, keeps=keeps, how="_clone_test_db"):
         if not keeps:
             _refuse_configured(creation, name, act="drop", loses_all=True)
         result = call()
@@ -488,7 +488,7 @@ def _clone_test_db(creation: Any, call: Callable[[], Any], given: Mapping[str, A
 
 
 @contextmanager
-def _told(creation: Any, name: str, *, keeps: bool, how: str = "_create_test_db") -> Iterator[None]:
+def _recorded(creation: Any, name: str, *, keeps: bool, how: str = "_create_test_db") -> Iterator[None]:
     """Record that *name* is made for tests, before it is made, because migrations may check; undo that on failure."""
     alias = creation.connection.alias
     _made[alias, name] = MadeDatabase(is_kept=_may_be_kept(creation, name, how), stays=keeps or _stays)
@@ -575,7 +575,7 @@ def _noting_creation(creation: Any, name: str) -> Iterator[None]:
 
 
 @contextmanager
-def told_of_kept(connection: BaseDatabaseWrapper, name: str) -> Iterator[None]:
+def treated_as_kept(connection: BaseDatabaseWrapper, name: str) -> Iterator[None]:
     """Apply the rules for a kept test database to *name* while the block runs, before any hook was called."""
     key = connection.alias, name
     before = _made.get(key)

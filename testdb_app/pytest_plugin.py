@@ -80,7 +80,7 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     """Tell pytest-django what a test wants by our fixtures."""
     _collect_session_test(item)
     # Without it there is one error, after the collection.
-    if requests.asks_for_ours(item) and item.config.pluginmanager.hasplugin("django"):
+    if requests.uses_ours(item) and item.config.pluginmanager.hasplugin("django"):
         requests.add_mark(item)
         _register_hooks(item.config)
     elif requests.is_of_our_class(item) and item.config.pluginmanager.hasplugin("django"):
@@ -256,7 +256,7 @@ def _uses(item: Any) -> bool:
     return not requests.SESSIONS.isdisjoint(getattr(item, "fixturenames", ()))
 
 
-class _Asking:
+class _StandIn:
     """Stands for the tests with sessions where pytest-django asks which databases the tests of a run need."""
 
     fixturenames = ()
@@ -292,7 +292,7 @@ class _SessionHooks:
         if fixturedef.argname != "django_db_setup":
             return (yield)
         items: list[Any] = request.session.items
-        stand_in = _Asking(request.config, _databases([item for item in items if _uses(item)]))
+        stand_in = _StandIn(request.config, _databases([item for item in items if _uses(item)]))
         items.append(stand_in)
         try:
             return (yield)

@@ -117,7 +117,7 @@ class Resetter:
         self.using = using
         self.within_transaction = within_transaction
         self.once = once
-        self._map: ResetContext | None = None
+        self._context: ResetContext | None = None
         self._tracker: ChangeTracker | None = None
 
     @property
@@ -133,7 +133,7 @@ class Resetter:
     @property
     def schema_token(self) -> str | None:
         """A text that changes with the schema, as the last reset or plan found it; None before the first."""
-        return self._map.schema.token if self._map is not None else None
+        return self._context.schema.token if self._context is not None else None
 
     def reset(self, *, refit: bool = False) -> ResetReport:
         """Reset the database and return a report of what was done.
@@ -184,20 +184,20 @@ class Resetter:
         The schema must be as the last reset or plan found it. One round trip, or two. Raises what :meth:`plan`
         raises.
         """
-        known = self._map
-        if known is None or known.baseline is None:
+        context = self._context
+        if context is None or context.baseline is None:
             return None
-        names = {table.oid: table.name for table in known.schema.tables}
+        names = {table.oid: table.name for table in context.schema.tables}
         if not names.keys() >= set(oids):
             return None
         written = {names[oid] for oid in oids}
-        if not written.isdisjoint(known.baseline.kept_in):
+        if not written.isdisjoint(context.baseline.kept_in):
             # The baseline may be damaged.
             return None
-        written &= known.scope.tables
+        written &= context.scope.tables
         with explained(self.connection, READING):
-            changes = self._count_changes(known, written)
-            others = [name for name in sorted(written) if name not in known.baseline.tables]
+            changes = self._count_changes(context, written)
+            others = [name for name in sorted(written) if name not in context.baseline.tables]
             rows = self.backend.count_rows(self.connection, others)
         return (
             dict.fromkeys(written, RowChanges()) | changes | {name: RowChanges(removed=rows[name]) for name in others}
@@ -225,69 +225,69 @@ class Resetter:
                 self.connection, permit=self._permit, write=self._write_replay, lock_timeout=timeout
             )
             if replay is not None:
-                plan = ResetPlan(steps=(), kept=self._map.scope.kept) if self._map is not None else ResetPlan(steps=())
+                plan = ResetPlan(steps=(), kept=self._context.scope.kept if self._context is not None else ())
                 if replay.script is not None:
                     plan = cast("ResetPlan", replay.script.origin)
                 return self._report(replay.identity, plan, replay.changes, replay.permitted_by)
-        observation, known = self._look(refit=refit, permit=True)
+        observation, context = self._read_state(refit=refit, permit=True)
         if self.within_transaction and observation.identity.has_fixed_snapshot:
             raise TransactionStateError(
                 f'Refusing to reset: the transaction of the connection "{self.using}" is repeatable read or serializable, and '
                 "would not see the rows that others committed since it began. Use read committed, or reset outside of it."
             )
         rule = self._permit(observation.identity)
-        counted = self._count_changes(known) if restoration is not Restoration.DIFFERENCES else None
+        counted = self._count_changes(context) if restoration is not Restoration.DIFFERENCES else None
         differing = None
         if counted is not None:
             # Rows that this role cannot see may differ, so a table that hides rows counts as different.
-            differing = frozenset(counted) | {table.name for table in known.schema.tables if table.hides_rows}
-        new_tables = frozenset() if self.within_transaction else known.new_tables
+            differing = frozenset(counted) | {table.name for table in context.schema.tables if table.hides_rows}
+        new_tables = frozenset() if self.within_transaction else context.new_tables
         plan = self._plan(
-            observation, known, strategy, restoration=restoration, differing=differing, new_tables=new_tables
+            observation, context, strategy, restoration=restoration, differing=differing, new_tables=new_tables
         )
         changes: Mapping[QualifiedName, RowChanges] = {}
         if plan.steps:
-            script = self._script(known, plan, timeout, observation.identity)
+            script = self._script(context, plan, timeout, observation.identity)
             changes = self.backend.run(self.connection, script, within_transaction=self.within_transaction)
             if counted is not None and restoration is Restoration.IN_PASSES:
                 # The server does not report what it did.
                 changes = {**{name: done for name, done in counted.items() if name in plan.tables}, **changes}
-        if known.new_tables:
+        if context.new_tables:
             # The next report counts the rows that are deleted from these tables.
-            self._map = replace(known, new_tables=frozenset())
+            self._context = replace(context, new_tables=frozenset())
         if self._tracker is not None and not (self.once or self.within_transaction):
             self._tracker.renew(self.connection, observation)
         return self._report(observation.identity, plan, changes, rule)
 
     def _write_replay(self, observation: DatabaseState) -> Script | None:
         """Write the SQL that empties or restores the written tables; None if that needs a full scan."""
-        assert self._map is not None
-        baseline = self._map.baseline
+        assert self._context is not None
+        baseline = self._context.baseline
         if baseline is not None and not observation.sizes.keys().isdisjoint(baseline.kept_in):
             # The baseline may be out of date, or damaged.
             return None
         options = self.options
-        plan = self._map.plan(observation, strategy=options.strategy, truncate_above=options.truncate_above)
+        plan = self._context.plan(observation, strategy=options.strategy, truncate_above=options.truncate_above)
         if plan.checks or plan.verify:
             return None
-        script = self._script(self._map, plan, options.lock_timeout, observation.identity, for_tracker=True)
+        script = self._script(self._context, plan, options.lock_timeout, observation.identity, for_tracker=True)
         return replace(script, origin=plan)
 
-    def _look(self, *, refit: bool = False, permit: bool = False) -> tuple[DatabaseState, ResetContext]:
+    def _read_state(self, *, refit: bool = False, permit: bool = False) -> tuple[DatabaseState, ResetContext]:
         """Read the state, ask the guard if *permit*, and read the context if there is none or the schema has changed."""
         for _ in range(MOST_ATTEMPTS):
-            baseline = self._map.baseline if self._map is not None else None
+            baseline = self._context.baseline if self._context is not None else None
             timeout = self.options.lock_timeout / WAITS
             observation = read_state(self.connection, lock_timeout=timeout, baseline=baseline)
             if permit:
                 self._permit(observation.identity)
-            if self._map is not None and self._map.is_still_true(observation):
-                return observation, self._map
-            before = self._map.schema if self._map is not None else None
-            self._map = read_context(self.connection, self.options, refits=refit, before=before)
+            if self._context is not None and self._context.is_still_true(observation):
+                return observation, self._context
+            before = self._context.schema if self._context is not None else None
+            self._context = read_context(self.connection, self.options, refits=refit, before=before)
             # Counters do not cover tables of other access methods.
-            can_watch = self._map.schema.outside_heap.isdisjoint(self._map.scope.tables)
-            self._tracker = self.backend.change_tracker(self._map.schema) if can_watch else None
+            can_watch = self._context.schema.outside_heap.isdisjoint(self._context.scope.tables)
+            self._tracker = self.backend.change_tracker(self._context.schema) if can_watch else None
         raise ConcurrencyError(
             f'The schema of database "{observation.identity.name}" changes faster than it can be read. Nothing was changed. '
             "Wait until the migrations that run on it have ended.",
@@ -298,27 +298,27 @@ class Resetter:
         return guard.check_may_reset(identity, allow=self.options.allow_database)
 
     def _count_changes(
-        self, known: ResetContext, among: Collection[QualifiedName] | None = None
+        self, context: ResetContext, among: Collection[QualifiedName] | None = None
     ) -> dict[QualifiedName, RowChanges]:
         """Return what a restoration would change, for each table that differs from the baseline. *among* limits the tables."""
-        if known.baseline is None:
+        if context.baseline is None:
             return {}
-        tables = known.baseline.tables.keys() & known.scope.tables
+        tables = context.baseline.tables.keys() & context.scope.tables
         if among is not None:
             tables &= set(among)
-        counted = self.backend.count_changes(self.connection, known.baseline, sorted(tables))
+        counted = self.backend.count_changes(self.connection, context.baseline, sorted(tables))
         return {name: changes for name, changes in counted.items() if changes}
 
-    def _plan(self, observation: DatabaseState, known: ResetContext, strategy: str, **options: Any) -> ResetPlan:
-        plan = known.plan(observation, strategy=strategy, truncate_above=self.options.truncate_above, **options)
+    def _plan(self, observation: DatabaseState, context: ResetContext, strategy: str, **options: Any) -> ResetPlan:
+        plan = context.plan(observation, strategy=strategy, truncate_above=self.options.truncate_above, **options)
         if plan.checks:
-            counts = self.backend.count_references(self.connection, plan.checks, known.baseline)
-            check_references(known.schema, known.scope, plan.checks, counts)
+            counts = self.backend.count_references(self.connection, plan.checks, context.baseline)
+            check_references(context.schema, context.scope, plan.checks, counts)
         return plan
 
     def _script(
         self,
-        known: ResetContext,
+        context: ResetContext,
         plan: ResetPlan,
         lock_timeout: float,
         identity: DatabaseIdentity,
@@ -327,9 +327,9 @@ class Resetter:
     ) -> Script:
         return self.backend.script(
             self.connection,
-            known.schema,
+            context.schema,
             plan.steps,
-            baseline=known.baseline,
+            baseline=context.baseline,
             checks=plan.checks,
             verify=plan.verify,
             lock_timeout=lock_timeout,
@@ -341,12 +341,12 @@ class Resetter:
     def _report(
         self, identity: DatabaseIdentity, plan: ResetPlan, changes: Mapping[QualifiedName, RowChanges], rule: str
     ) -> ResetReport:
-        assert self._map is not None
+        assert self._context is not None
         report = make_report(
             identity,
             plan,
             changes,
-            target="empty" if self._map.baseline is None else self.options.to or BASELINE,
+            target="empty" if self._context.baseline is None else self.options.to or BASELINE,
             permitted_by=rule,
             warning=self.backend.warning or identity.warning,
         )
@@ -354,7 +354,7 @@ class Resetter:
             return report
         # The plan lists the views over all tables that may have been written.
         changed = {table.name for table in report.tables}
-        views = self._map.schema.materialized_views
+        views = self._context.schema.materialized_views
         return replace(report, stale_views=tuple(view.name for view in views if not changed.isdisjoint(view.tables)))
 
     def _preview_once(self) -> ResetPreview:
@@ -362,19 +362,19 @@ class Resetter:
             return self._preview()
 
     def _preview(self) -> ResetPreview:
-        observation, known = self._look()
-        changes = self._count_changes(known)
-        plan = self._plan(observation, known, self.options.strategy, differing=frozenset(changes))
-        emptied = [name for name in plan.tables if known.schema.by_name[name].stores_rows and name not in changes]
+        observation, context = self._read_state()
+        changes = self._count_changes(context)
+        plan = self._plan(observation, context, self.options.strategy, differing=frozenset(changes))
+        emptied = [name for name in plan.tables if context.schema.by_name[name].stores_rows and name not in changes]
         removed = {name: changes[name].removed for name in plan.tables if name in changes}
-        script = self._script(known, plan, self.options.lock_timeout, observation.identity)
+        script = self._script(context, plan, self.options.lock_timeout, observation.identity)
         return ResetPreview(
             identity=observation.identity,
             plan=plan,
             rows=self.backend.count_rows(self.connection, emptied) | removed,
             sql=tuple(statement.sql for statement in script.statements if not statement.is_proof),
-            target="empty" if known.baseline is None else "baseline",
-            labels=index_models(self.connection, known.schema).labels_by_table,
+            target="empty" if context.baseline is None else "baseline",
+            labels=index_models(self.connection, context.schema).labels_by_table,
             changes=changes,
         )
 

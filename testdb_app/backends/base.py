@@ -708,8 +708,8 @@ class BaseDataBackend(ABC):
         return connection.ops.quote_name(name.name if isinstance(name, QualifiedName) else name)
 
     @abstractmethod
-    def read_schema(self, connection: BaseDatabaseWrapper, known: Schema | None) -> Schema:
-        """Return the schema: *known* itself if it is still valid, which is cheaper to find out than to read it."""
+    def read_schema(self, connection: BaseDatabaseWrapper, before: Schema | None) -> Schema:
+        """Return the schema: *before* itself if it is still valid, which is cheaper to find out than to read it."""
         ...
 
     @abstractmethod

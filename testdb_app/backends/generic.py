@@ -152,7 +152,7 @@ def read_state(
         query = (
             f"SELECT CASE WHEN EXISTS (SELECT 1 FROM {{}}) THEN 1 ELSE 0 END{connection.features.bare_select_suffix}"
         )
-        filled = [table for table in sorted(structure.relations) if _ask(connection, cursor, query, table)]
+        filled = [table for table in sorted(structure.relations) if _read_number(connection, cursor, query, table)]
     return DatabaseState(
         identity=identify(connection),
         token=structure.token,
@@ -164,7 +164,7 @@ def read_state(
 def count_live_rows(connection: BaseDatabaseWrapper, tables: Iterable[QualifiedName]) -> dict[QualifiedName, int]:
     """Count the rows of each of *tables*. One query for each."""
     with connection.cursor() as cursor:
-        return {name: _ask(connection, cursor, "SELECT COUNT(*) FROM {}", name.name) for name in tables}
+        return {name: _read_number(connection, cursor, "SELECT COUNT(*) FROM {}", name.name) for name in tables}
 
 
 def count_references(
@@ -173,10 +173,10 @@ def count_references(
     """Count, for each key, the rows of its referencing table that refer to some row. One query for each."""
     query = "SELECT COUNT(*) FROM {} WHERE {} IS NOT NULL"
     with connection.cursor() as cursor:
-        return tuple(_ask(connection, cursor, query, key.table.name, *key.columns) for key in keys)
+        return tuple(_read_number(connection, cursor, query, key.table.name, *key.columns) for key in keys)
 
 
-def _ask(connection: BaseDatabaseWrapper, cursor: CursorWrapper, query: str, *names: str) -> int:
+def _read_number(connection: BaseDatabaseWrapper, cursor: CursorWrapper, query: str, *names: str) -> int:
     cursor.execute(query.format(*map(connection.ops.quote_name, names)))
     return int(cursor.fetchone()[0])
 
@@ -459,7 +459,7 @@ _ROWS_A_CALL = 1_000
 class GenericData(BaseDataBackend):
     """See :class:`testdb_app.backends.base.BaseDataBackend`."""
 
-    def read_schema(self, connection: BaseDatabaseWrapper, known: Schema | None) -> Schema:
+    def read_schema(self, connection: BaseDatabaseWrapper, before: Schema | None) -> Schema:
         """Read the schema, each time: nothing shows cheaply whether it has changed."""
         return read_schema(connection)
 

@@ -94,7 +94,7 @@ class DataLedger:
         register them.
         """
         check_may_write(connections[self.using], self._allowed)
-        with told_of_new_rows(self.using, self.register):
+        with notified_of_new_rows(self.using, self.register):
             result = build(*args, **kwargs)
         self.register(*instances_of(result))
         return result
@@ -264,13 +264,13 @@ def _concrete_models(model: type[Model]) -> Iterator[type[Model]]:
 
 
 @contextmanager
-def told_of_new_rows(using: str, tell: Callable[[Model], None]) -> Iterator[None]:
-    """Call *tell*, while the block runs, with each instance that this thread saves as a new row over the alias *using*."""
+def notified_of_new_rows(using: str, notify: Callable[[Model], None]) -> Iterator[None]:
+    """Call *notify*, while the block runs, with each instance that this thread saves as a new row over the alias *using*."""
     thread = threading.get_ident()
 
     def receive(sender: type[Model], **options: Any) -> None:
         if options["created"] and options["using"] == using and threading.get_ident() == thread:
-            tell(options["instance"])
+            notify(options["instance"])
 
     post_save.connect(receive, weak=False)
     try:

@@ -346,14 +346,14 @@ _CHECKS: Mapping[type | None, Callable[[Any], bool]] = {
 class Column:
     """A column to fill: the field, how its values are prepared, the type that needs no preparation, the default or None.
 
-    With ``looks_at_row`` the field computes its value from the instance: ``auto_now``, files, custom fields.
+    With ``reads_row`` the field computes its value from the instance: ``auto_now``, files, custom fields.
     """
 
     field: Field[Any, Any]
     prepare: Callable[[Any], Any]
     plain: type | None
     default: Callable[[], Any] | None
-    looks_at_row: bool
+    reads_row: bool
 
     @property
     def column(self) -> str:
@@ -376,7 +376,7 @@ def make_column(field: Field[Any, Any], connection: BaseDatabaseWrapper) -> Colu
         prepare=_preparation(field, plain, connection),
         plain=plain,
         default=field.get_default if has_default else None,
-        looks_at_row=_looks_at_row(field),
+        reads_row=_reads_row(field),
     )
 
 
@@ -409,7 +409,7 @@ def _preparation(field: Field[Any, Any], plain: type | None, connection: BaseDat
     return prepare
 
 
-def _looks_at_row(field: Any) -> bool:
+def _reads_row(field: Any) -> bool:
     own = type(field).pre_save
     if own in {models.DateField.pre_save, models.DateTimeField.pre_save, models.TimeField.pre_save}:
         return bool(field.auto_now or field.auto_now_add)
@@ -442,7 +442,7 @@ class RowReader:
             make_column(field, connection) for field in meta.concrete_fields if not getattr(field, "generated", False)
         )
         self._names = {name for column in self._columns for name in _names(column)}
-        self._needs_instances = any(column.looks_at_row for column in self._columns)
+        self._needs_instances = any(column.reads_row for column in self._columns)
 
     def batches(self, rows: Iterable[Any]) -> Iterator[Batch]:
         """Yield the rows, in order, by the columns that they fill. Keys and defaults that the database makes are left out."""
@@ -534,7 +534,7 @@ def _defaults(column: Column, number: int) -> list[Any]:
 
 
 def _values_of_instances(column: Column, rows: list[Any]) -> list[Any]:
-    if column.looks_at_row:
+    if column.reads_row:
         return [column.field.pre_save(row, add=True) for row in rows]
     return list(map(attrgetter(column.field.attname), rows))
 

@@ -31,7 +31,7 @@ def read_index(connection: BaseDatabaseWrapper) -> ModelIndex:
     return known
 
 
-def known_index(connection: BaseDatabaseWrapper) -> ModelIndex:
+def cached_index(connection: BaseDatabaseWrapper) -> ModelIndex:
     """Return the last known models behind the tables, for texts. No round trip if they were read before."""
     return _known.get((connection.alias, str(connection.settings_dict["NAME"]))) or read_index(connection)
 

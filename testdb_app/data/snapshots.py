@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 from django.db import DEFAULT_DB_ALIAS, connections
 
 from testdb_app.backends import get_backend
-from testdb_app.data.model_index import known_index, select
+from testdb_app.data.model_index import cached_index, select
 from testdb_app.diff import StateDifference, TableDifference
 from testdb_app.exceptions import SnapshotError
 
@@ -93,7 +93,7 @@ def with_labels(connection: BaseDatabaseWrapper, found: Iterable[TableDifference
     tables = sorted(found, key=lambda difference: difference.table)
     if not tables:
         return StateDifference()
-    index = known_index(connection)
+    index = cached_index(connection)
     return StateDifference(
         tables=tuple(replace(difference, labels=index.labels_of(difference.table)) for difference in tables)
     )

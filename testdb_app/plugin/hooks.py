@@ -85,13 +85,13 @@ class TestdbPlugin:
         if mode is not None:
             self.leaks = LeakFinder(aliases, blocker, fails=mode == "fail")
             # Before the databases are gone.
-            fixturedef.addfinalizer(self._look_at_the_end)
+            fixturedef.addfinalizer(self._check_and_stop)
         return result
 
     def begin_test(self, item: pytest.Item) -> None:
         """End the scopes that *item* cannot be in. Raises :class:`ScopeError` if it asks for what excludes each other."""
         self._last = item
-        if requests.asks_for_ours(item):
+        if requests.uses_ours(item):
             conflict = requests.find_conflict(item)
             if conflict is not None:
                 raise ScopeError(conflict)
@@ -116,7 +116,7 @@ class TestdbPlugin:
 
     def tear_down_test(self, item: pytest.Item, nextitem: pytest.Item | None) -> _Hook:
         """Find out what *item* has done to the scopes that it was in; then tear it down, and leave its package."""
-        wrong = self._look_back(item) if requests.unittest_kind(item) is not None else None
+        wrong = self._find_fault(item) if requests.unittest_kind(item) is not None else None
         with transactional.resetting_late(item):
             result = yield
         if nextitem is not None and self.stack.entries:
@@ -124,21 +124,21 @@ class TestdbPlugin:
         if wrong is not None:
             raise wrong
         if nextitem is not None and nextitem.parent is not item.parent:
-            self._look_at_ends()
+            self._check_ended_fixtures()
         return result
 
-    def _look_at_ends(self) -> None:
+    def _check_ended_fixtures(self) -> None:
         # What a scope that commits is still to reset is no leak.
         if self.leaks is not None and self._last is not None and not self.stack.of_kind(Kind.COMMITTED):
             self.leaks.check(self._last, f"The end of a fixture, after the test {self._last.nodeid},")
 
-    def _look_at_the_end(self) -> None:
+    def _check_and_stop(self) -> None:
         try:
-            self._look_at_ends()
+            self._check_ended_fixtures()
         finally:
             self.stop()
 
-    def _look_back(self, item: pytest.Item) -> TestSessionError | None:
+    def _find_fault(self, item: pytest.Item) -> TestSessionError | None:
         """Return what *item* did wrong: it broke a scope, or left rows."""
         broken = self._find_broken(item)
         if broken is None and self.leaks is not None and not self.stack.of_kind(Kind.COMMITTED):
@@ -156,7 +156,7 @@ class TestdbPlugin:
         self.copies.hand_out_copies()
         if fixturedef.argname != "_django_db_helper":
             return self.copies.keep(fixturedef, (yield))
-        error = transactional.reset_if_asked_late(request)
+        error = transactional.reset_if_requested_late(request)
         if error is not None:
             return (yield from refuse(fixturedef, request, error))
         # Pytest-django's part of a test is the narrowest thing that is open.
@@ -168,7 +168,7 @@ class TestdbPlugin:
 
     def _end_test_level(self, entry: OpenScope) -> None:
         self.stack.remove(entry)
-        wrong = self._look_back(entry.node)
+        wrong = self._find_fault(entry.node)
         if wrong is not None:
             raise wrong
 
@@ -264,7 +264,7 @@ def pytest_fixture_setup(fixturedef: Any, request: Any) -> _Hook:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> _Hook:
     """Replace the flush of ``TransactionTestCase`` while a test runs that is to end otherwise."""
-    with transactional.ending_as_asked(item):
+    with transactional.ending_without_flush(item):
         return (yield)
 
 

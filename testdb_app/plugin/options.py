@@ -57,7 +57,7 @@ def find_fault(config: pytest.Config, items: Iterable[pytest.Item] = ()) -> str 
 
     Used by an option or an ini key, by a fixture or a class of one of *items*, or by the app in INSTALLED_APPS.
     """
-    asked = next(_asked(config, items), None)
+    asked = next(_find_users(config, items), None)
     user = asked or next((f"The class of {item.nodeid}" for item in items if requests.is_of_our_class(item)), None)
     if user is None and not _is_installed():
         return None
@@ -79,7 +79,7 @@ def find_fault(config: pytest.Config, items: Iterable[pytest.Item] = ()) -> str 
     return f"{user} cannot be used: {' '.join(found)}" if user is not None else " ".join(found)
 
 
-def _asked(config: pytest.Config, items: Iterable[pytest.Item]) -> Iterator[str]:
+def _find_users(config: pytest.Config, items: Iterable[pytest.Item]) -> Iterator[str]:
     """Yield what in the run asks for the plugin: options first."""
     if resets_all(config):
         yield f"The option {RESET}"

@@ -50,7 +50,7 @@ class LeakFinder:
         self._objects: dict[str, frozenset[str]] = {}
         self._known_at: dict[str, object | None] = dict.fromkeys(aliases)
         reset_finished.connect(self._note_reset, dispatch_uid=__name__)
-        self.look()
+        self.find_leaks()
         self._warn_of_unseen()
 
     def stop(self) -> None:
@@ -70,11 +70,11 @@ class LeakFinder:
                 warnings.warn(LeakWarning(text), stacklevel=2)
 
     def check(self, node: Any, who: str, function: Any = None) -> None:
-        """Tell, by a warning or an error, what *who* has left since the last look.
+        """Tell, by a warning or an error, what *who* has left since the last check.
 
         The warning stands at the line of *function*, a fixture's, or at that of the test that is *node*.
         """
-        found = self.look()
+        found = self.find_leaks()
         if not found:
             return
         text = (
@@ -93,13 +93,13 @@ class LeakFinder:
             # A filter of the user's makes errors of warnings.
             raise LeakError(text, owner=who) from None
 
-    def look(self) -> list[str]:
-        """Return what was left since the last look, a text for each database."""
+    def find_leaks(self) -> list[str]:
+        """Return what was left since the last check, a text for each database."""
         with self._blocker.unblock():
-            return [text for alias in self.aliases for text in self._look_at(alias)]
+            return [text for alias in self.aliases for text in self._find_leaks_in(alias)]
 
     def _compare(self, alias: str, since: object, position: object) -> Iterator[str]:
-        """Compare with the baseline what was written since the last look; tell what differs, and did not before."""
+        """Compare with the baseline what was written since the last check; tell what differs, and did not before."""
         before = self._images[alias]
         written = self._compare_written(alias, since, position)
         if written is not None:
@@ -151,7 +151,7 @@ class LeakFinder:
             self._were_reset.add(using)
             self._images[using] = {}
 
-    def _look_at(self, alias: str) -> Iterator[str]:
+    def _find_leaks_in(self, alias: str) -> Iterator[str]:
         from django.db import Error, connections  # noqa: PLC0415
 
         from testdb_app.backends import get_backend  # noqa: PLC0415

@@ -102,7 +102,7 @@ def _listed(databases: Any) -> list[str] | str:
     return [databases] if isinstance(databases, str) else list(databases)
 
 
-def asks_for_ours(item: pytest.Item) -> bool:
+def uses_ours(item: pytest.Item) -> bool:
     """Whether *item* asks for anything that is ours."""
     return not _OURS.isdisjoint(names_of(item)) or item.get_closest_marker(MARK) is not None
 

@@ -97,7 +97,7 @@ def _was_set_up(alias: str) -> bool:
     return is_set_up(alias) or str(settings["NAME"]) != get_configured_name(alias)
 
 
-def reset_if_asked_late(request: Any) -> Exception | None:
+def reset_if_requested_late(request: Any) -> Exception | None:
     """Have the test reset if it has asked for ``reset_db`` by ``getfixturevalue()``; *request* is that of pytest-django's part.
 
     Return why not: something may have been written to one of its databases since they were set up.
@@ -135,7 +135,7 @@ def resetting_late(item: pytest.Item) -> AbstractContextManager[None]:
 
 
 @contextmanager
-def ending_as_asked(item: pytest.Item) -> Iterator[None]:
+def ending_without_flush(item: pytest.Item) -> Iterator[None]:
     """Replace the flush of ``TransactionTestCase`` while *item* runs: by a reset, or by nothing in a scope that commits."""
     if not requests.commits(item):
         yield

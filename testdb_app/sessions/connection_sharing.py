@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from testdb_app.sessions.registry import OpenSession
 
-Borrower = threading.Thread | Executor | None
+Recipient = threading.Thread | Executor | None
 """What a session's connections are shared with; None means every other thread."""
 
 DEFAULT_TIMEOUT = 10.0
@@ -37,11 +37,11 @@ DEFAULT_TIMEOUT = 10.0
 
 
 @contextmanager
-def lending(
-    session: OpenSession, connections: dict[BaseDatabaseWrapper, Iterable[str]], borrower: Borrower, timeout: float
+def sharing(
+    session: OpenSession, connections: dict[BaseDatabaseWrapper, Iterable[str]], recipient: Recipient, timeout: float
 ) -> Iterator[None]:
     """Share *connections*, each with its aliases, while the block runs."""
-    _check(borrower)
+    _check(recipient)
     loans = [
         # One connection has one turn, whichever session shares it.
         SharedConnection(session, connection, aliases, turn=find_turn(connection) or Turn(session.owner, timeout))
@@ -51,31 +51,31 @@ def lending(
         for loan in loans:
             loan.begin()
             stack.callback(loan.end)
-            _admit(loan, borrower)
+            _admit(loan, recipient)
             put_up(loan)
             stack.callback(take_down, loan)
-        if isinstance(borrower, Executor):
-            stack.enter_context(_submitting(borrower, loans))
+        if isinstance(recipient, Executor):
+            stack.enter_context(_submitting(recipient, loans))
         yield
 
 
-def _check(borrower: object) -> None:
-    if isinstance(borrower, ProcessPoolExecutor):
+def _check(recipient: object) -> None:
+    if isinstance(recipient, ProcessPoolExecutor):
         raise ConfigurationError(
             "allow() lends to threads: a connection cannot be shared with the processes of an executor."
         )
-    if not isinstance(borrower, threading.Thread | Executor | None):
+    if not isinstance(recipient, threading.Thread | Executor | None):
         raise ConfigurationError(
-            f"allow() takes a thread, an executor with threads, or nothing for every other thread, not {borrower!r}. A live "
+            f"allow() takes a thread, an executor with threads, or nothing for every other thread, not {recipient!r}. A live "
             "server starts a thread for each request: lend to every thread."
         )
 
 
-def _admit(loan: SharedConnection, borrower: Borrower) -> None:
-    if borrower is None:
+def _admit(loan: SharedConnection, recipient: Recipient) -> None:
+    if recipient is None:
         loan.to_all = True
-    elif isinstance(borrower, threading.Thread):
-        loan.admit(borrower)
+    elif isinstance(recipient, threading.Thread):
+        loan.admit(recipient)
 
 
 @contextmanager
@@ -83,10 +83,10 @@ def _submitting(executor: Executor, loans: Sequence[SharedConnection]) -> Iterat
     """Run the jobs submitted in the block with the shared connections, and restore the threads after each job."""
     submit: Callable[..., Any] = executor.submit
 
-    def submit_lent(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    def submit_shared(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         return submit(partial(_run, loans, function), *args, **kwargs)
 
-    setattr(executor, "submit", submit_lent)  # noqa: B010 - a method, to mypy
+    setattr(executor, "submit", submit_shared)  # noqa: B010 - a method, to mypy
     try:
         yield
     finally:
@@ -156,7 +156,7 @@ class SharedConnection:
             return None
         found = self._threads.get(thread)
         if found is None:
-            found = self._threads[thread] = borrow(self.connection, self)
+            found = self._threads[thread] = make_thread_connection(self.connection, self)
             # Inside its own wrapper, which waits for its turn: that wait is not part of any statement's time.
             found.execute_wrappers += [
                 each for each in self.connection.execute_wrappers if not isinstance(each, _TurnTaker)
@@ -168,8 +168,8 @@ class SharedConnection:
         if not self.is_open:
             self._refuse(
                 SessionClosedError,
-                f"The thread {threading.current_thread().name} uses the connection of {self.session.owner}, which was lent to it "
-                "and is not any more. Wait for the thread (join()) before the allow() block ends.",
+                f"The thread {threading.current_thread().name} uses the connection of {self.session.owner}, which was shared "
+                "with it and is not any more. Wait for the thread (join()) before the allow() block ends.",
             )
         if self.connection.connection is not self._raw or is_lost(self.connection):
             self._refuse(
@@ -242,7 +242,7 @@ def find_turn(connection: BaseDatabaseWrapper) -> Turn | None:
 def get_storage() -> Any:
     """Return the storage behind ``django.db.connections``, whether or not anything is shared."""
     storage = _handler._connections
-    return storage.storage if isinstance(storage, LentConnections) else storage
+    return storage.storage if isinstance(storage, SharedStorage) else storage
 
 
 def own_connection(alias: str) -> Any:
@@ -251,15 +251,15 @@ def own_connection(alias: str) -> Any:
     return found.earlier if isinstance(found, ThreadConnection) else found
 
 
-class LentConnections:
+class SharedStorage:
     """Replaces the storage behind ``django.db.connections`` while anything is shared, and searches shared connections first."""
 
     def __init__(self, storage: Any) -> None:
         object.__setattr__(self, "storage", storage)
 
     def __getattr__(self, alias: str) -> Any:
-        lent = _find(alias)
-        return getattr(self.storage, alias) if lent is None else lent
+        shared = _find(alias)
+        return getattr(self.storage, alias) if shared is None else shared
 
     def __setattr__(self, alias: str, connection: Any) -> None:
         setattr(self.storage, alias, connection)
@@ -325,7 +325,7 @@ def _loan_of(block: transaction.Atomic) -> SharedConnection | None:
 
 
 def _install() -> None:
-    _handler._connections = LentConnections(_handler._connections)
+    _handler._connections = SharedStorage(_handler._connections)
     _atomic.__enter__, _atomic.__exit__ = _enter_in_turn, _exit_in_turn
 
 
@@ -343,7 +343,7 @@ else:
 _numbers = itertools.count(1)
 
 
-class Lender(Protocol):
+class ConnectionSharer(Protocol):
     """What shares a connection: :class:`testdb_app.sessions.connection_sharing.SharedConnection`."""
 
     turn: Turn
@@ -359,13 +359,13 @@ class Lender(Protocol):
 
 
 class ThreadConnection(_Base):
-    """The methods that differ. :func:`borrow` mixes them into the class of the session's connection."""
+    """The methods that differ. :func:`make_thread_connection` mixes them into the class of the session's connection."""
 
     pool = None
     earlier: Any = None
     """The thread's connection from before; it stays the thread's own."""
 
-    def begin_borrowing(self, loan: Lender) -> None:
+    def attach(self, loan: ConnectionSharer) -> None:
         """Attach to *loan*, in the thread that calls this."""
         self._loan = loan
         self._savepoint_of_thread: str | None = None
@@ -487,14 +487,14 @@ _classes: dict[Any, Any] = {}
 
 def _class_of(cls: Any) -> Any:
     if cls not in _classes:
-        _classes[cls] = type(f"Borrowed{cls.__name__}", (ThreadConnection, cls), {"__module__": cls.__module__})
+        _classes[cls] = type(f"Shared{cls.__name__}", (ThreadConnection, cls), {"__module__": cls.__module__})
     return _classes[cls]
 
 
-def borrow(connection: _Base, loan: Lender) -> Any:
+def make_thread_connection(connection: _Base, loan: ConnectionSharer) -> Any:
     """Return a connection for the calling thread over *connection*, which belongs to another thread."""
     made = _class_of(type(connection))(connection.settings_dict, connection.alias)
-    made.begin_borrowing(loan)
+    made.attach(loan)
     return made
 
 

@@ -112,7 +112,7 @@ def check_pool_options(pool: Mapping[str, Any] | bool | None) -> Mapping[str, An
             "pool={} is no pool to Django, which takes it for None. Pass True for a pool as psycopg_pool makes it, or name "
             'an option: pool={"min_size": 1, "max_size": 4}.'
         )
-    known = _known_options()
+    known = _pool_options()
     unknown = sorted(set(options) - known)
     if unknown:
         why = " (Django sets that itself)" if unknown[0] in _DJANGOS else ""
@@ -123,7 +123,7 @@ def check_pool_options(pool: Mapping[str, Any] | bool | None) -> Mapping[str, An
     return dict(options)
 
 
-def _known_options() -> set[str]:
+def _pool_options() -> set[str]:
     try:
         from psycopg_pool import ConnectionPool  # noqa: PLC0415 - it is optional
     except ImportError as error:

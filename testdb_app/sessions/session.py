@@ -17,7 +17,7 @@ from django.utils.asyncio import async_unsafe
 
 from testdb_app.data import DataLedger, Values, assert_clean, assert_constraints
 from testdb_app.exceptions import ConfigurationError, SessionClosedError, SessionNestingError
-from testdb_app.sessions.connection_sharing import DEFAULT_TIMEOUT, Borrower, lending
+from testdb_app.sessions.connection_sharing import DEFAULT_TIMEOUT, Recipient, sharing
 from testdb_app.sessions.independent import SharedPool
 from testdb_app.sessions.lifecycle import abandon, end_session, forget_session, open_session
 from testdb_app.sessions.options import Duration, SessionOptions, check_session_options, parse_duration
@@ -397,7 +397,7 @@ class TestSession(SessionData):
         return run_callbacks(connection, outside_of=savepoints, after=callbacks)
 
     @contextmanager
-    def allow(self, borrower: Borrower = None, *, timeout: Duration = DEFAULT_TIMEOUT) -> Iterator[None]:
+    def allow(self, borrower: Recipient = None, *, timeout: Duration = DEFAULT_TIMEOUT) -> Iterator[None]:
         """Share the session's connections with a thread, the jobs of an executor, or every other thread, for the block.
 
         There ``connections[alias]`` is the session's transaction, for one thread at a time: for a whole ``atomic()``
@@ -410,7 +410,7 @@ class TestSession(SessionData):
         if self.options.isolation == "reset":
             yield
             return
-        with lending(session, dict(session.aliases), borrower, seconds):
+        with sharing(session, dict(session.aliases), borrower, seconds):
             yield
 
 

@@ -53,10 +53,10 @@ from testdb_app.baseline_state import (
     BaselineTable,
     EarlierFormat,
     SequenceState,
-    damaged,
     from_document,
     from_earlier_document,
     migration_tables,
+    not_as_captured,
     not_proved,
     to_document,
 )
@@ -129,7 +129,7 @@ def read_baseline(connection: BaseDatabaseWrapper, state: str) -> Baseline | Non
         raise explain_refusal(connection, faults)
     if not exists:
         if copies:
-            raise damaged(where, [f"its document, {_document(state)}, is gone, and copies are there"])
+            raise not_as_captured(where, [f"its document, {_document(state)}, is gone, and copies are there"])
         return None
     if not is_readable:
         raise MissingPrivilegeError(
@@ -144,9 +144,9 @@ def read_baseline(connection: BaseDatabaseWrapper, state: str) -> Baseline | Non
     except DatabaseError as error:
         if sqlstate(error)[:2] not in ABOUT_OBJECTS:
             raise
-        raise damaged(where, [f"its document cannot be read ({_first_line(error)})"]) from error
+        raise not_as_captured(where, [f"its document cannot be read ({_first_line(error)})"]) from error
     if len(rows) != 1:
-        raise damaged(where, [f"its document, {_document(state)}, has {len(rows)} rows instead of one"])
+        raise not_as_captured(where, [f"its document, {_document(state)}, has {len(rows)} rows instead of one"])
     baseline = replace(from_document(json.loads(rows[0][0]), where=where), counters=now, document=_document(state))
     for table in baseline.tables.values():
         # The proofs are about the tables of the schema, and the document must not lead anywhere else.
@@ -158,7 +158,7 @@ def read_baseline(connection: BaseDatabaseWrapper, state: str) -> Baseline | Non
             )
     missing = [table for table in baseline.tables.values() if table.copy.name not in copies]
     if missing:
-        raise damaged(where, [f"{table.copy}, the copy of {table.name}, is gone" for table in missing])
+        raise not_as_captured(where, [f"{table.copy}, the copy of {table.name}, is gone" for table in missing])
     if _key(baseline) not in _verified:
         _verify(connection, baseline)
         _verified.add(_key(baseline))
@@ -176,7 +176,7 @@ def _verify(connection: BaseDatabaseWrapper, baseline: Baseline) -> None:
     except DatabaseError as error:
         if sqlstate(error)[:2] not in ABOUT_OBJECTS:
             raise
-        raise damaged(where, [f"its copies cannot be read ({_first_line(error)})"]) from error
+        raise not_as_captured(where, [f"its copies cannot be read ({_first_line(error)})"]) from error
     faults = []
     for table, ((rows, found),) in zip(tables, results, strict=True):
         if rows != table.rows:
@@ -184,7 +184,7 @@ def _verify(connection: BaseDatabaseWrapper, baseline: Baseline) -> None:
         elif (found or "") != table.checksum:
             faults.append(f"rows of {table.copy}, the copy of {table.name}, were changed")
     if faults:
-        raise damaged(where, faults)
+        raise not_as_captured(where, faults)
 
 
 def compare_earlier(connection: BaseDatabaseWrapper, schema: Schema) -> EarlierFormat:

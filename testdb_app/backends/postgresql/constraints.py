@@ -65,7 +65,7 @@ def find_violations(connection: BaseDatabaseWrapper, schema: Schema, limit: int)
             referenced=f"{key.referenced}({', '.join(key.referenced_columns)})",
             rows=rows,
         )
-        for key, (values, rows) in _ask(
+        for key, (values, rows) in _query(
             connection, [(key, _dangling(schema, key, limit)) for key in schema.declared_foreign_keys if key.enforced]
         )
     ]
@@ -73,7 +73,7 @@ def find_violations(connection: BaseDatabaseWrapper, schema: Schema, limit: int)
         Violation(
             constraint=name, kind="unique", table=str(table), columns=tuple(columns), values=tuple(values), rows=rows
         )
-        for (name, table, columns, _), (values, rows) in _ask(
+        for (name, table, columns, _), (values, rows) in _query(
             connection, [(unique, _repeated(*unique[1:], limit)) for unique in uniques]
         )
     ]
@@ -84,7 +84,7 @@ def find_violations(connection: BaseDatabaseWrapper, schema: Schema, limit: int)
     return found
 
 
-def _ask(connection: BaseDatabaseWrapper, queries: Sequence[tuple[Any, str]]) -> Iterator[tuple[Any, Any]]:
+def _query(connection: BaseDatabaseWrapper, queries: Sequence[tuple[Any, str]]) -> Iterator[tuple[Any, Any]]:
     for chunk in chunks(queries, _QUERIES_A_MESSAGE):
         # The tables may have policies, which need the search path as it is.
         results = read_rows(connection, [query for _, query in chunk], lock_timeout=_LOCK_TIMEOUT, safe_path=False)
@@ -157,7 +157,7 @@ def find_late_sequences(connection: BaseDatabaseWrapper, schema: Schema) -> list
             query = f"SELECT {value}::pg_catalog.text, pg_catalog.pg_typeof({value})::pg_catalog.text FROM {quote(use.table)}"
             asked.append(((sequence, use), query))
     found: list[LateSequence] = []
-    for (sequence, use), (furthest, kind) in _ask(connection, asked):
+    for (sequence, use), (furthest, kind) in _query(connection, asked):
         state = states[sequence.name]
         following = state.last_value + (sequence.increment if state.is_called else 0)
         if furthest is None or kind not in {"smallint", "integer", "bigint", "numeric"}:

@@ -18,7 +18,7 @@ from testdb_app.backends.postgresql.introspection import parse_token, read_schem
 from testdb_app.backends.postgresql.operations import accept_deletes, comparable_operators, comparable_rows
 from testdb_app.backends.postgresql.preconditions import Precondition, explain_refusal, find_refusal, prove_own_schema
 from testdb_app.backends.postgresql.queries import chunks, read_rows, rows_of
-from testdb_app.backends.postgresql.snapshots import ask, store_state
+from testdb_app.backends.postgresql.snapshots import run_queries, store_state
 from testdb_app.backends.postgresql.sql import EQUALS, quote, quote_literal
 from testdb_app.baseline_state import Baseline, BaselineTable
 from testdb_app.diff import TableDifference
@@ -51,12 +51,12 @@ class PostgreSQLData(BaseDataBackend):
         """Quote an identifier, or a qualified one."""
         return quote(name)
 
-    def read_schema(self, connection: BaseDatabaseWrapper, known: Schema | None) -> Schema:
-        """Return *known* if its token is still the schema's. One round trip, or two."""
-        if known is not None:
+    def read_schema(self, connection: BaseDatabaseWrapper, before: Schema | None) -> Schema:
+        """Return *before* if its token is still the schema's. One round trip, or two."""
+        if before is not None:
             path, token = read_rows(connection, [catalog.TOKEN], first=[catalog.SEARCH_PATH])
-            if parse_token(path, token) == known.token:
-                return known
+            if parse_token(path, token) == before.token:
+                return before
         return read_schema(connection)
 
     def read_keys(
@@ -172,7 +172,7 @@ class PostgreSQLData(BaseDataBackend):
         for chunk in chunks(names, _COMPARISONS_A_MESSAGE):
             proof = prove_own_schema(copies[name].copy.name for name in chunk if name in copies)
             queries = [_compare(name, columns[name], copies.get(name), limit) for name in chunk]
-            _, _, *results = ask(connection, [Command(query) for query in (proof, EXACT_TEXT, *queries)])
+            _, _, *results = run_queries(connection, [Command(query) for query in (proof, EXACT_TEXT, *queries)])
             compared = zip(chunk, results, strict=True)
             found += [snapshots.parse_differences(name, columns[name], rows) for name, rows in compared]
         return [difference for difference in found if difference is not None]

@@ -12,9 +12,9 @@ from django.db import DatabaseError, Error, InterfaceError, OperationalError
 from testdb_app.backends.base import OWN_SCHEMA, Script, has_autocommit
 from testdb_app.backends.postgresql.connection import read_safely
 from testdb_app.backends.postgresql.operations import EXCLUSIVE, REFUSED_ROW
-from testdb_app.backends.postgresql.preconditions import explain_refusal, find_damage, find_refusal
+from testdb_app.backends.postgresql.preconditions import explain_refusal, find_changed_copy, find_refusal
 from testdb_app.backends.postgresql.sql import quote_literal
-from testdb_app.baseline_state import KEPT_STATES, damaged
+from testdb_app.baseline_state import KEPT_STATES, not_as_captured
 from testdb_app.exceptions import (
     BaselineDamagedError,
     Blocker,
@@ -176,8 +176,8 @@ def translate(
     """
     if reason := find_refusal(error):
         return explain_refusal(connection, reason)
-    if fault := find_damage(error):
-        return damaged(describe_database(connection), [fault])
+    if fault := find_changed_copy(error):
+        return not_as_captured(describe_database(connection), [fault])
     return _translate(connection, error, locks, doing, restores=restores)
 
 

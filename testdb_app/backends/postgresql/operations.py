@@ -44,7 +44,7 @@ from collections.abc import Sequence as Many
 
 from testdb_app.backends.base import Action, DatabaseIdentity, Mark, Script, Statement, Step
 from testdb_app.backends.postgresql.baseline_shape import EXACT_TEXT, KEEP_SETTINGS, PUT_SETTINGS_BACK
-from testdb_app.backends.postgresql.preconditions import DAMAGE, Precondition, counted_or_damaged
+from testdb_app.backends.postgresql.preconditions import CHANGED_COPY, Precondition, counted_or_changed
 from testdb_app.backends.postgresql.sql import EQUALS, equals, milliseconds, quote, quote_literal
 from testdb_app.baseline_state import Baseline, BaselineColumn, BaselineTable, SequenceState
 from testdb_app.graph import events_of_action
@@ -625,7 +625,7 @@ def _insert(table: BaselineTable) -> str:
 
 
 def _with_proof(table: BaselineTable, value: str) -> str:
-    return counted_or_damaged(
+    return counted_or_changed(
         quote(table.copy), quote_literal(f"{table.copy}, the copy of {table.name},"), table.rows, value
     )
 
@@ -794,6 +794,6 @@ def _try(*statements: str, using: str = "") -> str:
         EXCEPTION WHEN OTHERS THEN
             GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, reason = MESSAGE_TEXT, name = CONSTRAINT_NAME;
             IF pg_catalog.regexp_like(state, '^(40|53|54|55|57|58|XX)') THEN RAISE; END IF;
-            IF pg_catalog.strpos(reason, {quote_literal(DAMAGE)}) OPERATOR(pg_catalog.>) 0 THEN RAISE; END IF;
+            IF pg_catalog.strpos(reason, {quote_literal(CHANGED_COPY)}) OPERATOR(pg_catalog.>) 0 THEN RAISE; END IF;
             is_well := false;
         END;"""

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 _BEGIN, _END = "testdb_app refuses: ", " (testdb_app)"
 """A failing proof tries to read a text between these two as a number. So the server's error contains it, in any language."""
 _NOT_A_NUMBER = "22P02"
-DAMAGE = "testdb_app finds damage: "
-"""The beginning of the text that :func:`counted_or_damaged` tries to read as a number."""
+CHANGED_COPY = "testdb_app finds damage: "
+"""The beginning of the text that :func:`counted_or_changed` tries to read as a number."""
 
 # Whether this role ("me") may trust what the role "o" owns.
 _TRUSTED = "(o.oid = me.oid OR o.rolsuper OR (NOT me.rolsuper AND pg_catalog.pg_has_role(o.oid, 'USAGE')))"
@@ -100,7 +100,7 @@ def prove_own_schema(names: Iterable[str] | None = None) -> str:
     return _refuse(own_faults(names))
 
 
-def counted_or_damaged(copy: str, name: str, rows: int, value: str) -> str:
+def counted_or_changed(copy: str, name: str, rows: int, value: str) -> str:
     """Write *value*, a number, as an expression that fails if the table *copy* has a number of rows other than *rows*.
 
     *name* is the copy's name as a literal. The check is in the statement that reads the copy, so that an empty copy
@@ -109,13 +109,13 @@ def counted_or_damaged(copy: str, name: str, rows: int, value: str) -> str:
     count = f"(SELECT pg_catalog.count(*) FROM {copy})"
     return (
         f"CASE WHEN {count} OPERATOR(pg_catalog.=) {rows} THEN {value} "
-        f"ELSE pg_catalog.concat('{DAMAGE}', {name}, ' has ', {count}, ' rows instead of {rows}{_END}')::bigint END"
+        f"ELSE pg_catalog.concat('{CHANGED_COPY}', {name}, ' has ', {count}, ' rows instead of {rows}{_END}')::bigint END"
     )
 
 
-def find_damage(error: BaseException) -> str | None:
-    """Return what is wrong with a copy if *error*, one of Django's, comes from :func:`counted_or_damaged`; otherwise None."""
-    return _find(error, DAMAGE)
+def find_changed_copy(error: BaseException) -> str | None:
+    """Return what is wrong with a copy if *error*, one of Django's, comes from :func:`counted_or_changed`; otherwise None."""
+    return _find(error, CHANGED_COPY)
 
 
 def find_refusal(error: BaseException) -> str | None:

@@ -64,7 +64,7 @@ class PostgreSQLState:
 
     def __init__(
         self,
-        known: KnownSession,
+        record: SessionRecord,
         relations: Relations,
         seen: Signs,
         *,
@@ -75,13 +75,13 @@ class PostgreSQLState:
         self.relations = relations
         self.signs = seen
         self.is_open = True
-        self._known = known
+        self._known = record
         self._chosen = chosen
         self._texts = texts
         self._copies = copies
         # A state that is garbage collected without being closed may be so in the middle of a query. Its copies are
         # dropped at the next reading.
-        self._finalizer = weakref.finalize(self, known.litter.extend, list(copies.values()))
+        self._finalizer = weakref.finalize(self, record.litter.extend, list(copies.values()))
 
     @property
     def oids(self) -> list[int]:
@@ -113,12 +113,12 @@ class PostgreSQLState:
         """Return what differs. One round trip for the signs, and others for the tables that the signs do not clear."""
         connection.ensure_connection()
         self.check_usable(connection)
-        known = KnownSession.of(connection)
+        record = SessionRecord.of(connection)
         guesses: list[int] = []
         if later is None:
-            if known.relations is not None:
-                guesses = [oid for oid in _choose(known.relations, self._chosen) if oid in known.usual]
-            seen = see(connection, known, [self._question(known.relations, oid, None, limit) for oid in guesses])
+            if record.relations is not None:
+                guesses = [oid for oid in _choose(record.relations, self._chosen) if oid in record.usual]
+            seen = see(connection, record, [self._question(record.relations, oid, None, limit) for oid in guesses])
         else:
             assert isinstance(later, PostgreSQLState)
             later.check_usable(connection)
@@ -128,7 +128,7 @@ class PostgreSQLState:
         suspects = self._suspects(connection, seen, later)
         open_questions = [oid for oid in suspects if oid not in answers]
         try:
-            answers |= self._ask(connection, seen.relations, open_questions, later, limit)
+            answers |= self._query_differences(connection, seen.relations, open_questions, later, limit)
         except DatabaseError as error:
             if sqlstate(error) != _UNDEFINED_TABLE:
                 raise
@@ -137,7 +137,7 @@ class PostgreSQLState:
                 "taken was rolled back. Take the snapshot before it, or compare inside."
             ) from error
         if later is None:
-            known.expect(oid for oid in suspects if answers[oid])
+            record.expect(oid for oid in suspects if answers[oid])
         tables = ((seen.relations.tables[oid], answers[oid]) for oid in suspects)
         found = (parse_differences(name, seen.relations.columns[name], rows) for name, rows in tables)
         return [difference for difference in found if difference is not None]
@@ -161,7 +161,7 @@ class PostgreSQLState:
         now = live(table) if later is None else later.source(oid, table, parameters)
         return Command(differences(relations.columns[table], before, now, limit), tuple(parameters))
 
-    def _ask(
+    def _query_differences(
         self,
         connection: BaseDatabaseWrapper,
         relations: Relations,
@@ -172,14 +172,14 @@ class PostgreSQLState:
         answers: dict[int, list[tuple[Any, ...]]] = {}
         for chunk in chunks(oids, _COMPARISONS_A_MESSAGE):
             questions = [self._question(relations, oid, later, limit) for oid in chunk]
-            answers.update(zip(chunk, ask(connection, questions), strict=True))
+            answers.update(zip(chunk, run_queries(connection, questions), strict=True))
         return answers
 
     def check_usable(self, connection: BaseDatabaseWrapper) -> None:
         """Raise :class:`SnapshotError` if it is closed, or its copies ended with the session that made them."""
         if not self.is_open:
             raise SnapshotError("The snapshot is closed. Compare before it is closed.")
-        if self._copies and KnownSession.of(connection) is not self._known:
+        if self._copies and SessionRecord.of(connection) is not self._known:
             raise SnapshotError(
                 f'The snapshot of "{connection.alias}" was taken over another session, in which its copies of large tables were '
                 "kept. Compare over the same connection, before it is closed."
@@ -191,7 +191,7 @@ class PostgreSQLState:
             return
         self.is_open = False
         self._finalizer.detach()
-        if self._copies and connection.connection is not None and KnownSession.of(connection) is self._known:
+        if self._copies and connection.connection is not None and SessionRecord.of(connection) is self._known:
             self._known.litter.extend(self._copies.values())
             # In an aborted transaction it has to wait for the next reading.
             with suppress(DatabaseError, InterfaceError):
@@ -201,21 +201,23 @@ class PostgreSQLState:
 def store_state(connection: BaseDatabaseWrapper, tables: frozenset[QualifiedName] | None) -> PostgreSQLState:
     """Keep the rows of *tables*, or of all. One round trip for the signs, and others for what was not kept before."""
     connection.ensure_connection()
-    known = KnownSession.of(connection)
-    drop_litter(connection, known)
-    guesses = [] if known.relations is None else [oid for oid in _choose(known.relations, tables) if oid in known.usual]
-    questions = [] if known.relations is None else text_commands(known.relations, guesses)
-    look = see(connection, known, questions)
+    record = SessionRecord.of(connection)
+    drop_litter(connection, record)
+    guesses = (
+        [] if record.relations is None else [oid for oid in _choose(record.relations, tables) if oid in record.usual]
+    )
+    questions = [] if record.relations is None else text_commands(record.relations, guesses)
+    look = see(connection, record, questions)
     relations, seen = look.relations, look.signs
     chosen = _choose(relations, tables)
     refuse_hidden(connection, [relations.tables[oid] for oid in chosen], relations)
-    before, kept = known.rows_seen, {}
+    before, kept = record.rows_seen, {}
     if before is not None and before.is_comparable(seen):
-        kept = {oid: rows for oid, rows in known.rows.items() if before.is_same(seen, oid)}
+        kept = {oid: rows for oid, rows in record.rows.items() if before.is_same(seen, oid)}
     if look.guessed:
         kept |= parse_texts(guesses, look.guessed)
     kept.update(read_texts(connection, relations, [oid for oid in chosen if oid not in kept]))
-    known.rows, known.rows_seen = kept, seen
+    record.rows, record.rows_seen = kept, seen
     large = find_large(kept, chosen)
     copies: dict[int, str] = {}
     if large:
@@ -228,17 +230,17 @@ def store_state(connection: BaseDatabaseWrapper, tables: frozenset[QualifiedName
                 for oid in large
             ),
         )
-        seen = _after_copying(seen, see(connection, known).signs)
-        known.signs = seen
+        seen = _after_copying(seen, see(connection, record).signs)
+        record.signs = seen
     texts = {oid: rows for oid in chosen if oid not in copies and (rows := kept[oid])}
-    return PostgreSQLState(known, relations, seen, chosen=tables, texts=texts, copies=copies)
+    return PostgreSQLState(record, relations, seen, chosen=tables, texts=texts, copies=copies)
 
 
-def drop_litter(connection: BaseDatabaseWrapper, known: KnownSession) -> None:
+def drop_litter(connection: BaseDatabaseWrapper, record: SessionRecord) -> None:
     """Drop the copies of snapshots that are closed or forgotten."""
-    if known.litter:
-        run_sql(connection, ";\n".join(f"DROP TABLE IF EXISTS {name}" for name in known.litter))
-        known.litter.clear()
+    if record.litter:
+        run_sql(connection, ";\n".join(f"DROP TABLE IF EXISTS {name}" for name in record.litter))
+        record.litter.clear()
 
 
 def _choose(relations: Relations, tables: frozenset[QualifiedName] | None) -> list[int]:
@@ -286,7 +288,7 @@ _TABLES_A_STATEMENT = 40
 
 def read_texts(connection: BaseDatabaseWrapper, relations: Relations, oids: Sequence[int]) -> dict[int, str | None]:
     """Return the rows of tables as text: empty if there are none, None if there are too many."""
-    return parse_texts(oids, ask(connection, text_commands(relations, oids))) if oids else {}
+    return parse_texts(oids, run_queries(connection, text_commands(relations, oids))) if oids else {}
 
 
 def text_commands(relations: Relations, oids: Sequence[int]) -> list[Command]:
@@ -376,7 +378,7 @@ class Signs:
         return oid not in self.pending and self.writes.get(oid) == later.writes.get(oid)
 
 
-def look(oids: Iterable[int]) -> str:
+def signs_query(oids: Iterable[int]) -> str:
     """Write the query of the signs of those tables, for :func:`parse_signs`. All its columns are texts."""
     tables, catalogs = "'{" + ",".join(map(str, oids)) + "}'::oid[]", f"ARRAY[{_CATALOGS}]::oid[]"
     arrays = ", ".join(f"{_reported(source)}, {_pending(source)}" for source in (tables, catalogs))
@@ -401,7 +403,7 @@ def _pending(source: str) -> str:
 
 
 def parse_signs(oids: Sequence[int], row: Sequence[str | None]) -> Signs:
-    """Make the signs from the row of :func:`look`."""
+    """Make the signs from the row of :func:`signs_query`."""
     epoch, sessions, _, _, others, isolation, *arrays = row
     # No such text contains a comma, a quote or a brace.
     listed = (others or "{}")[1:-1]
@@ -449,7 +451,7 @@ def parse_relations(rows: Iterable[Sequence[Any]], shapes: Iterable[Sequence[Any
     return Relations(
         tables=tables,
         usual=tuple(oid for oid, name in tables.items() if not _is_left_out(name)),
-        look=look(tables),
+        look=signs_query(tables),
         columns=columns,
         hidden=frozenset(tables[oid] for oid, *_, is_hidden in rows if is_hidden),
     )
@@ -473,10 +475,10 @@ _SETTINGS = Command(
 _CLEAR = Command(CLEAR, often=True)
 _UNDO = (Command("ROLLBACK TO SAVEPOINT testdb_reset"), Command("RELEASE SAVEPOINT testdb_reset"))
 
-_SESSIONS: weakref.WeakKeyDictionary[Any, KnownSession] = weakref.WeakKeyDictionary()
+_SESSIONS: weakref.WeakKeyDictionary[Any, SessionRecord] = weakref.WeakKeyDictionary()
 
 
-class KnownSession:
+class SessionRecord:
     """The remembered tables and rows of one of the driver's connections.
 
     ``rows`` are the rows of its tables at the reading ``rows_seen``, None for a large one; ``usual`` are tables that were
@@ -500,7 +502,7 @@ class KnownSession:
             del self.usual[next(iter(self.usual))]
 
     @classmethod
-    def of(cls, connection: BaseDatabaseWrapper) -> KnownSession:
+    def of(cls, connection: BaseDatabaseWrapper) -> SessionRecord:
         """Return what is known of the session behind *connection*, which must be open."""
         raw = connection.connection
         if raw not in _SESSIONS:
@@ -517,32 +519,32 @@ class Seen:
     guessed: Sequence[list[tuple[Any, ...]]] = ()
 
 
-def see(connection: BaseDatabaseWrapper, known: KnownSession, guesses: Sequence[Command] = ()) -> Seen:
+def see(connection: BaseDatabaseWrapper, record: SessionRecord, guesses: Sequence[Command] = ()) -> Seen:
     """Read the signs, and read the tables anew unless the signs show that they are the same.
 
     One round trip, or two to three more.
 
     *guesses* are the queries about these tables that come next if nothing else was written than usual.
     """
-    before, relations = known.signs, known.relations
+    before, relations = record.signs, record.relations
     if relations is not None and before is not None:
         try:
-            (row,), *guessed = ask(connection, [Command(relations.look, often=True), *guesses])
+            (row,), *guessed = run_queries(connection, [Command(relations.look, often=True), *guesses])
         except DatabaseError:
             if not guesses:
                 raise
             # A table may be gone. The next reading meets any other cause too.
-            return see(connection, known)
-        seen = known.signs = parse_signs(list(relations.tables), row)
+            return see(connection, record)
+        seen = record.signs = parse_signs(list(relations.tables), row)
         if before.is_comparable(seen):
             return Seen(relations=relations, signs=seen, guessed=guessed)
-    relations = known.relations = _read_relations(connection)
-    ((row,),) = ask(connection, [Command(relations.look, often=True)])
-    known.signs = parse_signs(list(relations.tables), row)
-    return Seen(relations=relations, signs=known.signs)
+    relations = record.relations = _read_relations(connection)
+    ((row,),) = run_queries(connection, [Command(relations.look, often=True)])
+    record.signs = parse_signs(list(relations.tables), row)
+    return Seen(relations=relations, signs=record.signs)
 
 
-def ask(connection: BaseDatabaseWrapper, commands: Sequence[Command]) -> list[list[tuple[Any, ...]]]:
+def run_queries(connection: BaseDatabaseWrapper, commands: Sequence[Command]) -> list[list[tuple[Any, ...]]]:
     """Run queries with bounded waits and exact texts, and restore the settings; return the rows of each query, as texts.
 
     One round trip; repeated queries are prepared.

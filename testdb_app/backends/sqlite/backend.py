@@ -29,7 +29,7 @@ from testdb_app.backends.sqlite.connection import (
 from testdb_app.backends.sqlite.data import SQLiteData
 from testdb_app.backends.sqlite.introspection import count_references, find_filled
 from testdb_app.backends.sqlite.operations import SAVEPOINT, SQLiteScript
-from testdb_app.baseline_state import BASELINE, KEPT_STATES, RowChanges, damaged
+from testdb_app.baseline_state import BASELINE, KEPT_STATES, RowChanges, not_as_captured
 from testdb_app.exceptions import ConcurrencyError, RowsRemainError, TestDBError, TransactionStateError
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def _check_unchanged(connection: BaseDatabaseWrapper, cursor: CursorWrapper, scr
         if rows != table.rows
     ]
     if faults:
-        raise damaged(describe_database(connection), faults)
+        raise not_as_captured(describe_database(connection), faults)
     what = ""
     if script.token != read_catalog(connection, cursor).token:
         what = "The schema was changed"

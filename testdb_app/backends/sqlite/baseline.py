@@ -39,11 +39,11 @@ from testdb_app.baseline_state import (
     BaselineTable,
     EarlierFormat,
     SequenceState,
-    damaged,
     describe_tables,
     from_document,
     from_earlier_document,
     migration_tables,
+    not_as_captured,
     to_document,
 )
 from testdb_app.exceptions import ConcurrencyError, ResetError, TransactionStateError, UnsupportedError
@@ -80,19 +80,19 @@ def read_baseline(connection: BaseDatabaseWrapper, state: str = BASELINE) -> Bas
         copies = [name for name in present if fold(name.name).startswith(f"{own.name}_")]
         if own not in present:
             if copies:
-                raise damaged(where, [f"its document, {own}, is gone, and copies are there"])
+                raise not_as_captured(where, [f"its document, {own}, is gone, and copies are there"])
             return None
         rows = fetch(connection, cursor, f"SELECT document FROM {quote_qualified(own)}")
         if len(rows) != 1:
-            raise damaged(where, [f"its document, {own}, has {len(rows)} rows instead of one"])
+            raise not_as_captured(where, [f"its document, {own}, has {len(rows)} rows instead of one"])
         try:
             document = json.loads(rows[0][0])
         except (TypeError, ValueError) as error:
-            raise damaged(where, [f"its document cannot be read ({error})"]) from error
+            raise not_as_captured(where, [f"its document cannot be read ({error})"]) from error
         baseline = from_document(document, where=where)
         missing = [table for table in baseline.tables.values() if table.copy not in present]
         if missing:
-            raise damaged(where, [f"{table.copy}, the copy of {table.name}, is gone" for table in missing])
+            raise not_as_captured(where, [f"{table.copy}, the copy of {table.name}, is gone" for table in missing])
         key = (str(connection.settings_dict["NAME"]), baseline.captured_at)
         if key not in _verified:
             _verify(connection, cursor, baseline)
@@ -109,13 +109,15 @@ def _verify(connection: BaseDatabaseWrapper, cursor: CursorWrapper, baseline: Ba
         except ResetError as error:
             if type(error) is not ResetError:  # a lock, or a lost file
                 raise
-            raise damaged(where, [f"{table.copy}, the copy of {table.name}, cannot be read ({error})"]) from error
+            raise not_as_captured(
+                where, [f"{table.copy}, the copy of {table.name}, cannot be read ({error})"]
+            ) from error
         if rows != table.rows:
             faults.append(f"{table.copy}, the copy of {table.name}, has {rows} rows instead of {table.rows}")
         elif found != table.checksum:
             faults.append(f"rows of {table.copy}, the copy of {table.name}, were changed")
     if faults:
-        raise damaged(where, faults)
+        raise not_as_captured(where, faults)
 
 
 def compare_earlier(connection: BaseDatabaseWrapper, schema: Schema) -> EarlierFormat:

@@ -92,7 +92,7 @@ def probe(number: int, table: BaselineTable, shape: TableShape) -> str:
     return (
         f"SELECT {number} AS number WHERE (SELECT COUNT(*) FROM {live}) <> {table.rows} "
         f"OR EXISTS (SELECT 1 FROM {live} AS t LEFT JOIN {copy} AS c ON {key} "
-        f"WHERE {any_of([missing, *differs(table, shape, knows_sign=True)])})"
+        f"WHERE {any_of([missing, *differs(table, shape, has_sign_function=True)])})"
     )
 
 
@@ -101,7 +101,7 @@ def take_out(table: BaselineTable, shape: TableShape) -> Iterator[Statement]:
     live = f"{quote_qualified(table.name)} AS t"
     found = f"EXISTS (SELECT 1 FROM {quote_qualified(table.copy)} AS c WHERE {match(table)}"
     yield Statement(sql=f"DELETE FROM {live} WHERE NOT {found})", counts=(table.name,))
-    if differences := list(differs(table, shape, knows_sign=False)):
+    if differences := list(differs(table, shape, has_sign_function=False)):
         yield RestoringStatement(
             sql=f"DELETE FROM {live} WHERE {found} AND ({any_of(differences)}))", changed=table.name
         )
@@ -111,7 +111,7 @@ def count_changes(table: BaselineTable, shape: TableShape) -> str:
     """Write the query that counts the new rows, the changed rows, and all rows of the table."""
     live = f"{quote_qualified(table.name)} AS t"
     found = f"EXISTS (SELECT 1 FROM {quote_qualified(table.copy)} AS c WHERE {match(table)}"
-    differences = any_of(list(differs(table, shape, knows_sign=True))) or "0"
+    differences = any_of(list(differs(table, shape, has_sign_function=True))) or "0"
     return (
         f"SELECT (SELECT COUNT(*) FROM {live} WHERE NOT {found})), "
         f"(SELECT COUNT(*) FROM {live} WHERE {found} AND ({differences}))), (SELECT COUNT(*) FROM {live})"
@@ -173,7 +173,7 @@ def match(table: BaselineTable) -> str:
     return " AND ".join(f"{kept} = {_exact(live)}" for live, kept in key_of(table))
 
 
-def differs(table: BaselineTable, shape: TableShape, *, knows_sign: bool) -> Iterator[str]:
+def differs(table: BaselineTable, shape: TableShape, *, has_sign_function: bool) -> Iterator[str]:
     """Yield the conditions under which two rows of one key differ.
 
     Without the function for the sign, a zero of unknown sign counts as different.
@@ -187,7 +187,7 @@ def differs(table: BaselineTable, shape: TableShape, *, knows_sign: bool) -> Ite
         if name in shape.numeric:
             yield f"typeof({live}) <> typeof({kept})"
         if name in shape.loose:
-            sign = f" AND {SIGN}({live}) <> {SIGN}({kept})" if knows_sign else ""
+            sign = f" AND {SIGN}({live}) <> {SIGN}({kept})" if has_sign_function else ""
             yield f"(typeof({live}) = 'real' AND {live} = 0{sign})"
 
 

@@ -71,7 +71,7 @@ class Catalog:
         return self.virtual[name].source if name in self.virtual else name
 
 
-class _Known(NamedTuple):
+class _KeptCatalog(NamedTuple):
     """A catalog, and the state of the connection in which it is still valid."""
 
     connection: object
@@ -80,7 +80,7 @@ class _Known(NamedTuple):
 
 
 # The attribute of a connection that keeps it: a proxy of a connection passes attributes on, and cannot be hashed.
-_KNOWN = "_testdb_known_catalog"
+_KEPT = "_testdb_known_catalog"
 
 
 def read_catalog(connection: BaseDatabaseWrapper, cursor: CursorWrapper, *, keep: bool = False) -> Catalog:
@@ -90,14 +90,14 @@ def read_catalog(connection: BaseDatabaseWrapper, cursor: CursorWrapper, *, keep
     """
     databases = read_databases(connection, cursor)
     state = (databases, *_schema_versions(connection, cursor, databases))
-    known: _Known | None = getattr(connection, _KNOWN, None)
-    if known is not None and known.connection is connection.connection and known.state == state:
-        return known.catalog
+    kept: _KeptCatalog | None = getattr(connection, _KEPT, None)
+    if kept is not None and kept.connection is connection.connection and kept.state == state:
+        return kept.catalog
     catalog = _read_catalog(connection, cursor, databases)
     # Another database can be attached under the same name and with the same number; a module can be loaded.
     is_plain = {database.name for database in databases} <= {"main", "temp"} and not catalog.has_unreadable
     if keep and is_plain:
-        setattr(connection, _KNOWN, _Known(connection.connection, state, catalog))
+        setattr(connection, _KEPT, _KeptCatalog(connection.connection, state, catalog))
     return catalog
 
 

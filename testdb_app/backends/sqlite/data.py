@@ -111,12 +111,12 @@ class SQLiteData(BaseDataBackend):
         """Quote an identifier, or a qualified one."""
         return quote_qualified(name) if isinstance(name, QualifiedName) else quote_name(name)
 
-    def read_schema(self, connection: BaseDatabaseWrapper, known: Schema | None) -> Schema:
-        """Return *known* if the catalog still has the same texts."""
-        if known is not None:
+    def read_schema(self, connection: BaseDatabaseWrapper, before: Schema | None) -> Schema:
+        """Return *before* if the catalog still has the same texts."""
+        if before is not None:
             with snapshot(connection) as cursor:
-                if read_catalog(connection, cursor).token == known.token:
-                    return known
+                if read_catalog(connection, cursor).token == before.token:
+                    return before
         return read_schema(connection)
 
     def read_keys(

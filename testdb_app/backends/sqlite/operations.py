@@ -87,10 +87,10 @@ def script(
     updated = {key.table for key, _ in breaks} | (restored.keys() if within_transaction else set())
     triggers = _triggers(schema, tables, inserted=restored, updated=updated)
     before = [*map(_drop, triggers), *(set_null(key, column) for key, column in breaks)]
-    known = _read_known(connection, schema, tables, steps, baseline if restored else None)
-    deletes = _deletes(tables, known, restored, cascaded)
+    inputs = _read_inputs(connection, schema, tables, steps, baseline if restored else None)
+    deletes = _deletes(tables, inputs, restored, cascaded)
     inserts = (put_in(table) for table in restored.values())
-    sequences = [*put_back(known.moved), *restart(steps, baseline.sequences if baseline is not None else {})]
+    sequences = [*put_back(inputs.moved), *restart(steps, baseline.sequences if baseline is not None else {})]
     after = [*sequences, *(trigger.definition for _, trigger in triggers)]
     opening = _opening(
         lock_timeout,
@@ -150,7 +150,7 @@ def _tables(steps: Iterable[Step]) -> list[QualifiedName]:
     return tables
 
 
-class _Known(NamedTuple):
+class _Inputs(NamedTuple):
     """The facts that the SQL depends on besides the plan.
 
     Virtual tables, the shapes of tables to restore, and the sequences that move by inserting although they must stay.
@@ -161,23 +161,23 @@ class _Known(NamedTuple):
     moved: Mapping[QualifiedName, SequenceState | None]
 
 
-def _read_known(
+def _read_inputs(
     connection: BaseDatabaseWrapper,
     schema: Schema,
     tables: Iterable[QualifiedName],
     steps: Sequence[Step],
     baseline: Baseline | None,
-) -> _Known:
+) -> _Inputs:
     if baseline is None and all(schema.by_name[name].kind is not TableKind.VIRTUAL for name in tables):
-        return _Known({}, {}, {})
+        return _Inputs({}, {}, {})
     with snapshot(connection) as cursor:
         catalog = read_catalog(connection, cursor)
         if baseline is None:
-            return _Known(catalog.virtual, {}, {})
+            return _Inputs(catalog.virtual, {}, {})
         restarted = {name for step in steps if step.action is Action.RESTART for name in step.names}
         states = read_states(connection, cursor, catalog)
         counted = {name for name in tables if name in schema.sequences_by_name and name in baseline.tables}
-        return _Known(
+        return _Inputs(
             virtual=catalog.virtual,
             shapes=read_comparison(connection, cursor, catalog, baseline).tables,
             moved={name: states.get(name) for name in sorted(counted - restarted)},
@@ -186,15 +186,15 @@ def _read_known(
 
 def _deletes(
     tables: Iterable[QualifiedName],
-    known: _Known,
+    inputs: _Inputs,
     restored: Mapping[QualifiedName, BaselineTable],
     cascading: frozenset[QualifiedName],
 ) -> Iterator[Statement]:
     for name in tables:
         if name in restored:
-            yield from take_out(restored[name], known.shapes[name])
+            yield from take_out(restored[name], inputs.shapes[name])
             continue
-        commands = known.virtual[name].emptying if name in known.virtual else ()
+        commands = inputs.virtual[name].emptying if name in inputs.virtual else ()
         yield from (Statement(sql=sql) for sql in commands)
         if not commands:
             yield Statement(sql=f"DELETE FROM {quote_qualified(name)}", counts=() if name in cascading else (name,))

@@ -66,7 +66,7 @@ class SQLiteState:
         if later is not None:
             assert isinstance(later, SQLiteState)
             later.check_usable(connection)
-        tell_signs(connection)
+        define_sign(connection)
         with snapshot(connection) as cursor:
             catalog = read_catalog(connection, cursor)
             self._check_copies(connection, cursor)
@@ -158,7 +158,7 @@ def compare_with_baseline(
     """Compare each of *tables* with its copy, or with no rows."""
     copies = baseline.tables if baseline is not None else {}
     connection.ensure_connection()
-    tell_signs(connection)
+    define_sign(connection)
     with snapshot(connection) as cursor:
         names = sorted(tables)
         shapes = read_shapes(connection, cursor, read_catalog(connection, cursor), names)
@@ -265,7 +265,7 @@ class _Query:
     new: Sequence[str]
 
 
-def tell_signs(connection: BaseDatabaseWrapper) -> None:
+def define_sign(connection: BaseDatabaseWrapper) -> None:
     """Give the connection the function that returns the sign of a zero."""
     connection.connection.create_function(SIGN, 1, lambda number: math.copysign(1, number) < 0, deterministic=True)
 
@@ -308,7 +308,7 @@ def _queries(shape: TableShape, before: QualifiedName | None, after: Side | None
     on = match(paired)
     there, kept = (", ".join(names) for names in zip(*key_of(paired), strict=True))
     yield _Query(kind="+", tail=f"FROM {table} WHERE NOT EXISTS (SELECT 1 FROM {copy} WHERE {on})", old=(), new=new)
-    if others := list(differs(paired, after.shape, knows_sign=True)):
+    if others := list(differs(paired, after.shape, has_sign_function=True)):
         yield _Query(kind="~", tail=f"FROM {table} JOIN {copy} ON {on} WHERE {any_of(others)}", old=old, new=new)
     # Not a correlated subquery: what it searches has an index in the copy only.
     gone = f"({kept}) NOT IN (SELECT {there} FROM {table} WHERE {_is_complete(paired)})"
