@@ -35,7 +35,7 @@
         ├── LeakError             a test, or a fixture, has left rows that others see
         ├── SessionNestingError   it was to end before one that was opened inside it
         ├── SessionBrokenError    its transaction or its connection came to an end before it
-        ├── SessionClosedError    it is used after its end, by a thread that it was lent to, perhaps
+        ├── SessionClosedError    it is used after its end, perhaps by a thread that it was shared with
         ├── SessionLeakError      what was done in it was committed, or stays open after it
         ├── UnsafeSessionError    the guard does not know its database: an UnsafeDatabaseError too
         └── SessionTimeoutError   one of its limits was reached

@@ -62,12 +62,12 @@ def sharing(
 def _check(recipient: object) -> None:
     if isinstance(recipient, ProcessPoolExecutor):
         raise ConfigurationError(
-            "allow() lends to threads: a connection cannot be shared with the processes of an executor."
+            "allow() is for threads: a connection cannot be shared with the processes of an executor."
         )
     if not isinstance(recipient, threading.Thread | Executor | None):
         raise ConfigurationError(
             f"allow() takes a thread, an executor with threads, or nothing for every other thread, not {recipient!r}. A live "
-            "server starts a thread for each request: lend to every thread."
+            "server starts a thread for each request: share with every thread."
         )
 
 

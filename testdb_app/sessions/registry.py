@@ -91,7 +91,7 @@ class OpenSession:
         if me is not self.thread:
             raise TestSessionError(
                 f"{self.owner} belongs to the thread {self.thread.name}, which has opened it, and is used in {me.name}. Use and "
-                "close it there; session.allow() lends its connections."
+                "close it there; session.allow() shares its connections."
             )
 
     def describe_overdue(self) -> str:

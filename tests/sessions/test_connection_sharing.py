@@ -216,7 +216,7 @@ def test_a_borrower_that_outlives_the_loan_gets_a_clear_error(database, factory)
         used.set()
         go.wait()
         with pytest.raises(
-            SessionClosedError, match='errand uses the connection of the session "lender", which was lent'
+            SessionClosedError, match='errand uses the connection of the session "lender", which was shared'
         ) as caught:
             add(database.alias, 2)
         assert isinstance(caught.value, InterfaceError)
