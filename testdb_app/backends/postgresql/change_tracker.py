@@ -790,6 +790,60 @@ def find_written(before: object | None, after: object) -> frozenset[int] | None:
     return frozenset(moved) if sum(moved.values()) == now.rows - was.rows else None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """The ids, the counters and the sequences of a database right after it was set up."""
+
+    position: object
+    counters: str | None
+    sequences: str | None
+
+
+def note_start(connection: BaseDatabaseWrapper) -> Start:
+    """Return the present position of the database, before anybody has written to it."""
+    counters, sequences = _read_counters(connection)
+    return Start(position=look_for_commits(connection, None)[0], counters=counters, sequences=sequences)
+
+
+def is_unwritten(connection: BaseDatabaseWrapper, start: object) -> bool:
+    """Whether nothing was committed to the database, and no sequence moved, since *start*.
+
+    Either no id that was used since has committed, or no counter of this database has moved: all databases share the ids.
+    """
+    connection.ensure_connection()
+    if not isinstance(start, Start) or not is_idle(connection):
+        return False
+    counters, sequences = _read_counters(connection)
+    if sequences != start.sequences:
+        return False
+    return not look_for_commits(connection, start.position)[1] or (counters is not None and counters == start.counters)
+
+
+def _ask_for_next(connection: BaseDatabaseWrapper) -> int:
+    """Return the next id. Runs after every test, so it is prepared and avoids the driver's cursors: half the time."""
+    connection.ensure_connection()
+    raw = connection.connection
+    with connection.wrap_database_errors, raw.lock:
+        answer = _execute_next(raw.pgconn, raw, may_prepare=is_idle(connection))
+    if answer.status != TUPLES_OK:
+        # Run it again to get the driver's error.
+        ((following,),) = rows_of(run_sql(connection, _NEXT)[0])
+        return int(following)
+    return int(answer.get_value(0, 0))
+
+
+def _execute_next(conn: Any, raw: Any, *, may_prepare: bool) -> Any:
+    # Not in a transaction: behind a pooler that has switched servers, the error would end that transaction.
+    if may_prepare and raw not in _is_prepared:
+        _is_prepared[raw] = conn.prepare(_NAME, _NEXT.encode()).status == COMMAND_OK
+    if may_prepare and _is_prepared[raw]:
+        answer = conn.exec_prepared(_NAME, [])
+        if answer.status == TUPLES_OK:
+            return answer
+        _is_prepared[raw] = False
+    return conn.exec_(_NEXT.encode())
+
+
 def _count(connection: BaseDatabaseWrapper, following: int, before: Counted | None) -> Counted | None:
     """Read what was written, after this session has reported; return None if that cannot be trusted.
 
@@ -822,61 +876,7 @@ def _count(connection: BaseDatabaseWrapper, following: int, before: Counted | No
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Start:
-    """The ids, the counters and the sequences of a database right after it was set up."""
-
-    position: object
-    counters: str | None
-    sequences: str | None
-
-
-def note_start(connection: BaseDatabaseWrapper) -> Start:
-    """Return the present position of the database, before anybody has written to it."""
-    counters, sequences = _read_counters(connection)
-    return Start(position=look_for_commits(connection, None)[0], counters=counters, sequences=sequences)
-
-
-def is_unwritten(connection: BaseDatabaseWrapper, start: object) -> bool:
-    """Whether nothing was committed to the database, and no sequence moved, since *start*.
-
-    Either no id that was used since has committed, or no counter of this database has moved: all databases share the ids.
-    """
-    connection.ensure_connection()
-    if not isinstance(start, Start) or not is_idle(connection):
-        return False
-    counters, sequences = _read_counters(connection)
-    if sequences != start.sequences:
-        return False
-    return not look_for_commits(connection, start.position)[1] or (counters is not None and counters == start.counters)
-
-
 def _read_counters(connection: BaseDatabaseWrapper) -> tuple[str | None, str | None]:
     run_sql(connection, _FLUSH)
     ((counters, sequences),) = rows_of(run_sql(connection, _COUNTERS)[0])
     return counters, sequences
-
-
-def _ask_for_next(connection: BaseDatabaseWrapper) -> int:
-    """Return the next id. Runs after every test, so it is prepared and avoids the driver's cursors: half the time."""
-    connection.ensure_connection()
-    raw = connection.connection
-    with connection.wrap_database_errors, raw.lock:
-        answer = _execute_next(raw.pgconn, raw, may_prepare=is_idle(connection))
-    if answer.status != TUPLES_OK:
-        # Run it again to get the driver's error.
-        ((following,),) = rows_of(run_sql(connection, _NEXT)[0])
-        return int(following)
-    return int(answer.get_value(0, 0))
-
-
-def _execute_next(conn: Any, raw: Any, *, may_prepare: bool) -> Any:
-    # Not in a transaction: behind a pooler that has switched servers, the error would end that transaction.
-    if may_prepare and raw not in _is_prepared:
-        _is_prepared[raw] = conn.prepare(_NAME, _NEXT.encode()).status == COMMAND_OK
-    if may_prepare and _is_prepared[raw]:
-        answer = conn.exec_prepared(_NAME, [])
-        if answer.status == TUPLES_OK:
-            return answer
-        _is_prepared[raw] = False
-    return conn.exec_(_NEXT.encode())

@@ -59,6 +59,44 @@ _UNDEFINED_TABLE = "42P01"
 _numbers = itertools.count(1)
 
 
+def store_state(connection: BaseDatabaseWrapper, tables: frozenset[QualifiedName] | None) -> PostgreSQLState:
+    """Keep the rows of *tables*, or of all. One round trip for the signs, and others for what was not kept before."""
+    connection.ensure_connection()
+    record = SessionRecord.of(connection)
+    drop_litter(connection, record)
+    guesses = (
+        [] if record.relations is None else [oid for oid in _choose(record.relations, tables) if oid in record.usual]
+    )
+    questions = [] if record.relations is None else text_commands(record.relations, guesses)
+    look = see(connection, record, questions)
+    relations, seen = look.relations, look.signs
+    chosen = _choose(relations, tables)
+    refuse_hidden(connection, [relations.tables[oid] for oid in chosen], relations)
+    before, kept = record.rows_seen, {}
+    if before is not None and before.is_comparable(seen):
+        kept = {oid: rows for oid, rows in record.rows.items() if before.is_same(seen, oid)}
+    if look.guessed:
+        kept |= parse_texts(guesses, look.guessed)
+    kept.update(read_texts(connection, relations, [oid for oid in chosen if oid not in kept]))
+    record.rows, record.rows_seen = kept, seen
+    large = find_large(kept, chosen)
+    copies: dict[int, str] = {}
+    if large:
+        copies = {oid: f"pg_temp.testdb_snapshot_{next(_numbers)}" for oid in large}
+        run_sql(
+            connection,
+            ";\n".join(
+                f"CREATE TEMPORARY TABLE {copies[oid].removeprefix('pg_temp.')} USING heap AS SELECT * FROM ONLY "
+                f"{quote(relations.tables[oid])}"
+                for oid in large
+            ),
+        )
+        seen = _after_copying(seen, see(connection, record).signs)
+        record.signs = seen
+    texts = {oid: rows for oid in chosen if oid not in copies and (rows := kept[oid])}
+    return PostgreSQLState(record, relations, seen, chosen=tables, texts=texts, copies=copies)
+
+
 class PostgreSQLState:
     """The rows of tables as one reading saw them; see :class:`testdb_app.backends.base.StoredState`."""
 
@@ -196,44 +234,6 @@ class PostgreSQLState:
             # In an aborted transaction it has to wait for the next reading.
             with suppress(DatabaseError, InterfaceError):
                 drop_litter(connection, self._known)
-
-
-def store_state(connection: BaseDatabaseWrapper, tables: frozenset[QualifiedName] | None) -> PostgreSQLState:
-    """Keep the rows of *tables*, or of all. One round trip for the signs, and others for what was not kept before."""
-    connection.ensure_connection()
-    record = SessionRecord.of(connection)
-    drop_litter(connection, record)
-    guesses = (
-        [] if record.relations is None else [oid for oid in _choose(record.relations, tables) if oid in record.usual]
-    )
-    questions = [] if record.relations is None else text_commands(record.relations, guesses)
-    look = see(connection, record, questions)
-    relations, seen = look.relations, look.signs
-    chosen = _choose(relations, tables)
-    refuse_hidden(connection, [relations.tables[oid] for oid in chosen], relations)
-    before, kept = record.rows_seen, {}
-    if before is not None and before.is_comparable(seen):
-        kept = {oid: rows for oid, rows in record.rows.items() if before.is_same(seen, oid)}
-    if look.guessed:
-        kept |= parse_texts(guesses, look.guessed)
-    kept.update(read_texts(connection, relations, [oid for oid in chosen if oid not in kept]))
-    record.rows, record.rows_seen = kept, seen
-    large = find_large(kept, chosen)
-    copies: dict[int, str] = {}
-    if large:
-        copies = {oid: f"pg_temp.testdb_snapshot_{next(_numbers)}" for oid in large}
-        run_sql(
-            connection,
-            ";\n".join(
-                f"CREATE TEMPORARY TABLE {copies[oid].removeprefix('pg_temp.')} USING heap AS SELECT * FROM ONLY "
-                f"{quote(relations.tables[oid])}"
-                for oid in large
-            ),
-        )
-        seen = _after_copying(seen, see(connection, record).signs)
-        record.signs = seen
-    texts = {oid: rows for oid in chosen if oid not in copies and (rows := kept[oid])}
-    return PostgreSQLState(record, relations, seen, chosen=tables, texts=texts, copies=copies)
 
 
 def drop_litter(connection: BaseDatabaseWrapper, record: SessionRecord) -> None:
