@@ -411,7 +411,7 @@ class BaseBackend(ABC):
         """Return a change tracker for a database with that schema, which remembers nothing yet; None if the vendor has none."""
         return None
 
-    def renew_session(self, connection: BaseDatabaseWrapper, *, mode: str = "auto") -> bool:
+    def renew_session(self, connection: BaseDatabaseWrapper, *, mode: str) -> bool:
         """Leave *connection* with a session that is as good as a new one, or closed. No transaction may be open.
 
         *mode* is ``TESTDB["KEEP_CONNECTIONS"]``: "auto", "never" or "always". Returns whether the session that

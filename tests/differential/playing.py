@@ -9,6 +9,7 @@ from django.test import override_settings
 
 from testdb_app.backends import get_backend
 from testdb_app.baseline import capture_baseline
+from testdb_app.conf import get_settings
 from testdb_app.data import assert_constraints
 from testdb_app.exceptions import (
     BaselineDamagedError,
@@ -160,7 +161,7 @@ class _Run:
             return
         with override_settings(TESTDB={"KEEP_CONNECTIONS": reset.keeps}):
             backend, before = get_backend(connection), connection.connection
-            keep = backend.renew_session(connection)
+            keep = backend.renew_session(connection, mode=get_settings().keep_connections)
             yield
             backend.release_session(connection, keep=keep)
         is_kept = before is not None and connection.connection is before

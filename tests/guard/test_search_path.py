@@ -267,5 +267,5 @@ def test_no_session_calls_what_the_search_path_offers(trapped: ScratchDatabase) 
     backend = get_backend(connections["root"])
     for _ in range(3):
         connections["root"].ensure_connection()
-        backend.renew_session(connections["root"])
+        backend.renew_session(connections["root"], mode="auto")
     assert find_sprung(trapped) == []

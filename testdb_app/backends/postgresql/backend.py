@@ -247,7 +247,7 @@ class PostgreSQLBackend(BaseBackend):
             identity=identity,
         )
 
-    def renew_session(self, connection: BaseDatabaseWrapper, *, mode: str = "auto") -> bool:
+    def renew_session(self, connection: BaseDatabaseWrapper, *, mode: str) -> bool:
         return session_reset.renew_session(connection, mode=mode)
 
     def release_session(self, connection: BaseDatabaseWrapper, *, keep: bool) -> None:

@@ -123,7 +123,7 @@ _unpatched: dict[type[Any], tuple[Any, ...]] = {}
 _expected: dict[type[Any], frozenset[str]] = {}
 
 
-def renew_session(connection: BaseDatabaseWrapper, *, mode: str = "auto") -> bool:
+def renew_session(connection: BaseDatabaseWrapper, *, mode: str) -> bool:
     """Leave *connection* open with a session that is as good as new, or closed. No transaction may be open.
 
     *mode* is ``TESTDB["KEEP_CONNECTIONS"]``. Returns whether the session that *connection* has after the reset may stay
