@@ -250,7 +250,7 @@ def test_nothing_that_looks_for_leaks_calls_what_the_search_path_offers(
     try:
         run("root", WRITES)
         trapped.execute("CREATE TABLE shop.left (id integer)")
-        assert len(finder.look()) == 2
+        assert len(finder.find_leaks()) == 2
         lacks_rows("root")
         restart_sequences("root")
     finally:
