@@ -14,12 +14,14 @@ from tests.scratch import ScratchDatabase, ScratchFile, is_postgresql
 TESTS = Path(__file__).parent
 
 
-@pytest.hookimpl(tryfirst=True)
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark what is left to the night."""
+    if is_nightly(item.path.relative_to(TESTS).as_posix(), item.name):
+        item.add_marker("nightly")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark what is left to the night, and on SQLite deselect what needs PostgreSQL: SQLite has tests of its own."""
-    for item in items:
-        if is_nightly(item.path.relative_to(TESTS).as_posix(), item.name):
-            item.add_marker("nightly")
+    """Deselect what needs PostgreSQL in a run on SQLite, which has tests of its own for what it has of the thing."""
     if is_postgresql():
         return
     needs_server = [
