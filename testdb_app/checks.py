@@ -19,6 +19,7 @@ from django.apps import apps
 from django.core.checks import CheckMessage, Error, Tags, Warning, register  # noqa: A004 - Django's name
 from django.db import connections
 
+from testdb_app import _django_private as django_private
 from testdb_app.conf import get_settings
 from testdb_app.exceptions import ConfigurationError
 from testdb_app.guard import get_configured_name, is_configured_for, settings_line, vendor_of
@@ -112,7 +113,7 @@ def check_pools(**_: Any) -> list[CheckMessage]:
 
 def _stale_pools() -> Iterator[CheckMessage]:
     for connection in connections.all(initialized_only=True):
-        pool = getattr(connection, "_connection_pools", {}).get(connection.alias)
+        pool = django_private.find_pool(connection)
         pooled = getattr(pool, "kwargs", {}).get("dbname")
         named = connection.settings_dict.get("NAME")
         if pooled and named and pooled != named:

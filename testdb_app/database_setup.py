@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.db import DatabaseError, connections, transaction
 
+from testdb_app import _django_private as django_private
 from testdb_app import guard
 from testdb_app.backends import get_backend
 from testdb_app.baseline import capture_baseline, drop_baseline
@@ -274,7 +275,7 @@ def restore_kept_databases(aliases: Iterable[str]) -> None:
     for alias in aliases:
         connection = connections[alias]
         creation: Any = connection.creation
-        name = str(creation._get_test_db_name())
+        name = django_private.get_test_database_name(creation)
         # Skip in-memory databases, which keep nothing, and configured databases, although the settings name them for tests.
         if name == ":memory:" or "mode=memory" in name or guard.is_configured(connection.settings_dict, name):
             continue

@@ -54,9 +54,9 @@ from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DEFAULT_DB_ALIAS, DatabaseError, InterfaceError, connections
 from django.db.backends.base.creation import BaseDatabaseCreation
-from django.db.backends.utils import strip_quotes
 from django.db.utils import load_backend
 
+from testdb_app import _django_private as django_private
 from testdb_app.backends import get_backend
 from testdb_app.backends.base import DatabaseIdentity, FileName, Mark, has_autocommit, is_same_file
 from testdb_app.conf import get_settings
@@ -455,7 +455,7 @@ def _create_test_db(creation: Any, call: Callable[[], Any], given: Mapping[str, 
     connection = creation.connection
     # An alias that was added after the app was ready also has a database of its own.
     remember_configured_names({connection.alias: connection.settings_dict})
-    name = str(creation._get_test_db_name())
+    name = django_private.get_test_database_name(creation)
     keeps = bool(given.get("keepdb"))
     with _recorded(creation, name, keeps=keeps):
         if _refuses or not keeps:
@@ -478,7 +478,7 @@ def _clone_test_db(creation: Any, call: Callable[[], Any], given: Mapping[str, A
         return call()
     name = str(creation.get_test_db_clone_settings(given["suffix"])["NAME"])
     keeps = bool(given.get("keepdb"))
-    with _recorded(creation, name, keeps=keeps, how="_clone_test_db"):
+    with _recorded(creation, name, keeps=keeps, how=django_private.CLONE_METHOD):
         if not keeps:
             _refuse_configured(creation, name, act="drop", loses_all=True)
         result = call()
@@ -488,7 +488,7 @@ def _clone_test_db(creation: Any, call: Callable[[], Any], given: Mapping[str, A
 
 
 @contextmanager
-def _recorded(creation: Any, name: str, *, keeps: bool, how: str = "_create_test_db") -> Iterator[None]:
+def _recorded(creation: Any, name: str, *, keeps: bool, how: str = django_private.CREATE_METHOD) -> Iterator[None]:
     """Record that *name* is made for tests, before it is made, because migrations may check; undo that on failure."""
     alias = creation.connection.alias
     _made[alias, name] = MadeDatabase(is_kept=_may_be_kept(creation, name, how), stays=keeps or _stays)
@@ -505,7 +505,7 @@ def _may_be_kept(creation: Any, name: str, how: str) -> bool:
     if creation.connection.vendor != "postgresql":
         return creation.connection.vendor == "sqlite" and _exists(creation, name)
     # Hooks see Django's own method. They cannot see into a project's own, which may make nothing.
-    is_django_own = getattr(type(creation), how).__module__.startswith("django.")
+    is_django_own = django_private.is_method_of_django(creation, how)
     return is_django_own or _exists(creation, name)
 
 
@@ -518,10 +518,7 @@ def _exists(creation: Any, name: str) -> bool:
     if creation.connection.vendor == "sqlite":
         named = FileName.parse(name)
         return not named.is_in_memory and Path(named.path).exists()
-    if not hasattr(creation, "_database_exists"):
-        return True
-    with creation._nodb_cursor() as cursor:
-        return bool(creation._database_exists(cursor, name))
+    return not django_private.can_find_databases(creation) or django_private.database_exists(creation, name)
 
 
 def _opened(path: str) -> AbstractContextManager[Any]:
@@ -536,9 +533,8 @@ def _opened(path: str) -> AbstractContextManager[Any]:
 def _noting_creation(creation: Any, name: str) -> Iterator[None]:
     """Record which databases are really made while the block runs, and on which server.
 
-    On PostgreSQL, Django makes each one by ``_execute_create_test_db()``, which calls ``_database_exists()`` for a
-    database to keep (5.2, 6.0, 6.1). A SQLite file is new unless it is still the same file: an open file keeps its
-    inode.
+    On PostgreSQL they are seen where Django makes them. A SQLite file is new unless it is still the same file: an
+    open file keeps its inode.
     """
     alias = creation.connection.alias
     if creation.connection.vendor == "sqlite":
@@ -549,29 +545,17 @@ def _noting_creation(creation: Any, name: str) -> Iterator[None]:
                 is_same = os.path.samestat(os.fstat(before.fileno()), now)
                 _made[alias, name] = replace(_made[alias, name], is_kept=is_same)
         return
-    original = getattr(creation, "_execute_create_test_db", None)
-    if original is None or creation.connection.vendor != "postgresql":
-        yield
-        return
 
-    def execute(cursor: Any, parameters: Any, *arguments: Any, **options: Any) -> Any:
-        made = strip_quotes(parameters["dbname"])
-        existed = creation._database_exists(cursor, made)
-        result = original(cursor, parameters, *arguments, **options)
-        if not existed and creation._database_exists(cursor, made):
-            server = None
-            with suppress(Exception):  # what fails here fails again where it matters
-                identity = get_backend(cursor.db).identify(cursor.db)
-                server = identity.system_identifier, identity.server_started
-            stays = _made[alias, name].stays
-            _made[alias, made] = MadeDatabase(is_kept=False, stays=stays, server=server)
-        return result
+    def note(cursor: Any, made: str) -> None:
+        server = None
+        with suppress(Exception):  # what fails here fails again where it matters
+            identity = get_backend(cursor.db).identify(cursor.db)
+            server = identity.system_identifier, identity.server_started
+        stays = _made[alias, name].stays
+        _made[alias, made] = MadeDatabase(is_kept=False, stays=stays, server=server)
 
-    creation._execute_create_test_db = execute
-    try:
+    with django_private.creation_observed(creation, note):
         yield
-    finally:
-        del creation._execute_create_test_db
 
 
 @contextmanager

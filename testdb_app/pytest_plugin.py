@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from testdb_app.plugin import options, requests
+from testdb_app.plugin._pytest_private import DB_HELPER
 from testdb_app.plugin.fixtures import copied_per_test
 from testdb_app.plugin.reporting import LeakWarning
 from testdb_app.plugin.scopes import refuse
@@ -285,7 +286,7 @@ class _SessionHooks:
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_fixture_setup(self, fixturedef: Any, request: Any) -> Generator[None, object, object]:
         """Have pytest-django set up the databases of sessions too: those that no test asks for it leaves as they really are."""
-        if fixturedef.argname == "_django_db_helper":
+        if fixturedef.argname == DB_HELPER:
             error = _find_session_in_the_way(request)
             if error is not None:
                 return (yield from refuse(fixturedef, request, error))

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from django.apps import apps
 from django.dispatch import Signal
 
+from testdb_app import _django_private as django_private
+
 if TYPE_CHECKING:
     from testdb_app.schema import QualifiedName
 
@@ -54,14 +56,14 @@ def remember_content_types() -> dict[str, Any]:
     """Return the content types in the cache, by alias, for :func:`recall_content_types`."""
     if not apps.is_installed("django.contrib.contenttypes"):
         return {}
-    cache: dict[str, dict[Any, Any]] = _content_types()._cache
+    cache = django_private.content_type_cache(_content_types())
     return {alias: dict(found) for alias, found in cache.items()}
 
 
 def recall_content_types(remembered: dict[str, Any]) -> None:
     """Have *remembered*, and no others, in the cache. Their rows must be as they were then."""
     if apps.is_installed("django.contrib.contenttypes"):
-        cache: dict[str, dict[Any, Any]] = _content_types()._cache
+        cache = django_private.content_type_cache(_content_types())
         cache.clear()
         cache.update({alias: dict(found) for alias, found in remembered.items()})
 

@@ -31,6 +31,7 @@ from django.db import DatabaseError, InterfaceError, connections
 from django.db.models.signals import post_migrate
 from django.test import TestCase, TransactionTestCase
 
+from testdb_app import _django_private as django_private
 from testdb_app.backends import get_backend
 from testdb_app.baseline import capture_baseline
 from testdb_app.baseline_state import FLUSHED
@@ -96,7 +97,7 @@ def _reset_all(case: Any) -> None:
     _reset_last.clear()
     with live_requests.waited_for(SECONDS_FOR_REQUESTS):
         clear_all_caches()
-        _for_each(case._databases_names(include_mirrors=False), partial(_reset_database, case))
+        _for_each(django_private.databases_of(case, include_mirrors=False), partial(_reset_database, case))
 
 
 @contextmanager
@@ -114,7 +115,7 @@ def clean_up_after_failed_set_up(case: type[Any]) -> Iterator[None]:
 
 def clean_up_unused(case: type[Any]) -> None:
     """Reset the databases of *case* if it was set up but no test began: ``setUpClass()`` failed, or all tests are skipped."""
-    was_set_up = vars(case).get("_pre_setup_ran_eagerly") and not vars(case).get(_ENDED)
+    was_set_up = django_private.was_set_up_early(case) and not vars(case).get(_ENDED)
     if was_set_up and not issubclass(case, TestCase):
         _reset_all(case)
 
@@ -123,7 +124,7 @@ def _clean_up(case: type[Any], error: BaseException) -> None:
     if issubclass(case, TestCase):
         return  # it is in a transaction
     try:
-        for alias in case._databases_names(include_mirrors=False):
+        for alias in django_private.databases_of(case, include_mirrors=False):
             leave_blocks(connections[alias])
         _reset_all(case)
     except (TestDBError, DatabaseError, InterfaceError) as other:
@@ -144,7 +145,7 @@ def keep_after(case: Any) -> None:
     """End a test of *case* that commits, and keep what it committed: a wider scope resets it."""
     _note_end(case)
     with live_requests.waited_for(SECONDS_FOR_REQUESTS):
-        _for_each(case._databases_names(include_mirrors=False), _end_use)
+        _for_each(django_private.databases_of(case, include_mirrors=False), _end_use)
 
 
 def _for_each(aliases: Iterable[str], do: Callable[[BaseDatabaseWrapper], None]) -> None:
@@ -199,7 +200,7 @@ def keeps_baseline(case: Any, using: str) -> bool:
 @contextmanager
 def without_loading(case: type[Any]) -> Iterator[None]:
     """Make ``serialized_rollback`` load nothing if the rows exist. Each row would cost a query."""
-    aliases = case._databases_names(include_mirrors=False)
+    aliases = django_private.databases_of(case, include_mirrors=False)
     are_there = case.serialized_rollback and all(keeps_baseline(case, alias) for alias in aliases)
     # Something else may have flushed before the first test of a class.
     if not are_there or (case not in _reset_last and any(map(lacks_rows, aliases))):
@@ -244,7 +245,7 @@ def close_others(case: Any) -> bool:
             connection.close()
         _warn_of_teardown(type(case))
         return False
-    renewed = set(case._databases_names(include_mirrors=False))
+    renewed = set(django_private.databases_of(case, include_mirrors=False))
     for connection in connections.all(initialized_only=True):
         if connection.alias not in renewed:
             connection.close()
@@ -252,7 +253,7 @@ def close_others(case: Any) -> bool:
 
 
 def _warn_of_teardown(case: type[Any]) -> None:
-    owner = next(each for each in case.__mro__ if "_fixture_teardown" in vars(each))
+    owner = django_private.find_owner_of_teardown(case)
     if owner in _warned or (issubclass(owner, TransactionTestCase) and owner.__module__.startswith("django.test")):
         return
     _warned.add(owner)
@@ -267,7 +268,7 @@ def _warn_of_teardown(case: type[Any]) -> None:
 
 def drop_stale_sessions(case: type[Any]) -> None:
     """Close stale connections that :func:`reset_after` left open: closed by another test since, or opened differently."""
-    for alias in case._databases_names():
+    for alias in django_private.databases_of(case):
         get_backend(connections[alias]).drop_stale_session(connections[alias])
 
 
@@ -320,7 +321,7 @@ live_requests = LiveRequests()
 def _inhibits_post_migrate(case: Any, connection: BaseDatabaseWrapper) -> bool:
     # As TransactionTestCase._fixture_teardown() decides it.
     return case.available_apps is not None or (
-        case.serialized_rollback and hasattr(connection, "_test_serialized_contents")
+        case.serialized_rollback and django_private.has_serialized_contents(connection)
     )
 
 
@@ -390,9 +391,5 @@ def _circumstances() -> tuple[object, ...]:
 
 def _overridden_settings() -> dict[str, Any]:
     """Return what ``override_settings`` has changed, except what every live server changes."""
-    found: dict[str, Any] = {}
-    layer: Any = settings._wrapped  # type: ignore[misc]
-    while hasattr(layer, "default_settings"):
-        found = {**vars(layer), **found}
-        layer = layer.default_settings
+    found = django_private.overridden_settings()
     return {name: value for name, value in found.items() if name.isupper() and name != "ALLOWED_HOSTS"}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from django.test import LiveServerTestCase, TestCase, TransactionTestCase
 
+from testdb_app import _django_private as django_private
 from testdb_app.database_setup import prepare_test_database, restart_sequences
 from testdb_app.teardown import (
     check_baseline,
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
         def _fixture_setup(cls) -> None: ...
         @classmethod
         def _reset_sequences(cls, db_name: str) -> None: ...
-        @classmethod
-        def _databases_names(cls, include_mirrors: bool = True) -> list[str]: ...
         def _should_reload_connections(self) -> bool: ...
 else:
     _Base = object
@@ -65,7 +64,7 @@ class ResetMixin(_Base):
     def _pre_setup(cls) -> None:
         check_target(cls)
         drop_stale_sessions(cls)
-        for alias in cls._databases_names(include_mirrors=False):
+        for alias in django_private.databases_of(cls, include_mirrors=False):
             prepare_test_database(alias)
             if cls.reset_to == "baseline":
                 check_baseline(cls, alias)
@@ -108,8 +107,8 @@ class ResetLiveServerTestCase(ResetMixin, LiveServerTestCase):
 def _pre_setup(cls: type[Any]) -> None:
     # A class that rolls back needs no baseline, and is in its transaction by now.
     rolls_back = issubclass(cls, TestCase)
-    if not (rolls_back and cls._databases_support_transactions()):
-        for alias in cls._databases_names(include_mirrors=False):
+    if not (rolls_back and django_private.supports_transactions(cls)):
+        for alias in django_private.databases_of(cls, include_mirrors=False):
             prepare_test_database(alias)
     if hasattr(cls, "reset_to"):
         check_target(cls)

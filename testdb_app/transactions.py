@@ -22,6 +22,7 @@ from weakref import WeakKeyDictionary
 from django.db import DatabaseError, IntegrityError, InterfaceError, transaction
 from django.db.transaction import TransactionManagementError
 
+from testdb_app import _django_private as django_private
 from testdb_app.backends import get_backend
 from testdb_app.backends.base import TransactionStatus
 from testdb_app.exceptions import SessionBrokenError, SessionNestingError
@@ -112,7 +113,7 @@ class OuterTransaction:
         check_may_write(connection, self.allow)
         is_nested = connection.in_atomic_block
         atomic: Any = transaction.atomic(using=connection.alias)
-        atomic._from_testcase = True
+        django_private.mark_as_of_test_case(atomic)
         atomic.__enter__()
         self._atomic, self._raw = atomic, connection.connection
         try:

@@ -31,6 +31,13 @@ MOVED = {"states": "baseline_state", "scope": "selection", "details": "schema"}
 MOVED_BACKENDS = {"backends.protocols", "backends.data_protocols"}
 LEVELS = {unit: level for level, units in enumerate(LAYERS.values()) for unit in units}
 LEVELS |= {old: LEVELS[new] for old, new in MOVED.items()}
+# Other people's private API, in one file each: any layer may import these, and they import nothing of ours.
+PRIVATE = ("_django_private", "plugin._pytest_private", "backends.postgresql._psycopg_private")
+LEVELS["_django_private"] = -1
+# What the private files use, beside the attributes that are found by reading them.
+PRIVATE_NAMES = {"_django_db_helper", "_unittest_setUpClass_fixture_"}
+# Documented API, or attributes of our own that have the same name.
+NOT_PRIVATE = {"_meta", "_state"}
 
 # Values and algorithms: these work where there is no Django at all.
 PURE = (
@@ -109,6 +116,88 @@ def test_every_module_has_its_place_in_the_layers() -> None:
 def test_a_module_imports_nothing_from_the_layers_above_its_own(name: str) -> None:
     level = LEVELS[unit_of(name)]
     assert [target for target in sorted(own_imports(name)) if target and LEVELS[unit_of(target)] > level] == []
+
+
+@pytest.mark.parametrize("name", PRIVATE)
+def test_a_file_for_private_api_imports_nothing_of_ours(name: str) -> None:
+    assert own_imports(name) == set()
+
+
+def underscored(tree: ast.AST) -> Iterator[tuple[str, ast.AST]]:
+    """Yield each name with one leading underscore that is an attribute or a whole text, with its node."""
+    for node in ast.walk(tree):
+        name = node.attr if isinstance(node, ast.Attribute) else node.value if isinstance(node, ast.Constant) else None
+        if isinstance(name, str) and name.startswith("_") and not name.startswith("__") and name.isidentifier():
+            yield name, node
+
+
+def private_names() -> set[str]:
+    """Return the names of other people's private API: those that the private files use."""
+    found = set(PRIVATE_NAMES)
+    for name in PRIVATE:
+        tree = TREES[name]
+        own = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and is_own(node)}
+        found |= {used for used, _ in underscored(tree)} - own
+    return found - NOT_PRIVATE
+
+
+def is_own(node: ast.AST) -> bool:
+    """Whether *node* is an attribute of self, cls or super(), or no attribute."""
+    return isinstance(node, ast.Attribute) and ast.unparse(node.value) in {"self", "cls", "super()"}
+
+
+def own_modules(tree: ast.AST) -> set[str]:
+    """Return the names under which a module knows others of this package."""
+    return {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("testdb_app")
+        for alias in node.names
+    }
+
+
+def test_private_api_of_others_is_used_in_its_files_only() -> None:
+    from testdb_app._django_private import OVERRIDDEN
+
+    private, found = private_names(), []
+    assert {"_from_testcase", "_connections", "_pyfuncitem", "_finalizers", "_databases_names"} <= private
+    for name in CORE:
+        if name in PRIVATE:
+            continue
+        for used, node in underscored(TREES[name]):
+            # Its own attribute of the same name, or a method that is overridden.
+            is_allowed = is_own(node) or (name == "testcases" and used in OVERRIDDEN)
+            if used in private and not is_allowed:
+                found.append(f"{name}:{getattr(node, 'lineno', 0)}: {used}")
+    assert found == []
+
+
+def test_no_underscored_attribute_is_that_of_somebody_else() -> None:
+    """An attribute that no class or module of this package defines is private API of others, which has its files."""
+    documented = {"_meta", "_state", "_base_manager", "_default_manager", "_getframe"}
+    own = set()
+    for name in CORE:
+        for node in ast.walk(TREES[name]):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                own.add(node.name)
+            elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and is_own(node):
+                own.add(node.attr)
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                own.add(node.id)
+    found = [
+        f"{name}:{getattr(node, 'lineno', 0)}: {used}"
+        for name in CORE
+        if name not in PRIVATE
+        for used, node in underscored(TREES[name])
+        if isinstance(node, ast.Attribute) and used not in own | documented | own_modules(TREES[name])
+    ]
+    assert found == []
+
+
+def test_no_module_imports_a_private_module_of_others() -> None:
+    for name in CORE:
+        foreign = {target for target in imported_by(name) if target.split(".")[0] not in {"testdb_app", "__future__"}}
+        assert not any(part.startswith("_") for target in foreign for part in target.split(".")), name
 
 
 def test_a_file_name_occurs_once() -> None:

@@ -14,6 +14,7 @@ from django.db import DEFAULT_DB_ALIAS, connections, transaction
 from django.db.models import Model
 from django.db.models.signals import post_save
 
+from testdb_app._django_private import primary_key_as
 from testdb_app.backends import get_backend
 from testdb_app.data.factories import RowMaker, Values
 from testdb_app.data.loading import insert, instances_of, load, parents_of
@@ -233,7 +234,7 @@ def entries_of(instance: Model, using: str) -> Iterator[Entry]:
             f'"{using}". Use a ledger for that alias.'
         )
     for model in _concrete_models(type(instance)):
-        yield Entry(model, (instance._get_pk_val(model._meta),))
+        yield Entry(model, (primary_key_as(instance, model),))
 
 
 def rows_by_table(

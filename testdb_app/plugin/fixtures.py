@@ -7,12 +7,13 @@ scope commits, rows of one fixture cannot be told from those of another, and go 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
 from typing import Any
 
 from testdb_app.exceptions import SessionBrokenError
 from testdb_app.plugin import requests
+from testdb_app.plugin._pytest_private import find_definitions
 from testdb_app.plugin.scopes import Kind, OpenScope, ScopeStack, check_in_time, open_transactions, refuse, roll_back
 
 
@@ -136,19 +137,10 @@ def _depends_on_scope(fixturedef: Any, request: Any, seen: set[str]) -> bool:
             return True
         if name not in seen:
             seen.add(name)
-            others = _definitions(request, name)
+            others = find_definitions(request, name)
             if any(_depends_on_scope(other, request, seen) for other in others if other is not fixturedef):
                 return True
     return False
-
-
-def _definitions(request: Any, name: str) -> Sequence[Any]:
-    manager, item = request._fixturemanager, request._pyfuncitem
-    try:
-        found = manager.getfixturedefs(name, item)
-    except AttributeError:
-        found = manager.getfixturedefs(name, item.nodeid)  # pytest 8.0
-    return found or ()
 
 
 def _check(entry: OpenScope) -> None:

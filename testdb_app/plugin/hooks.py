@@ -10,6 +10,7 @@ import pytest
 
 from testdb_app.exceptions import LeakError, ScopeError, SessionBrokenError, TestSessionError
 from testdb_app.plugin import options, requests, transactional
+from testdb_app.plugin._pytest_private import CLASS_FIXTURE, DB_HELPER, request_of
 from testdb_app.plugin.fixtures import Copies, DataFixtures
 from testdb_app.plugin.reporting import LeakFinder
 from testdb_app.plugin.scopes import Kind, OpenScope, refuse, roll_back, stack_of
@@ -42,7 +43,7 @@ class TestdbPlugin:
 
     def may_leave_alone(self, fixturedef: Any) -> bool:
         """Whether nothing has to be done around a fixture: it is made for one test, and no scope is open."""
-        if fixturedef.scope != "function" or fixturedef.argname == "_django_db_helper":
+        if fixturedef.scope != "function" or fixturedef.argname == DB_HELPER:
             return False
         return self.stack.is_quiet and self.copies.is_empty
 
@@ -55,7 +56,7 @@ class TestdbPlugin:
                 return (yield from self._set_up_databases(fixturedef, request))
             if name in _OWN:
                 return (yield from _set_up_scope(fixturedef, request))
-            if name.startswith("_unittest_setUpClass_fixture_") and self._scopes_are_used(request):
+            if name.startswith(CLASS_FIXTURE) and self._scopes_are_used(request):
                 return (yield from self._set_up_class(fixturedef, request))
             if fixturedef.scope == "function":
                 return (yield from self._set_up_for_one_test(fixturedef, request))
@@ -154,7 +155,7 @@ class TestdbPlugin:
         if error is not None:
             return (yield from refuse(fixturedef, request, error))
         self.copies.hand_out_copies()
-        if fixturedef.argname != "_django_db_helper":
+        if fixturedef.argname != DB_HELPER:
             return self.copies.keep(fixturedef, (yield))
         error = transactional.reset_if_requested_late(request)
         if error is not None:
@@ -217,7 +218,7 @@ class TestdbPlugin:
             f"tests that need them: {names}. A test that closes its connection, or commits by SQL, needs reset_db.",
             owner=str(entries[0]),
         )
-        with item._request.getfixturevalue("django_db_blocker").unblock():  # type: ignore[attr-defined]
+        with request_of(item).getfixturevalue("django_db_blocker").unblock():
             for entry in reversed(entries):
                 try:
                     roll_back(entry)

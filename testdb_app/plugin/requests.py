@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from testdb_app.plugin._pytest_private import DB_HELPER
+
 RANKS = {"session": 0, "package": 1, "module": 2, "class": 3, "function": 4}
 """How narrow each of pytest's scopes is."""
 ROLLBACK = {"db_session": 0, "db_package": 1, "db_module": 2, "db_class": 3}
@@ -114,7 +116,7 @@ def ours(item: pytest.Item) -> list[str]:
 
 def uses_database(item: pytest.Item) -> bool:
     """Whether *item* may use a database, by pytest-django's mark or fixtures, or as one of Django's classes."""
-    marked = item.get_closest_marker("django_db") is not None or "_django_db_helper" in names_of(item)
+    marked = item.get_closest_marker("django_db") is not None or DB_HELPER in names_of(item)
     return marked or unittest_kind(item) is not None
 
 

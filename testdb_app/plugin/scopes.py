@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from testdb_app.exceptions import ConfigurationError, ScopeError, SessionBrokenError
-from testdb_app.plugin import options, requests
+from testdb_app.plugin import _pytest_private, options, requests
 from testdb_app.plugin.requests import FUNCTION, RANKS
 
 if TYPE_CHECKING:
@@ -149,29 +149,30 @@ class ScopeStack:
 
     def forget_ended(self, request: Any) -> None:
         """Have the test that is being set up ask again for the fixtures that were ended while it had them already."""
-        item = request._pyfuncitem
-        for name, fixturedef in list(request._fixture_defs.items()):
+        item = _pytest_private.item_of(request)
+        used = _pytest_private.fixtures_set_up(request)
+        for name, fixturedef in list(used.items()):
             if getattr(fixturedef, "cached_result", True) is None and fixturedef not in self.in_progress:
-                del request._fixture_defs[name]
+                del used[name]
                 getattr(item, "funcargs", {}).pop(name, None)
                 self._dropped.append(fixturedef)
                 self._has_dropped = True
         for fixturedef in self._dropped:
             if fixturedef.cached_result is None and fixturedef not in self.in_progress:
                 # pytest registers the end of a fixture with those that it depends on, also where these have just ended.
-                fixturedef._finalizers.clear()
+                _pytest_private.forget_finalizers(fixturedef)
 
     def refill_wide(self, request: Any) -> Exception | None:
         """Set up again the wide fixtures that the test at hand has lost that way. Returns what went wrong; see the hook."""
         if not self._has_dropped:
             return None
         self._has_dropped = False
-        item = request._pyfuncitem
+        item = _pytest_private.item_of(request)
         try:
             for name in item.fixturenames:
-                known = request._arg2fixturedefs.get(name)
+                known = _pytest_private.collected_definitions(request, name)
                 if known and known[-1].scope != "function":
-                    item.funcargs[name] = item._request.getfixturevalue(name)
+                    item.funcargs[name] = _pytest_private.request_of(item).getfixturevalue(name)
         except Exception as error:  # noqa: BLE001 - the fixture that is set up next raises it
             return error
         return None
@@ -180,7 +181,7 @@ class ScopeStack:
         """Set up again whatever it has lost. After its own set-up."""
         while self._has_dropped:
             self._has_dropped = False
-            item._request._fillfixtures()
+            _pytest_private.fill_fixtures(item)
 
     def end_set_up(self) -> None:
         """Forget what the test at hand has lost: it has that again, or its set-up has failed."""
@@ -227,7 +228,7 @@ def hold_scope(request: Any, blocker: Any) -> Generator[None]:
     Raises :class:`ScopeError` where it was asked for too late, :class:`ConfigurationError` without the app, and what
     :meth:`OuterTransaction.open` raises; at its end :class:`SessionBrokenError` if its transaction had ended before.
     """
-    stack, fixturedef = stack_of(request.config), request._fixturedef
+    stack, fixturedef = stack_of(request.config), _pytest_private.definition_of(request)
     rank, name = requests.RANKS[fixturedef.scope], fixturedef.argname
     check_hooked(request.config, name)
     check_in_time(stack, fixturedef)
@@ -238,7 +239,7 @@ def hold_scope(request: Any, blocker: Any) -> Generator[None]:
     entry = OpenScope(Kind.COMMITTED if name in requests.COMMITTED else Kind.ROLLBACK, fixturedef, request)
     if name == "db_package":
         # pytest takes a plugin's fixture of package scope for one of the session.
-        entry.node = request._pyfuncitem.getparent(pytest.Package) or request.node
+        entry.node = _pytest_private.item_of(request).getparent(pytest.Package) or request.node
     if entry.kind is Kind.COMMITTED:
         # Nothing can be committed in what they hold open.
         stack.finish_from_first(Kind.ROLLBACK)
@@ -343,7 +344,7 @@ def _check_installed(name: str) -> None:
 
 def _users(request: Any, name: str) -> list[pytest.Item]:
     """Return the tests below the scope's node that use it; the one at hand may have asked dynamically."""
-    item = request._pyfuncitem
+    item = _pytest_private.item_of(request)
     found = [
         each for each in request.session.items if name in requests.names_of(each) and request.node in each.listchain()
     ]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from testdb_app.plugin import options, requests
+from testdb_app.plugin._pytest_private import item_of, was_requested_through
 
 _LATE = pytest.StashKey[bool]()
 
@@ -102,8 +103,8 @@ def reset_if_requested_late(request: Any) -> Exception | None:
 
     Return why not: something may have been written to one of its databases since they were set up.
     """
-    item = request._pyfuncitem
-    is_late = any(getattr(each, "fixturename", None) == "reset_db" for each in request._iter_chain())
+    item = item_of(request)
+    is_late = was_requested_through(request, "reset_db")
     if not is_late or "reset_db" in requests.names_of(item):
         return None
     from django.db import connections  # noqa: PLC0415

@@ -18,8 +18,9 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from django.db import DatabaseError, InterfaceError, OperationalError, connections, transaction
+from django.db import DatabaseError, InterfaceError, OperationalError, transaction
 
+from testdb_app import _django_private as django_private
 from testdb_app.exceptions import ConfigurationError, LendingTimeoutError, SessionBrokenError, SessionClosedError
 from testdb_app.sessions.registry import make_error
 from testdb_app.transactions import is_lost, shorten
@@ -214,7 +215,6 @@ class SharedConnection:
 
 _loans: list[SharedConnection] = []
 _changing = threading.RLock()
-_handler: Any = connections
 _atomic: Any = transaction.Atomic
 
 
@@ -241,7 +241,7 @@ def find_turn(connection: BaseDatabaseWrapper) -> Turn | None:
 
 def get_storage() -> Any:
     """Return the storage behind ``django.db.connections``, whether or not anything is shared."""
-    storage = _handler._connections
+    storage = django_private.get_connection_storage()
     return storage.storage if isinstance(storage, SharedStorage) else storage
 
 
@@ -299,7 +299,7 @@ def _enter_in_turn(self: Any) -> None:
     except BaseException:
         loan.turn.give_back()
         raise
-    if self._from_testcase:
+    if django_private.is_of_test_case(self):
         # A session inside a session: a sharing thread takes part in it.
         loan.turn.give_back()
 
@@ -308,7 +308,7 @@ def _exit_in_turn(self: Any, *exc: Any) -> None:
     loan = _loan_of(self)
     if loan is None:
         _exit(self, *exc)
-    elif self._from_testcase:
+    elif django_private.is_of_test_case(self):
         with loan.turn.taken("the end of a session"):
             _exit(self, *exc)
     else:
@@ -325,12 +325,12 @@ def _loan_of(block: transaction.Atomic) -> SharedConnection | None:
 
 
 def _install() -> None:
-    _handler._connections = SharedStorage(_handler._connections)
+    django_private.set_connection_storage(SharedStorage(django_private.get_connection_storage()))
     _atomic.__enter__, _atomic.__exit__ = _enter_in_turn, _exit_in_turn
 
 
 def _uninstall() -> None:
-    _handler._connections = get_storage()
+    django_private.set_connection_storage(get_storage())
     _atomic.__enter__, _atomic.__exit__ = _enter, _exit
 
 

@@ -13,6 +13,7 @@ from django.db import DatabaseError, InterfaceError, OperationalError, connectio
 from django.db.backends.base.base import RAN_DB_VERSION_CHECK
 from django.db.utils import load_backend
 
+from testdb_app import _django_private as django_private
 from testdb_app.exceptions import ConfigurationError, PoolTimeoutError, UnsupportedError
 from testdb_app.guard import add_mirror
 from testdb_app.sessions.options import check_may_pool
@@ -133,14 +134,13 @@ class SharedPool:
         pooled: Any = connection
         with self._lock:
             if self.pool is not None:
-                pooled._connection_pools[connection.alias] = self.pool
+                django_private.set_pool(connection, self.pool)
             else:
                 self.pool = pooled.pool
 
     def detach(self, connection: BaseDatabaseWrapper) -> None:
         """Keep the pool open when *connection* is dropped."""
-        pooled: Any = connection
-        pooled._connection_pools.pop(connection.alias, None)
+        django_private.forget_pool(connection)
 
     def close(self) -> None:
         """Close the connections in the pool now, and the others when they are released."""
@@ -238,8 +238,7 @@ def _connects_as(connection: BaseDatabaseWrapper) -> str:
 @contextmanager
 def sharing(primary: str, others: Iterable[str]) -> Iterator[None]:
     """Use the connection of *primary*, of this thread, for *others* while the block runs."""
-    handler: Any = connections
-    storage = handler._connections  # the earlier connections must come back
+    storage = django_private.get_connection_storage()  # the earlier connections must come back
     earlier = {alias: getattr(storage, alias, None) for alias in others}
     try:
         for alias in earlier:

@@ -53,6 +53,7 @@ from django.db.backends import utils
 from django.db.backends.signals import connection_created
 from django.utils.functional import cached_property
 
+from testdb_app._django_private import ATTRIBUTES_OF_WRAPPERS
 from testdb_app.backends.postgresql import _psycopg_private as driver
 from testdb_app.backends.postgresql._psycopg_private import observe_statements, statement_text
 from testdb_app.backends.postgresql.connection import is_idle, run_sql, server_version
@@ -96,8 +97,6 @@ _AS_NEW = (
 )
 _OWN_CLASSES = ("django.db.backends.postgresql.base", "django.contrib.gis.db.backends.postgis.base")
 _FOLDER = str(Path(django.__file__).parent)
-# The attributes that Django's runner and test classes put on a wrapper.
-_KNOWN_ATTRIBUTES = frozenset({"_test_serialized_contents", "isolation_level", "_named_cursor_idx"})
 _FIRST_USE = "close_if_health_check_failed"
 
 _Key = tuple[str, str]
@@ -268,7 +267,7 @@ def _expected_attributes(connection: BaseDatabaseWrapper) -> frozenset[str]:
         cached = (
             name for each in cls.__mro__ for name, value in vars(each).items() if isinstance(value, cached_property)
         )
-        _expected[cls] = frozenset(vars(connection.copy())) | _KNOWN_ATTRIBUTES | frozenset(cached)
+        _expected[cls] = frozenset(vars(connection.copy())) | ATTRIBUTES_OF_WRAPPERS | frozenset(cached)
     return _expected[cls]
 
 

@@ -1,0 +1,65 @@
+"""The private API of pytest and pytest-django that the plugin uses, in one place.
+
+Read on pytest 9.0.3 and 9.2.0 and pytest-django 4.14.0. ``tests/test_private_api.py`` fails when one of these names is gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+DB_HELPER = "_django_db_helper"
+"""The fixture of pytest-django that sets up the database for one test; ``db`` and ``transactional_db`` ask for it."""
+CLASS_FIXTURE = "_unittest_setUpClass_fixture_"
+"""How the names of the fixtures begin that pytest makes for ``setUpClass()``; the class's name follows."""
+
+
+def item_of(request: Any) -> Any:
+    """Return the test that a fixture is set up for, whatever the fixture's scope."""
+    return request._pyfuncitem
+
+
+def request_of(item: Any) -> Any:
+    """Return the request of a test itself."""
+    return item._request
+
+
+def definition_of(request: Any) -> Any:
+    """Return the definition of the fixture whose request it is."""
+    return request._fixturedef
+
+
+def fixtures_set_up(request: Any) -> dict[str, Any]:
+    """Return the definitions that the test at hand has used, by name: the live dictionary. What is deleted is set up again."""
+    used: dict[str, Any] = request._fixture_defs
+    return used
+
+
+def collected_definitions(request: Any, name: str) -> Sequence[Any]:
+    """Return the definitions of a fixture that the test at hand found when it was collected; the last one is used."""
+    return request._arg2fixturedefs.get(name) or ()
+
+
+def find_definitions(request: Any, name: str) -> Sequence[Any]:
+    """Return the definitions of a fixture that the test at hand can see; the last one is used."""
+    manager, item = request._fixturemanager, request._pyfuncitem
+    try:
+        found = manager.getfixturedefs(name, item)
+    except AttributeError:
+        found = manager.getfixturedefs(name, item.nodeid)  # pytest 8.0
+    return found or ()
+
+
+def was_requested_through(request: Any, name: str) -> bool:
+    """Whether the fixture of that name is among those that led to *request*."""
+    return any(getattr(each, "fixturename", None) == name for each in request._iter_chain())
+
+
+def forget_finalizers(fixturedef: Any) -> None:
+    """Have a fixture that has ended not end again."""
+    fixturedef._finalizers.clear()
+
+
+def fill_fixtures(item: Any) -> None:
+    """Set up the fixtures that a test asks for and has not."""
+    item._request._fillfixtures()
