@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from testdb_app.plugin import options, requests
-from testdb_app.plugin._pytest_private import item_of, was_requested_through
+from testdb_app.plugin._pytest_private import was_requested_through
 
 _LATE = pytest.StashKey[bool]()
 
@@ -103,7 +103,7 @@ def reset_if_requested_late(request: Any) -> Exception | None:
 
     Return why not: something may have been written to one of its databases since they were set up.
     """
-    item = item_of(request)
+    item = request.node  # that fixture has function scope
     is_late = was_requested_through(request, "reset_db")
     if not is_late or "reset_db" in requests.names_of(item):
         return None
