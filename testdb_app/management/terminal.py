@@ -16,16 +16,16 @@ from testdb_app.schema import on_one_line
 from testdb_app.showdeps.picture import PLAIN, Paint, cells
 
 NARROWEST = 40
-"""Columns below which lines are broken no more: the terminal does it then."""
+"""Lines are not folded below this number of columns: the terminal breaks them."""
 
 
 def width_of(stream: Any) -> int | None:
-    """Return the columns of the terminal that *stream* is; None if it is none, and lines stay whole."""
+    """Return the columns of the terminal that *stream* is; None if it is no terminal: lines then stay whole."""
     return max(NARROWEST, shutil.get_terminal_size().columns) if stream.isatty() else None
 
 
 def folded(text: str, stream: Any, *, used: int = 0) -> str:
-    """Fold every line of *text* to the terminal that *stream* is; *used* columns of the first are taken."""
+    """Fold every line of *text* to the terminal that *stream* is; *used* columns of the first line are occupied."""
     width = width_of(stream)
     if width is None:
         return text
@@ -33,19 +33,20 @@ def folded(text: str, stream: Any, *, used: int = 0) -> str:
 
 
 def explained(message: str, stream: Any) -> str:
-    """Fold the text of a ``CommandError``, before which Django writes its name."""
+    """Fold the text of a ``CommandError``; Django writes its name before it."""
     return folded(on_one_line(message, keep="\n\t"), stream, used=len("CommandError: "))
 
 
 def is_coloured(stream: Any, options: dict[str, Any]) -> bool:
-    """Whether colours are wanted on *stream*: on a terminal, unless they were switched off, or by force."""
+    """Whether to use colours on *stream*: on a terminal, unless they are switched off, or if they are forced."""
     return bool(options["force_color"] or (stream.isatty() and not options["no_color"]))
 
 
 def paint_of(style: Any) -> Paint:
-    """Return the colours of Django's *style*: none of them yellow, which cannot be read on a light background.
+    """Return the colours of Django's *style*, but no yellow, which is unreadable on a light background.
 
-    So cycles have the magenta of server errors instead of the yellow of warnings, in Django's dark and light palette alike.
+    So cycles have the magenta of server errors instead of the yellow of warnings, in Django's dark and light palette
+    alike.
     """
     return Paint(
         heading=style.MIGRATE_HEADING,
@@ -63,21 +64,21 @@ def paint_for(stream: Any, style: Any, options: dict[str, Any]) -> Paint:
 
 
 def encoding_of(stream: Any) -> str:
-    """Return the encoding of *stream*; that of text in memory is UTF-8."""
+    """Return the encoding of *stream*; UTF-8 for text in memory."""
     return getattr(stream, "encoding", None) or "utf-8"
 
 
 def write_text(stream: Any, text: str) -> None:
-    """Write *text* as it is, but for characters that the encoding lacks, which are escaped.
+    """Write *text* unchanged, except that characters missing in the encoding are escaped.
 
-    A reader that has seen enough (head, a pager) is no error.
+    A reader that closes the pipe early (head, a pager) causes no error.
     """
     encoding = encoding_of(stream)
     try:
         stream.write(text.encode(encoding, "backslashreplace").decode(encoding), ending="")
         stream.flush()
     except BrokenPipeError:
-        # Python would complain once more at its last flush.
+        # Python would report the error once more at its last flush.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -87,10 +88,10 @@ DELAY = 1.0
 
 @contextmanager
 def elapsed_time(stream: TextIO, text: str, *, color: bool, silent: bool = False) -> Iterator[None]:
-    """Show *text* and the seconds that have passed on *stream*, if it is a terminal and the block takes longer than a second.
+    """Show *text* and the elapsed seconds on *stream*, if it is a terminal and the block takes longer than a second.
 
-    With rich installed it is a spinner, in colour where *color* allows it; otherwise a line that is written over.
-    Nothing of it remains.
+    With rich installed it is a spinner, in colour if *color* permits it; otherwise a line that is overwritten. It is
+    removed at the end.
     """
     if silent or not stream.isatty():
         yield
@@ -135,10 +136,10 @@ _HANG = 4
 
 
 def fold(line: str, width: int, *, used: int = 0) -> str:
-    """Break *line* where it is wider than *width* columns; *used* are those that something before it takes.
+    """Break *line* where it is wider than *width* columns; *used* columns are occupied by something before it.
 
-    What follows is indented by four more than the line. A word that is too long for any line stays whole. Codes of colours
-    take no columns.
+    Continuation lines are indented by four more than the line. A word that is too long for any line stays whole.
+    Colour codes take no columns.
     """
     indent = len(line) - len(line.lstrip(" "))
     hang = " " * (indent + _HANG if indent else 2)

@@ -1,25 +1,22 @@
 """The formats ``dot``, ``mermaid`` and ``json``: the dependency graph for other programs.
 
-Nodes are called ``t0``, ``t1``, …, so a table's name is only ever a label. Inside a label Graphviz reads
-backslashes (``\\N`` is the node's name) and HTML entities, so both are escaped.
+``dot``: for Graphviz. Nodes are called ``t0``, ``t1``, …, so a table's name occurs only in labels. Inside a label
+Graphviz interprets backslashes (``\\N`` is the node's name) and HTML entities, so both are escaped.
 
-``mermaid``: the graph as a flowchart for pages that draw Mermaid, such as those of code hosts.
-
-A flowchart and not an entity-relationship diagram, because only a flowchart's labels can hold any name.
-Nodes are called ``t0``, ``t1``, …; in labels every character that Mermaid, Markdown or HTML could read is
-an entity code.
+``mermaid``: a flowchart for pages that draw Mermaid, such as those of code hosts. It is not an entity-relationship
+diagram, because only a flowchart's labels can hold any name. Nodes are called ``t0``, ``t1``, …. In labels every
+character that Mermaid, Markdown or HTML could interpret is an entity code.
 
 ``json``: the graph for machines. ASCII only, so that it survives every terminal and pipe.
 
-The shape is stable; a change that breaks a reader raises ``schema_version``. Tables and sequences have an
-``id``, their qualified name quoted as in SQL where it needs to be, by which everything else names them;
-``schema`` and ``name`` are the bare text. Lists are sorted by name, except for ``order`` and the columns of
-a key.
+The structure of the JSON is stable; a change that breaks a reader raises ``schema_version``. Tables and sequences
+have an ``id``: their qualified name, quoted as in SQL where necessary. References use the ``id``. ``schema`` and
+``name`` are the bare text. Lists are sorted by name, except for ``order`` and the columns of a key.
 
 - ``schema_version``: 1.
 - ``database``: ``alias``, ``name`` (where the connection leads), ``vendor`` ("postgresql", "sqlite", …).
 - ``tables``: ``id``, ``schema``, ``name``, ``kind`` ("ordinary", "partitioned", "virtual"), ``level`` (0:
-  references nothing but itself), ``models`` (labels; empty if no model knows the table), ``inherits`` (ids
+  references nothing but itself), ``models`` (labels; empty without a model), ``inherits`` (ids
   of the tables that it is a partition or an inheritance child of), ``is_partition``, ``extension`` (name or
   null), ``unlogged``.
 - ``foreign_keys``: ``name``, ``table``, ``columns``, ``referenced``, ``referenced_columns``, ``on_delete``
@@ -54,10 +51,10 @@ STUCK_COLOR = "#c00000"
 
 
 def render_dot(picture: Picture) -> str:
-    """Write a directed graph: arrows go from the referencing to the referenced table.
+    """Write a directed graph: arrows point from the referencing to the referenced table.
 
-    Cycles are orange, those that are not deferrable red; tables that no model knows are dashed; the tooltip
-    of a table names its models, that of an arrow what happens on delete.
+    Cycles are orange, and red if they are not deferrable. Tables without a model are dashed. The tooltip of a table
+    names its models, the tooltip of an arrow its action on delete.
     """
     return "\n".join(["digraph dependencies {", *_dot_body(picture), "}"]) + "\n"
 
@@ -98,24 +95,22 @@ def _edge(key: ForeignKey, picture: Picture) -> str:
 
 
 def quote(*lines: str) -> str:
-    """Return *lines* as one string of the DOT language, shown as they are, one below the other."""
+    """Return *lines* as one string of the DOT language, shown literally, one below the other."""
     escaped = (line.replace("&", "&amp;").replace("\\", "\\\\").replace('"', '\\"') for line in lines)
     return '"' + "\\n".join(escaped) + '"'
 
 
 MAX_EDGES = 500
 MAX_CHARACTERS = 50_000
-"""Mermaid's ``maxEdges`` and ``maxTextSize``: beyond them a page shows an error; a diagram cannot raise
-them."""
+"""Mermaid's ``maxEdges`` and ``maxTextSize``. Above them a page shows an error; a diagram cannot raise them."""
 
 _SPECIAL = re.compile(r"[^0-9A-Za-z_., ()]|(?<![0-9A-Za-z])_|_(?![0-9A-Za-z])", re.ASCII)
 
 
 def render_mermaid(picture: Picture) -> str:
-    """Write a flowchart: arrows go from the referencing to the referenced table, one for all keys between
-    the two.
+    """Write a flowchart: arrows point from the referencing to the referenced table, one for all keys between the two.
 
-    Cycles are orange, those that are not deferrable red; tables that no model knows are dashed. What is too
+    Cycles are orange, and red if they are not deferrable. Tables without a model are dashed. A flowchart that is too
     large for a page is drawn all the same, with a comment that says so.
     """
     lines = list(_mermaid_body(picture))
@@ -168,7 +163,7 @@ def _class_of(name: QualifiedName, picture: Picture) -> str:
 def escape(text: str) -> str:
     """Return *text* with all but letters, digits and harmless punctuation as entity codes (``#34;``).
 
-    An underscore inside a word stays, one at its edge is Markdown's emphasis.
+    An underscore inside a word stays; at its edge it would be Markdown's emphasis.
     """
     return _SPECIAL.sub(lambda match: f"#{ord(match[0])};", text)
 

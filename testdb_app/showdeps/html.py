@@ -1,13 +1,11 @@
 """The format ``html``: the dependency graph as one page that any browser opens, without the network.
 
-What is drawn comes as JSON inside the page, and is put into the document as text by the page's script, never as markup. The
-page's own policy lets nothing run or load but that one script and that one style, told by their hashes
-(https://www.w3.org/TR/CSP3/).
+The data is JSON inside the page. The page's script inserts it into the document as text, never as markup. The page's
+own policy permits only that one script and that one style, identified by their hashes (https://www.w3.org/TR/CSP3/).
 
-Where the tables of a page stand: in columns by level, so ordered that the curves between them cross seldom.
-
-The order inside a level is found by barycenters, swept to and fro: K. Sugiyama, S. Tagawa, M. Toda, "Methods for Visual
-Understanding of Hierarchical System Structures", IEEE Trans. SMC 11 (1981).
+Tables are in columns by level, ordered so that the curves between them rarely cross. The order inside a level is
+found by barycenters, swept in both directions: K. Sugiyama, S. Tagawa, M. Toda, "Methods for Visual Understanding of
+Hierarchical System Structures", IEEE Trans. SMC 11 (1981).
 """
 
 from __future__ import annotations
@@ -45,12 +43,12 @@ def render_html(picture: Picture) -> str:
         "data": as_script_data(page_data(picture)),
         "script": assets.script,
     }
-    # In one pass: what is put in is not searched again.
+    # In one pass: inserted text is not searched again.
     return _PLACE.sub(lambda match: parts[match[1]], assets.template)
 
 
 def as_script_data(content: Any) -> str:
-    """Return JSON that no HTML parser can read as the end of a script, and that is ASCII."""
+    """Return ASCII JSON in which no HTML parser finds the end of a script."""
     text = json.dumps(content, separators=(",", ":"))
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
@@ -67,9 +65,9 @@ def _hash(text: str) -> str:
 
 
 def page_data(picture: Picture) -> dict[str, Any]:
-    """Return what the page's script draws. Tables are numbers: places in ``tables``, which is sorted by name.
+    """Return the data that the page's script draws. Tables are numbers: positions in ``tables``, which is sorted by name.
 
-    Everything is text as people read it; names are quoted as in SQL where they need to be.
+    Everything is text for people; names are quoted as in SQL where necessary.
     """
     number_of = {name: number for number, name in enumerate(picture.tables)}
     return {
@@ -195,7 +193,7 @@ def _cycle(cycle: Cycle, picture: Picture) -> dict[str, Any]:
 
 
 def _order(picture: Picture, number_of: Mapping[QualifiedName, int]) -> Iterator[list[dict[str, Any]]]:
-    """Yield the steps: tables that store rows, those of a cycle together, as one statement empties them."""
+    """Yield the steps: tables that store rows; those of a cycle together, because one statement empties them."""
     group_of = {name: group for group, names in enumerate(picture.graph.deletion_groups()) for name in names}
     steps: dict[int, list[dict[str, Any]]] = {}
     for name in picture.order:
@@ -218,9 +216,9 @@ class Column(NamedTuple):
 
 
 def arrange(picture: Picture) -> tuple[Column, ...]:
-    """Put the tables that people know into columns, those of the picture's first level to the left.
+    """Arrange the tables without partitions in columns, those of the picture's first level to the left.
 
-    Tables without a key stand below the others. Costs O((tables + keys) log tables).
+    Tables without a key are below the others. Costs O((tables + keys) log tables).
     """
     near = _neighbours(picture)
     levels = [(number, sorted(names, key=lambda name: (not near[name], name))) for number, names in picture.levels]
@@ -247,7 +245,7 @@ def _neighbours(picture: Picture) -> dict[QualifiedName, set[QualifiedName]]:
 
 
 def _place(names: list[QualifiedName], place: dict[QualifiedName, float]) -> None:
-    """Note where each stands, from 0 to 1: levels are of different heights."""
+    """Store the position of each, from 0 to 1, because levels have different heights."""
     for number, name in enumerate(names):
         place[name] = (number + 0.5) / len(names)
 
@@ -264,13 +262,13 @@ def _by_barycenter(
 
 
 def _split(names: list[QualifiedName], rows: int) -> list[tuple[QualifiedName, ...]]:
-    """Cut into parts of like length, at most *rows* long."""
+    """Split into parts of similar length, at most *rows* long."""
     parts = ceil(len(names) / rows)
     return [tuple(names[len(names) * n // parts : len(names) * (n + 1) // parts]) for n in range(parts)]
 
 
 SCRIPTS = ("model.js", "elements.js", "map.js", "panel.js", "main.js")
-"""The page's script: one after the other they are one module."""
+"""The page's script: these files, in this order, are one module."""
 
 
 def read_assets() -> Assets:

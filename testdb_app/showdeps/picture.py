@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 def reach(schema: Schema, start: Iterable[QualifiedName], *, reverse: bool = False) -> frozenset[QualifiedName]:
-    """Return *start* and all that it depends on; with *reverse*, all that depends on it.
+    """Return *start* and all tables that it depends on; with *reverse*, all tables that depend on it.
 
-    A partition stands for the whole of its partitioned table, so that no key is lost with a sibling.
+    A partition includes its whole partitioned table, so that no key of a sibling is lost.
     """
     graph = DependencyGraph.from_schema(schema)
     roots = partition_roots(schema)
@@ -52,14 +52,14 @@ def partition_roots(schema: Schema) -> dict[QualifiedName, QualifiedName]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cycle:
-    """Tables that reference each other in a ring or in several that meet, or one that references itself.
+    """Tables that reference each other in a ring or in several connected rings, or one that references itself.
 
     - ``number``: from 1, in the order of the names.
     - ``members``: all tables on it, sorted; ``tables``: the same with partitions replaced by their root.
-    - ``keys``: the declared foreign keys between them; ``ring``: a shortest ring of them, one that is not
-      deferrable if there is one.
-    - ``deferrable``: whether each ring has a deferrable key, so that rows which refer to each other can be
-      loaded and removed one by one in a transaction.
+    - ``keys``: the declared foreign keys between them; ``ring``: a shortest ring of them, one that is not deferrable
+      if there is one.
+    - ``deferrable``: whether each ring has a deferrable key. Rows that refer to each other can then be loaded and
+      removed one by one in a transaction.
     """
 
     number: int
@@ -126,17 +126,17 @@ def counted(number: int, noun: str) -> str:
 
 
 def cells(text: str) -> int:
-    """Return how many columns of a terminal *text* takes: wide characters two, combining ones none."""
+    """Return the number of terminal columns of *text*: two for wide characters, none for combining ones."""
     if text.isascii():
         return len(text)
     wide = sum(unicodedata.east_asian_width(char) in {"W", "F"} for char in text)
-    # Marks, and what chooses a variant of the character before.
+    # Marks, and characters that select a variant of the one before.
     marks = sum(unicodedata.category(char) in {"Mn", "Me"} for char in text)
     return len(text) + wide - marks
 
 
 def notes(name: QualifiedName, picture: Picture) -> Iterator[str]:
-    """Yield what is not plain about a table, in a few words each."""
+    """Yield the peculiarities of a table, in a few words each."""
     table = picture.whole.by_name[name]
     if table.kind is TableKind.PARTITIONED:
         yield counted(picture.partition_counts.get(name, 0), "partition")
@@ -173,7 +173,7 @@ PLAIN = Paint()
 
 
 class Arrow(NamedTuple):
-    """What is drawn from one table to another: a foreign key, or the like keys of several partitions."""
+    """An arrow from one table to another: a foreign key, or the same key of several partitions."""
 
     keys: tuple[ForeignKey, ...]
     source: QualifiedName
@@ -181,7 +181,7 @@ class Arrow(NamedTuple):
 
     @property
     def key(self) -> ForeignKey:
-        """The key, or one of the like ones."""
+        """The key, or one of the same keys."""
         return self.keys[0]
 
 
@@ -189,14 +189,17 @@ class Arrow(NamedTuple):
 class Picture:
     """A part of a schema, and how to draw it.
 
-    Parameters: *whole*, all of the schema: levels, order and cycles are always those of the whole; *title*,
-    what database it is; *alias* and *database*, its names for machines; *shown*, the tables to draw (None:
-    all; see :func:`reach`); *labels*, the models of each table; *tables_without_model*;
-    *models_without_table*, pairs of label and name of the missing table; *unmanaged*, labels of models that
-    no migration creates; *reverse*, referenced tables first; *cycles_only*, only tables and keys that are
-    on a cycle; *width*, columns of the terminal; *ascii_only*, no line-drawing characters; *paint*, the
-    colours; *details*, the columns and rows of tables, and *assets*, the parts of a page, both for
-    ``html`` only.
+    Parameters:
+
+    - *whole*: the whole schema; levels, order and cycles are always those of the whole.
+    - *title*: the database, for people; *alias* and *database*: its names for machines.
+    - *shown*: the tables to draw; None for all. See :func:`reach`.
+    - *labels*: the models of each table.
+    - *tables_without_model*; *models_without_table*: pairs of label and name of the missing table; *unmanaged*:
+      labels of models that no migration creates.
+    - *reverse*: referenced tables first; *cycles_only*: only tables and keys that are on a cycle.
+    - *width*: columns of the terminal; *ascii_only*: no line-drawing characters; *paint*: the colours.
+    - *details*: the columns and rows of tables, and *assets*: the parts of a page, both for ``html`` only.
     """
 
     whole: Schema
@@ -269,12 +272,12 @@ class Picture:
         return partition_roots(self.whole)
 
     def root(self, name: QualifiedName) -> QualifiedName:
-        """Return the table that people know: the root if *name* is a partition, else itself."""
+        """Return the root if *name* is a partition, else *name* itself."""
         return self.root_of.get(name, name)
 
     @cached_property
     def partition_counts(self) -> Mapping[QualifiedName, int]:
-        """For each partitioned table, how many tables its rows are spread over."""
+        """For each partitioned table, the number of tables that store its rows."""
         counts: dict[QualifiedName, int] = {}
         for name, root in self.root_of.items():
             counts[root] = counts.get(root, 0) + self.whole.by_name[name].stores_rows
@@ -282,7 +285,7 @@ class Picture:
 
     @cached_property
     def levels(self) -> tuple[tuple[int, tuple[QualifiedName, ...]], ...]:
-        """The tables that people know by level, with its number: the highest first; in reverse, 0 first.
+        """The tables without partitions by level, with its number: the highest first; in reverse, 0 first.
 
         Partitions count with their root, which has the level of the highest of them.
         """
@@ -297,7 +300,7 @@ class Picture:
 
     @cached_property
     def tables(self) -> tuple[QualifiedName, ...]:
-        """The tables that people know, sorted."""
+        """The tables without partitions, sorted."""
         return tuple(sorted(name for _, names in self.levels for name in names))
 
     @cached_property
@@ -307,7 +310,7 @@ class Picture:
 
     @cached_property
     def arrows_of(self) -> Mapping[QualifiedName, tuple[Arrow, ...]]:
-        """For each table that people know, its arrows. Like keys of several partitions are one."""
+        """For each table without partitions, its arrows. The same key of several partitions is one arrow."""
         found: dict[QualifiedName, dict[object, list[ForeignKey]]] = {}
         for key in self.keys:
             source, target = self.root(key.table), self.root(key.referenced)
@@ -330,7 +333,7 @@ class Picture:
 class Assets:
     """The template of a page, its style and its script.
 
-    ``template`` has ``{{title}}``, ``{{policy}}``, ``{{style}}``, ``{{data}}`` and ``{{script}}`` in it.
+    ``template`` contains ``{{title}}``, ``{{policy}}``, ``{{style}}``, ``{{data}}`` and ``{{script}}``.
     """
 
     template: str

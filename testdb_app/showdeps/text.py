@@ -1,6 +1,6 @@
 """The formats ``tree`` and ``order``: the dependency graph as text for people and pipes.
 
-Lines are broken between words, never inside a name: a cut could make two names alike.
+Lines are broken between words, never inside a name: a cut could make two names equal.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class _Glyphs(NamedTuple):
 _UNICODE = _Glyphs(branch="├─ ", last="└─ ", bar="│  ", arrow="→")
 _ASCII = _Glyphs(branch="|- ", last="`- ", bar="|  ", arrow="->")
 GLYPHS = "".join(_UNICODE)
-"""What a terminal must be able to show, or ``ascii_only`` is needed."""
+"""Characters that a terminal must be able to show; otherwise ``ascii_only`` is needed."""
 
 
 class _Word(NamedTuple):
-    """A text that is not broken, its colour, and how many spaces stand before it."""
+    """A text that is not broken, its colour, and the number of spaces before it."""
 
     text: str
     paint: Callable[[str], str]
@@ -39,7 +39,7 @@ class _Word(NamedTuple):
 
 
 def render_tree(picture: Picture) -> str:
-    """Draw the picture for a terminal, ``width`` columns wide where the names let it."""
+    """Draw the picture for a terminal, ``width`` columns wide if the names permit it."""
     sections = [_header(picture)]
     if picture.cycles_only:
         sections += [_cycle_section(cycle, picture) for cycle in picture.cycles]
@@ -187,7 +187,7 @@ def _flow(words: Iterable[_Word], width: int, *, first: str = "", hang: str) -> 
 def render_order(picture: Picture) -> str:
     """List every table that is shown, partitions too; with ``reverse`` in the order to insert in.
 
-    Names are written as in SQL: in double quotes where they need them, with ``U&"…"`` where they hold what
-    cannot be seen. So a line is always one table.
+    Names are written as in SQL: in double quotes where necessary, with ``U&"…"`` for invisible characters. So a line
+    is always one table.
     """
     return "".join(f"{name!s}\n" for name in picture.order)

@@ -54,7 +54,7 @@ class Command(BaseCommand):
         add_arguments(parser)
 
     def execute(self, *args: Any, **options: Any) -> str | None:
-        """Honour NO_COLOR (https://no-color.org), which Django does not, as ``--no-color``."""
+        """Treat NO_COLOR (https://no-color.org), which Django ignores, as ``--no-color``."""
         if os.environ.get("NO_COLOR") and not options["force_color"]:
             options["no_color"] = True
         return super().execute(*args, **options)
@@ -194,10 +194,10 @@ class Command(BaseCommand):
         write_text(self.stdout, folded("\n".join(lines), self.stdout) + "\n")
 
     def _confirm(self, what: list[str], name: str) -> bool:
-        """Ask on standard error, so that standard output stays the report's alone."""
+        """Prompt on standard error, so that standard output has the report alone."""
         first, *rest = what
         rest.append("Type the name of the database to go on, anything else to cancel:")
-        # Only what is about to happen, and to which database, stands out.
+        # Highlight only what is about to happen, and to which database.
         self.stderr.write(folded(first, self.stderr), self.style.ERROR)
         self.stderr.write(folded("\n".join(rest), self.stderr), str)
         is_typed = self.stderr.isatty() and sys.stdin.isatty()
@@ -216,7 +216,7 @@ class Command(BaseCommand):
 
 
 def _find_migrated_rows(resetter: Resetter, reset: ResetPreview | ResetReport, **options: Any) -> MigratedRows:
-    """Find out which rows of ``migrate`` the reset to empty deletes, or has deleted; none where a baseline keeps them."""
+    """Return the rows of ``migrate`` that a reset to empty deletes, or has deleted; none if a baseline keeps them."""
     connection, backend = resetter.connection, get_backend(resetter.connection)
     is_empty = reset.target == "empty" and (options["to"] is None or backend.read_baseline(connection) is None)
     if not is_empty or not was_migrated(connection):
@@ -231,7 +231,7 @@ def _find_migrated_rows(resetter: Resetter, reset: ResetPreview | ResetReport, *
     if found - _REMADE or any(name not in labels for name in emptied):
         migrations = find_data_migrations(connection)
     if resetter.options.include or resetter.options.exclude:
-        # The tables of other apps stay, perhaps.
+        # The tables of other apps may stay.
         apps = {label.partition(".")[0] for label in found}
         migrations = tuple(each for each in migrations if each[0] in apps)
     return MigratedRows(
@@ -242,7 +242,7 @@ def _find_migrated_rows(resetter: Resetter, reset: ResetPreview | ResetReport, *
 
 
 def _send_post_migrate(resetter: Resetter, **options: Any) -> tuple[dict[QualifiedName, int], CommandError | None]:
-    """Call the receivers of ``post_migrate``; return the rows that they made, by table, and what one of them failed with."""
+    """Call the receivers of ``post_migrate``. Return the rows that they made, by table, and the error of a failed one."""
     error = None
     verbosity = options["verbosity"] if options["format"] == "text" else 0
     try:
@@ -379,8 +379,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 class MigratedRows:
     """Rows that a reset to empty deletes although ``migrate`` made them.
 
-    ``data_migrations`` made rows that do not come back; ``remade`` are labels of models whose rows receivers of
-    ``post_migrate`` make. ``sends`` tells whether the command calls them after the reset.
+    ``data_migrations`` made rows that do not come back. ``remade`` are labels of models whose rows receivers of
+    ``post_migrate`` make. With ``sends`` the command calls these receivers after the reset.
     """
 
     data_migrations: tuple[str, ...] = ()
@@ -410,7 +410,7 @@ def describe_post_migrate(made: Mapping[QualifiedName, int]) -> Iterator[str]:
 
 
 def describe_database(identity: DatabaseIdentity) -> str:
-    """Say where a connection leads: the live name, the alias, the server."""
+    """Return where a connection leads: the live name, the alias, the server."""
     return f'database "{on_one_line(identity.name)}" (alias "{identity.alias}", {identity.server})'
 
 
@@ -420,7 +420,7 @@ def plural(number: int, noun: str) -> str:
 
 
 def describe_baseline(baseline: Baseline | None) -> str:
-    """Say what a baseline holds, and since when; None is one that was dropped."""
+    """Return what a baseline contains, and since when; None is one that was dropped."""
     if baseline is None:
         return "There is no baseline now"
     return (
@@ -430,7 +430,7 @@ def describe_baseline(baseline: Baseline | None) -> str:
 
 
 def baseline_as_dict(identity: DatabaseIdentity, baseline: Baseline | None) -> dict[str, Any]:
-    """Return as JSON's types what a baseline holds; None is one that was dropped."""
+    """Return the contents of a baseline as JSON's types; None is one that was dropped."""
     tables = baseline.tables.values() if baseline is not None else ()
     return {
         "alias": identity.alias,
@@ -443,7 +443,7 @@ def baseline_as_dict(identity: DatabaseIdentity, baseline: Baseline | None) -> d
 
 
 def describe_loss(preview: ResetPreview, migrated: MigratedRows = MigratedRows()) -> Iterator[str]:
-    """Yield the lines of what somebody is asked to confirm: where, to what state, what goes."""
+    """Yield the lines to confirm: the database, the target state, and what would be deleted."""
     tables = sum(1 for rows in preview.rows.values() if rows)
     what = f"{plural(preview.total_rows, 'row')} in {plural(tables, 'table')} will be removed, "
     sequences = plural(len(preview.plan.sequences), "sequence")
@@ -460,7 +460,7 @@ def describe_loss(preview: ResetPreview, migrated: MigratedRows = MigratedRows()
 
 
 def describe_preview(preview: ResetPreview, paint: Paint = PLAIN) -> Iterator[str]:
-    """Yield the lines of a plan: every table that would be emptied, in order, how and why; sequences; what stays."""
+    """Yield the lines of a plan: each table to be emptied, in order, how and why; sequences; what stays."""
     if not preview.plan.steps:
         yield f"Nothing to do: no row and no moved sequence in scope in {describe_database(preview.identity)}."
     else:

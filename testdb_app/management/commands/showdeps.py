@@ -86,7 +86,7 @@ class Command(BaseCommand):
         parser.add_argument("--output", metavar="FILE", help="Write to this file instead of standard output.")
 
     def execute(self, *args: Any, **options: Any) -> str | None:
-        """Honour NO_COLOR (https://no-color.org), which Django does not."""
+        """Respect NO_COLOR (https://no-color.org), which Django ignores."""
         if os.environ.get("NO_COLOR") and not options.get("force_color"):
             options["no_color"] = True
         return super().execute(*args, **options)
@@ -142,7 +142,7 @@ class Command(BaseCommand):
         return picture, problems
 
     def _appearance(self, options: dict[str, Any]) -> dict[str, Any]:
-        """How a picture may look where it goes to: a file, a pipe or a terminal."""
+        """Return how the picture may look on its target: a file, a pipe or a terminal."""
         if options["output"]:
             return {}
         encoding = encoding_of(self.stdout)
@@ -193,7 +193,7 @@ def _cycle_problem(cycle: Cycle, picture: Picture) -> str:
 
 @contextmanager
 def _errors_explained(connection: BaseDatabaseWrapper, stderr: Any) -> Iterator[None]:
-    """Turn what a person can put right into a message without a traceback."""
+    """Turn errors that the user can fix into messages without a traceback."""
     try:
         yield
     except TestDBError as error:
