@@ -53,7 +53,7 @@ def real(make_filled: Make, configured: Callable[..., None]) -> Iterator[Scratch
 
 
 def create(alias: str = "real", **options: Any) -> str:
-    found = connections[alias].creation.create_test_db(verbosity=0, autoclobber=True, serialize=False, **options)
+    found = connections[alias].creation.create_test_db(verbosity=0, autoclobber=True, **options)
     return str(found)
 
 
