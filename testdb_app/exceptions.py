@@ -10,7 +10,7 @@
     ├── DataError                 data could not be set up, taken away or kept
     │   ├── DependentRowsError    rows that stay refer to rows that were set up and would be deleted
     │   ├── SeedError             seeds that come after each other in a circle
-    │   ├── MakeError             a row cannot be made of nothing
+    │   ├── MakeError             a row cannot be made up
     │   └── SnapshotError         the snapshot is gone, or belongs to another schema
     ├── PostMigrateError          a receiver of post_migrate failed after a reset, which stays
     ├── VerificationError         what a test verifies does not hold; an AssertionError too

@@ -83,9 +83,9 @@ class ResetRunnerMixin(_Base):
     """Prepares the test databases for resets, after they were made and before the first test.
 
     With ``--keepdb`` they go back to their baselines before the migrations, so that rows of a killed run do not
-    get into the one that is captured after them. Connections and pools are closed first: they would go on leading to the real
-    database. ``reset_transaction_tests``, or the option ``--reset-transaction-tests``, has every ``TransactionTestCase`` of the
-    project end with a reset to the baseline instead of a flush, without a change to it.
+    get into the one that is captured after them. Connections and pools are closed first: otherwise they still lead to the
+    real database. ``reset_transaction_tests``, or the option ``--reset-transaction-tests``, has every ``TransactionTestCase`` of
+    the project end with a reset to the baseline instead of a flush, without a change to it.
 
     Baselines are captured of the databases that tests reset: those in ``databases`` of the classes with :class:`ResetMixin`, or
     of every ``TransactionTestCase`` with that option. ``reset_aliases`` names others: those that test sessions reset.

@@ -152,7 +152,7 @@ _HOOKS: dict[str, Any] = {
 
 @contextmanager
 def resetting_all() -> Iterator[None]:
-    """Have every ``TransactionTestCase`` end by a reset while the block runs, Django's own classes included."""
+    """Have every ``TransactionTestCase`` end with a reset while the block runs, Django's own classes included."""
     with _hooked(_HOOKS):
         yield
 
@@ -176,7 +176,7 @@ def _hooked(hooks: dict[str, Any]) -> Iterator[None]:
 
 
 def reset_all() -> None:
-    """Have every ``TransactionTestCase`` of this process end by a reset from now on."""
+    """Have every ``TransactionTestCase`` of this process end with a reset from now on."""
     _hook(_HOOKS)
 
 

@@ -140,27 +140,6 @@ def read_schema(connection: BaseDatabaseWrapper) -> Schema:
     )
 
 
-def read_state(
-    connection: BaseDatabaseWrapper, *, lock_timeout: float, baseline: Baseline | None = None
-) -> DatabaseState:
-    """Find the tables with rows. No query shows whether a sequence has moved, so all are reported as moved.
-
-    Django has no way to bound a lock wait, so *lock_timeout* has no effect here.
-    """
-    with connection.cursor() as cursor:
-        structure = _read_structure(connection, cursor)
-        query = (
-            f"SELECT CASE WHEN EXISTS (SELECT 1 FROM {{}}) THEN 1 ELSE 0 END{connection.features.bare_select_suffix}"
-        )
-        filled = [table for table in sorted(structure.relations) if _read_number(connection, cursor, query, table)]
-    return DatabaseState(
-        identity=identify(connection),
-        token=structure.token,
-        sizes={qualify(table): 0 for table in filled},
-        states={qualify(table): None for table in structure.sequences},
-    )
-
-
 def count_live_rows(connection: BaseDatabaseWrapper, tables: Iterable[QualifiedName]) -> dict[QualifiedName, int]:
     """Count the rows of each of *tables*. One query for each."""
     with connection.cursor() as cursor:
@@ -203,35 +182,6 @@ def _sequence(table: str, columns: list[str]) -> SequenceValue:
     return SequenceValue(name=qualify(table), uses=uses)
 
 
-def script(
-    connection: BaseDatabaseWrapper,
-    schema: Schema,
-    steps: Sequence[Step],
-    *,
-    baseline: Baseline | None = None,
-    checks: Sequence[ForeignKey],
-    verify: Sequence[QualifiedName],
-    lock_timeout: float,
-    within_transaction: bool,
-    for_tracker: bool = False,
-    identity: DatabaseIdentity | None = None,
-) -> Script:
-    """Write the SQL of a plan. The transaction is not part of it, because every vendor begins one in another way.
-
-    Raises :class:`UnsupportedError` for TRUNCATE, and for sequences that this vendor's Django backend cannot reset.
-    """
-    tables = _tables(connection, steps)
-    flush = connection.ops.sql_flush(no_style(), tables, reset_sequences=False, allow_cascade=False) if tables else []
-    return Script(
-        opening=(),
-        body=tuple(_count(connection, sql, tables) for sql in flush),
-        # Last, because ALTER TABLE commits on some vendors.
-        closing=tuple(Statement(sql=sql.removesuffix(";")) for sql in _restarts(connection, schema, steps)),
-        checks=tuple(checks),
-        verify=tuple(verify),
-    )
-
-
 def _tables(connection: BaseDatabaseWrapper, steps: Sequence[Step]) -> list[str]:
     for step in steps:
         if step.action is Action.TRUNCATE:
@@ -266,29 +216,6 @@ def _restarts(connection: BaseDatabaseWrapper, schema: Schema, steps: Sequence[S
             "them (--no-reset-sequences)."
         )
     return statements
-
-
-def run(
-    connection: BaseDatabaseWrapper, script: Script, *, within_transaction: bool
-) -> dict[QualifiedName, RowChanges]:
-    """Run *script* and return the rows removed per table, if the database reports them.
-
-    All or nothing only if the database can roll back what Django's statements do. Raises :class:`ResetError` or one of
-    its subclasses, chained to the database's own error.
-    """
-    removed: dict[QualifiedName, RowChanges] = {}
-    try:
-        with _transaction(connection, within=within_transaction), connection.cursor() as cursor:
-            script.refuse_references(count_references(connection, script.checks))
-            for statement in script.opening + script.body:
-                cursor.execute(statement.sql)
-                removed |= dict.fromkeys(statement.counts, RowChanges(removed=cursor.rowcount))
-            _verify(connection, script)
-            for statement in script.closing:
-                cursor.execute(statement.sql)
-    except Error as error:
-        raise _translate(connection, error) from error
-    return removed
 
 
 @contextmanager
@@ -343,86 +270,6 @@ def _translate(connection: BaseDatabaseWrapper, error: Error) -> ResetError:
     return ResetError(
         f"{text} It was rolled back, where the database can. Correct what the message names, or exclude the table."
     )
-
-
-def count_changes(
-    connection: BaseDatabaseWrapper, baseline: Baseline, tables: Iterable[QualifiedName]
-) -> dict[QualifiedName, RowChanges]:
-    """Return nothing: there is no baseline."""
-    return {}
-
-
-def read_baseline(connection: BaseDatabaseWrapper, state: str = BASELINE) -> Baseline | None:
-    """Return None: this backend captures no baseline."""
-    return None
-
-
-def read_shape(connection: BaseDatabaseWrapper, schema: Schema, tables: Iterable[QualifiedName]) -> dict[str, str]:
-    """Describe which tables there are."""
-    return describe_tables(schema)
-
-
-def write_baseline(
-    connection: BaseDatabaseWrapper,
-    schema: Schema,
-    *,
-    tables: Iterable[QualifiedName],
-    sequences: Iterable[QualifiedName],
-    excluded: frozenset[QualifiedName],
-    lock_timeout: float,
-    state: str = BASELINE,
-    identity: DatabaseIdentity | None = None,
-) -> Baseline:
-    """Raise :class:`UnsupportedError`: this backend cannot copy and compare rows exactly."""
-    raise UnsupportedError(
-        f"A baseline is not supported on {connection.display_name}. Nothing was changed. Reset to empty, and make the rows "
-        "that every test needs in a fixture."
-    )
-
-
-def rewrite_baseline(
-    connection: BaseDatabaseWrapper,
-    baseline: Baseline,
-    state: str = BASELINE,
-    *,
-    identity: DatabaseIdentity | None = None,
-) -> Baseline:
-    """Do nothing: there is no baseline."""
-    return baseline
-
-
-def drop_baseline(connection: BaseDatabaseWrapper, *, identity: DatabaseIdentity | None = None) -> None:
-    """Do nothing: there is no baseline."""
-
-
-def set_mark(
-    connection: BaseDatabaseWrapper, mark: Mark, *, present: bool, identity: DatabaseIdentity | None = None
-) -> None:
-    """Raise :class:`UnsupportedError`: it is unknown whether a copy of the database would include a mark."""
-    raise UnsupportedError(
-        f'The mark "{mark}" is not supported on {connection.display_name}. Name the databases that may be reset in '
-        'TESTDB["ALLOWED_DATABASES"] or with --allow-database instead.'
-    )
-
-
-def read_details(
-    connection: BaseDatabaseWrapper, schema: Schema, *, count_rows: bool
-) -> dict[QualifiedName, TableDetails]:
-    """Read the details of all tables of *schema*. Two queries a table or more; with *count_rows* another one for each.
-
-    A column's type is the name of Django's field for it, where Django has one.
-    """
-    columns: dict[QualifiedName, list[Column]] = {}
-    keys: dict[QualifiedName, list[UniqueKey]] = {}
-    with connection.cursor() as cursor:
-        for name in schema.by_name:
-            described: list[Any] = connection.introspection.get_table_description(cursor, name.name)
-            columns[name] = [_column(connection, column) for column in described]
-            keys[name] = _unique_keys(connection, cursor, name, columns[name])
-    rows: dict[QualifiedName, int | None] = {}
-    if count_rows:
-        rows.update(count_live_rows(connection, schema.by_name))
-    return gather_details(schema.by_name, columns=columns, unique_keys=keys, rows=rows)
 
 
 def _column(connection: BaseDatabaseWrapper, column: Any) -> Column:
@@ -574,12 +421,39 @@ class GenericBackend(BaseBackend):
     def read_details(
         self, connection: BaseDatabaseWrapper, schema: Schema, *, count_rows: bool
     ) -> Mapping[QualifiedName, TableDetails]:
-        return read_details(connection, schema, count_rows=count_rows)
+        """Read the details of all tables of *schema*. Two queries a table or more; with *count_rows* another one for each.
+
+        A column's type is the name of Django's field for it, where Django has one.
+        """
+        columns: dict[QualifiedName, list[Column]] = {}
+        keys: dict[QualifiedName, list[UniqueKey]] = {}
+        with connection.cursor() as cursor:
+            for name in schema.by_name:
+                described: list[Any] = connection.introspection.get_table_description(cursor, name.name)
+                columns[name] = [_column(connection, column) for column in described]
+                keys[name] = _unique_keys(connection, cursor, name, columns[name])
+        rows: dict[QualifiedName, int | None] = {}
+        if count_rows:
+            rows.update(count_live_rows(connection, schema.by_name))
+        return gather_details(schema.by_name, columns=columns, unique_keys=keys, rows=rows)
 
     def read_state(
         self, connection: BaseDatabaseWrapper, *, lock_timeout: float, baseline: Baseline | None = None
     ) -> DatabaseState:
-        return read_state(connection, lock_timeout=lock_timeout, baseline=baseline)
+        """Find the tables with rows. No query shows whether a sequence has moved, so all are reported as moved.
+
+        Django has no way to bound a lock wait, so *lock_timeout* has no effect here.
+        """
+        with connection.cursor() as cursor:
+            structure = _read_structure(connection, cursor)
+            query = f"SELECT CASE WHEN EXISTS (SELECT 1 FROM {{}}) THEN 1 ELSE 0 END{connection.features.bare_select_suffix}"
+            filled = [table for table in sorted(structure.relations) if _read_number(connection, cursor, query, table)]
+        return DatabaseState(
+            identity=identify(connection),
+            token=structure.token,
+            sizes={qualify(table): 0 for table in filled},
+            states={qualify(table): None for table in structure.sequences},
+        )
 
     def count_rows(self, connection: BaseDatabaseWrapper, tables: Iterable[QualifiedName]) -> dict[QualifiedName, int]:
         return count_live_rows(connection, tables)
@@ -603,41 +477,69 @@ class GenericBackend(BaseBackend):
         for_tracker: bool = False,
         identity: DatabaseIdentity | None = None,
     ) -> Script:
-        return script(
-            connection,
-            schema,
-            steps,
-            baseline=baseline,
-            checks=checks,
-            verify=verify,
-            lock_timeout=lock_timeout,
-            within_transaction=within_transaction,
-            for_tracker=for_tracker,
-            identity=identity,
+        """Write the SQL of a plan. The transaction is not part of it, because every vendor begins one in another way.
+
+        Raises :class:`UnsupportedError` for TRUNCATE, and for sequences that this vendor's Django backend cannot reset.
+        """
+        tables = _tables(connection, steps)
+        flush = (
+            connection.ops.sql_flush(no_style(), tables, reset_sequences=False, allow_cascade=False) if tables else []
+        )
+        return Script(
+            opening=(),
+            body=tuple(_count(connection, sql, tables) for sql in flush),
+            # Last, because ALTER TABLE commits on some vendors.
+            closing=tuple(Statement(sql=sql.removesuffix(";")) for sql in _restarts(connection, schema, steps)),
+            checks=tuple(checks),
+            verify=tuple(verify),
         )
 
     def run(
         self, connection: BaseDatabaseWrapper, script: Script, *, within_transaction: bool
     ) -> dict[QualifiedName, RowChanges]:
-        return run(connection, script, within_transaction=within_transaction)
+        """Run *script* and return the rows removed per table, if the database reports them.
+
+        All or nothing only if the database can roll back what Django's statements do. Raises :class:`ResetError` or one of
+        its subclasses, chained to the database's own error.
+        """
+        removed: dict[QualifiedName, RowChanges] = {}
+        try:
+            with _transaction(connection, within=within_transaction), connection.cursor() as cursor:
+                script.refuse_references(count_references(connection, script.checks))
+                for statement in script.opening + script.body:
+                    cursor.execute(statement.sql)
+                    removed |= dict.fromkeys(statement.counts, RowChanges(removed=cursor.rowcount))
+                _verify(connection, script)
+                for statement in script.closing:
+                    cursor.execute(statement.sql)
+        except Error as error:
+            raise _translate(connection, error) from error
+        return removed
 
     def set_mark(
         self, connection: BaseDatabaseWrapper, mark: Mark, *, present: bool, identity: DatabaseIdentity | None = None
     ) -> None:
-        set_mark(connection, mark, present=present, identity=identity)
+        """Raise :class:`UnsupportedError`: it is unknown whether a copy of the database would include a mark."""
+        raise UnsupportedError(
+            f'The mark "{mark}" is not supported on {connection.display_name}. Name the databases that may be reset in '
+            'TESTDB["ALLOWED_DATABASES"] or with --allow-database instead.'
+        )
 
     def count_changes(
         self, connection: BaseDatabaseWrapper, baseline: Baseline, tables: Iterable[QualifiedName]
     ) -> dict[QualifiedName, RowChanges]:
-        return count_changes(connection, baseline, tables)
+        """Return nothing: there is no baseline."""
+        return {}
 
     def read_baseline(self, connection: BaseDatabaseWrapper, state: str = BASELINE) -> Baseline | None:
-        return read_baseline(connection, state)
+        """Return None: this backend captures no baseline."""
+        return None
 
     def read_shape(
         self, connection: BaseDatabaseWrapper, schema: Schema, tables: Iterable[QualifiedName]
     ) -> dict[str, str]:
-        return read_shape(connection, schema, tables)
+        """Describe which tables there are."""
+        return describe_tables(schema)
 
     def write_baseline(
         self,
@@ -651,15 +553,10 @@ class GenericBackend(BaseBackend):
         state: str = BASELINE,
         identity: DatabaseIdentity | None = None,
     ) -> Baseline:
-        return write_baseline(
-            connection,
-            schema,
-            tables=tables,
-            sequences=sequences,
-            excluded=excluded,
-            lock_timeout=lock_timeout,
-            state=state,
-            identity=identity,
+        """Raise :class:`UnsupportedError`: this backend cannot copy and compare rows exactly."""
+        raise UnsupportedError(
+            f"A baseline is not supported on {connection.display_name}. Nothing was changed. Reset to empty, and make the rows "
+            "that every test needs in a fixture."
         )
 
     def rewrite_baseline(
@@ -670,10 +567,11 @@ class GenericBackend(BaseBackend):
         *,
         identity: DatabaseIdentity | None = None,
     ) -> Baseline:
-        return rewrite_baseline(connection, baseline, state, identity=identity)
+        """Do nothing: there is no baseline."""
+        return baseline
 
     def drop_baseline(self, connection: BaseDatabaseWrapper, *, identity: DatabaseIdentity | None = None) -> None:
-        drop_baseline(connection, identity=identity)
+        """Do nothing: there is no baseline."""
 
 
 BACKEND = GenericBackend()

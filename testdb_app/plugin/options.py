@@ -133,12 +133,12 @@ def _is_installed() -> bool:
 
 
 def resets_all(config: pytest.Config) -> bool:
-    """Whether every test that commits is to end by a reset."""
+    """Whether every test that commits is to end with a reset."""
     return bool(config.getoption(RESET) or config.getini(RESET))
 
 
 def resets(item: pytest.Item) -> bool:
-    """Whether *item* is to end by a reset, if it commits."""
+    """Whether *item* is to end with a reset, if it commits."""
     return "reset_db" in requests.names_of(item) or resets_all(item.config)
 
 

@@ -25,7 +25,7 @@ def wants_baseline(item: pytest.Item) -> bool:
 
 
 def before_the_databases(config: pytest.Config, blocker: Any, *, restores: bool) -> None:
-    """Close connections and pools, which would go on leading to the real databases.
+    """Close connections and pools, which would otherwise still lead to the real databases.
 
     With *restores* take kept ones back to their baseline, too.
     """

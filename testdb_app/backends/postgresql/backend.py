@@ -65,40 +65,6 @@ _FAILURES = {
 }
 
 
-def begin(connection: BaseDatabaseWrapper, savepoint: str, limits: Mapping[str, int]) -> None:
-    """Begin, make the savepoint and set the limits, in one message.
-
-    By itself psycopg sends BEGIN before the first statement, in a message of its own; it sends none in a transaction.
-    """
-    _send(connection, _begin(connection.connection), f"SAVEPOINT {savepoint}", *_set(limits, "LOCAL"))
-
-
-def undo(connection: BaseDatabaseWrapper, savepoint: str) -> None:
-    """Roll back to the savepoint, which proves that it exists, and end the transaction, in one message."""
-    _send(connection, f"ROLLBACK TO SAVEPOINT {savepoint}", "ROLLBACK")
-
-
-def limit(connection: BaseDatabaseWrapper, limits: Mapping[str, int], *, local: bool = False) -> dict[str, str]:
-    """Set the limits for the session, or the transaction, and return the earlier ones. One round trip."""
-    names = list(limits)
-    columns = ", ".join(f"pg_catalog.current_setting({quote_literal(name)})" for name in names)
-    earlier, *_ = run_sql(connection, ";\n".join((f"SELECT {columns}", *_set(limits, "LOCAL" if local else "SESSION"))))
-    return dict(zip(names, rows_of(earlier)[0], strict=True))
-
-
-def lift(connection: BaseDatabaseWrapper, earlier: Mapping[str, str]) -> None:
-    """Put the session's limits back. One round trip."""
-    run_sql(
-        connection,
-        ";\n".join(f"SET SESSION {name} = {quote_literal(value)}" for name, value in earlier.items()),
-    )
-
-
-def classify(error: BaseException) -> Failure:
-    """Return why the server refused, by SQLSTATE."""
-    return _FAILURES.get(sqlstate(error), Failure.OTHER)
-
-
 def _set(limits: Mapping[str, int], scope: str) -> list[str]:
     return [f"SET {scope} {name} = {value}" for name, value in limits.items()]
 
@@ -280,21 +246,37 @@ class PostgreSQLBackend(BaseBackend):
         return is_unwritten(connection, start)
 
     def begin(self, connection: BaseDatabaseWrapper, savepoint: str, limits: Mapping[str, int]) -> None:
-        begin(connection, savepoint, limits)
+        """Begin, make the savepoint and set the limits, in one message.
+
+        By itself psycopg sends BEGIN before the first statement, in a message of its own; it sends none in a transaction.
+        """
+        _send(connection, _begin(connection.connection), f"SAVEPOINT {savepoint}", *_set(limits, "LOCAL"))
 
     def undo(self, connection: BaseDatabaseWrapper, savepoint: str) -> None:
-        undo(connection, savepoint)
+        """Roll back to the savepoint, which proves that it exists, and end the transaction, in one message."""
+        _send(connection, f"ROLLBACK TO SAVEPOINT {savepoint}", "ROLLBACK")
 
     def limit(
         self, connection: BaseDatabaseWrapper, limits: Mapping[str, int], *, local: bool = False
     ) -> Mapping[str, str]:
-        return limit(connection, limits, local=local)
+        """Set the limits for the session, or the transaction, and return the earlier ones. One round trip."""
+        names = list(limits)
+        columns = ", ".join(f"pg_catalog.current_setting({quote_literal(name)})" for name in names)
+        earlier, *_ = run_sql(
+            connection, ";\n".join((f"SELECT {columns}", *_set(limits, "LOCAL" if local else "SESSION")))
+        )
+        return dict(zip(names, rows_of(earlier)[0], strict=True))
 
     def lift(self, connection: BaseDatabaseWrapper, earlier: Mapping[str, str]) -> None:
-        lift(connection, earlier)
+        """Put the session's limits back. One round trip."""
+        run_sql(
+            connection,
+            ";\n".join(f"SET SESSION {name} = {quote_literal(value)}" for name, value in earlier.items()),
+        )
 
     def classify(self, error: BaseException) -> Failure:
-        return classify(error)
+        """Return why the server refused, by SQLSTATE."""
+        return _FAILURES.get(sqlstate(error), Failure.OTHER)
 
     def find_blockers(
         self, connection: BaseDatabaseWrapper, pid: object, sql: str, error: BaseException

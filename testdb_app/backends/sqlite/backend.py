@@ -49,38 +49,6 @@ PRAGMAS = ("foreign_keys", "busy_timeout", "ignore_check_constraints")
 """The settings of a connection that a script changes, except one that ends with the transaction."""
 
 
-def run(
-    connection: BaseDatabaseWrapper, script: Script, *, within_transaction: bool
-) -> dict[QualifiedName, RowChanges]:
-    """Run *script*, all or nothing, and return what was changed per table, if SQLite reports it.
-
-    Raises an error of :mod:`testdb_app.exceptions`, with everything rolled back, also when it is interrupted.
-    """
-    if in_transaction(connection) and not within_transaction:
-        raise TransactionStateError(
-            f'A transaction is open on the connection "{connection.alias}", and SQLite cannot switch foreign keys off '
-            "inside one. Nothing was changed. Commit or roll back first, or reset with within_transaction=True."
-        )
-    with connection.cursor() as cursor, kept_pragmas(connection, cursor, PRAGMAS):
-        if within_transaction and not in_transaction(connection) and not has_autocommit(connection):
-            # With autocommit off nothing has begun yet. Without this our RELEASE would be the caller's commit.
-            execute(connection, cursor, "BEGIN")
-        deferred = fetch(connection, cursor, "PRAGMA defer_foreign_keys")[0][0]
-        undo = (*UNDO_WITHIN, f"PRAGMA defer_foreign_keys = {deferred}") if within_transaction else UNDO
-        try:
-            _execute_all(connection, cursor, script.opening)
-            if isinstance(script, SQLiteScript):
-                _check_unchanged(connection, cursor, script)
-            script.refuse_references(count_references(connection, script.checks, script.baseline))
-            changes = _execute_all(connection, cursor, script.body)
-            _verify(connection, script, frozenset(changes))
-            _execute_all(connection, cursor, script.closing)
-        except BaseException:
-            insist(lambda: roll_back(cursor, undo))
-            raise
-    return changes
-
-
 def _execute_all(
     connection: BaseDatabaseWrapper, cursor: CursorWrapper, statements: Iterable[Statement]
 ) -> dict[QualifiedName, RowChanges]:
@@ -207,7 +175,33 @@ class SQLiteBackend(BaseBackend):
     def run(
         self, connection: BaseDatabaseWrapper, script: Script, *, within_transaction: bool
     ) -> dict[QualifiedName, RowChanges]:
-        return run(connection, script, within_transaction=within_transaction)
+        """Run *script*, all or nothing, and return what was changed per table, if SQLite reports it.
+
+        Raises an error of :mod:`testdb_app.exceptions`, with everything rolled back, also when it is interrupted.
+        """
+        if in_transaction(connection) and not within_transaction:
+            raise TransactionStateError(
+                f'A transaction is open on the connection "{connection.alias}", and SQLite cannot switch foreign keys off '
+                "inside one. Nothing was changed. Commit or roll back first, or reset with within_transaction=True."
+            )
+        with connection.cursor() as cursor, kept_pragmas(connection, cursor, PRAGMAS):
+            if within_transaction and not in_transaction(connection) and not has_autocommit(connection):
+                # With autocommit off nothing has begun yet. Without this our RELEASE would be the caller's commit.
+                execute(connection, cursor, "BEGIN")
+            deferred = fetch(connection, cursor, "PRAGMA defer_foreign_keys")[0][0]
+            undo = (*UNDO_WITHIN, f"PRAGMA defer_foreign_keys = {deferred}") if within_transaction else UNDO
+            try:
+                _execute_all(connection, cursor, script.opening)
+                if isinstance(script, SQLiteScript):
+                    _check_unchanged(connection, cursor, script)
+                script.refuse_references(count_references(connection, script.checks, script.baseline))
+                changes = _execute_all(connection, cursor, script.body)
+                _verify(connection, script, frozenset(changes))
+                _execute_all(connection, cursor, script.closing)
+            except BaseException:
+                insist(lambda: roll_back(cursor, undo))
+                raise
+        return changes
 
     def count_changes(
         self, connection: BaseDatabaseWrapper, baseline: Baseline, tables: Iterable[QualifiedName]
