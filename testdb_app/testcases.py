@@ -15,6 +15,7 @@ from django.test import LiveServerTestCase, TestCase, TransactionTestCase
 
 from testdb_app import _django_private as django_private
 from testdb_app.database_setup import prepare_test_database, restart_sequences
+from testdb_app.exceptions import ConfigurationError
 from testdb_app.teardown import (
     check_baseline,
     check_target,
@@ -59,6 +60,15 @@ class ResetMixin(_Base):
     """
 
     reset_to: ClassVar[str] = "baseline"
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Raise :class:`ConfigurationError` for a ``TestCase``: a reset cannot run inside its transaction."""
+        super().__init_subclass__(**options)
+        if issubclass(cls, TestCase):
+            raise ConfigurationError(
+                f"{cls.__module__}.{cls.__qualname__} has ResetMixin and django.test.TestCase among its bases. TestCase rolls "
+                "each test back, so there is nothing to reset. Leave out ResetMixin, or use TransactionTestCase."
+            )
 
     @classmethod
     def _pre_setup(cls) -> None:

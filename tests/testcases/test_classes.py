@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from django.test import TestCase
 
+from testdb_app.exceptions import ConfigurationError
+from testdb_app.testcases import ResetMixin
 from tests.guard.projects import Project
 
 TESTS = """
@@ -86,6 +89,13 @@ def test_a_state_that_does_not_exist_is_refused_by_name(project: Project) -> Non
     done = project.manage("test", "--noinput")
     assert done.returncode == 1
     assert "shop.tests.Wrong.reset_to must be one of baseline, empty, not 'clean'." in done.stderr
+
+
+def test_a_class_that_rolls_back_is_refused_where_it_is_defined() -> None:
+    with pytest.raises(ConfigurationError, match=r"test_classes\.\S*Both has ResetMixin and django.test.TestCase"):
+        type("Both", (ResetMixin, TestCase), {"__module__": __name__})
+    with pytest.raises(ConfigurationError, match="TestCase rolls each test back"):
+        type("Behind", (TestCase, ResetMixin), {"__module__": __name__})
 
 
 @pytest.mark.parametrize("options", [(), ("-n", "2")], ids=["one process", "xdist"])
