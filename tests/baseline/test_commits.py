@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from django.db import Error, transaction
 
-from testdb_app.backends.postgresql.change_tracker import is_schema_same, look_for_commits
+from testdb_app.backends.postgresql.commits import is_schema_same, look_for_commits
 from tests.scratch import connect_as_superuser
 
 

@@ -22,8 +22,8 @@ from testdb_app.backends.base import (
 from testdb_app.backends.postgresql import baseline as baseline_tables
 from testdb_app.backends.postgresql import catalog, counters, operations, session_reset
 from testdb_app.backends.postgresql.baseline_shape import EXACT_TEXT, make_shape, parse_shape, shape_queries, unreadable
-from testdb_app.backends.postgresql.change_tracker import (
-    PostgreSQLChangeTracker,
+from testdb_app.backends.postgresql.change_tracker import PostgreSQLChangeTracker
+from testdb_app.backends.postgresql.commits import (
     find_written,
     is_schema_same,
     is_unwritten,

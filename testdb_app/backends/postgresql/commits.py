@@ -1,0 +1,235 @@
+"""Commits: whether anybody has committed in the database since an earlier :class:`Position`.
+
+Each write of a row takes a transaction id, and ``pg_xact_status()`` reports what became of it. A transaction that was rolled
+back left nothing. A transaction that committed may have written in another database, because all databases of a server
+share the ids. So the rows ever written in this database are compared, catalogs included. If the counters can be trusted
+(:mod:`testdb_app.backends.postgresql.counters`) and have not moved, nobody has written here. Otherwise somebody may have,
+and the rows must be compared. ``pg_snapshot_xmax()`` is one more than the latest id that has completed. So an id that is
+still in use is either not counted yet, or remembered as unfinished.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from django.db import DatabaseError
+
+from testdb_app.backends.postgresql import counters
+from testdb_app.backends.postgresql.change_tracker import pipeline_of
+from testdb_app.backends.postgresql.connection import COMMAND_OK, TUPLES_OK, Command, is_idle, run_sql, unique_prefix
+from testdb_app.backends.postgresql.counters import Conditions, are_trusted, parse_conditions
+from testdb_app.backends.postgresql.queries import rows_of
+from testdb_app.backends.postgresql.session_reset import sessions_opened
+
+if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
+_NEXT = "SELECT pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::pg_catalog.text"
+_FATES = (
+    "SELECT id::pg_catalog.text, pg_catalog.pg_xact_status(id::pg_catalog.text::pg_catalog.xid8) "
+    "FROM pg_catalog.unnest('{{{}}}'::bigint[]) id"
+)
+# Two texts: the counters of all rows written in this database, NULL if another session may not have reported yet; and the
+# sequences.
+_FLUSH = "SELECT pg_catalog.pg_stat_force_next_flush()"
+_COUNTERS = """
+SELECT CASE WHEN NOT EXISTS (
+           SELECT FROM pg_catalog.pg_stat_activity a
+            WHERE a.datid OPERATOR(pg_catalog.=) d.oid AND a.pid OPERATOR(pg_catalog.<>) pg_catalog.pg_backend_pid())
+       THEN pg_catalog.concat_ws(' ',
+            pg_catalog.pg_stat_get_db_tuples_inserted(d.oid), pg_catalog.pg_stat_get_db_tuples_updated(d.oid),
+            pg_catalog.pg_stat_get_db_tuples_deleted(d.oid), pg_catalog.pg_stat_get_db_stat_reset_time(d.oid),
+            pg_catalog.pg_postmaster_start_time(), pg_catalog.current_setting('track_counts')) END,
+       (SELECT pg_catalog.md5(pg_catalog.string_agg(
+                   pg_catalog.concat_ws(' ', s.schemaname, s.sequencename, s.last_value), ','
+                   ORDER BY s.schemaname, s.sequencename))
+          FROM pg_catalog.pg_sequences s)
+  FROM pg_catalog.pg_database d
+ WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()
+"""
+_MOST = 5_000
+"""If more ids than this were used, they are not checked one by one: somebody may have committed."""
+_OTHERS = Command(counters.OTHERS, often=True)
+_COUNTED = Command(counters.COUNTED, often=True)
+_WRITTEN = Command(counters.WRITTEN, often=True)
+_NAME = f"{unique_prefix()}next".encode()
+# By the driver's connection: whether the query for the next id is prepared there under that name; False after a failure.
+_is_prepared: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Position:
+    """The next id at one moment, and the earlier ones that were in use then."""
+
+    next: int
+    unfinished: tuple[int, ...] = ()
+    counted: Counted | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counted:
+    """All that was written in the database up to that moment: rows, and rows of catalogs. ``opened`` counts our sessions.
+
+    ``tables`` are the rows by the OID of each table that is no catalog.
+    """
+
+    conditions: Conditions
+    opened: int
+    rows: int
+    catalogs: int
+    tables: Mapping[int, int]
+
+    def is_comparable(self, later: Counted) -> bool:
+        """Whether the counts show what was written up to *later*: the same sessions are there, or more of ours."""
+        epoch, sessions, others = self.conditions
+        expected = (epoch, None if sessions is None else sessions + later.opened - self.opened, others)
+        return later.conditions == expected
+
+    def is_quiet_until(self, later: Counted) -> bool:
+        """Whether nothing was written up to *later*."""
+        return self.is_comparable(later) and later.rows == self.rows
+
+
+def look_for_commits(connection: BaseDatabaseWrapper, since: object | None) -> tuple[object, bool]:
+    """Return the present position, and whether anybody may have committed rows in this database after *since*.
+
+    One round trip if no id was used since; otherwise two. A third if one of the ids was committed, and a fourth if that
+    was in this database. One more the first time on a connection.
+    """
+    following = _ask_for_next(connection)
+    if not isinstance(since, Position):
+        return Position(next=following, counted=_count(connection, following, None)), True
+    if following == since.next and not since.unfinished:
+        return since, False
+    unfinished: tuple[int, ...] = ()
+    if following - since.next <= _MOST:
+        ids = [*since.unfinished, *range(since.next, following)]
+        fates = rows_of(run_sql(connection, _FATES.format(",".join(map(str, ids))))[0])
+        unfinished = tuple(sorted(int(number) for number, fate in fates if fate == "in progress"))
+        if all(fate != "committed" for _, fate in fates):
+            return replace(since, next=following, unfinished=unfinished), False
+    counted = _count(connection, following, since.counted)
+    is_quiet = counted is not None and since.counted is not None and since.counted.is_quiet_until(counted)
+    return Position(next=following, unfinished=unfinished, counted=counted), not is_quiet
+
+
+def is_schema_same(before: object | None, after: object) -> bool:
+    """Whether no row of a catalog was written between two positions, so that nothing was created, dropped or altered."""
+    if not isinstance(before, Position) or not isinstance(after, Position):
+        return False
+    was, now = before.counted, after.counted
+    return (
+        was is not None and now is not None and was.catalogs == now.catalogs and was.conditions[2] == now.conditions[2]
+    )
+
+
+def find_written(before: object | None, after: object) -> frozenset[int] | None:
+    """Return the OIDs of the tables that were written between two positions; None if the counts do not show it.
+
+    They show it if no catalog was written (TRUNCATE writes to one), and if the counts of these tables add up to the
+    database's.
+    """
+    if not is_schema_same(before, after):
+        return None
+    assert isinstance(before, Position)
+    assert isinstance(after, Position)
+    was, now = before.counted, after.counted
+    if was is None or now is None or not was.is_comparable(now) or was.tables.keys() != now.tables.keys():
+        return None
+    moved = {oid: count - was.tables[oid] for oid, count in now.tables.items() if count != was.tables[oid]}
+    return frozenset(moved) if sum(moved.values()) == now.rows - was.rows else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """The ids, the counters and the sequences of a database right after it was set up."""
+
+    position: object
+    counters: str | None
+    sequences: str | None
+
+
+def note_start(connection: BaseDatabaseWrapper) -> Start:
+    """Return the present position of the database, before anybody has written to it."""
+    counters, sequences = _read_counters(connection)
+    return Start(position=look_for_commits(connection, None)[0], counters=counters, sequences=sequences)
+
+
+def is_unwritten(connection: BaseDatabaseWrapper, start: object) -> bool:
+    """Whether nothing was committed to the database, and no sequence moved, since *start*.
+
+    Either no id that was used since has committed, or no counter of this database has moved: all databases share the ids.
+    """
+    connection.ensure_connection()
+    if not isinstance(start, Start) or not is_idle(connection):
+        return False
+    counters, sequences = _read_counters(connection)
+    if sequences != start.sequences:
+        return False
+    return not look_for_commits(connection, start.position)[1] or (counters is not None and counters == start.counters)
+
+
+def _ask_for_next(connection: BaseDatabaseWrapper) -> int:
+    """Return the next id. Runs after every test, so it is prepared and avoids the driver's cursors: half the time."""
+    connection.ensure_connection()
+    raw = connection.connection
+    with connection.wrap_database_errors, raw.lock:
+        answer = _execute_next(raw.pgconn, raw, may_prepare=is_idle(connection))
+    if answer.status != TUPLES_OK:
+        # Run it again to get the driver's error.
+        ((following,),) = rows_of(run_sql(connection, _NEXT)[0])
+        return int(following)
+    return int(answer.get_value(0, 0))
+
+
+def _execute_next(conn: Any, raw: Any, *, may_prepare: bool) -> Any:
+    # Not in a transaction: behind a pooler that has switched servers, the error would end that transaction.
+    if may_prepare and raw not in _is_prepared:
+        _is_prepared[raw] = conn.prepare(_NAME, _NEXT.encode()).status == COMMAND_OK
+    if may_prepare and _is_prepared[raw]:
+        answer = conn.exec_prepared(_NAME, [])
+        if answer.status == TUPLES_OK:
+            return answer
+        _is_prepared[raw] = False
+    return conn.exec_(_NEXT.encode())
+
+
+def _count(connection: BaseDatabaseWrapper, following: int, before: Counted | None) -> Counted | None:
+    """Read what was written, after this session has reported; return None if that cannot be trusted.
+
+    One round trip, and another for the tables if anything was written since *before*.
+    """
+    if not is_idle(connection):
+        # Inside a transaction a session does not report what it did before.
+        return None
+    batches = ([Command(counters.FORCE_FLUSH, often=True)], [_OTHERS, _COUNTED])
+    pipeline = pipeline_of(connection)
+    try:
+        _, others, ((*conditions, rows, catalogs),) = map(rows_of, pipeline.run(connection, *batches))
+        found = parse_conditions((conditions[0], int(conditions[1] or 0)), others)
+        # A transaction that commits between the two queries may be in one of them, and not in the other.
+        if int(conditions[3]) != following or not are_trusted(found):
+            return None
+        if before is not None and before.rows == int(rows or 0):
+            tables = before.tables
+        else:
+            (result,) = pipeline.run(connection, [_WRITTEN])
+            tables = {int(oid or 0): int(count or 0) for oid, count in rows_of(result)}
+    except DatabaseError:
+        return None
+    return Counted(
+        conditions=found,
+        opened=sessions_opened(connection),
+        rows=int(rows or 0),
+        catalogs=int(catalogs or 0),
+        tables=tables,
+    )
+
+
+def _read_counters(connection: BaseDatabaseWrapper) -> tuple[str | None, str | None]:
+    run_sql(connection, _FLUSH)
+    ((counters, sequences),) = rows_of(run_sql(connection, _COUNTERS)[0])
+    return counters, sequences
