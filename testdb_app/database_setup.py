@@ -54,7 +54,7 @@ def prepare_test_database(using: str, *, allow_database: tuple[str, ...] = ()) -
 
     A database that was kept from an earlier run is reset to its baseline first, which deletes rows of a killed run.
     If its schema has changed since, the baseline is captured anew. A warning then names the rows that either a
-    migration made or a run left behind. If an earlier version of this package captured the baseline, it is replaced
+    migration made or an earlier run left behind. If an earlier version of this package captured the baseline, it is replaced
     only if every table equals its copy. A database that cannot have a baseline is left alone; see
     :func:`find_obstacle`.
 
@@ -87,7 +87,7 @@ def prepare_test_database(using: str, *, allow_database: tuple[str, ...] = ()) -
         capture_baseline(using, replace=True, allow_database=allow_database)
     except BaselineError as error:
         logger.info("%s: the kept baseline is out of date: %s", using, error)
-        doubtful = _find_doubtful(using)
+        doubtful = [] if guard.is_made_by_this_run(connections[using]) else _find_doubtful(using)
         capture_baseline(using, replace=True, allow_database=allow_database)
         if doubtful:
             listed = "; ".join(doubtful[:5]) + (f"; and {len(doubtful) - 5} more" if len(doubtful) > 5 else "")

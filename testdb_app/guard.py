@@ -322,6 +322,12 @@ def find_made(identity: DatabaseIdentity) -> MadeDatabase | None:
     return made if _is_same_place(made.place, identity) else None
 
 
+def is_made_by_this_run(connection: BaseDatabaseWrapper) -> bool:
+    """Whether hooks saw that this run made the database that *connection* leads to. One round trip."""
+    made = find_made(get_backend(connection).identify(connection))
+    return made is not None and not made.is_kept
+
+
 def _place_of(identity: DatabaseIdentity) -> tuple[object, ...]:
     # Another SQLite file may replace this one. Each check tests that it is not a configured file.
     if identity.oid:

@@ -153,3 +153,46 @@ def test_the_plugin_imports_no_django(project: Project) -> None:
         "import sys, testdb_app.pytest_plugin; assert not [name for name in sys.modules if name.startswith('django')]"
     )
     project.run("-c", code).must_pass()
+
+
+TWO_ALIASES = """
+import pytest
+from django.db import connection
+from shop.models import Shelf
+
+@pytest.mark.django_db(transaction=True, databases=["second"])
+def test_1():
+    Shelf.objects.using("second").create(name="of a test")
+
+@pytest.mark.django_db(transaction=True)
+def test_2():
+    assert not Shelf.objects.filter(name="of a test").exists()
+    with connection.cursor() as cursor:
+        cursor.execute("DELETE FROM more")
+
+@pytest.mark.django_db(transaction=True)
+def test_3():
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM more")
+        assert cursor.fetchone() == (1,)
+"""
+A_SET_UP_OF_ITS_OWN = """
+import pytest
+from django.db import connection
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup, django_db_blocker):
+    with django_db_blocker.unblock(), connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE more (id integer)")
+        cursor.execute("INSERT INTO more VALUES (1)")
+"""
+
+
+def test_a_database_that_this_run_made_has_no_rows_of_an_earlier_run(project: Project) -> None:
+    # Warnings are errors there.
+    project.add_settings('DATABASES["second"] = dict(DATABASES["default"])\n')
+    project.write("pytest.ini", "[pytest]\nDJANGO_SETTINGS_MODULE = settings\ntestdb_reset_transactional = true\n")
+    project.write("conftest.py", A_SET_UP_OF_ITS_OWN)
+    project.write("test_two_aliases.py", TWO_ALIASES)
+    done = project.pytest("-q", "--create-db")
+    assert "3 passed" in done.stdout, done.stdout + done.stderr
