@@ -17,8 +17,7 @@ from typing import Any
 import dj_database_url
 from django.core.exceptions import ImproperlyConfigured
 
-from testproject.embedded import NoPostgresError, shared_server
-from testproject.embedded.cluster import DATABASE, ROLE
+from testproject.embedded import DATABASE, ROLE, NoPostgresError, shared_server
 
 DATABASE_VARIABLE = "TESTPROJECT_DATABASE"
 URL_VARIABLE = "DATABASE_URL"
@@ -62,7 +61,7 @@ def _embedded() -> dict[str, Any]:
     # Without an installation the first connection says what to do; --help and check go on.
     host = "" if postgresql_is_missing() else shared_server().host
     return {
-        "ENGINE": "testproject.embedded.engine",
+        "ENGINE": "testproject.embedded",
         "HOST": host,
         "PORT": "5432",
         "USER": ROLE,

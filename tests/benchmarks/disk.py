@@ -14,10 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from testproject.embedded import shared_server
-from testproject.embedded.account import account_for_server, reachable
-from testproject.embedded.cluster import Cluster
-from testproject.embedded.folders import Folders
+from testproject.embedded import Folders, shared_server
+from testproject.embedded.supervisor import Cluster, account_for_server, reachable
 
 START_SECONDS = 30
 

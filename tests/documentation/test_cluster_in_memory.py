@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from testproject.embedded import shared_server
-from testproject.embedded.account import account_for_server, reachable
+from testproject.embedded.supervisor import account_for_server, reachable
 from tests.documentation.pages import DOCS, blocks
 
 MEMORY = Path("/dev/shm")

@@ -10,7 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from testproject.embedded.cluster import SUPERUSER
+from testproject.embedded import SUPERUSER
 from tests.benchmarks.disk import own_server
 from tests.documentation.conftest import Examples
 from tests.documentation.pages import DOCS, blocks, every_block

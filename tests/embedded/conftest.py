@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from testproject.databases import URL_VARIABLE
-from testproject.embedded import NoPostgresError, Server, shared_server
+from testproject.embedded import BASE_VARIABLE, NoPostgresError, Server, shared_server
 from testproject.embedded.binaries import CHOICE_VARIABLE, find_installation
-from testproject.embedded.folders import BASE_VARIABLE
 from tests.embedded.processes import eventually
 
 if TYPE_CHECKING:

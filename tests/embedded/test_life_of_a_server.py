@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
-from testproject.embedded import locks
+from testproject.embedded import is_held, opened_lock, try_exclusive
 from testproject.embedded.supervisor import LINGER_SECONDS
 from tests.embedded.processes import ROOT, eventually, is_alive, run_python, users
 from tests.terminals import skip_without_terminals
@@ -36,7 +36,7 @@ def process_ids(server: Server) -> tuple[int, int]:
 
 
 def is_gone(server: Server) -> bool:
-    return not server.folders.is_listening() and not locks.is_held(server.folders.lock("supervisor"))
+    return not server.folders.is_listening() and not is_held(server.folders.lock("supervisor"))
 
 
 @pytest.mark.parametrize("made_before", [False, True])
@@ -188,7 +188,8 @@ def test_only_data_that_are_neither_in_use_nor_recent_are_removed(server: Server
             (folder / "server.lock").touch()
         for folder in (unused, in_use):
             os.utime(folder / "server.lock", (weeks_ago, weeks_ago))
-        with locks.exclusive(in_use / "server.lock"):
+        with opened_lock(in_use / "server.lock") as lock:
+            assert try_exclusive(lock)
             server.ensure_running()
         assert [folder.exists() for folder in made] == [False, True, True]
         assert recent.exists()

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from testproject.databases import DATABASE_VARIABLE, URL_VARIABLE
+from testproject.embedded import NoPostgresError
 from testproject.embedded.__main__ import NOTHING_FOUND
 from testproject.embedded.binaries import CHOICE_VARIABLE
-from testproject.embedded.errors import NoPostgresError
 from tests.embedded.processes import run_python
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def test_without_postgresql_tests_fail_with_the_three_ways_out(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("environment", "engine", "name"),
     [
-        ({}, "testproject.embedded.engine", "testproject"),
+        ({}, "testproject.embedded", "testproject"),
         ({URL_VARIABLE: "postgres://me@example.com/mine"}, "django.db.backends.postgresql", "mine"),
         ({DATABASE_VARIABLE: "sqlite"}, "django.db.backends.sqlite3", "testproject.sqlite3"),
         (

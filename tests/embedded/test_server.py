@@ -12,10 +12,15 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from testproject.embedded import Server, superuser_dsn
+from testproject.embedded import (
+    BASE_VARIABLE,
+    Server,
+    ServerStartError,
+    UnsafeFolderError,
+    folders_of,
+    superuser_dsn,
+)
 from testproject.embedded.binaries import Installation
-from testproject.embedded.errors import ServerStartError, UnsafeFolderError
-from testproject.embedded.folders import BASE_VARIABLE, folders_of
 from tests.embedded.processes import eventually, run_python
 
 pytestmark = pytest.mark.postgresql

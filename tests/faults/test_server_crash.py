@@ -18,9 +18,7 @@ from django.db import connections
 
 from testdb_app.backends.base import Statement
 from testdb_app.exceptions import ConnectionLostError
-from testproject.embedded import Server, shared_server
-from testproject.embedded.cluster import ROLE, SUPERUSER
-from testproject.embedded.folders import folders_of
+from testproject.embedded import ROLE, SUPERUSER, Server, folders_of, shared_server
 from tests.embedded.processes import eventually, is_alive
 from tests.faults.test_session_ended import Scissors, scissors  # noqa: F401 - a fixture
 from tests.faults.victim import Victim

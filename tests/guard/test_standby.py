@@ -20,8 +20,8 @@ from django.db import connections
 from testdb_app.exceptions import UnsafeDatabaseError
 from testdb_app.resetter import Resetter
 from testproject.embedded import NoPostgresError
-from testproject.embedded.account import Account, account_for_server, reachable
 from testproject.embedded.binaries import CHOICE_VARIABLE, Installation, find_installation
+from testproject.embedded.supervisor import Account, account_for_server, reachable
 
 pytestmark = pytest.mark.postgresql
 

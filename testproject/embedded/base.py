@@ -1,4 +1,4 @@
-"""Django's PostgreSQL backend with a server that starts by itself.
+"""The database engine for Django's settings: its PostgreSQL backend with a server that starts by itself.
 
 Importing settings, ``--help``, ``check`` and the like need no server and start none.
 """
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.db.backends.postgresql import base, client
 
-from testproject.embedded.server import shared_server
+from testproject.embedded import shared_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

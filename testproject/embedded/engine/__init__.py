@@ -1,1 +1,0 @@
-"""The database engine for Django: PostgreSQL, started by the first connection and not before."""
