@@ -279,7 +279,7 @@ def test_pure_modules_work_without_django() -> None:
 import importlib, json, sys
 class NoDjango:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("django", "psycopg", "rich"):
+        if name.partition(".")[0] in ("django", "psycopg"):
             raise ImportError(name)
 sys.meta_path.insert(0, NoDjango())
 for name in {pure!r}:

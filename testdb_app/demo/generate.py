@@ -34,21 +34,26 @@ from testdb_app.demo.models import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from django.db.models import Model
 
+    Row = TypeVar("Row", bound=Model)
 
-def load_library(*, using: str, seed: int, rows: dict[type[Model], int], advance: Callable[[int], None]) -> None:
+    # Called with a model and a number of its rows, BATCH_SIZE at most.
+    Inserted = Callable[[type[Model], int], None]
+
+
+def load_library(*, using: str, seed: int, rows: dict[type[Model], int], inserted: Inserted) -> None:
     """Add `rows` of each model to the database `using`, in one transaction.
 
     Rows that are there already stay as they are. The same seed on the same database content gives the same
-    rows. `advance` is called with the number of rows after each batch. Memory is needed for the primary keys
+    rows. `inserted` is called after each batch, with the model and the number of rows. Memory is needed for the primary keys
     only, some tens of bytes a row. Raises what Django's database layer raises; then nothing has been added.
     """
     with transaction.atomic(using=using):
         key_block, random = unused_key_block(using, seed)
-        load = Load(using=using, rows=rows, random=random, advance=advance)
+        load = Load(using=using, rows=rows, random=random, inserted=inserted)
         works, authors = load_catalogue(load)
         branches = load_branches(load)
         cards = load_members(load, key_block)
@@ -261,28 +266,17 @@ def content_type_key(using: str, model: type[Model]) -> Any:
     return content_type.pk
 
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-    from random import Random
-
-    from django.db.models import Model
-
-    Row = TypeVar("Row", bound=Model)
-
 BATCH_SIZE = 2000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """One run: where the rows go, how many of each model, what they are drawn from, who hears of progress.
-
-    `advance` is called with the number of rows after each batch, BATCH_SIZE at most.
-    """
+    """One run: where the rows go, how many of each model, what they are drawn from, and what each batch is told to."""
 
     using: str
     rows: dict[type[Model], int]
     random: Random
-    advance: Callable[[int], None]
+    inserted: Inserted
 
     def insert(self, model: type[Row], rows: Iterable[Row]) -> list[Any]:
         """Insert the rows batch by batch as they are generated; return their primary keys in that order."""
@@ -292,7 +286,7 @@ class Load:
         while batch := list(islice(remaining, BATCH_SIZE)):
             write(model, batch)
             keys.extend(row.pk for row in batch)
-            self.advance(len(batch))
+            self.inserted(model, len(batch))
             if settings.DEBUG:
                 # Django keeps the last 9,000 statements then, and each of these is tens of kilobytes long.
                 reset_queries()

@@ -87,17 +87,16 @@ DELAY = 1.0
 
 
 @contextmanager
-def elapsed_time(stream: TextIO, text: str, *, color: bool, silent: bool = False) -> Iterator[None]:
+def elapsed_time(stream: TextIO, text: str, *, silent: bool = False) -> Iterator[None]:
     """Show *text* and the elapsed seconds on *stream*, if it is a terminal and the block takes longer than a second.
 
-    With rich installed it is a spinner, in colour if *color* permits it; otherwise a line that is overwritten. It is
-    removed at the end.
+    The line is overwritten in place, and removed at the end.
     """
     if silent or not stream.isatty():
         yield
         return
     done = threading.Event()
-    thread = threading.Thread(target=_show, args=(stream, text, color, done), daemon=True)
+    thread = threading.Thread(target=_show, args=(stream, text, done), daemon=True)
     thread.start()
     try:
         yield
@@ -106,28 +105,16 @@ def elapsed_time(stream: TextIO, text: str, *, color: bool, silent: bool = False
         thread.join()
 
 
-def _show(stream: TextIO, text: str, color: bool, done: threading.Event) -> None:
+def _show(stream: TextIO, text: str, done: threading.Event) -> None:
     started = time.monotonic()
-    if done.wait(DELAY):
-        return
-
-    def line() -> str:
-        return f"{text} … {time.monotonic() - started:.0f} s"
-
-    try:
-        from rich.console import Console  # noqa: PLC0415 - optional
-    except ImportError:
-        stream.write(f"\r{line()}")
+    wait, line = DELAY, ""
+    while not done.wait(wait):
+        wait, line = 0.5, f"{text} … {time.monotonic() - started:.0f} s"
+        stream.write(f"\r{line}")
         stream.flush()
-        while not done.wait(0.5):
-            stream.write(f"\r{line()}")
-            stream.flush()
-        stream.write("\r" + " " * (len(text) + 12) + "\r")
+    if line:
+        stream.write(f"\r{' ' * len(line)}\r")
         stream.flush()
-        return
-    with Console(file=stream, no_color=not color).status(line()) as status:
-        while not done.wait(0.5):
-            status.update(line())
 
 
 _WORD = re.compile(r'(?:"[^"]*"|[^\s"]|"(?![^"]*"))+')

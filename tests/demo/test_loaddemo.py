@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from io import StringIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import UUID
 
 import pytest
@@ -179,22 +179,40 @@ def test_an_error_in_the_middle_adds_nothing() -> None:
     before = count_rows()
     done = 0
 
-    def interrupt(rows: int) -> None:
+    def interrupt(model: type[Model], rows: int) -> None:
         nonlocal done
         done += rows
         if done > 500:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        load_library(using="default", seed=0, rows=rows_per_model(1000), advance=interrupt)
+        load_library(using="default", seed=0, rows=rows_per_model(1000), inserted=interrupt)
     assert count_rows() == before
 
 
-def test_progress_adds_up_to_the_rows_loaded() -> None:
-    steps: list[int] = []
-    load_library(using="default", seed=0, rows=rows_per_model(30_000), advance=steps.append)
-    assert sum(steps) == 30_000
-    assert max(steps) == BATCH_SIZE
+def test_batches_add_up_to_the_rows_of_each_model() -> None:
+    batches: list[tuple[type[Model], int]] = []
+    rows = rows_per_model(30_000)
+    load_library(using="default", seed=0, rows=rows, inserted=lambda *batch: batches.append(batch))
+    assert {model: sum(number for each, number in batches if each is model) for model in rows} == rows
+    assert max(number for _, number in batches) == BATCH_SIZE
+    assert list(dict.fromkeys(model for model, _ in batches)) == list(rows), (
+        "the order in which their lines are printed"
+    )
+
+
+def test_the_line_of_a_model_is_printed_as_soon_as_its_rows_are_in() -> None:
+    class Watched(StringIO):
+        there: ClassVar[dict[str, tuple[int, int]]] = {}
+
+        def write(self, text: str) -> int:
+            self.there[text.split(maxsplit=1)[0]] = (Work.objects.count(), Loan.objects.count())
+            return super().write(text)
+
+    call_command("loaddemo", size=10_000, stdout=Watched())
+    works, loans = rows_per_model(10_000)[Work], rows_per_model(10_000)[Loan]
+    shown = [Watched.there[name] for name in ("Model", "Author", "Work", "Book", "Copy", "Loan", "Total")]
+    assert shown == [(0, 0), (0, 0), (works, 0), (works, 0), (works, 0), (works, loans), (works, loans)]
 
 
 def test_the_statements_that_debug_keeps_do_not_pile_up(settings: SettingsWrapper) -> None:

@@ -212,7 +212,7 @@ class Command(BaseCommand):
             return False
 
     def _elapsed(self, text: str, **options: Any) -> Any:
-        return elapsed_time(sys.stderr, text, color=not options["no_color"], silent=options["verbosity"] == 0)
+        return elapsed_time(sys.stderr, text, silent=options["verbosity"] == 0)
 
 
 def _find_migrated_rows(resetter: Resetter, reset: ResetPreview | ResetReport, **options: Any) -> MigratedRows:
