@@ -5,12 +5,15 @@ Ids are those of the whole server, where other tests run: only what has to be to
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from django.db import Error, transaction
 
-from testdb_app.backends.postgresql.commits import is_schema_same, look_for_commits
+from testdb_app.backends.postgresql.commits import check_for_commits, find_written, is_schema_same
+from testdb_app.backends.postgresql.connection import Pipeline
 from tests.scratch import connect_as_superuser
 
 
@@ -21,14 +24,14 @@ def execute(connection: Any, sql: str) -> None:
 
 def has_committed(connection: Any, since: object) -> bool:
     """Look twice: what is prepared is used the second time."""
-    found = [look_for_commits(connection, since)[1] for _ in range(2)]
+    found = [check_for_commits(connection, since)[1] for _ in range(2)]
     return all(found)
 
 
 @pytest.mark.parametrize("forgets", ["SELECT 1", "DISCARD ALL", "DEALLOCATE ALL"])
 def test_a_commit_is_told_whatever_became_of_what_was_prepared(scratch: Any, forgets: str) -> None:
     scratch.execute("CREATE TABLE a (id integer)")
-    before, _ = look_for_commits(scratch.connection, None)
+    before, _ = check_for_commits(scratch.connection, None)
     execute(scratch.connection, "INSERT INTO a VALUES (1)")
     execute(scratch.connection, forgets)
     assert has_committed(scratch.connection, before)
@@ -36,24 +39,24 @@ def test_a_commit_is_told_whatever_became_of_what_was_prepared(scratch: Any, for
 
 def test_a_look_in_a_transaction_leaves_it_usable_and_does_not_take_its_id_for_committed(scratch: Any) -> None:
     scratch.execute("CREATE TABLE a (id integer)")
-    look_for_commits(scratch.connection, None)
+    check_for_commits(scratch.connection, None)
     execute(scratch.connection, "DEALLOCATE ALL")
     with transaction.atomic(scratch.alias):
-        before, _ = look_for_commits(scratch.connection, None)
+        before, _ = check_for_commits(scratch.connection, None)
         execute(scratch.connection, "INSERT INTO a VALUES (1)")
-        look_for_commits(scratch.connection, before)
+        check_for_commits(scratch.connection, before)
         execute(scratch.connection, "INSERT INTO a VALUES (2)")
     assert scratch.count("a") == 2
     assert has_committed(scratch.connection, before)
 
 
 def test_a_lost_connection_is_djangos_error_and_the_next_one_is_asked(scratch: Any) -> None:
-    before, _ = look_for_commits(scratch.connection, None)
-    look_for_commits(scratch.connection, before)
+    before, _ = check_for_commits(scratch.connection, None)
+    check_for_commits(scratch.connection, before)
     with connect_as_superuser("postgres") as superuser:
         superuser.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{scratch.name}'")
     with pytest.raises(Error):
-        look_for_commits(scratch.connection, before)
+        check_for_commits(scratch.connection, before)
     # psycopg's own error would go past whoever handles Django's.
     scratch.connection.close()
     scratch.execute("CREATE TABLE a (id integer)")
@@ -68,10 +71,10 @@ def test_what_is_committed_in_another_database_is_not_told_and_what_is_in_this_o
     scratch.execute(
         "CREATE TABLE a (id integer); CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'"
     )
-    position, _ = look_for_commits(scratch.connection, None)
+    position, _ = check_for_commits(scratch.connection, None)
     for _ in range(3):
         elsewhere.execute("INSERT INTO b VALUES (1)")
-        position, may_differ = look_for_commits(scratch.connection, position)
+        position, may_differ = check_for_commits(scratch.connection, position)
         assert not may_differ
     own = (
         "INSERT INTO a VALUES (1)",
@@ -82,9 +85,80 @@ def test_what_is_committed_in_another_database_is_not_told_and_what_is_in_this_o
     for statement in own:
         before = position
         execute(scratch.connection, statement)
-        position, may_differ = look_for_commits(scratch.connection, before)
+        position, may_differ = check_for_commits(scratch.connection, before)
         assert may_differ, statement
         assert is_schema_same(before, position) == (statement[:6] in {"INSERT", "UPDATE"})
     # By a session that nobody here knows of.
     scratch.execute("INSERT INTO a VALUES (3)")
-    assert look_for_commits(scratch.connection, position)[1]
+    assert check_for_commits(scratch.connection, position)[1]
+
+
+Arrange = Callable[[Callable[[], object]], None]
+
+
+@pytest.fixture
+def before_each_reading(monkeypatch: pytest.MonkeyPatch) -> Arrange:
+    """Have something done before each reading of the counters, when the next id has been read already."""
+    run = Pipeline.run
+
+    def arrange(do: Callable[[], object]) -> None:
+        def do_and_run(self: Pipeline, connection: Any, *batches: Any) -> Any:
+            do()
+            return run(self, connection, *batches)
+
+        monkeypatch.setattr(Pipeline, "run", do_and_run)
+
+    return arrange
+
+
+def test_a_commit_in_another_database_between_the_queries_does_not_hide_which_tables_were_written(
+    scratch: Any, make_scratch: Any, before_each_reading: Arrange
+) -> None:
+    elsewhere = make_scratch("elsewhere")
+    elsewhere.execute("CREATE TABLE b (id integer)")
+    scratch.execute("CREATE TABLE a (id integer); CREATE TABLE c (id integer)")
+    table = scratch.value("SELECT 'a'::regclass::oid::bigint")
+    before_each_reading(lambda: elsewhere.execute("INSERT INTO b VALUES (1)"))
+    position, _ = check_for_commits(scratch.connection, None)
+    for _ in range(3):
+        position, may_differ = check_for_commits(scratch.connection, position)
+        assert not may_differ
+    for _ in range(3):
+        before = position
+        execute(scratch.connection, "INSERT INTO a VALUES (1)")
+        position, may_differ = check_for_commits(scratch.connection, before)
+        assert may_differ
+        assert find_written(before, position) == {table}
+
+
+@pytest.mark.parametrize("reading", [1, 2])
+def test_a_commit_in_this_database_between_the_queries_is_found_by_this_check_or_the_next(
+    scratch: Any, before_each_reading: Arrange, reading: int
+) -> None:
+    scratch.execute("CREATE TABLE a (id integer); CREATE TABLE c (id integer)")
+    table = scratch.value("SELECT 'a'::regclass::oid::bigint")
+    position, _ = check_for_commits(scratch.connection, None)
+    readings: list[int] = []
+
+    def commit() -> None:
+        """Commit in another session of this process, and wait until it has gone."""
+        readings.append(1)
+        if len(readings) == reading:
+            other = scratch.connection.copy()
+            execute(other, "INSERT INTO a VALUES (1)")
+            other.close()
+            with connect_as_superuser("postgres") as superuser:
+                query = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{scratch.name}' AND backend_type LIKE 'client%'"
+                while superuser.execute(query).fetchone() != (1,):
+                    time.sleep(0.01)
+
+    before_each_reading(commit)
+    found = []
+    for _ in range(2):
+        execute(scratch.connection, "INSERT INTO c VALUES (1)")
+        before = position
+        position, may_differ = check_for_commits(scratch.connection, before)
+        assert may_differ
+        found.append(find_written(before, position))
+    assert len(readings) > reading
+    assert any(written is None or table in written for written in found)

@@ -53,10 +53,21 @@ AFTER_THE_SAFE_PATH = {
     "snapshots": {"TABLES"},
 }
 PARTS_OF_WHAT_IS_QUALIFIED = {
-    "counters": {"_CALLS", "_PREPARED", "_conditions", "_moved"},
+    "counters": {
+        "_CALLS",
+        "_CATALOGS",
+        "_OTHERS",
+        "_PREPARED",
+        "_conditions",
+        "COUNTED",
+        "_each",
+        "_moved",
+        "full_reading",
+        "look",
+        "reading_inside",
+    },
     "preconditions": {"_ALL", "_FAULTS", "_ME", "_TRUSTED"},
     "session_reset": {"_CALLED", "_OTHERS", "_OWN"},
-    "snapshots": {"_pending", "_reported"},
 }
 # An "=" that is no operator: of advice to people, of SET, and of PL/pgSQL.
 NO_OPERATORS = {

@@ -24,10 +24,10 @@ from testdb_app.backends.postgresql import catalog, counters, operations, sessio
 from testdb_app.backends.postgresql.baseline_shape import EXACT_TEXT, make_shape, parse_shape, shape_queries, unreadable
 from testdb_app.backends.postgresql.change_tracker import PostgreSQLChangeTracker
 from testdb_app.backends.postgresql.commits import (
+    check_for_commits,
     find_written,
     is_schema_same,
     is_unwritten,
-    look_for_commits,
     note_start,
 )
 from testdb_app.backends.postgresql.connection import rolled_back_on_error, run_sql, transaction_status
@@ -144,14 +144,12 @@ class PostgreSQLBackend(BaseBackend):
         queries = sequence_states(connection)
         copies = baseline_tables.counters(baseline.document) if baseline and baseline.document else "SELECT ''"
         state = (catalog.IDENTITY, catalog.TOKEN, catalog.SIZES, copies, *queries)
-        (conditions, sessions, path, identity, token, size_rows, ((copy_counters,),), *others), shape = (
-            _read_with_shape(
-                read,
-                state,
-                baseline.tables if baseline else (),
-                baseline.migrations if baseline else (),
-                first=(counters.CONDITIONS, counters.OTHERS, catalog.SEARCH_PATH),
-            )
+        (conditions, path, identity, token, size_rows, ((copy_counters,),), *others), shape = _read_with_shape(
+            read,
+            state,
+            baseline.tables if baseline else (),
+            baseline.migrations if baseline else (),
+            first=(counters.CONDITIONS, catalog.SEARCH_PATH),
         )
         missing = {QualifiedName(schema, name): lacks for schema, name, _, lacks in size_rows if lacks}
         states, forbidden = read_all_states(read, others)
@@ -163,7 +161,7 @@ class PostgreSQLBackend(BaseBackend):
             missing=missing | dict.fromkeys(forbidden, "SELECT"),
             shape=shape,
             copies=copy_counters,
-            conditions=parse_conditions(conditions[0], sessions),
+            conditions=parse_conditions(conditions[0]),
         )
 
     def count_rows(self, connection: BaseDatabaseWrapper, tables: Iterable[QualifiedName]) -> dict[QualifiedName, int]:
@@ -226,7 +224,7 @@ class PostgreSQLBackend(BaseBackend):
         return transaction_status(connection)
 
     def look_for_commits(self, connection: BaseDatabaseWrapper, since: object | None) -> tuple[object, bool]:
-        return look_for_commits(connection, since)
+        return check_for_commits(connection, since)
 
     def is_schema_same(self, before: object | None, after: object) -> bool:
         return is_schema_same(before, after)

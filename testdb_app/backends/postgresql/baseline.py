@@ -28,6 +28,7 @@ from testdb_app.backends.postgresql.baseline_shape import (
     shape_queries,
 )
 from testdb_app.backends.postgresql.connection import WITHOUT_JIT, Result, rolled_back_on_error, run_sql
+from testdb_app.backends.postgresql.counters import writes
 from testdb_app.backends.postgresql.errors import ABOUT_OBJECTS, describe_database, sqlstate, translate
 from testdb_app.backends.postgresql.operations import (
     DROP_SCHEMA,
@@ -97,11 +98,6 @@ SELECT pg_catalog.concat_ws('/', pg_catalog.current_database(), pg_catalog.pg_po
           JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
          WHERE n.nspname = 'testdb' AND c.relkind = 'r' AND c.relname ~ '^{state}(_[0-9]+)?$') k
 """
-_WRITES = " + ".join(
-    f"pg_catalog.pg_stat_get_{kind}tuples_{verb}(c.oid)"
-    for kind in ("", "xact_")
-    for verb in ("inserted", "updated", "deleted")
-)
 
 # The counters with which this process has verified the copies of a state, or made them.
 _verified: set[tuple[str, str]] = set()
@@ -109,7 +105,7 @@ _verified: set[tuple[str, str]] = set()
 
 def counters(document: QualifiedName) -> str:
     """Write the query of :attr:`Baseline.counters`. It reads the catalog alone."""
-    return _COUNTERS.format(writes=_WRITES, state=document.name)
+    return _COUNTERS.format(writes=writes("c.oid"), state=document.name)
 
 
 def _key(baseline: Baseline) -> tuple[str, str]:

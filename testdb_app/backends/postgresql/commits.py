@@ -32,27 +32,9 @@ _FATES = (
     "SELECT id::pg_catalog.text, pg_catalog.pg_xact_status(id::pg_catalog.text::pg_catalog.xid8) "
     "FROM pg_catalog.unnest('{{{}}}'::bigint[]) id"
 )
-# Two texts: the counters of all rows written in this database, NULL if another session may not have reported yet; and the
-# sequences.
-_FLUSH = "SELECT pg_catalog.pg_stat_force_next_flush()"
-_COUNTERS = """
-SELECT CASE WHEN NOT EXISTS (
-           SELECT FROM pg_catalog.pg_stat_activity a
-            WHERE a.datid OPERATOR(pg_catalog.=) d.oid AND a.pid OPERATOR(pg_catalog.<>) pg_catalog.pg_backend_pid())
-       THEN pg_catalog.concat_ws(' ',
-            pg_catalog.pg_stat_get_db_tuples_inserted(d.oid), pg_catalog.pg_stat_get_db_tuples_updated(d.oid),
-            pg_catalog.pg_stat_get_db_tuples_deleted(d.oid), pg_catalog.pg_stat_get_db_stat_reset_time(d.oid),
-            pg_catalog.pg_postmaster_start_time(), pg_catalog.current_setting('track_counts')) END,
-       (SELECT pg_catalog.md5(pg_catalog.string_agg(
-                   pg_catalog.concat_ws(' ', s.schemaname, s.sequencename, s.last_value), ','
-                   ORDER BY s.schemaname, s.sequencename))
-          FROM pg_catalog.pg_sequences s)
-  FROM pg_catalog.pg_database d
- WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()
-"""
 _MOST = 5_000
 """If more ids than this were used, they are not checked one by one: somebody may have committed."""
-_OTHERS = Command(counters.OTHERS, often=True)
+_REPORT = Command(counters.FORCE_FLUSH, often=True)
 _COUNTED = Command(counters.COUNTED, often=True)
 _WRITTEN = Command(counters.WRITTEN, often=True)
 _NAME = f"{unique_prefix()}next".encode()
@@ -62,11 +44,15 @@ _is_prepared: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Position:
-    """The next id at one moment, and the earlier ones that were in use then."""
+    """The next id at one moment, the earlier ones that were in use then, and what was written up to then, or later.
+
+    ``sequences`` is a digest of their positions, where it was asked for.
+    """
 
     next: int
     unfinished: tuple[int, ...] = ()
     counted: Counted | None = None
+    sequences: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,15 +79,15 @@ class Counted:
         return self.is_comparable(later) and later.rows == self.rows
 
 
-def look_for_commits(connection: BaseDatabaseWrapper, since: object | None) -> tuple[object, bool]:
+def check_for_commits(connection: BaseDatabaseWrapper, since: object | None) -> tuple[Position, bool]:
     """Return the present position, and whether anybody may have committed rows in this database after *since*.
 
     One round trip if no id was used since; otherwise two. A third if one of the ids was committed, and a fourth if that
     was in this database. One more the first time on a connection.
     """
-    following = _ask_for_next(connection)
+    following = _read_next(connection)
     if not isinstance(since, Position):
-        return Position(next=following, counted=_count(connection, following, None)), True
+        return Position(next=following, counted=_count(connection, None)), True
     if following == since.next and not since.unfinished:
         return since, False
     unfinished: tuple[int, ...] = ()
@@ -111,7 +97,7 @@ def look_for_commits(connection: BaseDatabaseWrapper, since: object | None) -> t
         unfinished = tuple(sorted(int(number) for number, fate in fates if fate == "in progress"))
         if all(fate != "committed" for _, fate in fates):
             return replace(since, next=following, unfinished=unfinished), False
-    counted = _count(connection, following, since.counted)
+    counted = _count(connection, since.counted)
     is_quiet = counted is not None and since.counted is not None and since.counted.is_quiet_until(counted)
     return Position(next=following, unfinished=unfinished, counted=counted), not is_quiet
 
@@ -143,36 +129,21 @@ def find_written(before: object | None, after: object) -> frozenset[int] | None:
     return frozenset(moved) if sum(moved.values()) == now.rows - was.rows else None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Start:
-    """The ids, the counters and the sequences of a database right after it was set up."""
-
-    position: object
-    counters: str | None
-    sequences: str | None
-
-
-def note_start(connection: BaseDatabaseWrapper) -> Start:
+def note_start(connection: BaseDatabaseWrapper) -> Position:
     """Return the present position of the database, before anybody has written to it."""
-    counters, sequences = _read_counters(connection)
-    return Start(position=look_for_commits(connection, None)[0], counters=counters, sequences=sequences)
+    sequences = _read_sequences(connection)
+    return replace(check_for_commits(connection, None)[0], sequences=sequences)
 
 
 def is_unwritten(connection: BaseDatabaseWrapper, start: object) -> bool:
-    """Whether nothing was committed to the database, and no sequence moved, since *start*.
-
-    Either no id that was used since has committed, or no counter of this database has moved: all databases share the ids.
-    """
+    """Whether nothing was committed to the database, and no sequence moved, since *start*."""
     connection.ensure_connection()
-    if not isinstance(start, Start) or not is_idle(connection):
+    if not isinstance(start, Position) or not is_idle(connection):
         return False
-    counters, sequences = _read_counters(connection)
-    if sequences != start.sequences:
-        return False
-    return not look_for_commits(connection, start.position)[1] or (counters is not None and counters == start.counters)
+    return _read_sequences(connection) == start.sequences and not check_for_commits(connection, start)[1]
 
 
-def _ask_for_next(connection: BaseDatabaseWrapper) -> int:
+def _read_next(connection: BaseDatabaseWrapper) -> int:
     """Return the next id. Runs after every test, so it is prepared and avoids the driver's cursors: half the time."""
     connection.ensure_connection()
     raw = connection.connection
@@ -197,39 +168,38 @@ def _execute_next(conn: Any, raw: Any, *, may_prepare: bool) -> Any:
     return conn.exec_(_NEXT.encode())
 
 
-def _count(connection: BaseDatabaseWrapper, following: int, before: Counted | None) -> Counted | None:
+def _count(connection: BaseDatabaseWrapper, before: Counted | None) -> Counted | None:
     """Read what was written, after this session has reported; return None if that cannot be trusted.
 
-    One round trip, and another for the tables if anything was written since *before*.
+    One round trip, and another for the tables if anything was written since *before*. The next id must have been read
+    before: whoever commits after that, perhaps counted in one of the two and not in the other, is found again next time.
     """
     if not is_idle(connection):
         # Inside a transaction a session does not report what it did before.
         return None
-    batches = ([Command(counters.FORCE_FLUSH, often=True)], [_OTHERS, _COUNTED])
     pipeline = pipeline_of(connection)
     try:
-        _, others, ((*conditions, rows, catalogs),) = map(rows_of, pipeline.run(connection, *batches))
-        found = parse_conditions((conditions[0], int(conditions[1] or 0)), others)
-        # A transaction that commits between the two queries may be in one of them, and not in the other.
-        if int(conditions[3]) != following or not are_trusted(found):
+        _, counted = pipeline.run(connection, [_REPORT], [_COUNTED])
+        ((_, _, *conditions, rows, catalogs),) = rows_of(counted)
+        found = parse_conditions(conditions)
+        if not are_trusted(found):
             return None
-        if before is not None and before.rows == int(rows or 0):
+        if before is not None and before.rows == int(rows):
             tables = before.tables
         else:
             (result,) = pipeline.run(connection, [_WRITTEN])
-            tables = {int(oid or 0): int(count or 0) for oid, count in rows_of(result)}
+            tables = {int(oid): int(count) for oid, count in rows_of(result)}
     except DatabaseError:
         return None
     return Counted(
         conditions=found,
         opened=sessions_opened(connection),
-        rows=int(rows or 0),
-        catalogs=int(catalogs or 0),
+        rows=int(rows),
+        catalogs=int(catalogs),
         tables=tables,
     )
 
 
-def _read_counters(connection: BaseDatabaseWrapper) -> tuple[str | None, str | None]:
-    run_sql(connection, _FLUSH)
-    ((counters, sequences),) = rows_of(run_sql(connection, _COUNTERS)[0])
-    return counters, sequences
+def _read_sequences(connection: BaseDatabaseWrapper) -> str:
+    ((sequences,),) = rows_of(run_sql(connection, counters.SEQUENCES)[0])
+    return str(sequences)

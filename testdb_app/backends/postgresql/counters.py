@@ -89,11 +89,21 @@ _PREPARED = (
     "THEN (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(':', p.transaction, EXTRACT(EPOCH FROM p.prepared)), '+' "
     "ORDER BY p.transaction::text) FROM pg_catalog.pg_prepared_xacts p WHERE p.database = pg_catalog.current_database()) END"
 )
-_WRITES = " + ".join(
-    f"pg_catalog.pg_stat_get_{kind}tuples_{verb}(o)"
-    for kind in ("", "xact_")
-    for verb in ("inserted", "updated", "deleted")
-)
+REPORTED, UNREPORTED = "", "xact_"
+"""The kinds of counters: what sessions have reported, and what this session has not reported yet."""
+_VERBS = ("inserted", "updated", "deleted")
+
+
+def writes(oid: str, *kinds: str) -> str:
+    """Write the number of rows ever written to the table *oid*, an expression; without *kinds* the sum of both."""
+    return " + ".join(
+        f"pg_catalog.pg_stat_get_{kind}tuples_{verb}({oid})"
+        for kind in kinds or (REPORTED, UNREPORTED)
+        for verb in _VERBS
+    )
+
+
+_WRITES = writes("o")
 _CALLS = "pg_catalog.pg_stat_get_blocks_fetched(o) + pg_catalog.pg_stat_get_xact_blocks_fetched(o)"
 # The default, because the transaction that writes has another isolation level than the readings.
 _ISOLATION = "default_transaction_isolation"
@@ -112,77 +122,129 @@ def _epoch(database: str, *, prepared: bool) -> str:
            current_user, pg_catalog.current_schemas(false){", " + _PREPARED if prepared else ""})""")
 
 
-def _conditions(database: str, *, prepared: bool) -> str:
-    """Write the columns: the text that must not change, sessions ever, sessions now, the next transaction id."""
-    return f"""{_epoch(database, prepared=prepared)},
-       pg_catalog.pg_stat_get_db_sessions({database}),
-       pg_catalog.pg_stat_get_db_numbackends({database}),
-       pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text"""
-
-
-CONDITIONS = qualify(f"SELECT {_conditions(_DATABASE_OID, prepared=True)}")
-"""The conditions alone, for any database."""
-
-# An autovacuum worker has no user, and writes no rows.
-OTHERS = qualify("""
+# One text for each other session that is connected to the database. An autovacuum worker has no user, and writes no rows.
+_OTHERS = """
 SELECT pg_catalog.concat_ws('/', a.pid, EXTRACT(EPOCH FROM a.backend_start), EXTRACT(EPOCH FROM a.state_change),
                             coalesce(a.state, 'hidden'))
   FROM pg_catalog.pg_stat_get_activity(NULL) a
  WHERE a.datid = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())
    AND a.usesysid IS NOT NULL AND a.pid <> pg_catalog.pg_backend_pid()
  ORDER BY a.pid
-""")
-"""One text for each other session that is connected to the database."""
+"""
+OTHERS = qualify(_OTHERS)
+
+
+def _conditions(database: str, *, prepared: bool) -> str:
+    """Write the columns: the text that must not change, sessions ever, sessions now, the others, the next transaction id.
+
+    The sessions are listed before any counter is read: one that ends in between has reported by then.
+    """
+    return f"""{_epoch(database, prepared=prepared)},
+       pg_catalog.pg_stat_get_db_sessions({database}),
+       pg_catalog.pg_stat_get_db_numbackends({database}),
+       CASE WHEN pg_catalog.pg_stat_get_db_numbackends({database}) <> 1
+            THEN pg_catalog.array_to_string(ARRAY({_OTHERS}), ',') END,
+       pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text"""
+
+
+CONDITIONS = qualify(f"SELECT {_conditions(_DATABASE_OID, prepared=True)}")
+"""The conditions alone, for any database."""
 
 
 def _rows(database: int | str) -> str:
     """Write the number of rows ever written in the database."""
-    return " + ".join(
-        f"pg_catalog.pg_stat_get_db_tuples_{verb}({database})" for verb in ("inserted", "updated", "deleted")
-    )
+    return " + ".join(f"pg_catalog.pg_stat_get_db_tuples_{verb}({database})" for verb in _VERBS)
 
 
-COUNTED = qualify(
-    f"SELECT {_conditions(_DATABASE_OID, prepared=True)}, {_rows(_DATABASE_OID)}, "
-    f"(SELECT pg_catalog.sum({_WRITES}) FROM (SELECT c.oid AS o FROM pg_catalog.pg_class c "
-    "WHERE c.relnamespace = 'pg_catalog'::pg_catalog.regnamespace AND c.relkind = 'r' AND NOT c.relisshared) w)"
+def _reading(database: str, *columns: str, prepared: bool = True) -> str:
+    """Write a reading: what :func:`parse_conditions` takes, and then *columns*."""
+    before = f"SELECT {_WITHOUT_COPIES}, pg_catalog.pg_backend_pid(), {_conditions(database, prepared=prepared)}"
+    return qualify(", ".join((before, *columns)))
+
+
+def _each(source: str, *kinds: str) -> str:
+    """Write the array of the rows ever written to each table of *source*."""
+    return f"ARRAY(SELECT {writes('o', *kinds)} FROM {source})::text"
+
+
+def _total(source: str, *kinds: str) -> str:
+    """Write the sum of the rows ever written to the tables of *source*."""
+    return f"(SELECT pg_catalog.sum({writes('o', *kinds)}) FROM {source})"
+
+
+_CATALOGS = (
+    "pg_catalog.unnest(ARRAY[" + ", ".join(f"'pg_catalog.{name}'::regclass" for name in SCHEMA_CATALOGS) + "]::oid[]) o"
 )
-"""The conditions, the rows ever written in the database, and the rows ever written in its catalogs."""
+
+COUNTED = _reading(
+    _DATABASE_OID,
+    _rows(_DATABASE_OID),
+    _total(
+        "(SELECT c.oid AS o FROM pg_catalog.pg_class c WHERE c.relnamespace = 'pg_catalog'::pg_catalog.regnamespace "
+        "AND c.relkind = 'r' AND NOT c.relisshared) w"
+    ),
+)
+"""The reading of the rows ever written in the database, and of those ever written in all its catalogs."""
 
 WRITTEN = qualify(f"""
-SELECT c.oid::bigint, {_WRITES.replace("(o)", "(c.oid)")}
-       + CASE WHEN c.reltoastrelid = 0 THEN 0 ELSE {_WRITES.replace("(o)", "(c.reltoastrelid)")} END
+SELECT c.oid::bigint, {writes("c.oid")} + CASE WHEN c.reltoastrelid = 0 THEN 0 ELSE {writes("c.reltoastrelid")} END
   FROM pg_catalog.pg_class c
  WHERE c.relkind = ANY ('{{r,m}}') AND c.relnamespace <> 'pg_catalog'::pg_catalog.regnamespace
 """)
 """Every table that is no catalog: its OID, and the rows ever written to it and to its toast table."""
 
+SEQUENCES = """
+SELECT pg_catalog.md5(pg_catalog.string_agg(pg_catalog.concat_ws(' ', s.schemaname, s.sequencename, s.last_value), ','
+                                            ORDER BY s.schemaname, s.sequencename))
+  FROM pg_catalog.pg_sequences s
+"""
+"""A digest of the positions of all sequences."""
+
+
+def reading_inside(tables: Iterable[int]) -> str:
+    """Write the reading of *tables* in the middle of a transaction, which shows what this session has not reported.
+
+    Columns: the isolation level, the counts that are reported, and those that are not, as pairs of OID and count; the
+    sums of the catalogs, the same.
+    """
+    source = f"pg_catalog.unnest({_oids(tables)}) o"
+    found = f"SELECT o, {writes('o', UNREPORTED)} AS number FROM {source} OFFSET 0"
+    return _reading(
+        _DATABASE_OID,
+        "pg_catalog.current_setting('transaction_isolation')",
+        _each(source, REPORTED),
+        f"ARRAY(SELECT v FROM ({found}) p, LATERAL (VALUES (p.o::bigint), (p.number)) l (v) WHERE p.number <> 0)::text",
+        _total(_CATALOGS, REPORTED),
+        _total(_CATALOGS, UNREPORTED),
+    )
+
 
 def look(database: int, *, prepared: bool) -> str:
-    """Write the reading as a query with two parameters, arrays of OIDs: tables, sequences. It makes the session report.
-
-    Columns: (settings), process id, the four of the conditions, the counts of writes and of calls as texts.
-    """
-    return qualify(
-        f"SELECT {_WITHOUT_COPIES}, pg_catalog.pg_backend_pid(), {_conditions(str(database), prepared=prepared)}, "
-        f"ARRAY(SELECT {_WRITES} FROM pg_catalog.unnest($1::oid[]) o)::text, "
-        f"ARRAY(SELECT {_CALLS} FROM pg_catalog.unnest($2::oid[]) o)::text, pg_catalog.pg_stat_force_next_flush()"
+    """Write the reading as a query with two parameters, arrays of OIDs: tables, sequences. It makes the session report."""
+    return _reading(
+        str(database),
+        _each("pg_catalog.unnest($1::oid[]) o"),
+        f"ARRAY(SELECT {_CALLS} FROM pg_catalog.unnest($2::oid[]) o)::text",
+        "pg_catalog.pg_stat_force_next_flush()",
+        prepared=prepared,
     )
 
 
 def full_reading(database: int, tables: Iterable[int], sequences: Iterable[int], *, prepared: bool) -> str:
     """Write the reading of every table and sequence.
 
-    Columns: those of :func:`look`, then the counts of the catalogs, and the two sums. The counts include what the session
-    has not reported; the sums of the database do not.
+    Columns: those of :func:`look`, then the counts of the catalogs, and the two sums. The counts include what the session has
+    not reported; the sums of the database do not.
     """
-    catalogs = ", ".join(f"'pg_catalog.{name}'::pg_catalog.regclass" for name in SCHEMA_CATALOGS)
-    return qualify(
-        f"SELECT {_WITHOUT_COPIES}, pg_catalog.pg_backend_pid(), {_conditions(str(database), prepared=prepared)}, "
-        f"ARRAY(SELECT {_WRITES} FROM pg_catalog.unnest({_oids(tables)}) o)::text, "
-        f"ARRAY(SELECT {_CALLS} FROM pg_catalog.unnest({_oids(sequences)}) o)::text, "
-        f"ARRAY(SELECT {_WRITES} FROM pg_catalog.unnest(ARRAY[{catalogs}]::oid[]) o)::text, "
-        f"{_rows(database)}, {_blocks(sequences)}, pg_catalog.pg_stat_force_next_flush()"
+    return _reading(
+        str(database),
+        _each(f"pg_catalog.unnest({_oids(tables)}) o"),
+        f"ARRAY(SELECT {_CALLS} FROM pg_catalog.unnest({_oids(sequences)}) o)::text",
+        _each(_CATALOGS),
+        _rows(database),
+        _blocks(sequences),
+        "pg_catalog.pg_stat_force_next_flush()",
+        prepared=prepared,
     )
 
 
@@ -205,10 +267,6 @@ def insist(database: int, sequences: Iterable[int], *, prepared: bool, holds: st
     sequences; (10, 11) the sums as remembered, or NULL; (12) the most that may have been written to one table. Columns:
     (settings), the counts of tables and of sequences as texts, the two sums.
     """
-    now, calls = (
-        " + ".join(f"pg_catalog.pg_stat_get_{kind}(o)" for kind in kinds)
-        for kinds in (("tuples_inserted", "tuples_updated", "tuples_deleted"), ("blocks_fetched",))
-    )
     query = qualify(f"""SELECT pg_catalog.set_config('synchronous_commit', 'off', true),
        pg_catalog.set_config('lock_timeout', $1, true), t.counts, s.counts, d.rows, d.blocks,
        1 / ({{holds}} AND pg_catalog.pg_backend_pid() = $2::integer AND {_epoch(str(database), prepared=prepared)} = $3
@@ -219,8 +277,8 @@ def insist(database: int, sequences: Iterable[int], *, prepared: bool, holds: st
                  OR ((d.rows - $10::bigint) = t.total AND (d.blocks - $11::bigint) = s.total)))::integer
   FROM (SELECT {_WITHOUT_COPIES} AS mode, pg_catalog.pg_stat_get_db_numbackends({database}) AS connected,
                {_rows(database)} AS rows, {_blocks(sequences)} AS blocks OFFSET 0) d,
-       LATERAL ({_moved(now, "$6", "$7")}) t,
-       LATERAL ({_moved(calls, "$8", "$9")}) s""")
+       LATERAL ({_moved(writes("o", REPORTED), "$6", "$7")}) t,
+       LATERAL ({_moved("pg_catalog.pg_stat_get_blocks_fetched(o)", "$8", "$9")}) s""")
     # Inserted last: it contains the name of the database, which qualify() must not change.
     return query.replace("{holds}", holds)
 
@@ -302,12 +360,12 @@ class CounterReading:
     sums: tuple[int, int] = (0, 0)
 
 
-def parse_reading(row: Sequence[str | None], others: tuple[str, ...] = ()) -> CounterReading:
-    """Make a reading from the row of :func:`look` or :func:`full_reading`, and the *others* that are connected."""
-    _, pid, epoch, sessions, _, xmax, writes, calls, *rest = row
+def parse_reading(row: Sequence[str | None], _others: tuple[str, ...] = ()) -> CounterReading:
+    """Make a reading from the row of :func:`look` or :func:`full_reading`."""
+    _, pid, _, _, _, _, xmax, writes, calls, *rest = row
     return CounterReading(
         pid=int(pid or 0),
-        conditions=(epoch or "", None if sessions is None else int(sessions), others),
+        conditions=parse_conditions(row[2:7]),
         xmax=xmax or "",
         writes=parse_numbers(writes or ""),
         calls=parse_numbers(calls or ""),
@@ -321,9 +379,10 @@ def parse_numbers(array: str) -> list[int]:
     return [int(number) if number != "NULL" else -1 for number in array[1:-1].split(",")] if array != "{}" else []
 
 
-def parse_conditions(row: Sequence[Any], others: Iterable[Sequence[Any]]) -> Conditions:
-    """Make :attr:`CounterReading.conditions` from the row of :data:`CONDITIONS` and the rows of :data:`OTHERS`."""
-    return row[0], row[1], tuple(text for (text,) in others)
+def parse_conditions(row: Sequence[Any]) -> Conditions:
+    """Make the conditions from the row of :data:`CONDITIONS`."""
+    epoch, sessions, _, others, _ = row
+    return epoch or "", None if sessions is None else int(sessions), tuple(others.split(",")) if others else ()
 
 
 def are_trusted(conditions: Conditions) -> bool:

@@ -36,15 +36,20 @@ from typing import TYPE_CHECKING, Any
 from django.db import DatabaseError, InterfaceError
 
 from testdb_app.backends.base import OWN_SCHEMA, Mark, StoredState, has_autocommit
-from testdb_app.backends.postgresql import counters
 from testdb_app.backends.postgresql.baseline_shape import PLAIN_SPELLING, TABLE_SHAPES, TableShape, is_baseline_table
 from testdb_app.backends.postgresql.change_tracker import NOT_PREPARED, pipeline_of
 from testdb_app.backends.postgresql.connection import Command, Result, is_idle, rolled_back_on_error, run_sql
-from testdb_app.backends.postgresql.counters import Conditions, are_trusted, parse_numbers
+from testdb_app.backends.postgresql.counters import (
+    Conditions,
+    are_trusted,
+    parse_conditions,
+    parse_numbers,
+    reading_inside,
+)
 from testdb_app.backends.postgresql.errors import LOCK_NOT_AVAILABLE, sqlstate, translate
 from testdb_app.backends.postgresql.preconditions import explain_refusal, find_refusal
 from testdb_app.backends.postgresql.queries import chunks, read_rows, rows_of
-from testdb_app.backends.postgresql.sql import equals, milliseconds, qualify, quote, quote_literal
+from testdb_app.backends.postgresql.sql import equals, milliseconds, quote, quote_literal
 from testdb_app.diff import RowDifference, TableDifference
 from testdb_app.exceptions import SnapshotError, UnsupportedError
 from testdb_app.schema import QualifiedName
@@ -334,9 +339,6 @@ SELECT c.oid::bigint, n.nspname::text, c.relname::text,
  ORDER BY n.nspname, c.relname
 """
 
-_CATALOGS = ", ".join(f"'pg_catalog.{name}'::pg_catalog.regclass" for name in counters.SCHEMA_CATALOGS)
-_VERBS = ("inserted", "updated", "deleted")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Relations:
@@ -378,56 +380,24 @@ class Signs:
         return oid not in self.pending and self.writes.get(oid) == later.writes.get(oid)
 
 
-def signs_query(oids: Iterable[int]) -> str:
-    """Write the query of the signs of those tables, for :func:`parse_signs`. All its columns are texts."""
-    tables, catalogs = "'{" + ",".join(map(str, oids)) + "}'::oid[]", f"ARRAY[{_CATALOGS}]::oid[]"
-    arrays = ", ".join(f"{_reported(source)}, {_pending(source)}" for source in (tables, catalogs))
-    return qualify(
-        f"SELECT c.*, ARRAY({counters.OTHERS}), pg_catalog.current_setting('transaction_isolation'), {arrays} "
-        f"FROM ({counters.CONDITIONS}) c"
-    )
-
-
-def _reported(source: str) -> str:
-    counts = " + ".join(f"pg_catalog.pg_stat_get_tuples_{verb}(o)" for verb in _VERBS)
-    return f"ARRAY(SELECT {counts} FROM pg_catalog.unnest({source}) o)::text"
-
-
-def _pending(source: str) -> str:
-    """Write the array of the tables that have counts which are not reported yet, each followed by its count."""
-    counts = " + ".join(f"pg_catalog.pg_stat_get_xact_tuples_{verb}(o)" for verb in _VERBS)
-    found = f"SELECT o, {counts} AS number FROM pg_catalog.unnest({source}) o OFFSET 0"
-    return (
-        f"ARRAY(SELECT v FROM ({found}) p, LATERAL (VALUES (p.o::bigint), (p.number)) l (v) WHERE p.number <> 0)::text"
-    )
-
-
 def parse_signs(oids: Sequence[int], row: Sequence[str | None]) -> Signs:
-    """Make the signs from the row of :func:`signs_query`."""
-    epoch, sessions, _, _, others, isolation, *arrays = row
-    # No such text contains a comma, a quote or a brace.
-    listed = (others or "{}")[1:-1]
-    number = None if sessions is None else int(sessions)
-    conditions = (epoch or "", number, tuple(listed.split(",")) if listed else ())
-    reported, pending, catalogs, pending_catalogs = (array or "{}" for array in arrays)
-    writes = dict(zip(oids, parse_numbers(reported), strict=True))
-    numbers = iter(parse_numbers(pending))
+    """Make the signs from the row of :func:`~testdb_app.backends.postgresql.counters.reading_inside`."""
+    *_, isolation, reported, pending, catalogs, pending_catalogs = row
+    conditions = parse_conditions(row[2:7])
+    writes = dict(zip(oids, parse_numbers(reported or "{}"), strict=True))
+    numbers = iter(parse_numbers(pending or "{}"))
     unreported = dict(zip(numbers, numbers, strict=True))
     for oid, count in unreported.items():
         writes[oid] += count
     return Signs(
         is_trusted=are_trusted(conditions) and isolation == "read committed",
         conditions=conditions,
-        catalogs=_sum_up(catalogs, pending_catalogs),
-        has_pending_catalogs=pending_catalogs != "{}",
+        # None of the counters ever goes down, so the sum shows as much as each of them.
+        catalogs=int(catalogs or 0) + int(pending_catalogs or 0),
+        has_pending_catalogs=int(pending_catalogs or 0) != 0,
         writes=writes,
         pending=frozenset(unreported),
     )
-
-
-def _sum_up(catalogs: str, pending: str) -> int:
-    """Return the writes to all catalogs. None of their counters ever goes down, so the sum shows as much as each of them."""
-    return sum(parse_numbers(catalogs)) + sum(parse_numbers(pending)[1::2])
 
 
 def shapes_of(tables: Iterable[QualifiedName]) -> list[str]:
@@ -451,7 +421,7 @@ def parse_relations(rows: Iterable[Sequence[Any]], shapes: Iterable[Sequence[Any
     return Relations(
         tables=tables,
         usual=tuple(oid for oid, name in tables.items() if not _is_left_out(name)),
-        look=signs_query(tables),
+        look=reading_inside(tables),
         columns=columns,
         hidden=frozenset(tables[oid] for oid, *_, is_hidden in rows if is_hidden),
     )
