@@ -18,6 +18,7 @@ from testdb_app.baseline_state import RowChanges
 from testdb_app.exceptions import BaselineError, LeakError, TestDBError
 
 if TYPE_CHECKING:
+    from testdb_app.backends.base import BaseBackend
     from testdb_app.report import ResetReport
     from testdb_app.schema import QualifiedName
 
@@ -31,30 +32,17 @@ class LeakFinder:
     """Looks for rows that were left in the databases of *aliases*, from now on. *fails*: by an error, else by a warning."""
 
     def __init__(self, aliases: list[str], blocker: Any, *, fails: bool) -> None:
-        from testdb_app.resetter import Resetter  # noqa: PLC0415 - Django is imported where it is used
-        from testdb_app.signals import reset_finished  # noqa: PLC0415
+        from testdb_app.signals import reset_finished  # noqa: PLC0415 - Django is imported where it is used
 
-        self.aliases = aliases
         self._fails = fails
         self._blocker = blocker
-        self._positions: dict[str, object | None] = dict.fromkeys(aliases)
-        # Kept, as they read the schema once.
-        self._resetters = {alias: Resetter(alias, to="baseline") for alias in aliases}
-        self._images: dict[str, _Image] = {alias: {} for alias in aliases}
-        # The positions at which all tables were compared, and the resetters knew the schema.
-        self._compared_at: dict[str, object | None] = dict.fromkeys(aliases)
-        self._were_reset: set[str] = set()
-        # What was told of the schema, with which there is nothing to compare rows with.
-        self._changes: dict[str, set[str]] = {alias: set() for alias in aliases}
-        # What there was, and the position up to which that is known.
-        self._objects: dict[str, frozenset[str]] = {}
-        self._known_at: dict[str, object | None] = dict.fromkeys(aliases)
+        self._databases = {alias: _DatabaseLeaks(alias) for alias in aliases}
         reset_finished.connect(self._note_reset, dispatch_uid=__name__)
         self.find_leaks()
         self._warn_of_unseen()
 
     def stop(self) -> None:
-        """Look no longer."""
+        """Check no longer."""
         from testdb_app.signals import reset_finished  # noqa: PLC0415
 
         reset_finished.disconnect(dispatch_uid=__name__)
@@ -63,7 +51,7 @@ class LeakFinder:
         """Warn, once, of the databases in which rows that are left cannot be seen."""
         from testdb_app.database_setup import find_obstacle  # noqa: PLC0415
 
-        for alias in self.aliases:
+        for alias in self._databases:
             obstacle = find_obstacle(alias)
             if obstacle is not None:
                 text = f'Rows that are left in the database of the alias "{alias}" cannot be seen: {obstacle}'
@@ -96,89 +84,119 @@ class LeakFinder:
     def find_leaks(self) -> list[str]:
         """Return what was left since the last check, a text for each database."""
         with self._blocker.unblock():
-            return [text for alias in self.aliases for text in self._find_leaks_in(alias)]
+            return [text for database in self._databases.values() for text in database.find()]
 
-    def _compare(self, alias: str, since: object, position: object) -> Iterator[str]:
-        """Compare with the baseline what was written since the last check; tell what differs, and did not before."""
-        before = self._images[alias]
-        written = self._compare_written(alias, since, position)
-        if written is not None:
-            image = before | _image(written)
-            if not list(_describe(alias, before, image, [])):
-                self._images[alias] = image
-                return
-        with _own_connection(alias):
-            preview = self._resetters[alias].plan()
-        rows = {name: RowChanges(removed=count) for name, count in preview.rows.items() if count}
-        self._images[alias], self._compared_at[alias] = _image(rows | dict(preview.changes)), position
-        yield from _describe(alias, before, self._images[alias], [str(name) for name in preview.plan.sequences])
+    def _note_reset(self, using: str, report: ResetReport, **_: object) -> None:
+        if using in self._databases and report.target == "baseline":
+            self._databases[using].note_reset()
 
-    def _compare_written(
-        self, alias: str, since: object, position: object
-    ) -> Mapping[QualifiedName, RowChanges] | None:
-        """Compare only the tables that the counters show as written; None where all have to be compared."""
-        from django.db import connections  # noqa: PLC0415
+
+class _DatabaseLeaks:
+    """What was left in the database of one alias, and up to which position that was reported."""
+
+    def __init__(self, alias: str) -> None:
+        from testdb_app.resetter import Resetter  # noqa: PLC0415
+
+        self.alias = alias
+        # Kept, as it reads the schema once.
+        self._resetter = Resetter(alias, to="baseline")
+        self._position: object | None = None
+        self._was_reset = False
+        # What differed from the baseline at that position.
+        self._image: _Image = {}
+        # The position at which all tables were compared, and the resetter knew the schema.
+        self._compared_at: object | None = None
+        # What was reported of the schema, with which there is nothing to compare rows with.
+        self._changes: set[str] = set()
+        # What there was, and the position up to which that is known.
+        self._objects: frozenset[str] | None = None
+        self._objects_at: object | None = None
+
+    def note_reset(self) -> None:
+        """Take what was left for gone. The position stays: its counts need not be read again where nothing was written."""
+        self._was_reset, self._image = True, {}
+
+    def find(self) -> Iterator[str]:
+        """Tell what was left since the last check."""
+        from django.db import Error, connections  # noqa: PLC0415
 
         from testdb_app.backends import get_backend  # noqa: PLC0415
 
-        backend = get_backend(connections[alias])
-        written = backend.find_written(since, position)
-        if written is None or not backend.is_schema_same(self._compared_at[alias], position):
-            return None
-        return self._resetters[alias].count_changes(written)
+        connection = connections[self.alias]
+        if connection.needs_rollback or connection.closed_in_transaction:
+            return  # the next check will tell
+        backend, since = get_backend(connection), self._position
+        try:
+            position, may_differ = backend.look_for_commits(connection, since)
+            objects = self._compare_objects(backend, position) if may_differ else ""
+            if objects:
+                yield f"{self._name()}: {objects}"
+            if may_differ and since is not None and not self._was_reset:
+                yield from self._compare_rows(backend, since, position)
+        except BaselineError as error:
+            new = [change for change in error.changes if change not in self._changes]
+            self._changes.update(new)
+            if new:
+                # What came or went is told already, with what has no rows.
+                altered = [change for change in new if not change.endswith((" is new", " is gone"))]
+                blind = "its rows cannot be compared until a reset, as its schema is another one"
+                yield f"{self._name()}: {', '.join([*altered, blind])}"
+        except (TestDBError, Error):
+            return  # it is locked, or broken: the next check will tell
+        self._position, self._was_reset = position, False
 
-    def _compare_objects(self, alias: str, position: object) -> str:
+    def _compare_objects(self, backend: BaseBackend, position: object) -> str:
         """Tell which tables, sequences, triggers and the like came or went. Reads them where a catalog may have been written."""
         from django.db import connections  # noqa: PLC0415
 
-        from testdb_app.backends import get_backend  # noqa: PLC0415
-
-        backend = get_backend(connections[alias])
-        before = self._objects.get(alias)
-        if before is not None and backend.is_schema_same(self._known_at[alias], position):
+        before = self._objects
+        if before is not None and backend.is_schema_same(self._objects_at, position):
             return ""
-        with _own_connection(alias):
-            now = self._objects[alias] = backend.read_objects(connections[alias])
-        self._known_at[alias] = position
+        with _own_connection(self.alias):
+            now = self._objects = backend.read_objects(connections[self.alias])
+        self._objects_at = position
         if before is None:
             return ""
         told = [(f"left {_listed(now - before)}", now - before), (f"took away {_listed(before - now)}", before - now)]
         return ", ".join(text for text, names in told if names)
 
-    def _note_reset(self, using: str, report: ResetReport, **_: object) -> None:
-        if using in self._positions and report.target == "baseline":
-            # The position stays: its counts need not be read again where nothing was written.
-            self._were_reset.add(using)
-            self._images[using] = {}
+    def _compare_rows(self, backend: BaseBackend, since: object, position: object) -> Iterator[str]:
+        """Compare with the baseline what was written since the last check; tell what differs, and did not before.
 
-    def _find_leaks_in(self, alias: str) -> Iterator[str]:
-        from django.db import Error, connections  # noqa: PLC0415
+        All tables are compared unless the counters show which were written.
+        """
+        before, written = self._image, backend.find_written(since, position)
+        if written is not None and backend.is_schema_same(self._compared_at, position):
+            changes = self._resetter.count_changes(written)
+            if changes is not None:
+                image = before | _image(changes)
+                if not self._describe(before, image, []):
+                    self._image = image
+                    return
+        with _own_connection(self.alias):
+            preview = self._resetter.plan()
+        rows = {name: RowChanges(removed=count) for name, count in preview.rows.items() if count}
+        self._image, self._compared_at = _image(rows | dict(preview.changes)), position
+        yield from self._describe(before, self._image, [str(name) for name in preview.plan.sequences])
 
-        from testdb_app.backends import get_backend  # noqa: PLC0415
+    def _describe(self, before: _Image, after: _Image, moved: list[str]) -> list[str]:
+        parts = []
+        for table in sorted({*before, *after}):
+            were, are = before.get(table, (0, 0, 0)), after.get(table, (0, 0, 0))
+            changes = [
+                f"{number - old} {what}"
+                for number, old, what in zip(are, were, ("more", "changed", "missing"), strict=True)
+                if number > old
+            ]
+            if changes:
+                parts.append(f"{table} ({', '.join(changes)})")
+        sequences = f", sequences moved: {', '.join(moved)}" if moved else ""
+        return [f"{self._name()}: {', '.join(parts)}{sequences}"] if parts else []
 
-        connection = connections[alias]
-        if connection.needs_rollback or connection.closed_in_transaction:
-            return  # the next look will tell
-        since = self._positions[alias]
-        try:
-            position, may_differ = get_backend(connection).look_for_commits(connection, since)
-            objects = self._compare_objects(alias, position) if may_differ else ""
-            if objects:
-                yield f"{_called(alias)}: {objects}"
-            if may_differ and since is not None and alias not in self._were_reset:
-                yield from self._compare(alias, since, position)
-        except BaselineError as error:
-            new = [change for change in error.changes if change not in self._changes[alias]]
-            self._changes[alias].update(new)
-            if new:
-                # What came or went is told already, with what has no rows.
-                altered = [change for change in new if not change.endswith((" is new", " is gone"))]
-                blind = "its rows cannot be compared until a reset, as its schema is another one"
-                yield f"{_called(alias)}: {', '.join([*altered, blind])}"
-        except (TestDBError, Error):
-            return  # it is locked, or broken: the next look will tell
-        self._positions[alias] = position
-        self._were_reset.discard(alias)
+    def _name(self) -> str:
+        from django.db import connections  # noqa: PLC0415
+
+        return f'database "{connections[self.alias].settings_dict["NAME"]}" (alias "{self.alias}")'
 
 
 def _image(changes: Mapping[QualifiedName, RowChanges]) -> _Image:
@@ -187,7 +205,7 @@ def _image(changes: Mapping[QualifiedName, RowChanges]) -> _Image:
 
 @contextmanager
 def _own_connection(alias: str) -> Iterator[None]:
-    """Look from outside of the transactions that are open, over a connection of our own."""
+    """Read from outside of the transactions that are open, over a connection of our own."""
     from django.db import connections  # noqa: PLC0415
 
     own = connections[alias]
@@ -202,33 +220,11 @@ def _own_connection(alias: str) -> Iterator[None]:
         connections[alias] = own
 
 
-def _called(alias: str) -> str:
-    from django.db import connections  # noqa: PLC0415
-
-    return f'database "{connections[alias].settings_dict["NAME"]}" (alias "{alias}")'
-
-
 def _listed(names: Iterable[str]) -> str:
     """List some, tables first: their indexes, sequences and triggers follow from these."""
     found = sorted(names, key=lambda name: (not name.startswith("table "), name))
     more = f" and {len(found) - _MOST_OBJECTS} more" if len(found) > _MOST_OBJECTS else ""
     return ", ".join(found[:_MOST_OBJECTS]) + more
-
-
-def _describe(alias: str, before: Mapping[str, tuple[int, int, int]], after: _Image, moved: list[str]) -> Iterator[str]:
-    parts = []
-    for table in sorted({*before, *after}):
-        were, are = before.get(table, (0, 0, 0)), after.get(table, (0, 0, 0))
-        changes = [
-            f"{number - old} {what}"
-            for number, old, what in zip(are, were, ("more", "changed", "missing"), strict=True)
-            if number > old
-        ]
-        if changes:
-            parts.append(f"{table} ({', '.join(changes)})")
-    if parts:
-        sequences = f", sequences moved: {', '.join(moved)}" if moved else ""
-        yield f"{_called(alias)}: {', '.join(parts)}{sequences}"
 
 
 _ATTRIBUTE = "testdb_resets"
