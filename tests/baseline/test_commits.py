@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from django.db import Error, transaction
 
+from testdb_app.backends.postgresql import commits
 from testdb_app.backends.postgresql.commits import check_for_commits, find_written, is_schema_same
 from testdb_app.backends.postgresql.connection import Pipeline
 from tests.scratch import connect_as_superuser
@@ -90,6 +91,21 @@ def test_what_is_committed_in_another_database_is_not_told_and_what_is_in_this_o
         assert is_schema_same(before, position) == (statement[:6] in {"INSERT", "UPDATE"})
     # By a session that nobody here knows of.
     scratch.execute("INSERT INTO a VALUES (3)")
+    assert check_for_commits(scratch.connection, position)[1]
+
+
+def test_a_transaction_that_was_open_while_very_many_ids_were_used_is_found_when_it_commits(
+    scratch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch.execute("CREATE TABLE a (id integer)")
+    monkeypatch.setattr(commits, "_MOST", 0)
+    position, _ = check_for_commits(scratch.connection, None)
+    with scratch.connect() as other:
+        other.execute("BEGIN; INSERT INTO a VALUES (1)")
+        scratch.execute("INSERT INTO a VALUES (2)")
+        position, may_differ = check_for_commits(scratch.connection, position)
+        assert may_differ
+        other.execute("COMMIT")
     assert check_for_commits(scratch.connection, position)[1]
 
 

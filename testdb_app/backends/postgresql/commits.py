@@ -32,6 +32,9 @@ _FATES = (
     "SELECT id::pg_catalog.text, pg_catalog.pg_xact_status(id::pg_catalog.text::pg_catalog.xid8) "
     "FROM pg_catalog.unnest('{{{}}}'::bigint[]) id"
 )
+_UNFINISHED = (
+    "SELECT id::pg_catalog.text, 'in progress' FROM pg_catalog.pg_snapshot_xip(pg_catalog.pg_current_snapshot()) id"
+)
 _MOST = 5_000
 """If more ids than this were used, they are not checked one by one: somebody may have committed."""
 _REPORT = Command(counters.FORCE_FLUSH, often=True)
@@ -90,13 +93,13 @@ def check_for_commits(connection: BaseDatabaseWrapper, since: object | None) -> 
         return Position(next=following, counted=_count(connection, None)), True
     if following == since.next and not since.unfinished:
         return since, False
-    unfinished: tuple[int, ...] = ()
-    if following - since.next <= _MOST:
-        ids = [*since.unfinished, *range(since.next, following)]
-        fates = rows_of(run_sql(connection, _FATES.format(",".join(map(str, ids))))[0])
-        unfinished = tuple(sorted(int(number) for number, fate in fates if fate == "in progress"))
-        if all(fate != "committed" for _, fate in fates):
-            return replace(since, next=following, unfinished=unfinished), False
+    are_few = following - since.next <= _MOST
+    ids = [*since.unfinished, *range(since.next, following)] if are_few else []
+    (result,) = run_sql(connection, _FATES.format(",".join(map(str, ids))) if are_few else _UNFINISHED)
+    fates = rows_of(result)
+    unfinished = tuple(sorted(int(number) for number, fate in fates if fate == "in progress"))
+    if are_few and all(fate != "committed" for _, fate in fates):
+        return replace(since, next=following, unfinished=unfinished), False
     counted = _count(connection, since.counted)
     is_quiet = counted is not None and since.counted is not None and since.counted.is_quiet_until(counted)
     return Position(next=following, unfinished=unfinished, counted=counted), not is_quiet
