@@ -30,13 +30,15 @@ from testdb_app.schema import Schema, on_one_line
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
+    from testdb_app.backends.base import Position
+
 logger = logging.getLogger("testdb_app")
 
 # By alias and the present name in the settings: a worker of --parallel has databases of its own. The value says why
 # there is no baseline, or is None.
 _prepared: dict[tuple[str, str], UnsupportedError | None] = {}
 # By the same keys: the state, at set-up, of the databases that no known test resets.
-_starts: dict[tuple[str, str], object] = {}
+_starts: dict[tuple[str, str], Position] = {}
 _resetters: dict[tuple[str, ...], Resetter] = {}
 _restarts: dict[tuple[str, str], _Restarts] = {}
 
@@ -176,7 +178,7 @@ def prepare_test_databases(aliases: Iterable[str], *, needed: Container[str]) ->
                 _starts[key] = start
 
 
-def _check_unwritten(using: str, start: object) -> None:
+def _check_unwritten(using: str, start: Position) -> None:
     connection = connections[using]
     with explained(connection, READING):
         is_unwritten = get_backend(connection).is_unwritten(connection, start)

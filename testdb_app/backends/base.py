@@ -441,7 +441,7 @@ class BaseBackend(ABC):
         """
         return TransactionStatus.OPEN if connection.in_atomic_block else TransactionStatus.NONE
 
-    def look_for_commits(self, connection: BaseDatabaseWrapper, since: object | None) -> tuple[object, bool]:
+    def look_for_commits(self, connection: BaseDatabaseWrapper, since: Position | None) -> tuple[Position | None, bool]:
         """Return the present position of the database, and whether rows may have been committed since *since*, an earlier one.
 
         Never no if rows were committed. Two round trips at most; reads only, also inside a transaction.
@@ -450,14 +450,14 @@ class BaseBackend(ABC):
         """
         return None, True
 
-    def is_schema_same(self, before: object | None, after: object) -> bool:
+    def is_schema_same(self, before: Position | None, after: Position | None) -> bool:
         """Whether it is certain that nothing was created, dropped or altered between two positions of :meth:`look_for_commits`.
 
         By default nothing is certain.
         """
         return False
 
-    def find_written(self, before: object | None, after: object) -> frozenset[int] | None:
+    def find_written(self, before: Position | None, after: Position | None) -> frozenset[int] | None:
         """Return the OIDs of all tables that were written between two such positions; None if that is not certain.
 
         By default it is unknown.
@@ -472,14 +472,14 @@ class BaseBackend(ABC):
             found = connection.introspection.get_table_list(cursor)
         return frozenset(f"{'view' if each.type == 'v' else 'table'} {each.name}" for each in found)
 
-    def note_start(self, connection: BaseDatabaseWrapper) -> object | None:
-        """Return the counters of the database before anybody writes; None if the vendor has no such counters.
+    def note_start(self, connection: BaseDatabaseWrapper) -> Position | None:
+        """Return the position of the database before anybody writes; None if the vendor has no counters to prove it later.
 
-        Two round trips, on a connection that is in no transaction.
+        Some round trips, on a connection that is in no transaction.
         """
         return None
 
-    def is_unwritten(self, connection: BaseDatabaseWrapper, start: object) -> bool:
+    def is_unwritten(self, connection: BaseDatabaseWrapper, start: Position) -> bool:
         """Whether the counters prove that nothing was committed, and no sequence moved, since :meth:`note_start`.
 
         By default nothing is proved.
@@ -679,6 +679,12 @@ class BaseBackend(ABC):
     def drop_baseline(self, connection: BaseDatabaseWrapper, *, identity: DatabaseIdentity | None = None) -> None:
         """Remove all that :meth:`write_baseline` has captured from the database. Does nothing if there is none."""
         ...
+
+
+class Position:
+    """A moment in what was committed to a database, by which a later one is judged. Each vendor has a class of its own."""
+
+    __slots__ = ()
 
 
 class StoredState(Protocol):

@@ -18,7 +18,7 @@ from testdb_app.baseline_state import RowChanges
 from testdb_app.exceptions import BaselineError, LeakError, TestDBError
 
 if TYPE_CHECKING:
-    from testdb_app.backends.base import BaseBackend
+    from testdb_app.backends.base import BaseBackend, Position
     from testdb_app.report import ResetReport
     from testdb_app.schema import QualifiedName
 
@@ -100,17 +100,17 @@ class _DatabaseLeaks:
         self.alias = alias
         # Kept, as it reads the schema once.
         self._resetter = Resetter(alias, to="baseline")
-        self._position: object | None = None
+        self._position: Position | None = None
         self._was_reset = False
         # What differed from the baseline at that position.
         self._image: _Image = {}
         # The position at which all tables were compared, and the resetter knew the schema.
-        self._compared_at: object | None = None
+        self._compared_at: Position | None = None
         # What was reported of the schema, with which there is nothing to compare rows with.
         self._changes: set[str] = set()
         # What there was, and the position up to which that is known.
         self._objects: frozenset[str] | None = None
-        self._objects_at: object | None = None
+        self._objects_at: Position | None = None
 
     def note_reset(self) -> None:
         """Take what was left for gone. The position stays: its counts need not be read again where nothing was written."""
@@ -145,7 +145,7 @@ class _DatabaseLeaks:
             return  # it is locked, or broken: the next check will tell
         self._position, self._was_reset = position, False
 
-    def _compare_objects(self, backend: BaseBackend, position: object) -> str:
+    def _compare_objects(self, backend: BaseBackend, position: Position | None) -> str:
         """Tell which tables, sequences, triggers and the like came or went. Reads them where a catalog may have been written."""
         from django.db import connections  # noqa: PLC0415
 
@@ -160,7 +160,7 @@ class _DatabaseLeaks:
         told = [(f"left {_listed(now - before)}", now - before), (f"took away {_listed(before - now)}", before - now)]
         return ", ".join(text for text, names in told if names)
 
-    def _compare_rows(self, backend: BaseBackend, since: object, position: object) -> Iterator[str]:
+    def _compare_rows(self, backend: BaseBackend, since: Position, position: Position | None) -> Iterator[str]:
         """Compare with the baseline what was written since the last check; tell what differs, and did not before.
 
         All tables are compared unless the counters show which were written.

@@ -15,6 +15,7 @@ from testdb_app.backends.base import (
     DatabaseState,
     Failure,
     Mark,
+    Position,
     Restoration,
     Script,
     Step,
@@ -223,13 +224,13 @@ class PostgreSQLBackend(BaseBackend):
     def transaction_status(self, connection: BaseDatabaseWrapper) -> TransactionStatus:
         return transaction_status(connection)
 
-    def look_for_commits(self, connection: BaseDatabaseWrapper, since: object | None) -> tuple[object, bool]:
+    def look_for_commits(self, connection: BaseDatabaseWrapper, since: Position | None) -> tuple[Position | None, bool]:
         return check_for_commits(connection, since)
 
-    def is_schema_same(self, before: object | None, after: object) -> bool:
+    def is_schema_same(self, before: Position | None, after: Position | None) -> bool:
         return is_schema_same(before, after)
 
-    def find_written(self, before: object | None, after: object) -> frozenset[int] | None:
+    def find_written(self, before: Position | None, after: Position | None) -> frozenset[int] | None:
         return find_written(before, after)
 
     def read_objects(self, connection: BaseDatabaseWrapper) -> frozenset[str]:
@@ -237,10 +238,10 @@ class PostgreSQLBackend(BaseBackend):
         (rows,) = read_rows(connection, [catalog.OBJECTS], lock_timeout=_READING_TIMEOUT)
         return frozenset(f"{kind} {name}" for kind, name in rows)
 
-    def note_start(self, connection: BaseDatabaseWrapper) -> object | None:
+    def note_start(self, connection: BaseDatabaseWrapper) -> Position | None:
         return note_start(connection)
 
-    def is_unwritten(self, connection: BaseDatabaseWrapper, start: object) -> bool:
+    def is_unwritten(self, connection: BaseDatabaseWrapper, start: Position) -> bool:
         return is_unwritten(connection, start)
 
     def begin(self, connection: BaseDatabaseWrapper, savepoint: str, limits: Mapping[str, int]) -> None:

@@ -1,4 +1,4 @@
-"""Commits: whether anybody has committed in the database since an earlier :class:`Position`.
+"""Commits: whether anybody has committed in the database since an earlier :class:`PostgreSQLPosition`.
 
 Each write of a row takes a transaction id, and ``pg_xact_status()`` reports what became of it. A transaction that was rolled
 back left nothing. A transaction that committed may have written in another database, because all databases of a server
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.db import DatabaseError
 
+from testdb_app.backends.base import Position
 from testdb_app.backends.postgresql import counters
 from testdb_app.backends.postgresql.change_tracker import pipeline_of
 from testdb_app.backends.postgresql.connection import COMMAND_OK, TUPLES_OK, Command, is_idle, run_sql, unique_prefix
@@ -46,7 +47,7 @@ _is_prepared: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Position:
+class PostgreSQLPosition(Position):
     """The next id at one moment, the earlier ones that were in use then, and what was written up to then, or later.
 
     ``sequences`` is a digest of their positions, where it was asked for.
@@ -82,15 +83,15 @@ class Counted:
         return self.is_comparable(later) and later.rows == self.rows
 
 
-def check_for_commits(connection: BaseDatabaseWrapper, since: object | None) -> tuple[Position, bool]:
+def check_for_commits(connection: BaseDatabaseWrapper, since: Position | None) -> tuple[PostgreSQLPosition, bool]:
     """Return the present position, and whether anybody may have committed rows in this database after *since*.
 
     One round trip if no id was used since; otherwise two. A third if one of the ids was committed, and a fourth if that
     was in this database. One more the first time on a connection.
     """
     following = _read_next(connection)
-    if not isinstance(since, Position):
-        return Position(next=following, counted=_count(connection, None)), True
+    if not isinstance(since, PostgreSQLPosition):
+        return PostgreSQLPosition(next=following, counted=_count(connection, None)), True
     if following == since.next and not since.unfinished:
         return since, False
     are_few = following - since.next <= _MOST
@@ -102,12 +103,12 @@ def check_for_commits(connection: BaseDatabaseWrapper, since: object | None) -> 
         return replace(since, next=following, unfinished=unfinished), False
     counted = _count(connection, since.counted)
     is_quiet = counted is not None and since.counted is not None and since.counted.is_quiet_until(counted)
-    return Position(next=following, unfinished=unfinished, counted=counted), not is_quiet
+    return PostgreSQLPosition(next=following, unfinished=unfinished, counted=counted), not is_quiet
 
 
-def is_schema_same(before: object | None, after: object) -> bool:
+def is_schema_same(before: Position | None, after: Position | None) -> bool:
     """Whether no row of a catalog was written between two positions, so that nothing was created, dropped or altered."""
-    if not isinstance(before, Position) or not isinstance(after, Position):
+    if not isinstance(before, PostgreSQLPosition) or not isinstance(after, PostgreSQLPosition):
         return False
     was, now = before.counted, after.counted
     return (
@@ -115,7 +116,7 @@ def is_schema_same(before: object | None, after: object) -> bool:
     )
 
 
-def find_written(before: object | None, after: object) -> frozenset[int] | None:
+def find_written(before: Position | None, after: Position | None) -> frozenset[int] | None:
     """Return the OIDs of the tables that were written between two positions; None if the counts do not show it.
 
     They show it if no catalog was written (TRUNCATE writes to one), and if the counts of these tables add up to the
@@ -123,8 +124,8 @@ def find_written(before: object | None, after: object) -> frozenset[int] | None:
     """
     if not is_schema_same(before, after):
         return None
-    assert isinstance(before, Position)
-    assert isinstance(after, Position)
+    assert isinstance(before, PostgreSQLPosition)
+    assert isinstance(after, PostgreSQLPosition)
     was, now = before.counted, after.counted
     if was is None or now is None or not was.is_comparable(now) or was.tables.keys() != now.tables.keys():
         return None
@@ -132,16 +133,16 @@ def find_written(before: object | None, after: object) -> frozenset[int] | None:
     return frozenset(moved) if sum(moved.values()) == now.rows - was.rows else None
 
 
-def note_start(connection: BaseDatabaseWrapper) -> Position:
+def note_start(connection: BaseDatabaseWrapper) -> PostgreSQLPosition:
     """Return the present position of the database, before anybody has written to it."""
     sequences = _read_sequences(connection)
     return replace(check_for_commits(connection, None)[0], sequences=sequences)
 
 
-def is_unwritten(connection: BaseDatabaseWrapper, start: object) -> bool:
+def is_unwritten(connection: BaseDatabaseWrapper, start: Position) -> bool:
     """Whether nothing was committed to the database, and no sequence moved, since *start*."""
     connection.ensure_connection()
-    if not isinstance(start, Position) or not is_idle(connection):
+    if not isinstance(start, PostgreSQLPosition) or not is_idle(connection):
         return False
     return _read_sequences(connection) == start.sequences and not check_for_commits(connection, start)[1]
 

@@ -7,11 +7,11 @@ they are test databases.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from sqlite3 import ProgrammingError
 from typing import TYPE_CHECKING
 
-from testdb_app.backends.base import OWN_SCHEMA, BaseBackend, Failure, Mark, TransactionStatus, has_autocommit
+from testdb_app.backends.base import OWN_SCHEMA, BaseBackend, Failure, Mark, Position, TransactionStatus, has_autocommit
 from testdb_app.backends.sqlite import baseline as baseline_tables
 from testdb_app.backends.sqlite import introspection, operations
 from testdb_app.backends.sqlite.baseline_copies import RestoringStatement, count_copy
@@ -292,12 +292,12 @@ class SQLiteBackend(BaseBackend):
             f"{kind} {name}" for kind, name, table in rows if not name.startswith("sqlite_") and not _is_own(table)
         )
 
-    def look_for_commits(self, connection: BaseDatabaseWrapper, since: object | None) -> tuple[object, bool]:
+    def look_for_commits(self, connection: BaseDatabaseWrapper, since: Position | None) -> tuple[Position | None, bool]:
         """Return the counts of changes by this connection, including rolled back ones, and of changes that others committed."""
         with connection.cursor() as cursor:
             cursor.execute("PRAGMA data_version")
             (version,) = cursor.fetchone()
-        position = (version, connection.connection.total_changes)
+        position = SQLitePosition(version=version, changes=connection.connection.total_changes)
         return position, position != since
 
     def transaction_status(self, connection: BaseDatabaseWrapper) -> TransactionStatus:
@@ -306,6 +306,14 @@ class SQLiteBackend(BaseBackend):
             return TransactionStatus.OPEN if connection.connection.in_transaction else TransactionStatus.NONE
         except ProgrammingError:
             return TransactionStatus.LOST
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SQLitePosition(Position):
+    """What others have committed, and what this connection has changed, up to one moment."""
+
+    version: int
+    changes: int
 
 
 def _is_own(table: str) -> bool:
