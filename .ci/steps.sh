@@ -17,7 +17,7 @@ step() {
     "$@" </dev/null || failures+=("$name")
 }
 
-# install_packages [chromium chromedriver]: what the tests use of Debian's: PostgreSQL 15 with its extensions (a wheel brings
+# install_packages [chromium chromedriver mariadbd]: what the tests use of Debian's: PostgreSQL 15 with its extensions (a wheel brings
 # 16 and 18), pgbouncer, Graphviz, and what else is named. Their packages would make a cluster and start services; nobody asked for that.
 install_packages() {
     local missing=()
@@ -26,9 +26,14 @@ install_packages() {
     [[ -e /usr/share/postgresql/15/extension/postgis.control ]] || missing+=(postgresql-15-postgis-3)
     [[ -x /usr/sbin/pgbouncer ]] || missing+=(pgbouncer)
     command -v dot >/dev/null || missing+=(graphviz)
-    local command
+    local command package
     for command in "$@"; do
-        command -v "$command" >/dev/null || missing+=("${command/chromedriver/chromium-driver}")
+        case $command in
+            chromedriver) package=chromium-driver ;;
+            mariadbd) package=mariadb-server ;;
+            *) package=$command ;;
+        esac
+        command -v "$command" >/dev/null || [[ -x /usr/sbin/$command ]] || missing+=("$package")
     done
     ((${#missing[@]})) || return 0
     if [[ $(id -u) -ne 0 ]] || ! command -v apt-get >/dev/null; then

@@ -11,6 +11,7 @@ from django.db import DEFAULT_DB_ALIAS, connections
 
 from testdb_app import guard
 from testdb_app.backends import get_backend
+from testdb_app.backends.base import baseline_unsupported
 from testdb_app.baseline_state import BASELINE, Baseline
 from testdb_app.conf import ResetOptions, check_options
 from testdb_app.guard import check_no_transaction
@@ -67,6 +68,9 @@ def capture_baseline(
 
 def _capture(connection: BaseDatabaseWrapper, options: ResetOptions, *, replace: bool, state: str) -> Baseline:
     backend = get_backend(connection)
+    if not backend.supports_baseline:
+        guard.check_may_reset(backend.identify(connection), allow=options.allow_database)
+        raise baseline_unsupported(connection)
     observation = read_state(connection, lock_timeout=options.lock_timeout)
     guard.check_may_reset(observation.identity, allow=options.allow_database)
     context = read_context(connection, options)

@@ -57,7 +57,7 @@ from django.db.backends.base.creation import BaseDatabaseCreation
 from django.db.utils import load_backend
 
 from testdb_app import _django_private as django_private
-from testdb_app.backends import get_backend
+from testdb_app.backends import backend_of, get_backend
 from testdb_app.backends.base import DatabaseIdentity, FileName, Mark, has_autocommit, is_same_file
 from testdb_app.conf import get_settings
 from testdb_app.exceptions import ReadOnlyError, TransactionStateError, UnsafeDatabaseError, UnsupportedError
@@ -355,11 +355,14 @@ def _warn_of_unmarked(identity: DatabaseIdentity) -> None:
     if (identity.alias, identity.name) in _warned:
         return
     _warned.add((identity.alias, identity.name))
+    has_marks = backend_of(identity.vendor).supports_marks
     why = f" ({identity.misfit})" if identity.misfit else ""
+    unmarked = f", and bears no test mark of testdb_app that fits{why}" if has_marks else ""
+    remedy = "mark it with resetdb --mark-protected" if has_marks else 'give the test database another TEST["NAME"]'
     text = (
-        f'Database "{identity.name}" (alias "{identity.alias}", {identity.server}) was there before this run, and bears no '
-        f"test mark of testdb_app that fits{why}. It is taken for a test database: the test runner keeps it under that name, "
-        "and no alias has it configured as its own. If that is wrong, stop, and mark it with resetdb --mark-protected."
+        f'Database "{identity.name}" (alias "{identity.alias}", {identity.server}) was there before this run{unmarked}. '
+        "It is taken for a test database: the test runner keeps it under that name, and no alias has it configured as its own. "
+        f"If that is wrong, stop, and {remedy}."
     )
     try:
         warnings.warn(text, UnmarkedDatabaseWarning, stacklevel=2)
@@ -722,7 +725,7 @@ def _explain_unknown(identity: DatabaseIdentity, named: Iterable[str]) -> str:
     reasons = [*_reasons(identity), *_nearly_named(identity, named)]
     owner = find_configured(identity.name, identity.file)
     mark = ""
-    if owner is not None or identity.alias not in _configured_names:
+    if backend_of(identity.vendor).supports_marks and (owner is not None or identity.alias not in _configured_names):
         # Otherwise a test runner has changed the name, and the command would mark the database that the settings name.
         option = _database_option(owner or identity.alias)
         mark = f", or mark it {'anew' if identity.misfit else 'once'} with resetdb{option} --mark-test"

@@ -23,6 +23,7 @@ from testdb_app.backends.base import (
     DatabaseState,
     Restoration,
     Script,
+    baseline_unsupported,
     has_autocommit,
 )
 from testdb_app.baseline_state import (
@@ -587,8 +588,14 @@ def read_context(
 
 
 def require_baseline(connection: BaseDatabaseWrapper, state: str) -> Baseline:
-    """Read the baseline, or another kept *state*. Raises :class:`BaselineError` if there is none."""
-    baseline = get_backend(connection).read_baseline(connection, state)
+    """Read the baseline, or another kept *state*.
+
+    Raises :class:`BaselineError` if there is none, :class:`UnsupportedError` if the vendor cannot have one.
+    """
+    backend = get_backend(connection)
+    if not backend.supports_baseline:
+        raise baseline_unsupported(connection)
+    baseline = backend.read_baseline(connection, state)
     if baseline is None:
         raise BaselineError(
             f'Database "{connection.settings_dict["NAME"]}" (alias "{connection.alias}") has no baseline to go back to. '

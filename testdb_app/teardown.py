@@ -16,9 +16,9 @@ from __future__ import annotations
 import logging
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, ref
@@ -40,11 +40,13 @@ from testdb_app.database_setup import find_obstacle, get_resetter, lacks_rows
 from testdb_app.exceptions import BaselineError, ConfigurationError, TestDBError, UnsupportedError
 from testdb_app.guard import end_transaction, leave_blocks
 from testdb_app.post_migrate import call_named_receivers
-from testdb_app.resetter import Resetter
+from testdb_app.resetter import Resetter, read_state
 from testdb_app.signals import clear_all_caches, recall_content_types, remember_content_types
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
+
+    from testdb_app.schema import QualifiedName
 
 SECONDS_FOR_REQUESTS = 5.0
 """How many seconds the end of a test waits for requests that its live server still handles."""
@@ -333,10 +335,15 @@ _READ_BY_DJANGO = ("DATABASE_ROUTERS", "SITE_ID")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Kept:
-    """What the kept rows depend on, and the content types that the handlers cached: a test may count queries."""
+    """What the kept rows depend on, and the content types that the handlers cached: a test may count queries.
+
+    Without a baseline, ``contents`` are the rows, and ``sparing`` is the resetter that leaves their tables alone.
+    """
 
     circumstances: tuple[object, ...]
     content_types: dict[str, Any]
+    contents: Mapping[QualifiedName, object] = field(default_factory=dict)
+    sparing: Resetter | None = None
 
 
 # By the resetter that goes back to these rows; an entry is dropped with its resetter.
@@ -351,6 +358,9 @@ def flush(using: str, *, inhibit_post_migrate: bool = False) -> None:
     """
     if inhibit_post_migrate:
         get_resetter(using, "empty").reset()
+        return
+    if not get_backend(connections[using]).supports_baseline:
+        _flush_without_baseline(using)
         return
     resetter, now = get_resetter(using, FLUSHED), _circumstances()
     kept = _kept.pop(resetter, None)
@@ -373,6 +383,31 @@ def flush(using: str, *, inhibit_post_migrate: bool = False) -> None:
         logger.info("%s: what a flush leaves is made each time: %s", using, error)
     else:
         _kept[resetter] = _Kept(circumstances=now, content_types=content_types)
+
+
+def _flush_without_baseline(using: str) -> None:
+    """Do as :func:`flush`. Rows that handlers made stay in their tables if these are unchanged, as far as the vendor shows it."""
+    connection, resetter, now = connections[using], get_resetter(using, "empty"), _circumstances()
+    backend = get_backend(connection)
+    kept = _kept.pop(resetter, None)
+    if (
+        kept is not None
+        and kept.sparing is not None
+        and kept.circumstances == now
+        and backend.read_contents(connection, kept.contents) == kept.contents
+    ):
+        kept.sparing.reset()
+        _kept[resetter] = kept
+        recall_content_types(kept.content_types)
+        return
+    report = resetter.reset()
+    emit_post_migrate_signal(verbosity=0, interactive=False, db=using)
+    content_types = remember_content_types()
+    filled = read_state(connection, lock_timeout=get_settings().lock_timeout).sizes
+    contents = backend.read_contents(connection, sorted(filled.keys() - {each.name for each in report.kept}))
+    if contents:
+        sparing = Resetter(using, to="empty", exclude=[f'"{name.name}"' for name in contents])
+        _kept[resetter] = _Kept(circumstances=now, content_types=content_types, contents=contents, sparing=sparing)
 
 
 def _circumstances() -> tuple[object, ...]:

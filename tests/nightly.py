@@ -17,6 +17,7 @@ NIGHTLY = {
     "documentation/test_pictures.py": "the recorded pictures, recorded again",
     "plugin/test_rollback_scopes.py": "a run of pytest for each combination of scopes",
     "plugin/test_committed_scopes.py": "the same for scopes that commit",
+    "generic/test_mariadb.py": "whole runs on a MariaDB server that the test makes",
     "guard/test_runners.py": "each runner, with processes and without, as a process",
     "guard/test_sqlite.py": "each spelling of a file, with each runner",
     "testcases/test_runner.py": "whole runs of the test runner, with processes",

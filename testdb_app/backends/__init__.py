@@ -16,7 +16,11 @@ _found: dict[str, BaseBackend] = {}
 
 def get_backend(connection: BaseDatabaseWrapper) -> BaseBackend:
     """Return the backend for the connection's vendor."""
-    vendor = connection.vendor
+    return backend_of(connection.vendor)
+
+
+def backend_of(vendor: str) -> BaseBackend:
+    """Return the backend for *vendor*, by Django's name."""
     if vendor not in _found:
         module = import_module(f"testdb_app.backends.{_FOLDERS.get(vendor, 'generic')}")
         _found[vendor] = module.BACKEND

@@ -86,6 +86,14 @@ def is_same_file(path: str, other: str) -> bool:
     return os.path.realpath(path) == os.path.realpath(other)
 
 
+def baseline_unsupported(connection: BaseDatabaseWrapper) -> UnsupportedError:
+    """Return the error of a vendor that cannot copy and compare rows exactly."""
+    return UnsupportedError(
+        f"A baseline is not supported on {connection.display_name}. Nothing was changed. Reset to empty, and make the rows "
+        "that every test needs in a fixture."
+    )
+
+
 class TransactionStatus(StrEnum):
     """The state of the transaction on a connection, as the driver knows it."""
 
@@ -319,11 +327,14 @@ class BaseBackend(ABC):
     """One vendor.
 
     ``warning`` says what this backend cannot promise; None if it keeps every promise. With ``has_local_limits`` limits
-    can end with a transaction. ``ways_to_restore`` are the ways to restore rows, in the order to try them in.
+    can end with a transaction. ``ways_to_restore`` are the ways to restore rows, in the order to try them in. The
+    defaults of the methods about baselines and marks are those of a vendor that supports neither.
     """
 
     vendor: ClassVar[str]
     warning: ClassVar[str | None] = None
+    supports_baseline: ClassVar[bool] = False
+    supports_marks: ClassVar[bool] = False
     has_local_limits: ClassVar[bool] = False
     ways_to_restore: ClassVar[tuple[Restoration, ...]] = (Restoration.DIFFERENCES, Restoration.ANEW)
     data: ClassVar[BaseDataBackend]
@@ -573,7 +584,6 @@ class BaseBackend(ABC):
         """
         connection.check_constraints()
 
-    @abstractmethod
     def set_mark(
         self,
         connection: BaseDatabaseWrapper,
@@ -583,19 +593,20 @@ class BaseBackend(ABC):
         identity: DatabaseIdentity | None = None,
     ) -> None:
         """Set a mark inside the database, or remove it. Idempotent."""
-        ...
+        raise UnsupportedError(
+            f'The mark "{mark}" is not supported on {connection.display_name}. Name the databases that may be reset in '
+            'TESTDB["ALLOWED_DATABASES"] or with --allow-database instead.'
+        )
 
-    @abstractmethod
     def count_changes(
         self, connection: BaseDatabaseWrapper, baseline: Baseline, tables: Iterable[QualifiedName]
     ) -> dict[QualifiedName, RowChanges]:
         """Count what a restoration of *tables* would change now, by comparing each with its copy. Reads only."""
-        ...
+        raise baseline_unsupported(connection)
 
-    @abstractmethod
     def read_baseline(self, connection: BaseDatabaseWrapper, state: str = BASELINE) -> Baseline | None:
         """Read the database's baseline, or another *state*, without the rows; None if there is none. Reads only."""
-        ...
+        return None
 
     def compare_earlier(self, connection: BaseDatabaseWrapper, schema: Schema) -> EarlierFormat:
         """Compare every table with its copy in a baseline of the earlier format. Reads only; costs all rows.
@@ -606,14 +617,21 @@ class BaseBackend(ABC):
         """
         return EarlierFormat(changes=(), restarts=())
 
-    @abstractmethod
+    def read_contents(
+        self, connection: BaseDatabaseWrapper, tables: Iterable[QualifiedName]
+    ) -> Mapping[QualifiedName, object]:
+        """Return all rows of *tables* and where their sequences are, to compare; nothing if that cannot be read. Reads only.
+
+        For a vendor without a baseline, and for small tables. By default it cannot be read.
+        """
+        return {}
+
     def read_shape(
         self, connection: BaseDatabaseWrapper, schema: Schema, tables: Iterable[QualifiedName]
     ) -> dict[str, str]:
         """Describe what a baseline with rows of *tables* depends on; see ``Baseline.shape``."""
-        ...
+        raise baseline_unsupported(connection)
 
-    @abstractmethod
     def write_baseline(
         self,
         connection: BaseDatabaseWrapper,
@@ -632,9 +650,8 @@ class BaseBackend(ABC):
 
         Raises an error of :mod:`testdb_app.exceptions`, with nothing changed.
         """
-        ...
+        raise baseline_unsupported(connection)
 
-    @abstractmethod
     def rewrite_baseline(
         self,
         connection: BaseDatabaseWrapper,
@@ -647,7 +664,7 @@ class BaseBackend(ABC):
 
         Returns the baseline with the counters that are right from then on.
         """
-        ...
+        raise baseline_unsupported(connection)
 
     def catalog_first(self, connection: BaseDatabaseWrapper) -> AbstractContextManager[None]:
         """Make Django's own queries of the catalog find the database's operators before those of any schema of the user's.
@@ -675,10 +692,8 @@ class BaseBackend(ABC):
 
         return tuple(connection.ops.sequence_reset_by_name_sql(no_style(), listed)) if listed else ()
 
-    @abstractmethod
     def drop_baseline(self, connection: BaseDatabaseWrapper, *, identity: DatabaseIdentity | None = None) -> None:
         """Remove all that :meth:`write_baseline` has captured from the database. Does nothing if there is none."""
-        ...
 
 
 class Position:
@@ -749,15 +764,16 @@ class BaseDataBackend(ABC):
         """
         return ("=",) * len(columns)
 
-    @abstractmethod
     def accepting_deletes(
         self, connection: BaseDatabaseWrapper, schema: Schema, tables: Iterable[QualifiedName]
     ) -> AbstractContextManager[None]:
         """Let the server delete from *tables*, inside an open transaction, also where a publication makes it refuse.
 
         Raises :class:`~testdb_app.exceptions.PublicationError` if it would still refuse.
+
+        By default nothing is done: no server refuses.
         """
-        ...
+        return nullcontext()
 
     @abstractmethod
     def delete_together(
@@ -777,18 +793,18 @@ class BaseDataBackend(ABC):
         """Insert rows of values for *columns* in the fastest way; return how many. All or nothing."""
         ...
 
-    @abstractmethod
     def reserve_keys(self, connection: BaseDatabaseWrapper, table: str, column: str, number: int) -> Sequence[int]:
         """Take that many values of the sequence behind a column, for rows that are about to be inserted with them.
 
         *table* is its name as SQL has it.
-        """
-        ...
 
-    @abstractmethod
+        By default it is refused, as are the other two below.
+        """
+        raise _unsupported(connection, "reserving the keys of rows")
+
     def store_state(self, connection: BaseDatabaseWrapper, tables: frozenset[QualifiedName] | None) -> StoredState:
         """Keep the rows of *tables*, or of all that a reset may touch, as this session sees them now."""
-        ...
+        raise _unsupported(connection, "a snapshot")
 
     @abstractmethod
     def compare_with_baseline(
@@ -806,7 +822,12 @@ class BaseDataBackend(ABC):
         """Find constraints that rows break, including those that are checked only at the end of the transaction."""
         ...
 
-    @abstractmethod
     def find_late_sequences(self, connection: BaseDatabaseWrapper, schema: Schema) -> list[LateSequence]:
         """Find sequences whose next value is not beyond all values of a column that uses them."""
-        ...
+        raise _unsupported(connection, "a look at where sequences are")
+
+
+def _unsupported(connection: BaseDatabaseWrapper, what: str) -> UnsupportedError:
+    return UnsupportedError(
+        f"Not supported on {connection.display_name}: {what}. Compare what the test is about by queries of its own."
+    )

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.db import DatabaseError, InterfaceError, connections
 
+from testdb_app.backends import get_backend
 from testdb_app.exceptions import (
     SessionBrokenError,
     SessionLeakError,
@@ -218,7 +219,9 @@ def _take_back(session: OpenSession, part: Part) -> str:
         return f"It could not be taken back by a reset: {error}"
     if done:
         return "A reset to the baseline has taken it back."
-    return "It stays there, as there is no baseline to reset to (resetdb --capture makes one)."
+    can_capture = get_backend(part.connection).supports_baseline
+    how = " (resetdb --capture makes one)" if can_capture else f": {part.connection.display_name} has none"
+    return f"It stays there, as there is no baseline to reset to{how}."
 
 
 def _sweep_above(session: OpenSession, connection: BaseDatabaseWrapper, *, everything: bool) -> None:

@@ -115,6 +115,8 @@ class PostgreSQLBackend(BaseBackend):
     """The backend for PostgreSQL. It keeps every promise, so it has no warning."""
 
     vendor = "postgresql"
+    supports_baseline = True
+    supports_marks = True
     has_local_limits = True
     ways_to_restore = tuple(Restoration)
     data = PostgreSQLData()

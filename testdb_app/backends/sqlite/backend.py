@@ -114,6 +114,8 @@ class SQLiteBackend(BaseBackend):
     """The backend for SQLite, SpatiaLite included. Every method does what its function says."""
 
     vendor = "sqlite"
+    supports_baseline = True
+    supports_marks = True
     data = SQLiteData()
 
     def identify(self, connection: BaseDatabaseWrapper) -> DatabaseIdentity:

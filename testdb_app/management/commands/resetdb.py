@@ -238,6 +238,7 @@ def _find_migrated_rows(resetter: Resetter, reset: ResetPreview | ResetReport, *
         data_migrations=tuple(map(".".join, migrations)),
         remade=tuple(sorted(found & _REMADE)),
         sends=options["post_migrate"] and options["to"] is None and not resetter.options.include,
+        can_capture=backend.supports_baseline,
     )
 
 
@@ -380,20 +381,22 @@ class MigratedRows:
     """Rows that a reset to empty deletes although ``migrate`` made them.
 
     ``data_migrations`` made rows that do not come back. ``remade`` are labels of models whose rows receivers of
-    ``post_migrate`` make. With ``sends`` the command calls these receivers after the reset.
+    ``post_migrate`` make. With ``sends`` the command calls these receivers after the reset. With ``can_capture`` the
+    database can have a baseline.
     """
 
     data_migrations: tuple[str, ...] = ()
     remade: tuple[str, ...] = ()
     sends: bool = False
+    can_capture: bool = True
 
     def describe(self) -> Iterator[str]:
         """Yield what a reset does, or has done, to these rows, and how to keep them."""
         if self.data_migrations:
+            capture = "capture a baseline after the migrations, before anything else is written: resetdb --capture; or "
             yield (
                 f"Rows that data migrations made ({_listed(self.data_migrations, 5)}) will not come back. To keep them, "
-                "capture a baseline after the migrations, before anything else is written: resetdb --capture; or leave "
-                "their tables out: --exclude."
+                f"{capture if self.can_capture else ''}leave their tables out: --exclude."
             )
         if self.remade and self.sends:
             yield f"Rows of {_listed(self.remade, 5)} are made again by post_migrate after the reset, perhaps with other ids."
