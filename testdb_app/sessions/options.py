@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -93,14 +92,11 @@ def _check_names(name: str, given: str | Iterable[str], *, may_be_empty: bool = 
     return names
 
 
-# Django passes these to the pool itself.
-_DJANGOS = {"self", "conninfo", "kwargs", "open", "configure", "check"}
-
-
 def check_pool_options(pool: Mapping[str, Any] | bool | None) -> Mapping[str, Any] | None:
     """Return the options of a pool as Django's ``OPTIONS["pool"]`` accepts them, or None for no pool.
 
-    Raises :class:`ConfigurationError` for options that would raise later, hang, or make no pool.
+    Raises :class:`ConfigurationError` for options that psycopg_pool refuses, that no connection could be got with, or that
+    make no pool.
     """
     if pool is None or pool is False:
         return None
@@ -112,42 +108,23 @@ def check_pool_options(pool: Mapping[str, Any] | bool | None) -> Mapping[str, An
             "pool={} is no pool to Django, which takes it for None. Pass True for a pool as psycopg_pool makes it, or name "
             'an option: pool={"min_size": 1, "max_size": 4}.'
         )
-    known = _pool_options()
-    unknown = sorted(set(options) - known)
-    if unknown:
-        why = " (Django sets that itself)" if unknown[0] in _DJANGOS else ""
-        raise ConfigurationError(
-            f"pool has an option {unknown[0]!r} that cannot be given{why}. There are: {', '.join(sorted(known))}."
-        )
-    _check_sizes(options)
-    return dict(options)
-
-
-def _pool_options() -> set[str]:
     try:
         from psycopg_pool import ConnectionPool  # noqa: PLC0415 - it is optional
     except ImportError as error:
         raise ConfigurationError('pool needs psycopg_pool: pip install "psycopg[pool]".') from error
-    return set(inspect.signature(ConnectionPool.__init__).parameters) - _DJANGOS
-
-
-def _check_sizes(options: Mapping[str, Any]) -> None:
-    least, most = options.get("min_size", 4), options.get("max_size")
-    if not _is_number(least) or least < 0 or not (most is None or _is_number(most)):
-        raise ConfigurationError(f"pool: min_size and max_size must be numbers from 0 on, not {least!r} and {most!r}.")
-    if (least if most is None else most) < max(1, least):
+    try:
+        # As Django makes it. It is not opened, so that it connects to nothing.
+        ConnectionPool("", kwargs=None, open=False, configure=None, check=None, **options)
+    except (TypeError, ValueError) as error:
         raise ConfigurationError(
-            f"pool: max_size must be at least 1 and at least min_size, which is {least} (4, if it is not given); it is {most}."
-        )
+            f"pool: psycopg_pool does not accept {dict(options)!r}: {error}. See its ConnectionPool for the options; "
+            "min_size is 4 unless it is given, and Django sets conninfo, kwargs, open, configure and check itself."
+        ) from error
+    # The pool does not check it. None waits forever, and with 0 no connection is ever made in time.
     timeout = options.get("timeout", 30.0)
     if not isinstance(timeout, int | float) or isinstance(timeout, bool) or timeout <= 0:
         raise ConfigurationError(f"pool: timeout must be a number of seconds above 0, not {timeout!r}.")
-    if not _is_number(options.get("num_workers", 3)) or options.get("num_workers", 3) < 1:
-        raise ConfigurationError("pool: num_workers must be at least 1: without one nobody connects, and all wait.")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return dict(options)
 
 
 def check_may_pool(connection: BaseDatabaseWrapper) -> None:
@@ -173,6 +150,8 @@ def check_may_pool(connection: BaseDatabaseWrapper) -> None:
 Duration = int | float | timedelta | str
 """Seconds, a timedelta, or a number with a unit of PostgreSQL: "500ms", "30s", "5min", "1h", "1d"."""
 
+# Parsed here, although PostgreSQL would: libpq, SQLite and the threads that wait take numbers, errors compare a limit with the
+# time that has passed, and a text without a meaning is refused before anything connects. A test has the server parse them too.
 # https://www.postgresql.org/docs/current/config-setting.html#CONFIG-SETTING-NAMES-VALUES; they are case-sensitive there.
 _UNITS = {"us": 0.001, "ms": 1, "s": 1_000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
 _TEXT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]+)\s*")
