@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
-from django.core.validators import BaseValidator, MinLengthValidator, MinValueValidator
+from django.core.validators import BaseValidator, MaxValueValidator, MinLengthValidator, MinValueValidator
 from django.db import DEFAULT_DB_ALIAS, connections, models, transaction
 from django.db.models import AutoField, Model, UniqueConstraint
 from django.db.models.fields import NOT_PROVIDED
@@ -224,8 +224,12 @@ def _text(field: Any, number: int, _: Values) -> str:
 
 
 def _least(field: Any, kind: type[BaseValidator], default: Any) -> Any:
+    return max([default, *_limits(field, kind)])
+
+
+def _limits(field: Any, kind: type[BaseValidator]) -> list[Any]:
     limits = (validator.limit_value for validator in field.validators if isinstance(validator, kind))
-    return max([default, *(limit() if callable(limit) else limit for limit in limits)])
+    return [limit() if callable(limit) else limit for limit in limits]
 
 
 def _slug(field: Any, number: int, values: Values) -> str:
@@ -244,13 +248,13 @@ def _domain(before: str, after: str) -> Callable[[Any, int, Values], str]:
 
 def _number(field: Any, number: int, _: Values) -> int:
     # The number of the row, or as far above the field's least value. No row needs a negative one.
-    value = int(_least(field, MinValueValidator, 1)) + number - 1
-    most = min((v.limit_value for v in field.validators if v.__class__.__name__ == "MaxValueValidator"), default=None)
-    if most is not None and value > (most() if callable(most) else most):
-        if field.unique:
-            raise NoMoreValuesError
-        value = int(_least(field, MinValueValidator, 1))
-    return value
+    least = int(_least(field, MinValueValidator, 1))
+    value = least + number - 1
+    if all(value <= most for most in _limits(field, MaxValueValidator)):
+        return value
+    if field.unique:
+        raise NoMoreValuesError
+    return least
 
 
 def _decimal(field: Any, number: int, _: Values) -> Decimal:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable
+from graphlib import CycleError, TopologicalSorter
 from typing import Any, TypeVar
 
 from testdb_app.exceptions import ConfigurationError, SeedError, UnknownNameError
@@ -42,29 +43,22 @@ class SeedRegistry:
         Raises :class:`~testdb_app.exceptions.UnknownNameError`, with the nearest names, and
         :class:`~testdb_app.exceptions.SeedError` for seeds that depend on each other in a circle.
         """
-        ordered: dict[str, None] = {}
-        path: dict[str, None] = {}
-        work = [(name, iter(self._get(name)[1]))]
-        path[name] = None
+        needed: dict[str, tuple[str, ...]] = {}
+        work = [name]
         while work:
-            current, rest = work[-1]
-            for needed in rest:
-                if needed in path:
-                    cycle = [*list(path)[list(path).index(needed) :], needed]
-                    raise SeedError(
-                        f"Seeds come after each other in a circle: {' after '.join(cycle)}. Nothing was made. Take one of these "
-                        "out of after=.",
-                        cycle=cycle,
-                    )
-                if needed not in ordered:
-                    path[needed] = None
-                    work.append((needed, iter(self._get(needed)[1])))
-                    break
-            else:
-                work.pop()
-                path.pop(current)
-                ordered[current] = None
-        return list(ordered)
+            current = work.pop()
+            if current not in needed:
+                needed[current] = self._get(current)[1]
+                work += needed[current]
+        try:
+            return list(TopologicalSorter(needed).static_order())
+        except CycleError as error:
+            cycle = error.args[1][::-1]  # there each comes before the next
+            raise SeedError(
+                f"Seeds come after each other in a circle: {' after '.join(cycle)}. Nothing was made. Take one of these "
+                "out of after=.",
+                cycle=cycle,
+            ) from None
 
     def make(self, name: str, ledger: Any) -> Any:
         """Make that one seed with *ledger*."""

@@ -7,6 +7,7 @@ import json
 
 import pytest
 from django.db import transaction
+from model_bakery import baker
 from model_bakery.recipe import Recipe
 
 from testdb_app.data import (
@@ -18,7 +19,7 @@ from testdb_app.data import (
     load,
     snapshot,
 )
-from testdb_app.demo.models import Author, Genre, Member, Publisher, Series, Work
+from testdb_app.demo.models import Author, Book, Copy, Fine, Genre, Loan, Member, Publisher, Series, Work
 from testdb_app.exceptions import DataError
 
 pytestmark = pytest.mark.django_db
@@ -84,6 +85,16 @@ def test_dicts_by_model_are_loaded_in_order(ledger):
     with pytest.raises(DataError, match=r'"testdb_demo\.Wrok" is the label of no model'):
         ledger.load({"testdb_demo.Wrok": []})
     assert_row_counts({Publisher: 1, Series: 1})
+
+
+def test_rows_of_model_bakery_are_taken_away_with_the_rows_that_they_need(ledger):
+    fine = ledger.setup(baker.make, Fine)
+    assert fine.loan.copy.work.series.publisher.pk is not None
+    assert_row_counts({Fine: 1, Loan: 1, Copy: 1, Work: 1, Publisher: 1, Member: 1})
+    ledger.setup(baker.make, Copy, _quantity=2, _bulk_create=True)  # one INSERT, which sends no signal
+    (book,) = ledger.load(lambda: baker.make(Book, genres=baker.make(Genre, _quantity=2)))
+    assert book.genres.count() == 2
+    assert_row_counts({Copy: 3, Work: 4, Book: 1})
 
 
 def test_factories_recipes_callables_and_instances_come_as_they_are(ledger):
