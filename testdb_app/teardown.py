@@ -134,10 +134,16 @@ def _clean_up(case: type[Any], error: BaseException) -> None:
 
 
 def reset_databases(aliases: Iterable[str]) -> None:
-    """Reset the databases of *aliases* to their baselines, even if some fail. Raises as :func:`reset_after` does."""
+    """Reset the databases of *aliases* to their baselines, even if some fail; a database that cannot have one is flushed.
+
+    Raises as :func:`reset_after` does.
+    """
 
     def reset(connection: BaseDatabaseWrapper) -> None:
-        _reset_to_baseline(connection)
+        if find_obstacle(connection.alias) is None:
+            _reset_to_baseline(connection)
+        else:
+            _flush_between_tests(connection)
 
     with live_requests.waited_for(SECONDS_FOR_REQUESTS):
         _for_each(aliases, reset)
@@ -189,8 +195,12 @@ def _reset_database(case: Any, connection: BaseDatabaseWrapper) -> None:
     if keeps_baseline(case, connection.alias):
         _reset_to_baseline(connection, inhibit_post_migrate=inhibits)
         return
+    _flush_between_tests(connection, inhibit_post_migrate=inhibits)
+
+
+def _flush_between_tests(connection: BaseDatabaseWrapper, *, inhibit_post_migrate: bool = False) -> None:
     with _session_between_tests(connection):
-        flush(connection.alias, inhibit_post_migrate=inhibits)
+        flush(connection.alias, inhibit_post_migrate=inhibit_post_migrate)
 
 
 def keeps_baseline(case: Any, using: str) -> bool:

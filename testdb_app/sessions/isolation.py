@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from django.db import DatabaseError, InterfaceError
 
 from testdb_app.backends import get_backend
-from testdb_app.database_setup import get_resetter, prepare_test_database
-from testdb_app.exceptions import SessionNestingError
+from testdb_app.database_setup import find_obstacle, get_resetter, prepare_test_database
+from testdb_app.exceptions import SessionNestingError, UnsupportedError
 from testdb_app.guard import check_may_write, check_no_transaction, end_transaction, leave_blocks
 from testdb_app.sessions.independent import database_of
 from testdb_app.sessions.registry import OpenSession, sessions_on
@@ -99,6 +99,11 @@ class ResetIsolation:
         self._claim()
         try:
             prepare_test_database(self.primary, allow_database=options.allow_database)
+            if (obstacle := find_obstacle(self.primary)) is not None:
+                raise UnsupportedError(
+                    f"{self.session.owner} resets to the baseline (isolation='reset'), and there is none: {obstacle} Or "
+                    "roll back (isolation='rollback')."
+                ) from obstacle
             if options.limits:
                 self._earlier = get_backend(self.connection).limit(self.connection, options.limits)
         except BaseException:

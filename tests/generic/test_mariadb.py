@@ -130,6 +130,8 @@ PYTEST = """
 import pytest
 from shop.models import Item, Shelf
 from shop.tests import record
+from testdb_app.exceptions import UnsupportedError
+from testdb_app.sessions import TestSessionFactory
 
 @pytest.mark.parametrize("number", range(2))
 @pytest.mark.django_db(transaction=True)
@@ -140,6 +142,27 @@ def test_commits(number):
 
 def test_is_reset(reset_db):
     record(before=Shelf.objects.count(), ids=[Shelf.objects.create(name="new").pk, 1])
+
+@pytest.fixture(scope="class")
+def shelf(reset_db_class):
+    return Shelf.objects.create(name="wide")
+
+class TestWide:
+    @pytest.mark.parametrize("number", range(2))
+    def test_shares(self, shelf, number):
+        record(before=Shelf.objects.count(), ids=[shelf.pk, Item.objects.create(shelf=shelf).pk])
+
+@pytest.mark.django_db(transaction=True)
+def test_finds_nothing_of_it():
+    record(before=Shelf.objects.count() + Item.objects.count(), ids=[])
+
+@pytest.mark.django_db(transaction=True)
+def test_session():
+    with TestSessionFactory()(name="rolls back"):
+        Shelf.objects.create(name="new")
+    with pytest.raises(UnsupportedError) as refused, TestSessionFactory(isolation="reset")(name="resets"):
+        Shelf.objects.create(name="new")
+    record(before=Shelf.objects.count(), ids=[str(refused.value)])
 """
 
 
@@ -234,8 +257,12 @@ def test_the_plugin_resets(project: Project) -> None:
     project.write("test_shop.py", PYTEST)
     project.write("pytest.ini", "[pytest]\nDJANGO_SETTINGS_MODULE = settings\ntestdb_reset_transactional = true\n")
     done = project.pytest("-p", "no:randomly", "test_shop.py")
-    assert "3 passed" in done.stdout, done.stdout
-    assert [(found["before"], found["ids"]) for found in done.found] == [(1, [2, 2]), (0, [1, 1]), (0, [1, 1])]
+    assert "7 passed" in done.stdout, done.stdout
+    *found, (rows, (refusal,)) = [(each["before"], each["ids"]) for each in done.found]
+    assert found == [(1, [2, 2]), (0, [1, 1]), (0, [1, 1]), (1, [1, 1]), (1, [1, 2]), (0, [])]
+    assert rows == 0
+    assert "A baseline is not supported on MariaDB" in refusal
+    assert "Or roll back (isolation='rollback')" in refusal
     # The flush calls every receiver.
     assert "resets call no receivers" not in done.stdout
 
