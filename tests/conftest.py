@@ -7,11 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from tests.nightly import is_nightly
 from tests.scratch import ScratchDatabase, ScratchFile, is_postgresql
 
 TESTS = Path(__file__).parent
+
+settings.register_profile("gate", derandomize=True)
+settings.register_profile("long", derandomize=False, max_examples=5_000, deadline=None)
+settings.load_profile("gate")  # --hypothesis-profile is read later, and overrides it
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

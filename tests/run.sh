@@ -3,8 +3,9 @@
 #
 #   tests/run.sh [--databases "LIST"] [pytest's arguments]
 #
-# LIST has versions of PostgreSQL and sqlite, as in "15 16 18 sqlite"; without it the tests run on the PostgreSQL that
-# the test project finds (DATABASE_URL, TESTPROJECT_POSTGRES, a wheel, the system) and on SQLite. A run that fails
+# It says first what it will do, and at the end what it leaves on the disk. LIST has versions of PostgreSQL and sqlite, as in
+# "15 16 18 sqlite"; without it the tests run on the PostgreSQL that the test project finds (DATABASE_URL,
+# TESTPROJECT_POSTGRES, a wheel, the system) and on SQLite. A run that fails
 # does not keep the next from running, and the exit status is 1 if any failed. With TESTPROJECT_COVERAGE=1 each run
 # leaves its data for "coverage combine". Three tests run at a time, as many of them wait, and whoever is done
 # takes over from the others; -n 0 makes it one. Tests marked nightly (tests/nightly.py) are left out; -m "not benchmark"
@@ -22,6 +23,19 @@ if [ "${1:-}" = --databases ]; then
     shift 2
 fi
 
+environment=${TESTPROJECT_VENV:-$ROOT/.venv}
+say "Tests on: $databases$([ $# -eq 0 ] || printf ' (pytest %s)' "$*")"
+if [ -d "$environment" ]; then
+    say "- environment: $environment, brought up to date"
+else
+    say "- environment: $environment, made now: about a minute, half a gigabyte"
+fi
+if [ -n "${DATABASE_URL:-}" ]; then
+    say "- PostgreSQL: the server of DATABASE_URL"
+else
+    say "- PostgreSQL: an embedded server, which stops two seconds after its last user"
+fi
+[ $# -gt 0 ] || say "- about 3,700 tests on PostgreSQL, 7 minutes on two quiet cores, and 2,300 on SQLite, 3 minutes"
 make_environment dev
 cd "$ROOT"
 # Hundreds of the tests' processes would compile the same modules: half of all the time.
@@ -67,4 +81,12 @@ for database in $databases; do
     fi
 done
 printf '\n==>%s\n' "$summary"
+say ""
+say "Left on this machine for the next run, beside caches inside of the checkout; rm -r removes each, at any time:"
+{
+    printf '%s\n' "$environment" "${TMPDIR:-/tmp}/pytest-of-$(id -un)"
+    "$PYTHON" -m testproject.embedded --folders
+} | while read -r folder; do
+    [ ! -d "$folder" ] || du -sh "$folder" >&2
+done
 exit "$failed"

@@ -45,6 +45,7 @@ __all__ = [
     "Server",
     "ServerStartError",
     "UnsafeFolderError",
+    "kept_folders",
     "shared_server",
     "superuser_dsn",
 ]
@@ -331,10 +332,20 @@ def folders_of(installation: Installation, base: Path | None = None) -> Folders:
 
     :param base: the folder to be in; else ``TESTPROJECT_POSTGRES_BASE`` says, else it is in ``/tmp``.
     """
-    # Not $TMPDIR or $XDG_RUNTIME_DIR: they differ between two shells of one user, and on a Mac they are long.
-    base = base or Path(os.environ.get(BASE_VARIABLE) or f"/tmp/testproject-pg-{os.geteuid()}")
     hashed = hashlib.sha256(str(installation.bin).encode()).hexdigest()[:8]
-    return Folders(home=base.absolute() / f"{installation.major}-{hashed}")
+    return Folders(home=(base or _default_base()).absolute() / f"{installation.major}-{hashed}")
+
+
+def kept_folders() -> list[Path]:
+    """Return the folders that the servers of this user and base have left: the base, and the data of each in memory."""
+    base = _default_base().absolute()
+    homes = [Folders(home=token.parent) for token in sorted(base.glob("*/token"))]
+    return [folder for folder in (base, *(home.in_memory for home in homes)) if folder.exists()]
+
+
+def _default_base() -> Path:
+    # Not $TMPDIR or $XDG_RUNTIME_DIR: they differ between two shells of one user, and on a Mac they are long.
+    return Path(os.environ.get(BASE_VARIABLE) or f"/tmp/testproject-pg-{os.geteuid()}")
 
 
 def make_private(folder: Path) -> None:

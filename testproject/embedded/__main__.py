@@ -1,13 +1,14 @@
 """``python -m testproject.embedded``: start the embedded server and say which it is, or what to do.
 
-A script calls it first, so that a missing PostgreSQL is one message and not one for every test.
+A script calls it first, so that a missing PostgreSQL is one message and not one for every test. With ``--folders`` it starts
+nothing and lists the folders that servers have left.
 """
 
 from __future__ import annotations
 
 import sys
 
-from testproject.embedded import EmbeddedPostgresError, NoPostgresError, shared_server
+from testproject.embedded import EmbeddedPostgresError, NoPostgresError, kept_folders, shared_server
 
 NOTHING_FOUND = 3
 """The exit status if there is no PostgreSQL; one that is there and does not work gives 1."""
@@ -15,6 +16,9 @@ NOTHING_FOUND = 3
 
 def main() -> int:
     """Do it, and return the exit status."""
+    if sys.argv[1:] == ["--folders"]:
+        print(*kept_folders(), sep="\n")
+        return 0
     try:
         server = shared_server()
         server.ensure_running()

@@ -13,8 +13,8 @@ from pathlib import Path
 import django
 
 
-def main() -> int:
-    """Do it; return 1 if anything failed."""
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Return the options of a command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.differential", description=__doc__)
     parser.add_argument("--examples", type=int, default=1_000)
     parser.add_argument("--seed", type=int, default=None)
@@ -23,7 +23,12 @@ def main() -> int:
     )
     parser.add_argument("--play", type=Path, metavar="FILE", help="play the scenario that FILE holds, and no other")
     parser.add_argument("--pool", action="store_true", help="take the own connection from Django's pool")
-    options = parser.parse_args()
+    return parser.parse_args(arguments)
+
+
+def main() -> int:
+    """Do it; return 1 if anything failed."""
+    options = parse(sys.argv[1:])
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "testproject.settings")
     django.setup()
     from tests.differential.running import batches, make_test, theatre

@@ -23,6 +23,7 @@ from sphinx.cmd.build import get_parser
 from testdb_app.conf import get_settings
 from testproject.embedded import NoPostgresError, shared_server
 from tests.benchmarks.__main__ import groups, parse
+from tests.differential.__main__ import parse as parse_differential
 from tests.documentation.pages import DOCS, ROOT, Block, blocks, every_block
 
 LANGUAGES = {"python", "sh", "sql", "text", "ini", "toml"}
@@ -139,6 +140,10 @@ def check_benchmarks(arguments: list[str]) -> None:
     parse(arguments, list(groups()))
 
 
+def check_differential(arguments: list[str]) -> None:
+    parse_differential(arguments)
+
+
 CHECKS: dict[str, Callable[[list[str]], None]] = {
     "manage.py": check_django,
     "pip": check_pip,
@@ -151,6 +156,7 @@ CHECKS: dict[str, Callable[[list[str]], None]] = {
     "sphinx": check_sphinx,
     "codespell_lib": check_nothing_given,
     "tests.benchmarks": check_benchmarks,
+    "tests.differential": check_differential,
     "tests.structure": check_nothing_given,
 }
 

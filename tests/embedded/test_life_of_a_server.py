@@ -163,6 +163,14 @@ def test_a_command_in_a_pipe_does_not_wait_for_the_end_of_the_server(server: Ser
     assert done.stdout == f"PostgreSQL {server.installation.major} from {server.installation.bin}\n"
 
 
+def test_what_a_server_leaves_is_listed(server: Server) -> None:
+    with users(1):
+        kept = run_python("-m", "testproject.embedded", "--folders").stdout.split()
+        assert kept[0] == str(server.folders.base)
+        data = server.folders.data()
+        assert any(data.is_relative_to(folder) for folder in kept)
+
+
 def test_a_server_whose_folder_is_removed_ends_and_the_next_start_makes_another(server: Server) -> None:
     with users(1) as (user,):
         postmaster, supervisor = process_ids(server)

@@ -17,8 +17,8 @@ from psycopg import sql
 from testproject.embedded import shared_server
 from tests.scratch import ScratchDatabase
 
-FOLDER = Path(__file__).resolve().parents[3] / "shared" / "schemas"
-"""Dumps of real schemas, ``NAME.sql`` and ``NAME.data.sql``, in a folder beside the checkout, which they are not part of."""
+FOLDER = Path(os.environ.get("TESTPROJECT_SCHEMAS") or Path(__file__).resolve().parents[3] / "shared" / "schemas")
+"""Dumps of real schemas, ``NAME.sql`` and ``NAME.data.sql``, no part of the checkout: beside it, or where the variable says."""
 
 NAMES = ("pagila", "adventureworks", "rdmo", "saleor", "pretix", "netbox", "musicbrainz")
 
@@ -45,7 +45,7 @@ SELECT n.nspname, c.relname, s.seqstart
 def skip_without(name: str, connection: psycopg.Connection[Any]) -> None:
     """Skip the test if the dump is not there, or the server lacks what it needs."""
     if not all((FOLDER / f"{name}{kind}.sql").exists() for kind in ("", ".data")):
-        pytest.skip("the dumps of real schemas are not in the repository, and not beside it in shared/schemas")
+        pytest.skip(f"the dumps of real schemas are not in {FOLDER} (TESTPROJECT_SCHEMAS)")
     text = (FOLDER / f"{name}.sql").read_text()
     available = {row[0] for row in connection.execute("SELECT name FROM pg_available_extensions")}
     missing = sorted(set(_EXTENSION.findall(text)) - available)
