@@ -13,44 +13,14 @@ TRUNCATE must name all tables that reference the truncated ones, empty or not. C
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from testdb_app.backends.base import Action, DatabaseState, Restoration, Step
+from testdb_app.backends.base import ResetPlan as ResetPlan  # noqa: PLC0414 - this is its public path
 from testdb_app.baseline_state import Baseline
 from testdb_app.exceptions import ExclusionError, MissingPrivilegeError, PublicationError, ResetError, StorageError
 from testdb_app.graph import DependencyGraph, events_of_action, tied_groups
-from testdb_app.schema import HEAP, ForeignKey, LeftOut, QualifiedName, Schema, Table, TableKind, show_part
+from testdb_app.schema import HEAP, ForeignKey, QualifiedName, Schema, Table, TableKind, show_part
 from testdb_app.selection import Scope
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResetPlan:
-    """What a reset does, in order.
-
-    - ``steps`` empty tables, referencing tables first, then restart sequences.
-    - ``checks`` are foreign keys of tables that stay; no row may refer to an emptied table by them.
-    - ``verify`` are tables to read once more before the commit: a trigger that this role cannot switch off may write
-      to them.
-    - ``stale_views`` are materialized views over the emptied tables.
-    """
-
-    steps: tuple[Step, ...]
-    checks: tuple[ForeignKey, ...] = ()
-    verify: tuple[QualifiedName, ...] = ()
-    kept: tuple[LeftOut, ...] = ()
-    stale_views: tuple[QualifiedName, ...] = ()
-
-    @property
-    def tables(self) -> tuple[QualifiedName, ...]:
-        """The tables that the plan empties or restores, in order."""
-        return tuple(
-            dict.fromkeys(name for step in self.steps if step.action is not Action.RESTART for name in step.names)
-        )
-
-    @property
-    def sequences(self) -> tuple[QualifiedName, ...]:
-        """The sequences that the plan restarts."""
-        return tuple(name for step in self.steps if step.action is Action.RESTART for name in step.names)
 
 
 def plan_reset(

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from testdb_app.backends.base import Action, DatabaseIdentity
+from testdb_app.backends.base import Action, DatabaseIdentity, ResetPlan
 from testdb_app.baseline_state import RowChanges
-from testdb_app.plan import ResetPlan
 from testdb_app.schema import LeftOut, QualifiedName
 
 _UNCHANGED = RowChanges()

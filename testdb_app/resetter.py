@@ -21,8 +21,10 @@ from testdb_app.backends.base import (
     ChangeTracker,
     DatabaseIdentity,
     DatabaseState,
+    ResetPlan,
     Restoration,
     Script,
+    ScriptContext,
     baseline_unsupported,
     has_autocommit,
 )
@@ -47,7 +49,7 @@ from testdb_app.exceptions import (
 from testdb_app.graph import DependencyGraph
 from testdb_app.guard import check_transaction_state
 from testdb_app.model_tables import index_models
-from testdb_app.plan import ResetPlan, check_references, check_storage, find_refused, plan_reset
+from testdb_app.plan import check_references, check_storage, find_refused, plan_reset
 from testdb_app.report import ResetPreview, ResetReport, make_report
 from testdb_app.schema import QualifiedName, Schema
 from testdb_app.selection import Scope, make_scope, select_tables
@@ -326,18 +328,15 @@ class Resetter:
         *,
         for_tracker: bool = False,
     ) -> Script:
-        return self.backend.script(
-            self.connection,
-            context.schema,
-            plan.steps,
+        script_context = ScriptContext(
+            schema=context.schema,
             baseline=context.baseline,
-            checks=plan.checks,
-            verify=plan.verify,
+            identity=identity,
             lock_timeout=lock_timeout,
             within_transaction=self.within_transaction,
             for_tracker=for_tracker,
-            identity=identity,
         )
+        return self.backend.write_sql(self.connection, plan, script_context)
 
     def _report(
         self, identity: DatabaseIdentity, plan: ResetPlan, changes: Mapping[QualifiedName, RowChanges], rule: str

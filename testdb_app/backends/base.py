@@ -29,7 +29,7 @@ from testdb_app.exceptions import (
     TestDBError,
     UnsupportedError,
 )
-from testdb_app.schema import ForeignKey, QualifiedName, Schema, TableDetails
+from testdb_app.schema import ForeignKey, LeftOut, QualifiedName, Schema, TableDetails
 
 if TYPE_CHECKING:
     from django.db import Error
@@ -228,6 +228,70 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ResetPlan:
+    """What a reset does, in order.
+
+    - ``steps`` empty tables, referencing tables first, then restart sequences.
+    - ``checks`` are foreign keys of tables that stay; no row may refer to an emptied table by them.
+    - ``verify`` are tables to read once more before the commit: a trigger that this role cannot switch off may write
+      to them.
+    - ``stale_views`` are materialized views over the emptied tables.
+    """
+
+    steps: tuple[Step, ...]
+    checks: tuple[ForeignKey, ...] = ()
+    verify: tuple[QualifiedName, ...] = ()
+    kept: tuple[LeftOut, ...] = ()
+    stale_views: tuple[QualifiedName, ...] = ()
+
+    @property
+    def tables(self) -> tuple[QualifiedName, ...]:
+        """The tables that the plan empties or restores, in order."""
+        return tuple(
+            dict.fromkeys(name for step in self.steps if step.action is not Action.RESTART for name in step.names)
+        )
+
+    @property
+    def sequences(self) -> tuple[QualifiedName, ...]:
+        """The sequences that the plan restarts."""
+        return tuple(name for step in self.steps if step.action is Action.RESTART for name in step.names)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScriptContext:
+    """What the SQL of a plan depends on besides the plan.
+
+    The plan leads to the rows of ``baseline``, or to no rows. The transaction first proves that it is where ``identity``
+    was read, and that nothing forbids a reset there by now. ``lock_timeout`` is in seconds. ``within_transaction``: in a
+    savepoint of the caller's transaction. ``for_tracker``: see :class:`Script`.
+    """
+
+    schema: Schema
+    baseline: Baseline | None = None
+    identity: DatabaseIdentity | None = None
+    lock_timeout: float
+    within_transaction: bool = False
+    for_tracker: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capture:
+    """What a capture keeps as ``state``: the rows of ``tables``, and where ``sequences`` are.
+
+    ``excluded`` are the tables that no reset to it may touch. ``lock_timeout`` is in seconds. The transaction proves of
+    ``identity`` what that of a reset does.
+    """
+
+    schema: Schema
+    tables: frozenset[QualifiedName]
+    sequences: frozenset[QualifiedName]
+    excluded: frozenset[QualifiedName]
+    lock_timeout: float
+    state: str = BASELINE
+    identity: DatabaseIdentity | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Statement:
     """One SQL statement.
 
@@ -386,23 +450,8 @@ class BaseBackend(ABC):
         ...
 
     @abstractmethod
-    def script(
-        self,
-        connection: BaseDatabaseWrapper,
-        schema: Schema,
-        steps: Sequence[Step],
-        *,
-        baseline: Baseline | None = None,
-        checks: Sequence[ForeignKey],
-        verify: Sequence[QualifiedName],
-        lock_timeout: float,
-        within_transaction: bool,
-        for_tracker: bool = False,
-        identity: DatabaseIdentity | None = None,
-    ) -> Script:
-        """Write the SQL of a plan that leads to *baseline*, or to no rows. *lock_timeout* in seconds.
-
-        Its transaction first proves that it is where *identity* was read, and that nothing forbids a reset there by now.
+    def write_sql(self, connection: BaseDatabaseWrapper, plan: ResetPlan, context: ScriptContext) -> Script:
+        """Write the SQL of *plan*.
 
         Raises :class:`~testdb_app.exceptions.UnsupportedError` for a step that this vendor cannot do.
         """
@@ -632,21 +681,8 @@ class BaseBackend(ABC):
         """Describe what a baseline with rows of *tables* depends on; see ``Baseline.shape``."""
         raise baseline_unsupported(connection)
 
-    def write_baseline(
-        self,
-        connection: BaseDatabaseWrapper,
-        schema: Schema,
-        *,
-        tables: Iterable[QualifiedName],
-        sequences: Iterable[QualifiedName],
-        excluded: frozenset[QualifiedName],
-        lock_timeout: float,
-        state: str = BASELINE,
-        identity: DatabaseIdentity | None = None,
-    ) -> Baseline:
-        """Capture the rows of *tables* and the state of *sequences*, replacing any earlier *state*, all or nothing.
-
-        Here and below the transaction that writes proves what :meth:`script` says of *identity*, if one is given.
+    def write_baseline(self, connection: BaseDatabaseWrapper, capture: Capture) -> Baseline:
+        """Capture, in place of what is kept as that state. All or nothing.
 
         Raises an error of :mod:`testdb_app.exceptions`, with nothing changed.
         """
@@ -661,6 +697,8 @@ class BaseBackend(ABC):
         identity: DatabaseIdentity | None = None,
     ) -> Baseline:
         """Replace everything that the database keeps of that *state*, except the rows, by *baseline*. All or nothing.
+
+        Here and below the transaction proves that it is where *identity* was read, if one is given.
 
         Returns the baseline with the counters that are right from then on.
         """

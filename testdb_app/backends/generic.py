@@ -24,7 +24,9 @@ from testdb_app.backends.base import (
     BaseDataBackend,
     DatabaseIdentity,
     DatabaseState,
+    ResetPlan,
     Script,
+    ScriptContext,
     Statement,
     Step,
 )
@@ -288,41 +290,28 @@ class GenericBackend(BaseBackend):
         with connection.cursor() as cursor:
             return tuple(_count(connection, cursor, query, key.table.name, *key.columns) for key in keys)
 
-    def script(
-        self,
-        connection: BaseDatabaseWrapper,
-        schema: Schema,
-        steps: Sequence[Step],
-        *,
-        baseline: Baseline | None = None,
-        checks: Sequence[ForeignKey],
-        verify: Sequence[QualifiedName],
-        lock_timeout: float,
-        within_transaction: bool,
-        for_tracker: bool = False,
-        identity: DatabaseIdentity | None = None,
-    ) -> Script:
+    def write_sql(self, connection: BaseDatabaseWrapper, plan: ResetPlan, context: ScriptContext) -> Script:
         """Write Django's flush of the tables of a plan, and its reset of their sequences.
 
         The transaction is not part of it, because every vendor begins one in another way. Raises
         :class:`UnsupportedError` for sequences that this vendor's Django backend cannot reset, and within a transaction
         for statements that would commit it.
         """
-        tables = [name.name for step in steps if step.action is Action.DELETE for name in step.names]
+        tables = [name.name for step in plan.steps if step.action is Action.DELETE for name in step.names]
         flush: list[str] = connection.ops.sql_flush(no_style(), tables, reset_sequences=False, allow_cascade=False)
-        restarts = _restarts(connection, schema, steps)
+        restarts = _restarts(connection, context.schema, plan.steps)
         emptied = {f"DELETE FROM {connection.ops.quote_name(table)}": (qualify(table),) for table in tables}
         body = tuple(Statement(sql=sql, counts=emptied.get(sql, ())) for sql in map(_without_end, flush))
         # Last, because ALTER TABLE and TRUNCATE commit on some vendors.
         closing = tuple(Statement(sql=sql) for sql in map(_without_end, restarts))
         commits = [each.sql for each in body + closing if not each.sql.startswith(("DELETE", "SET", "UPDATE"))]
-        if within_transaction and commits and not connection.features.can_rollback_ddl:
+        if context.within_transaction and commits and not connection.features.can_rollback_ddl:
             raise UnsupportedError(
                 f"Not supported on {connection.display_name}: a reset within a transaction that would end it by "
                 f"{commits[0]}. Nothing was changed. Reset outside of the transaction, or without the sequences "
                 "(reset_sequences=False)."
             )
-        return Script(opening=(), body=body, closing=closing, checks=tuple(checks))
+        return Script(opening=(), body=body, closing=closing, checks=plan.checks)
 
     def run(
         self, connection: BaseDatabaseWrapper, script: Script, *, within_transaction: bool

@@ -24,12 +24,12 @@ class Scissors:
         self.after: int | None = None
         self.statement = END
         self.length = 0
-        write = PostgreSQLBackend.script
+        write = PostgreSQLBackend.write_sql
 
         def script(*args: Any, **options: Any) -> Script:
             return self.cut(write(*args, **options))
 
-        monkeypatch.setattr(PostgreSQLBackend, "script", script)
+        monkeypatch.setattr(PostgreSQLBackend, "write_sql", script)
 
     def cut(self, script: Script) -> Script:
         self.length = len(script.statements)

@@ -21,7 +21,7 @@ def test_row_written_after_the_look_that_refers_to_rows_that_go_is_taken_along_b
         "CREATE TABLE region (id integer PRIMARY KEY); INSERT INTO region VALUES (1);"
         f"CREATE TABLE city (region_id integer REFERENCES region ON DELETE {on_delete})"
     )
-    write, attempts = PostgreSQLBackend.script, []
+    write, attempts = PostgreSQLBackend.write_sql, []
 
     def script(*args: Any, **options: Any) -> Script:
         attempts.append(options)
@@ -29,7 +29,7 @@ def test_row_written_after_the_look_that_refers_to_rows_that_go_is_taken_along_b
             scratch.execute("INSERT INTO city VALUES (1)")
         return write(*args, **options)
 
-    monkeypatch.setattr(PostgreSQLBackend, "script", script)
+    monkeypatch.setattr(PostgreSQLBackend, "write_sql", script)
     report = scratch.reset()
     assert report.attempts == 2
     assert (scratch.count("city"), scratch.count("region")) == (0, 0)

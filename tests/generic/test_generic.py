@@ -6,7 +6,7 @@ import pytest
 from django.db import transaction
 
 from testdb_app.backends import get_backend
-from testdb_app.backends.base import Action, Mark, Step
+from testdb_app.backends.base import Action, Mark, ResetPlan, ScriptContext, Step
 from testdb_app.backends.generic import BACKEND, qualify
 from testdb_app.baseline_state import RowChanges
 from testdb_app.exceptions import (
@@ -49,10 +49,11 @@ def script(connection, *, within_transaction=False, restart=True, only=None, che
     restarts = sorted(seen.moved) if restart else []
     steps = [Step(action=Action.DELETE, names=(name,)) for name in deletes]
     steps += [Step(action=Action.RESTART, names=(name,)) for name in restarts]
-    return BACKEND.script(
-        connection, schema, steps,
-        checks=checks, verify=(), lock_timeout=1, within_transaction=within_transaction,
-    )  # fmt: skip
+    return BACKEND.write_sql(
+        connection,
+        ResetPlan(steps=tuple(steps), checks=tuple(checks)),
+        ScriptContext(schema=schema, lock_timeout=1, within_transaction=within_transaction),
+    )
 
 
 def reset(connection, *, within_transaction=False, **options):

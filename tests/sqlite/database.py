@@ -10,7 +10,7 @@ from typing import Any
 from django.db import connections
 from django.db.utils import ConnectionHandler
 
-from testdb_app.backends.base import Action, Script, Step
+from testdb_app.backends.base import Action, ResetPlan, Script, ScriptContext, Step
 from testdb_app.backends.sqlite.backend import BACKEND
 from testdb_app.baseline import capture_baseline
 from testdb_app.baseline_state import Baseline, RowChanges
@@ -96,15 +96,13 @@ class SQLiteDatabase:
         within_transaction: bool = False,
     ) -> Script:
         schema = self.schema()
-        return BACKEND.script(
-            self.connection,
-            schema,
-            self.steps(only),
-            checks=checks,
-            verify=[] if only else [table.name for table in schema.tables],
-            lock_timeout=lock_timeout,
-            within_transaction=within_transaction,
+        plan = ResetPlan(
+            steps=self.steps(only),
+            checks=tuple(checks),
+            verify=() if only else tuple(table.name for table in schema.tables),
         )
+        context = ScriptContext(schema=schema, lock_timeout=lock_timeout, within_transaction=within_transaction)
+        return BACKEND.write_sql(self.connection, plan, context)
 
     def reset(self, only: Sequence[str] = (), **options: Any) -> dict[str, int]:
         """Reset by the backend and return the rows removed by bare name; nothing else may have been done to any."""

@@ -12,6 +12,7 @@ from contextlib import suppress
 import pytest
 from django.db import transaction
 
+from testdb_app.backends.base import Capture
 from testdb_app.backends.sqlite import baseline as baseline_tables
 from testdb_app.backends.sqlite.backend import BACKEND
 from testdb_app.baseline import drop_baseline
@@ -277,15 +278,17 @@ def test_a_copy_without_rows_empties_no_table(known):
     assert known.content() == before
 
 
+def capture_of(schema, tables=()):
+    return Capture(schema=schema, tables=frozenset(tables), sequences=frozenset(), excluded=frozenset(), lock_timeout=1)
+
+
 def test_a_capture_inside_a_transaction_is_refused(known):
     known.run(*TABLES)
     with transaction.atomic(using=known.alias), pytest.raises(TransactionStateError):
         known.capture()
     known.run("BEGIN")
     with pytest.raises(TransactionStateError):
-        BACKEND.write_baseline(
-            known.connection, known.schema(), tables=(), sequences=(), excluded=frozenset(), lock_timeout=1
-        )
+        BACKEND.write_baseline(known.connection, capture_of(known.schema()))
     known.run("ROLLBACK")
     assert own_tables(known) == []
 
@@ -306,9 +309,7 @@ def test_an_interrupt_at_any_statement_of_a_capture_leaves_the_last_baseline_or_
     for when in ("before", "after"):
         for number in range(1000):
             with interrupted(known.connection, number, when) as interruption, suppress(KeyboardInterrupt):
-                BACKEND.write_baseline(
-                    known.connection, schema, tables=first.tables, sequences=(), excluded=frozenset(), lock_timeout=1
-                )
+                BACKEND.write_baseline(known.connection, capture_of(schema, first.tables))
             assert not known.connection.connection.in_transaction
             assert known.value("PRAGMA busy_timeout") == 1234
             values = {value for (value,) in known.rows("SELECT c2 FROM testdb_baseline_1")}

@@ -6,7 +6,7 @@ import sqlite3
 
 import pytest
 
-from testdb_app.backends.base import Action, Step
+from testdb_app.backends.base import Action, ResetPlan, ScriptContext, Step
 from testdb_app.backends.sqlite.backend import BACKEND
 from testdb_app.baseline_state import RowChanges
 from testdb_app.exceptions import ConcurrencyError, ExclusionError, UnsupportedError
@@ -255,10 +255,11 @@ def test_a_table_that_another_database_references_by_name_only_is_no_reference(d
 def test_truncate_is_refused_with_what_to_do(memory):
     memory.run("CREATE TABLE a (id)")
     with pytest.raises(UnsupportedError, match="no TRUNCATE"):
-        BACKEND.script(
-            memory.connection, memory.schema(), [Step(action=Action.TRUNCATE, names=(memory.table("a"),))],
-            checks=(), verify=(), lock_timeout=1, within_transaction=False,
-        )  # fmt: skip
+        BACKEND.write_sql(
+            memory.connection,
+            ResetPlan(steps=(Step(action=Action.TRUNCATE, names=(memory.table("a"),)),)),
+            ScriptContext(schema=memory.schema(), lock_timeout=1),
+        )
 
 
 def test_the_printed_sql_alone_resets_the_database(file, path):

@@ -11,14 +11,16 @@ from django.db import DatabaseError, Error, InterfaceError, transaction
 
 from testdb_app.backends.base import (
     BaseBackend,
+    Capture,
     DatabaseIdentity,
     DatabaseState,
     Failure,
     Mark,
     Position,
+    ResetPlan,
     Restoration,
     Script,
-    Step,
+    ScriptContext,
 )
 from testdb_app.backends.postgresql import baseline as baseline_tables
 from testdb_app.backends.postgresql import catalog, counters, operations, session_reset
@@ -187,32 +189,9 @@ class PostgreSQLBackend(BaseBackend):
                 raise explain_refusal(connection, reason) from error
             raise
 
-    def script(
-        self,
-        connection: BaseDatabaseWrapper,
-        schema: Schema,
-        steps: Sequence[Step],
-        *,
-        baseline: Baseline | None = None,
-        checks: Sequence[ForeignKey],
-        verify: Sequence[QualifiedName],
-        lock_timeout: float,
-        within_transaction: bool,
-        for_tracker: bool = False,
-        identity: DatabaseIdentity | None = None,
-    ) -> Script:
+    def write_sql(self, connection: BaseDatabaseWrapper, plan: ResetPlan, context: ScriptContext) -> Script:
         """Write the SQL of a plan; see :mod:`testdb_app.backends.postgresql.operations`."""
-        return operations.write_script(
-            schema,
-            steps,
-            baseline=baseline,
-            checks=checks,
-            verify=verify,
-            lock_timeout=lock_timeout,
-            within_transaction=within_transaction,
-            for_tracker=for_tracker,
-            identity=identity,
-        )
+        return operations.write_script(plan, context)
 
     def renew_session(self, connection: BaseDatabaseWrapper, *, mode: str) -> bool:
         return session_reset.renew_session(connection, mode=mode)
@@ -402,29 +381,9 @@ class PostgreSQLBackend(BaseBackend):
         read = partial(read_rows, connection, lock_timeout=_READING_TIMEOUT)
         return make_shape(schema, _read_with_shape(read, (), tables, migration_tables(schema), with_kinds=True)[1])
 
-    def write_baseline(
-        self,
-        connection: BaseDatabaseWrapper,
-        schema: Schema,
-        *,
-        tables: Iterable[QualifiedName],
-        sequences: Iterable[QualifiedName],
-        excluded: frozenset[QualifiedName],
-        lock_timeout: float,
-        state: str = BASELINE,
-        identity: DatabaseIdentity | None = None,
-    ) -> Baseline:
+    def write_baseline(self, connection: BaseDatabaseWrapper, capture: Capture) -> Baseline:
         """Capture; see :mod:`testdb_app.backends.postgresql.baseline`."""
-        return baseline_tables.write_baseline(
-            connection,
-            schema,
-            tables=tables,
-            sequences=sequences,
-            excluded=excluded,
-            lock_timeout=lock_timeout,
-            state=state,
-            identity=identity,
-        )
+        return baseline_tables.write_baseline(connection, capture)
 
     def rewrite_baseline(
         self,

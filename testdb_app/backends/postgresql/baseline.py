@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from django.db import DatabaseError, InterfaceError
 
-from testdb_app.backends.base import OWN_SCHEMA, DatabaseIdentity, has_autocommit
+from testdb_app.backends.base import OWN_SCHEMA, Capture, DatabaseIdentity, has_autocommit
 from testdb_app.backends.postgresql.baseline_shape import (
     EXACT_TEXT,
     PLAIN_SPELLING,
@@ -260,30 +260,20 @@ def _first_line(error: BaseException) -> str:
     return str(error).strip().split("\n")[0]
 
 
-def write_baseline(
-    connection: BaseDatabaseWrapper,
-    schema: Schema,
-    *,
-    tables: Iterable[QualifiedName],
-    sequences: Iterable[QualifiedName],
-    excluded: frozenset[QualifiedName],
-    lock_timeout: float,
-    state: str,
-    identity: DatabaseIdentity | None,
-) -> Baseline:
+def write_baseline(connection: BaseDatabaseWrapper, capture: Capture) -> Baseline:
     """Capture in one transaction, with writers of *tables* locked out. Costs a copy of every row."""
     if not has_autocommit(connection):
         raise TransactionStateError(
             f'Refusing to capture a baseline: the connection "{connection.alias}" is inside a transaction. Capture outside.'
         )
-    names = sorted(tables)
+    names, state = sorted(capture.tables), capture.state
     try:
         with rolled_back_on_error(connection):
-            run_sql(connection, ";\n".join(_opening(schema, names, lock_timeout, state, identity)))
+            run_sql(connection, ";\n".join(_opening(names, capture)))
             found = scalars(connection, [f"SELECT EXISTS (SELECT FROM ONLY {quote(name)})::integer" for name in names])
             filled = [name for name, has_rows in zip(names, found, strict=True) if has_rows]
-            baseline = _capture(connection, schema, filled, sorted(sequences), excluded, state)
-            run_sql(connection, ";\n".join([*_force_row_security(schema, names, on=True), "COMMIT"]))
+            baseline = _capture(connection, filled, capture)
+            run_sql(connection, ";\n".join([*_force_row_security(capture.schema, names, on=True), "COMMIT"]))
             (((now,),),) = read_rows(connection, [counters(_document(state))])
             baseline = replace(baseline, counters=now, document=_document(state))
             _verified.add(_key(baseline))
@@ -294,22 +284,20 @@ def write_baseline(
         raise translate(connection, error, dict.fromkeys(names, SHARED), doing="Capturing the baseline of") from error
 
 
-def _opening(
-    schema: Schema, names: Many[QualifiedName], lock_timeout: float, state: str, identity: DatabaseIdentity | None
-) -> Iterable[str]:
+def _opening(names: Many[QualifiedName], capture: Capture) -> Iterable[str]:
     yield "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
-    yield f"SET LOCAL lock_timeout = '{milliseconds(lock_timeout)}ms'"
+    yield f"SET LOCAL lock_timeout = '{milliseconds(capture.lock_timeout)}ms'"
     yield "SET LOCAL row_security = off"
     yield WITHOUT_JIT
     yield PLAIN_SPELLING
-    yield _prove(identity)
+    yield _prove(capture.identity)
     # Another role may have made a schema of that name just before, and own it.
     yield f"CREATE SCHEMA IF NOT EXISTS {OWN_SCHEMA}"
     yield prove_own_schema()
-    yield _drop(state)
+    yield _drop(capture.state)
     if names:
         yield f"LOCK TABLE {', '.join(f'ONLY {quote(name)}' for name in names)} IN {SHARED} MODE"
-    yield from _force_row_security(schema, names, on=False)
+    yield from _force_row_security(capture.schema, names, on=False)
 
 
 def _force_row_security(schema: Schema, names: Many[QualifiedName], *, on: bool) -> Iterable[str]:
@@ -319,14 +307,8 @@ def _force_row_security(schema: Schema, names: Many[QualifiedName], *, on: bool)
             yield f"ALTER TABLE ONLY {quote(name)} {'' if on else 'NO '}FORCE ROW LEVEL SECURITY"
 
 
-def _capture(
-    connection: BaseDatabaseWrapper,
-    schema: Schema,
-    names: Many[QualifiedName],
-    sequences: Many[QualifiedName],
-    excluded: frozenset[QualifiedName],
-    state: str,
-) -> Baseline:
+def _capture(connection: BaseDatabaseWrapper, names: Many[QualifiedName], capture: Capture) -> Baseline:
+    schema, document, sequences = capture.schema, _document(capture.state), sorted(capture.sequences)
     migrations = migration_tables(schema)
     queries = shape_queries(names, migrations, with_kinds=True)
     results = read_rows(connection, queries)
@@ -334,7 +316,7 @@ def _capture(
     tables = [
         BaselineTable(
             name=name,
-            copy=QualifiedName(OWN_SCHEMA, f"{state}_{number}"),
+            copy=QualifiedName(OWN_SCHEMA, f"{capture.state}_{number}"),
             rows=0,
             columns=shapes[name].columns,
             key=shapes[name].key,
@@ -357,18 +339,18 @@ def _capture(
         captured_at=now,
         tables={table.name: table for table in tables},
         sequences={name: state for name, state in states.items() if state != starts[name]},
-        excluded=excluded,
+        excluded=capture.excluded,
         migrations=migrations,
         shape=make_shape(schema, parse_shape(results)),
     )
-    document = quote_literal(json.dumps(to_document(baseline)))
+    content = quote_literal(json.dumps(to_document(baseline)))
     statements = [
         # The key is for publications of all tables: without one the server refuses every UPDATE.
         (
-            f"CREATE TABLE {quote(_document(state))} (id integer PRIMARY KEY DEFAULT 1, document pg_catalog.jsonb NOT NULL) "
+            f"CREATE TABLE {quote(document)} (id integer PRIMARY KEY DEFAULT 1, document pg_catalog.jsonb NOT NULL) "
             "USING heap"
         ),
-        f"INSERT INTO {quote(_document(state))} (document) VALUES ({document})",
+        f"INSERT INTO {quote(document)} (document) VALUES ({content})",
         # After setval() the next call of a sequence is certain to be logged, and so takes a transaction id.
         *(f"SELECT {set_sequence(name, state)}" for name, state in states.items() if state.is_called),
     ]

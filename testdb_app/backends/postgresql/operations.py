@@ -42,7 +42,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Sequence as Many
 
-from testdb_app.backends.base import Action, DatabaseIdentity, Mark, Script, Statement, Step
+from testdb_app.backends.base import Action, Mark, ResetPlan, Script, ScriptContext, Statement, Step
 from testdb_app.backends.postgresql.baseline_shape import EXACT_TEXT, KEEP_SETTINGS, PUT_SETTINGS_BACK
 from testdb_app.backends.postgresql.preconditions import CHANGED_COPY, Precondition, counted_or_changed
 from testdb_app.backends.postgresql.sql import EQUALS, equals, milliseconds, quote, quote_literal
@@ -65,34 +65,24 @@ DROP_SCHEMA = (
 """Drops the schema of the package's own tables. It stays if it belongs to somebody else, or contains something else."""
 
 
-def write_script(
-    schema: Schema,
-    steps: Many[Step],
-    *,
-    baseline: Baseline | None = None,
-    checks: Many[ForeignKey],
-    verify: Many[QualifiedName],
-    lock_timeout: float,
-    within_transaction: bool,
-    for_tracker: bool = False,
-    identity: DatabaseIdentity | None = None,
-) -> Script:
-    """Write *steps* as one transaction, or inside the caller's as one savepoint. For *for_tracker*, see :class:`Script`."""
+def write_script(plan: ResetPlan, context: ScriptContext) -> Script:
+    """Write *plan* as one transaction, or inside the caller's as one savepoint. For a tracker, see :class:`Script`."""
+    schema, baseline, steps, identity = context.schema, context.baseline, plan.steps, context.identity
     truncated = {name for step in steps if step.action is Action.TRUNCATE for name in step.names}
     deleted = [name for step in steps if step.action in BY_ROW for name in step.names if name not in truncated]
     restarted = [name for step in steps if step.action is Action.RESTART for name in step.names]
     off, on = switches(schema, steps)
-    begin = _begin(lock_timeout, within_transaction)
+    begin = _begin(context)
     is_replica = identity is not None and identity.is_replica
     if is_replica:
         begin = itertools.chain(begin, [_leave_replica(schema)])
-    if for_tracker:
+    if context.for_tracker:
         hides = any(schema.by_name[name].hides_rows for name in (*deleted, *truncated))
         begin = iter([_REFUSE_TO_HIDE] if hides else [])
     body = [
         *(Statement(sql=sql) for sql in off),
         *_truncations(schema, steps),
-        *_writes(schema, steps, baseline, within_transaction=within_transaction),
+        *_writes(plan, context),
     ]
     if on:
         # A table with pending events of deferred keys cannot be altered.
@@ -104,20 +94,24 @@ def write_script(
         restored = (name for step in steps if step.action is Action.RESTORE for name in step.names)
         copies = [table.copy.name for name in restored if baseline and (table := baseline.tables.get(name)) is not None]
         proof = Precondition.of(identity, owners=schema.trusted_owners, reads=copies)
-    if not for_tracker:
+    if not context.for_tracker:
         body.extend(Statement(sql=sql) for name in restarted for sql in _restart(schema, name, states[name]))
-    end = ("COMMIT", set_sequences(states, proof)) if for_tracker else _end(within_transaction, is_replica)
+    end = (
+        ("COMMIT", set_sequences(states, proof))
+        if context.for_tracker
+        else _end(context.within_transaction, is_replica)
+    )
     return Script(
         opening=(
             *(Statement(sql=sql) for sql in begin),
-            *([] if for_tracker or proof is None else [Statement(sql=proof.prove(), is_proof=True)]),
-            *(Statement(sql=sql, is_lock=True) for sql in _lock_statements(schema, steps, deleted, checks)),
+            *([] if context.for_tracker or proof is None else [Statement(sql=proof.prove(), is_proof=True)]),
+            *(Statement(sql=sql, is_lock=True) for sql in _lock_statements(schema, steps, deleted, plan.checks)),
         ),
         body=tuple(body),
         closing=tuple(Statement(sql=sql) for sql in end),
-        checks=tuple(checks),
-        verify=tuple(verify),
-        locks=_locks(schema, steps, checks),
+        checks=plan.checks,
+        verify=plan.verify,
+        locks=_locks(schema, steps, plan.checks),
         baseline=baseline,
         restarted=tuple(restarted),
         is_plain=not (off or on or truncated),
@@ -138,8 +132,8 @@ def write_mark(mark: Mark, binding: str, *, present: bool) -> str:
     return f"DROP TABLE IF EXISTS testdb.{mark};\n{DROP_SCHEMA}"
 
 
-def _begin(lock_timeout: float, within_transaction: bool) -> Iterator[str]:
-    if within_transaction:
+def _begin(context: ScriptContext) -> Iterator[str]:
+    if context.within_transaction:
         yield "SAVEPOINT testdb_reset"
         # SET LOCAL would last to the end of the caller's transaction, so the earlier values are kept.
         yield (
@@ -150,7 +144,7 @@ def _begin(lock_timeout: float, within_transaction: bool) -> Iterator[str]:
         yield "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
         # A crash of the server within the next second may undo the whole reset, never half of it.
         yield "SET LOCAL synchronous_commit = off"
-    yield f"SET LOCAL lock_timeout = '{milliseconds(lock_timeout)}ms'"
+    yield f"SET LOCAL lock_timeout = '{milliseconds(context.lock_timeout)}ms'"
     yield _REFUSE_TO_HIDE
 
 
@@ -228,10 +222,8 @@ def _delete(step: Step) -> Statement:
     return Statement(sql=f"WITH {deletes}\nSELECT {counts}", counts=step.names)
 
 
-def _writes(
-    schema: Schema, steps: Many[Step], baseline: Baseline | None, *, within_transaction: bool
-) -> Iterator[Statement]:
-    exact = False
+def _writes(plan: ResetPlan, context: ScriptContext) -> Iterator[Statement]:
+    steps, baseline, exact = plan.steps, context.baseline, False
     if any(step.action is Action.RESTORE for step in steps):
         assert baseline is not None
         # Checks that can wait see the final state, in whatever order the rows come.
@@ -240,13 +232,13 @@ def _writes(
             needs_exact_text(table) for step in steps for name in step.names if (table := baseline.tables.get(name))
         )
     if exact:
-        if within_transaction:
+        if context.within_transaction:
             yield Statement(sql=KEEP_SETTINGS)
         yield Statement(sql=EXACT_TEXT)
     yield from (_delete(step) for step in steps if step.action is Action.DELETE)
     if baseline is not None:
-        yield from _restorations(schema, steps, baseline)
-    if exact and within_transaction:
+        yield from _restorations(context.schema, steps, baseline)
+    if exact and context.within_transaction:
         # SET LOCAL would last to the end of the caller's transaction.
         yield Statement(sql=PUT_SETTINGS_BACK)
 

@@ -39,7 +39,15 @@ if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
     from django.db.backends.utils import CursorWrapper
 
-    from testdb_app.backends.base import DatabaseIdentity, DatabaseState, Script, Statement, Step
+    from testdb_app.backends.base import (
+        Capture,
+        DatabaseIdentity,
+        DatabaseState,
+        ResetPlan,
+        Script,
+        ScriptContext,
+        Statement,
+    )
     from testdb_app.baseline_state import Baseline, EarlierFormat
     from testdb_app.schema import ForeignKey, QualifiedName, Schema, TableDetails
 
@@ -147,32 +155,8 @@ class SQLiteBackend(BaseBackend):
     ) -> tuple[int, ...]:
         return introspection.count_references(connection, keys, baseline)
 
-    def script(
-        self,
-        connection: BaseDatabaseWrapper,
-        schema: Schema,
-        steps: Sequence[Step],
-        *,
-        baseline: Baseline | None = None,
-        checks: Sequence[ForeignKey],
-        verify: Sequence[QualifiedName],
-        lock_timeout: float,
-        within_transaction: bool,
-        for_tracker: bool = False,
-        identity: DatabaseIdentity | None = None,
-    ) -> Script:
-        return operations.script(
-            connection,
-            schema,
-            steps,
-            baseline=baseline,
-            checks=checks,
-            verify=verify,
-            lock_timeout=lock_timeout,
-            within_transaction=within_transaction,
-            for_tracker=for_tracker,
-            identity=identity,
-        )
+    def write_sql(self, connection: BaseDatabaseWrapper, plan: ResetPlan, context: ScriptContext) -> Script:
+        return operations.write_script(connection, plan, context)
 
     def run(
         self, connection: BaseDatabaseWrapper, script: Script, *, within_transaction: bool
@@ -218,28 +202,8 @@ class SQLiteBackend(BaseBackend):
     ) -> dict[str, str]:
         return baseline_tables.read_shape(connection, schema, tables)
 
-    def write_baseline(
-        self,
-        connection: BaseDatabaseWrapper,
-        schema: Schema,
-        *,
-        tables: Iterable[QualifiedName],
-        sequences: Iterable[QualifiedName],
-        excluded: frozenset[QualifiedName],
-        lock_timeout: float,
-        state: str = BASELINE,
-        identity: DatabaseIdentity | None = None,
-    ) -> Baseline:
-        return baseline_tables.write_baseline(
-            connection,
-            schema,
-            tables=tables,
-            sequences=sequences,
-            excluded=excluded,
-            lock_timeout=lock_timeout,
-            state=state,
-            identity=identity,
-        )
+    def write_baseline(self, connection: BaseDatabaseWrapper, capture: Capture) -> Baseline:
+        return baseline_tables.write_baseline(connection, capture)
 
     def rewrite_baseline(
         self,

@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from testdb_app.backends.base import OWN_SCHEMA, DatabaseIdentity, has_autocommit
+from testdb_app.backends.base import OWN_SCHEMA, Capture, DatabaseIdentity, has_autocommit
 from testdb_app.backends.sqlite.baseline_copies import count_changes, count_copy, make_copy, read_copy
 from testdb_app.backends.sqlite.baseline_shape import (
     TableShape,
@@ -177,17 +177,7 @@ def read_shape(connection: BaseDatabaseWrapper, schema: Schema, tables: Iterable
         return _describe(connection, cursor, catalog, schema, shapes)
 
 
-def write_baseline(
-    connection: BaseDatabaseWrapper,
-    schema: Schema,
-    *,
-    tables: Iterable[QualifiedName],
-    sequences: Iterable[QualifiedName],
-    excluded: frozenset[QualifiedName],
-    lock_timeout: float,
-    state: str = BASELINE,
-    identity: DatabaseIdentity | None = None,
-) -> Baseline:
+def write_baseline(connection: BaseDatabaseWrapper, capture: Capture) -> Baseline:
     """Capture in one transaction that keeps other writers out. Costs a copy of every row.
 
     Raises :class:`UnsupportedError` for a virtual table with rows that cannot be kept exactly, and similar cases.
@@ -197,37 +187,28 @@ def write_baseline(
             f'Refusing to capture a baseline: the connection "{connection.alias}" is inside a transaction. Capture outside.'
         )
     with connection.cursor() as settings, kept_pragmas(connection, settings, ("busy_timeout",)):
-        execute(connection, settings, f"PRAGMA busy_timeout = {round(lock_timeout * 1000)}")
+        execute(connection, settings, f"PRAGMA busy_timeout = {round(capture.lock_timeout * 1000)}")
         with all_or_nothing(connection, "testdb_baseline") as cursor:
             catalog = read_catalog(connection, cursor)
-            if catalog.token != schema.token:
+            if catalog.token != capture.schema.token:
                 raise ConcurrencyError(
                     f'The schema of database "{connection.settings_dict["NAME"]}" (alias "{connection.alias}") was changed '
                     "while its baseline was about to be captured. Nothing was changed by the capture. Run it again.",
                     attempts=1,
                 )
-            _drop(connection, cursor, state)
-            baseline = _capture(connection, cursor, catalog, schema, sorted(tables), sorted(sequences), excluded, state)
+            _drop(connection, cursor, capture.state)
+            baseline = _capture(connection, cursor, catalog, capture)
     _verified.add((str(connection.settings_dict["NAME"]), baseline.captured_at))
     return baseline
 
 
-def _capture(
-    connection: BaseDatabaseWrapper,
-    cursor: CursorWrapper,
-    catalog: Catalog,
-    schema: Schema,
-    names: list[QualifiedName],
-    sequences: list[QualifiedName],
-    excluded: frozenset[QualifiedName],
-    state: str,
-) -> Baseline:
-    filled = [name for name in names if _has_rows(connection, cursor, catalog.source(name))]
+def _capture(connection: BaseDatabaseWrapper, cursor: CursorWrapper, catalog: Catalog, capture: Capture) -> Baseline:
+    filled = [name for name in sorted(capture.tables) if _has_rows(connection, cursor, catalog.source(name))]
     shapes = read_shapes(connection, cursor, catalog, filled)
     _check_keepable(connection, catalog, shapes)
     tables = {}
     for number, name in enumerate(filled, 1):
-        shape, copy = shapes[name], QualifiedName("main", f"{OWN_SCHEMA}_{state}_{number}")
+        shape, copy = shapes[name], QualifiedName("main", f"{OWN_SCHEMA}_{capture.state}_{number}")
         table = BaselineTable(name=name, copy=copy, rows=0, columns=shape.columns, key=shape.key)
         for sql in make_copy(table, shape):
             execute(connection, cursor, sql)
@@ -236,16 +217,16 @@ def _capture(
     baseline = Baseline(
         captured_at=datetime.now(UTC).isoformat(timespec="microseconds"),
         tables=tables,
-        sequences=dict(_read_sequences(connection, cursor, catalog, sequences)),
-        excluded=excluded,
-        migrations=migration_tables(schema),
-        shape=_describe(connection, cursor, catalog, schema, shapes),
+        sequences=dict(_read_sequences(connection, cursor, catalog, sorted(capture.sequences))),
+        excluded=capture.excluded,
+        migrations=migration_tables(capture.schema),
+        shape=_describe(connection, cursor, catalog, capture.schema, shapes),
     )
     # Others see a change by the texts of the catalog. With this comment they also see a change of the copies' rows alone.
-    made = f"CREATE TABLE {quote_qualified(DOCUMENTS[state])} (document TEXT NOT NULL /* {baseline.captured_at} */)"
+    made = f"CREATE TABLE {quote_qualified(DOCUMENTS[capture.state])} (document TEXT NOT NULL /* {baseline.captured_at} */)"
     execute(connection, cursor, made)
     document = quote_literal(json.dumps(to_document(baseline)))
-    execute(connection, cursor, f"INSERT INTO {quote_qualified(DOCUMENTS[state])} VALUES ({document})")
+    execute(connection, cursor, f"INSERT INTO {quote_qualified(DOCUMENTS[capture.state])} VALUES ({document})")
     return baseline
 
 

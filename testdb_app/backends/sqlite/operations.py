@@ -20,7 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from testdb_app.backends.base import Action, DatabaseIdentity, Script, Statement, Step
+from testdb_app.backends.base import Action, ResetPlan, Script, ScriptContext, Statement, Step
 from testdb_app.backends.sqlite.baseline_copies import put_in, read_comparison, take_out
 from testdb_app.backends.sqlite.catalog import read_catalog
 from testdb_app.backends.sqlite.connection import fetch, snapshot
@@ -56,35 +56,24 @@ class SQLiteScript(Script):
     restored: tuple[BaselineTable, ...] = ()
 
 
-def script(
-    connection: BaseDatabaseWrapper,
-    schema: Schema,
-    steps: Sequence[Step],
-    *,
-    baseline: Baseline | None = None,
-    checks: Sequence[ForeignKey],
-    verify: Sequence[QualifiedName],
-    lock_timeout: float,
-    within_transaction: bool,
-    for_tracker: bool = False,
-    identity: DatabaseIdentity | None = None,
-) -> SQLiteScript:
-    """Write the SQL of a plan. *lock_timeout* in seconds. Reads the catalog for virtual tables and cycles only.
+def write_script(connection: BaseDatabaseWrapper, plan: ResetPlan, context: ScriptContext) -> SQLiteScript:
+    """Write the SQL of a plan. Reads the catalog for virtual tables and cycles only.
 
     Raises :class:`~testdb_app.exceptions.UnsupportedError` for TRUNCATE. Within a transaction also for a cycle that
     SQLite cannot delete there, and for rows that it cannot restore there.
     """
+    schema, baseline, steps, within = context.schema, context.baseline, plan.steps, context.within_transaction
     tables = _tables(steps)
     copies = baseline.tables if baseline is not None else {}
     restored = {
         name: copies[name] for step in steps if step.action is Action.RESTORE for name in step.names if name in copies
     }
-    if within_transaction:
+    if within:
         refuse_actions(connection, schema, steps, baseline)
-    breaks = broken_references(connection, schema, steps) if within_transaction else ()
-    cascaded = cascading(schema, steps, breaks) if within_transaction else frozenset()
+    breaks = broken_references(connection, schema, steps) if within else ()
+    cascaded = cascading(schema, steps, breaks) if within else frozenset()
     # Within a transaction a key may also set columns of deleted rows.
-    updated = {key.table for key, _ in breaks} | (restored.keys() if within_transaction else set())
+    updated = {key.table for key, _ in breaks} | (restored.keys() if within else set())
     triggers = _triggers(schema, tables, inserted=restored, updated=updated)
     before = [*map(_drop, triggers), *(set_null(key, column) for key, column in breaks)]
     inputs = _read_inputs(connection, schema, tables, steps, baseline if restored else None)
@@ -93,21 +82,21 @@ def script(
     sequences = [*put_back(inputs.moved), *restart(steps, baseline.sequences if baseline is not None else {})]
     after = [*sequences, *(trigger.definition for _, trigger in triggers)]
     opening = _opening(
-        lock_timeout,
-        within=within_transaction,
+        context.lock_timeout,
+        within=within,
         deferred=needs_deferral(schema, steps),
         unchecked=bool(breaks or restored),
     )
     return SQLiteScript(
         opening=tuple(_plain(opening)),
         body=(*_plain(before), *deletes, *inserts, *_plain(after)),
-        closing=tuple(_plain([f"RELEASE {SAVEPOINT}" if within_transaction else "COMMIT"])),
-        checks=tuple(checks),
-        verify=tuple(verify),
+        closing=tuple(_plain([f"RELEASE {SAVEPOINT}" if within else "COMMIT"])),
+        checks=plan.checks,
+        verify=plan.verify,
         baseline=baseline,
         restored=tuple(restored.values()),
         token=schema.token,
-        unexpected=tuple(key for key in _keys_from_outside(schema, tables) if key not in set(checks)),
+        unexpected=tuple(key for key in _keys_from_outside(schema, tables) if key not in set(plan.checks)),
     )
 
 
