@@ -6,11 +6,11 @@ import logging
 import random
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar
 
 from django.db import DEFAULT_DB_ALIAS, DatabaseError, Error, InterfaceError, connections
 
@@ -65,6 +65,7 @@ _T = TypeVar("_T")
 WAITS = 3
 """The lock timeout is divided into this many waits for locks."""
 MOST_ATTEMPTS = 10
+_MOST_SCRIPTS = 128
 _LONGEST_PAUSE = 0.2
 
 READING, RESETTING, CAPTURING = "Reading the state of", "The reset of", "Capturing the baseline of"
@@ -122,6 +123,8 @@ class Resetter:
         self.once = once
         self._context: ResetContext | None = None
         self._tracker: ChangeTracker | None = None
+        # What was planned and written for the tracker, by what it found.
+        self._scripts: dict[Hashable, tuple[ResetPlan, Script]] = {}
 
     @property
     def connection(self) -> BaseDatabaseWrapper:
@@ -223,15 +226,10 @@ class Resetter:
         # Several attempts share the timeout: a failed attempt releases its locks, so that other sessions can finish.
         timeout = self.options.lock_timeout / WAITS
         is_first = restoration is Restoration.DIFFERENCES and strategy == self.options.strategy
-        if self._tracker is not None and is_first and not self.within_transaction:
-            replay = self._tracker.replay(
-                self.connection, permit=self._permit, write=self._write_replay, lock_timeout=timeout
-            )
-            if replay is not None:
-                plan = ResetPlan(steps=(), kept=self._context.scope.kept if self._context is not None else ())
-                if replay.script is not None:
-                    plan = cast("ResetPlan", replay.script.origin)
-                return self._report(replay.identity, plan, replay.changes, replay.permitted_by)
+        if is_first and not self.within_transaction:
+            report = self._reset_written(timeout)
+            if report is not None:
+                return report
         observation, context = self._read_state(refit=refit, permit=True)
         if self.within_transaction and observation.identity.has_fixed_snapshot:
             raise TransactionStateError(
@@ -250,7 +248,7 @@ class Resetter:
         )
         changes: Mapping[QualifiedName, RowChanges] = {}
         if plan.steps:
-            script = self._script(context, plan, timeout, observation.identity)
+            script = self._write_sql(context, plan, timeout, observation.identity)
             changes = self.backend.run(self.connection, script, within_transaction=self.within_transaction)
             if counted is not None and restoration is Restoration.IN_PASSES:
                 # The server does not report what it did.
@@ -262,19 +260,44 @@ class Resetter:
             self._tracker.renew(self.connection, observation)
         return self._report(observation.identity, plan, changes, rule)
 
-    def _write_replay(self, observation: DatabaseState) -> Script | None:
-        """Write the SQL that empties or restores the written tables; None if that needs a full scan."""
-        assert self._context is not None
-        baseline = self._context.baseline
-        if baseline is not None and not observation.sizes.keys().isdisjoint(baseline.kept_in):
+    def _reset_written(self, lock_timeout: float) -> ResetReport | None:
+        """Reset what the tracker finds written, in few round trips; return None if a full scan is needed."""
+        tracker, context = self._tracker, self._context
+        if tracker is None or context is None:
+            return None
+        found = tracker.find_changes(self.connection)
+        while found is not None:
+            rule = self._permit(found.identity)
+            if found.is_nothing:
+                return self._report(found.identity, ResetPlan(steps=(), kept=context.scope.kept), {}, rule)
+            written = self._scripts.get(found.key)
+            if written is None and (state := tracker.describe(found)) is not None:
+                written = self._write_for_tracker(context, state)
+                if written is None:
+                    return None
+                if found.key is not None:
+                    if len(self._scripts) >= _MOST_SCRIPTS:
+                        self._scripts.clear()
+                    self._scripts[found.key] = written
+            if written is not None:
+                plan, script = written
+                changes = tracker.run(self.connection, found, script, lock_timeout=lock_timeout)
+                if changes is not None:
+                    return self._report(found.identity, plan, changes, rule)
+            found = tracker.find_changes(self.connection, after=found)
+        return None
+
+    def _write_for_tracker(self, context: ResetContext, state: DatabaseState) -> tuple[ResetPlan, Script] | None:
+        """Plan, and write the SQL that empties or restores the written tables; None if that needs a full scan."""
+        baseline = context.baseline
+        if baseline is not None and not state.sizes.keys().isdisjoint(baseline.kept_in):
             # The baseline may be out of date, or damaged.
             return None
         options = self.options
-        plan = self._context.plan(observation, strategy=options.strategy, truncate_above=options.truncate_above)
+        plan = context.plan(state, strategy=options.strategy, truncate_above=options.truncate_above)
         if plan.checks or plan.verify:
             return None
-        script = self._script(self._context, plan, options.lock_timeout, observation.identity, for_tracker=True)
-        return replace(script, origin=plan)
+        return plan, self._write_sql(context, plan, options.lock_timeout, state.identity, for_tracker=True)
 
     def _read_state(self, *, refit: bool = False, permit: bool = False) -> tuple[DatabaseState, ResetContext]:
         """Read the state, ask the guard if *permit*, and read the context if there is none or the schema has changed."""
@@ -291,6 +314,7 @@ class Resetter:
             # Counters do not cover tables of other access methods.
             can_watch = self._context.schema.outside_heap.isdisjoint(self._context.scope.tables)
             self._tracker = self.backend.change_tracker(self._context.schema) if can_watch else None
+            self._scripts.clear()
         raise ConcurrencyError(
             f'The schema of database "{observation.identity.name}" changes faster than it can be read. Nothing was changed. '
             "Wait until the migrations that run on it have ended.",
@@ -312,14 +336,30 @@ class Resetter:
         counted = self.backend.count_changes(self.connection, context.baseline, sorted(tables))
         return {name: changes for name, changes in counted.items() if changes}
 
-    def _plan(self, observation: DatabaseState, context: ResetContext, strategy: str, **options: Any) -> ResetPlan:
-        plan = context.plan(observation, strategy=strategy, truncate_above=self.options.truncate_above, **options)
+    def _plan(
+        self,
+        observation: DatabaseState,
+        context: ResetContext,
+        strategy: str,
+        *,
+        restoration: Restoration = Restoration.DIFFERENCES,
+        differing: frozenset[QualifiedName] | None = None,
+        new_tables: frozenset[QualifiedName] = frozenset(),
+    ) -> ResetPlan:
+        plan = context.plan(
+            observation,
+            strategy=strategy,
+            truncate_above=self.options.truncate_above,
+            restoration=restoration,
+            differing=differing,
+            new_tables=new_tables,
+        )
         if plan.checks:
             counts = self.backend.count_references(self.connection, plan.checks, context.baseline)
             check_references(context.schema, context.scope, plan.checks, counts)
         return plan
 
-    def _script(
+    def _write_sql(
         self,
         context: ResetContext,
         plan: ResetPlan,
@@ -367,7 +407,7 @@ class Resetter:
         plan = self._plan(observation, context, self.options.strategy, differing=frozenset(changes))
         emptied = [name for name in plan.tables if context.schema.by_name[name].stores_rows and name not in changes]
         removed = {name: changes[name].removed for name in plan.tables if name in changes}
-        script = self._script(context, plan, self.options.lock_timeout, observation.identity)
+        script = self._write_sql(context, plan, self.options.lock_timeout, observation.identity)
         return ResetPreview(
             identity=observation.identity,
             plan=plan,
@@ -528,7 +568,16 @@ class ResetContext:
         shape = self.baseline.shape
         return all(what in shape and is_same_shape(shape[what], text) for what, text in observation.shape.items())
 
-    def plan(self, observation: DatabaseState, *, strategy: str, truncate_above: int, **options: Any) -> ResetPlan:
+    def plan(
+        self,
+        observation: DatabaseState,
+        *,
+        strategy: str,
+        truncate_above: int,
+        restoration: Restoration = Restoration.DIFFERENCES,
+        differing: frozenset[QualifiedName] | None = None,
+        new_tables: frozenset[QualifiedName] = frozenset(),
+    ) -> ResetPlan:
         """Plan the steps from *observation* to the target state; see :func:`testdb_app.plan.plan_reset`."""
         return plan_reset(
             self.schema,
@@ -538,7 +587,9 @@ class ResetContext:
             strategy=strategy,
             truncate_above=truncate_above,
             baseline=self.baseline,
-            **options,
+            restoration=restoration,
+            differing=differing,
+            new_tables=new_tables,
         )
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -173,7 +173,6 @@ class DatabaseState:
     - ``shape``: what a baseline depends on besides the schema, as it is now; see
       :class:`testdb_app.baseline_state.Baseline`.
     - ``copies``: the counters of the baseline's copies, as ``Baseline.counters`` has them.
-    - ``conditions``: the backend's own, for :meth:`BaseBackend.change_tracker`.
     - ``missing``: relations for which the role lacks a privilege that emptying them would need, and which.
     """
 
@@ -185,7 +184,6 @@ class DatabaseState:
     missing: Mapping[QualifiedName, str] = field(default_factory=dict)
     shape: Mapping[str, str] = field(default_factory=dict)
     copies: str = ""
-    conditions: object = None
 
     @property
     def moved(self) -> frozenset[QualifiedName]:
@@ -316,7 +314,7 @@ class Script:
     tables that stay) must have no row; ``body`` empties and restarts; the tables of ``verify`` must be empty now; and
     ``closing`` commits. If there is nothing to check or verify, all of it is one round trip. A script for a change
     tracker lacks the beginning and has sequences set after the commit: ``restarted``; it ``is_plain`` if it writes to no
-    catalog. ``origin`` is what the resetter wrote it from.
+    catalog.
     """
 
     opening: tuple[Statement, ...]
@@ -328,7 +326,6 @@ class Script:
     baseline: Baseline | None = None
     restarted: tuple[QualifiedName, ...] = ()
     is_plain: bool = False
-    origin: object = None
 
     @property
     def statements(self) -> tuple[Statement, ...]:
@@ -348,21 +345,26 @@ class Script:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Replay:
-    """A reset by a change tracker: where, permitted by what, the script that ran (None: nothing was written), the changes."""
+class FoundChanges:
+    """What a change tracker found written since the last reset, in the database of ``identity``.
 
-    identity: DatabaseIdentity
-    permitted_by: str
-    script: Script | None = None
-    changes: Mapping[QualifiedName, RowChanges] = field(default_factory=dict)
-
-
-class ChangeTracker(Protocol):
-    """Remembers a database from one reset to the next, to find what was written in between.
-
-    It belongs to one resetter, and is valid as long as the schema and the options that it was made with.
+    With ``is_nothing`` it is proved that nothing was. ``key`` is equal for the same tables and sequences of the same
+    database, so that a script for them can be used again; None if the script should be written anew.
     """
 
+    identity: DatabaseIdentity
+    key: Hashable | None = None
+    is_nothing: bool = False
+
+
+class ChangeTracker(ABC):
+    """Remembers a database from one reset to the next, to find what was written in between.
+
+    It belongs to one resetter, and is valid as long as the schema and the options that it was made with. It never writes
+    by itself: the resetter asks it what was written, asks the guard, plans, and has it run the script.
+    """
+
+    @abstractmethod
     def renew(self, connection: BaseDatabaseWrapper, observation: DatabaseState) -> None:
         """Remember the state of the database right after a reset that *observation* led to.
 
@@ -370,19 +372,29 @@ class ChangeTracker(Protocol):
         """
         ...
 
-    def replay(
-        self,
-        connection: BaseDatabaseWrapper,
-        *,
-        permit: Callable[[DatabaseIdentity], str],
-        write: Callable[[DatabaseState], Script | None],
-        lock_timeout: float,
-    ) -> Replay | None:
-        """Find what was written since the last reset, have *write* make a script of it, and run that.
+    @abstractmethod
+    def find_changes(
+        self, connection: BaseDatabaseWrapper, *, after: FoundChanges | None = None
+    ) -> FoundChanges | None:
+        """Find what was written since the last reset. Reads only. None: a full scan is needed.
 
-        *permit* is called each time before anything is written, and returns the guard's rule or raises. Returns None,
-        with nothing changed, if a full scan is needed: the tracker is not sure, or *write* returns None. Raises what
-        those two raise, and what :meth:`BaseBackend.run` raises, with nothing changed.
+        *after* is what was found before, if :meth:`run` has shown that it was not all, or there is no script for it: more
+        is read then.
+        """
+        ...
+
+    @abstractmethod
+    def describe(self, found: FoundChanges) -> DatabaseState | None:
+        """Return what was *found* as a state to plan from; None if only a script that was written before can be used."""
+        ...
+
+    @abstractmethod
+    def run(
+        self, connection: BaseDatabaseWrapper, found: FoundChanges, script: Script, *, lock_timeout: float
+    ) -> Mapping[QualifiedName, RowChanges] | None:
+        """Run *script*, and return the changes; None if something else than *found* was written, with nothing changed.
+
+        *lock_timeout* in seconds. Raises what :meth:`BaseBackend.run` raises, with nothing changed.
         """
         ...
 

@@ -44,7 +44,7 @@ def rows(found):
 
 def forget_what_is_expected(resetter):
     """Have the next reset look first."""
-    resetter._tracker._expected = None
+    resetter._tracker._memory.predicted = None
 
 
 @pytest.mark.parametrize("expects", [False, True], ids=["looking", "expecting"])

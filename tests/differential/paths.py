@@ -1,4 +1,4 @@
-"""Which way each reset went: the report does not tell, so the watch of the product is overheard."""
+"""Which way each reset went: the report does not say, so the change tracker of the product is overheard."""
 
 from __future__ import annotations
 
@@ -7,33 +7,35 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
-from testdb_app.backends.postgresql.change_tracker import PostgreSQLChangeTracker
+from testdb_app.backends.postgresql.change_tracker import CountedChanges, PostgreSQLChangeTracker, Source
 
 
 @contextmanager
 def overheard(tell: Callable[[str], None]) -> Iterator[None]:
-    """Call *tell* with what each replay came to, while the block runs."""
-    original = PostgreSQLChangeTracker.replay
+    """Call *tell* with what each question to the tracker came to, while the block runs."""
+    find, run = PostgreSQLChangeTracker.find_changes, PostgreSQLChangeTracker.run
 
-    def replay(watch: PostgreSQLChangeTracker, *arguments: Any, **options: Any) -> Any:
-        done = original(watch, *arguments, **options)
-        if done is None:
-            tell("watch: another look had to tell")
-        else:
-            tell("watch: nothing was written" if done.script is None else "watch: the counters told")
-        return done
+    def find_changes(tracker: PostgreSQLChangeTracker, *arguments: Any, **options: Any) -> Any:
+        found = find(tracker, *arguments, **options)
+        if found is None:
+            tell("tracker: a full scan is needed")
+        elif found.is_nothing:
+            tell("tracker: nothing was written")
+        return found
 
-    original_again = PostgreSQLChangeTracker._reset_the_same_again
-
-    def reset_the_same_again(watch: PostgreSQLChangeTracker, *arguments: Any, **options: Any) -> Any:
-        expects = watch._expected is not None
-        done = original_again(watch, *arguments, **options)
-        if expects:
-            tell("watch: as expected, without a look" if done is not None else "watch: not as expected")
-        return done
+    def run_script(
+        tracker: PostgreSQLChangeTracker, connection: Any, found: CountedChanges, *arguments: Any, **options: Any
+    ) -> Any:
+        changes = run(tracker, connection, found, *arguments, **options)
+        is_prediction = found.source is Source.PREDICTION
+        if changes is not None:
+            tell("tracker: the counters proved what was written")
+        if is_prediction:
+            tell("tracker: as predicted" if changes is not None else "tracker: not as predicted")
+        return changes
 
     with (
-        mock.patch.object(PostgreSQLChangeTracker, "replay", replay),
-        mock.patch.object(PostgreSQLChangeTracker, "_reset_the_same_again", reset_the_same_again),
+        mock.patch.object(PostgreSQLChangeTracker, "find_changes", find_changes),
+        mock.patch.object(PostgreSQLChangeTracker, "run", run_script),
     ):
         yield

@@ -6,7 +6,7 @@ import pytest
 from django.db import transaction
 
 from testdb_app.backends import get_backend
-from testdb_app.backends.base import Action, Mark, ResetPlan, ScriptContext, Step
+from testdb_app.backends.base import Action, Capture, Mark, ResetPlan, ScriptContext, Step
 from testdb_app.backends.generic import BACKEND, qualify
 from testdb_app.baseline_state import RowChanges
 from testdb_app.exceptions import (
@@ -223,10 +223,15 @@ def test_what_a_vendor_without_a_folder_lacks_is_refused_and_advises_only_what_t
     run(connection, *SHOP)
     with pytest.raises(UnsupportedError, match=r"ALLOWED_DATABASES.*--allow-database"):
         BACKEND.set_mark(connection, Mark.TEST, present=True)
+    capture = Capture(
+        schema=BACKEND.read_schema(connection),
+        tables=frozenset(),
+        sequences=frozenset(),
+        excluded=frozenset(),
+        lock_timeout=1,
+    )
     with pytest.raises(UnsupportedError, match=r"A baseline is not supported on SQLite.*Reset to empty"):
-        BACKEND.write_baseline(
-            connection, BACKEND.read_schema(connection), tables=(), sequences=(), excluded=frozenset(), lock_timeout=1
-        )
+        BACKEND.write_baseline(connection, capture)
     assert BACKEND.read_baseline(connection) is None
     BACKEND.drop_baseline(connection)
 

@@ -34,7 +34,7 @@ from testdb_app.backends.postgresql.commits import (
     note_start,
 )
 from testdb_app.backends.postgresql.connection import rolled_back_on_error, run_sql, transaction_status
-from testdb_app.backends.postgresql.counters import parse_conditions
+from testdb_app.backends.postgresql.counters import CountedState, parse_conditions
 from testdb_app.backends.postgresql.data import PostgreSQLData
 from testdb_app.backends.postgresql.errors import ABOUT_OBJECTS, LOCK_NOT_AVAILABLE, explain, sqlstate, translate
 from testdb_app.backends.postgresql.introspection import (
@@ -158,7 +158,7 @@ class PostgreSQLBackend(BaseBackend):
         )
         missing = {QualifiedName(schema, name): lacks for schema, name, _, lacks in size_rows if lacks}
         states, forbidden = read_all_states(read, others)
-        return DatabaseState(
+        return CountedState(
             identity=parse_identity(connection, identity[0]),
             token=parse_token(path, token),
             sizes={QualifiedName(schema, name): size for schema, name, size, _ in size_rows},

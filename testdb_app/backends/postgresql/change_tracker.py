@@ -20,13 +20,14 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from django.db import DatabaseError, InterfaceError
 
-from testdb_app.backends.base import DatabaseIdentity, DatabaseState, Replay, Script
+from testdb_app.backends.base import ChangeTracker, DatabaseIdentity, DatabaseState, FoundChanges, Script
 from testdb_app.backends.postgresql import catalog, counters
 from testdb_app.backends.postgresql.connection import (
     Command,
@@ -39,6 +40,7 @@ from testdb_app.backends.postgresql.connection import (
 )
 from testdb_app.backends.postgresql.counters import (
     Conditions,
+    CountedState,
     CounterReading,
     Relations,
     are_trusted,
@@ -65,138 +67,99 @@ _BYTES_A_ROW = 80
 _MOST_ROWS = 5_000
 _MOST_ROWS_UNINDEXED = 100
 _MOST_SKIPPED = 3
-_MOST_SCRIPTS = 128
 
 _What = tuple[tuple[int, ...], tuple[int, ...]]
 """The OIDs of the tables and of the sequences that were written."""
 
 
-class PostgreSQLChangeTracker:
+class Source(Enum):
+    """How changes were found: assumed to be the same as the last two times, by the candidates' counters, or by all counters."""
+
+    PREDICTION = "prediction"
+    CANDIDATES = "candidates"
+    EVERYTHING = "everything"
+
+
+class TrackerState(Enum):
+    """Whether the remembered counters are those right after the last reset; if not, a full scan is needed."""
+
+    KNOWN = "known"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CountedChanges(FoundChanges):
+    """What the counters show, and from which source."""
+
+    written: Written
+    source: Source
+
+
+@dataclass(slots=True)
+class Memory:
+    """What the tracker remembers of one database: its identity, its counters and how to read them.
+
+    ``last`` was written before the last reset. ``predicted`` is the same if that was so twice, and is assumed once more.
+    """
+
+    identity: DatabaseIdentity
+    reader: CounterReader
+    history: CounterHistory
+    last: _What | None = None
+    predicted: _What | None = None
+
+
+class PostgreSQLChangeTracker(ChangeTracker):
     """The change tracker of one database; see :class:`testdb_app.backends.base.ChangeTracker`. Not thread-safe."""
 
     def __init__(self, schema: Schema) -> None:
         self._schema = schema
-        self._asker: Asker | None = None
-        self._identity: DatabaseIdentity
-        self._memory: CounterHistory | None = None
-        self._is_trusted = False
+        self._memory: Memory | None = None
+        self._state = TrackerState.UNKNOWN
         self._skipped, self._to_skip = 0, 0
-        self._scripts: dict[_What, Script] = {}
-        self._last: _What | None = None
-        self._expected: _What | None = None
 
     def renew(self, connection: BaseDatabaseWrapper, observation: DatabaseState) -> None:
         """Remember the present state, unless somebody else may have written since *observation* began."""
-        conditions: Conditions = observation.conditions  # type: ignore[assignment]
-        self._is_trusted = False
-        if not are_trusted(conditions):
+        self._state = TrackerState.UNKNOWN
+        if not isinstance(observation, CountedState) or not are_trusted(observation.conditions):
             return
         if self._skipped < self._to_skip:
             # The last attempts were of no use.
             self._skipped += 1
             return
         self._skipped, self._to_skip = 0, min(2 * self._to_skip + 1, _MOST_SKIPPED)
-        self._become(observation.identity)
-        self._renew(connection, conditions)
+        self._remember(connection, observation.identity, observation.conditions)
 
-    def _become(self, identity: DatabaseIdentity) -> None:
-        """Continue with the database of *identity*; forget another database, or another run of its server."""
-        if self._asker is not None and _place(identity) != _place(self._identity):
-            self._asker = self._memory = None
-            self._scripts.clear()
-            self._last = self._expected = None
-        self._identity = identity
-
-    def _renew(self, connection: BaseDatabaseWrapper, conditions: Conditions) -> None:
-        try:
-            self._take(connection, conditions)
-        except (DatabaseError, InterfaceError) as error:
-            # The reset itself is done, and the next one takes a full scan.
-            self._is_trusted = False
-            logger.info("Connection %s: the counters could not be read: %s", connection.alias, error)
-
-    def _take(self, connection: BaseDatabaseWrapper, conditions: Conditions) -> None:
-        # The sums lack what this session has not reported yet.
-        run_sql(connection, counters.FORCE_FLUSH)
-        if self._asker is None:
-            self._asker = Asker(connection, self._schema, self._identity)
-        if not self._asker.is_ready(connection):
-            self._asker.turn_to(connection)
-        memory = self._memory or CounterHistory(self._asker.relations)
-        seen, unlogged = self._asker.see_all(connection, memory, conditions)
-        # A pooler in between reports a process id of its own, and changes the server's session at will.
-        self._is_trusted = seen.pid == self._asker.pid and seen.conditions == conditions
-        memory.take(seen, unlogged, sessions_opened(connection))
-        self._memory = memory
-
-    def replay(
-        self,
-        connection: BaseDatabaseWrapper,
-        *,
-        permit: Callable[[DatabaseIdentity], str],
-        write: Callable[[DatabaseState], Script | None],
-        lock_timeout: float,
-    ) -> Replay | None:
-        """Find what was written, and run the script that *write* makes of it; return None where a full scan is needed.
-
-        One round trip if nothing was written, or the same tables as the last two times; otherwise two. Some more if a
-        table was written for the first time.
-        """
-        memory, asker = self._memory, self._asker
-        if memory is None or asker is None or not self._is_trusted:
-            return None
-        identity = self._identity
-        # Trusted again only after this reset has succeeded.
-        self._is_trusted = False
-        if identity.configured != str(connection.settings_dict["NAME"] or identity.name):
-            return None
-        rule = permit(identity)
-        run = None if asker.may_miss else self._reset_the_same_again(connection, memory, asker, lock_timeout)
-        if run is None:
-            seen = self._look_again(connection, memory, asker)
-            if seen is None:
+    def find_changes(
+        self, connection: BaseDatabaseWrapper, *, after: FoundChanges | None = None
+    ) -> FoundChanges | None:
+        """Find what was written. No round trip for a prediction, otherwise one, and some more on a new connection."""
+        memory = self._memory
+        if after is None:
+            if self._state is TrackerState.UNKNOWN:
                 return None
-            if identity is not self._identity:
-                # The connection is new, and its identity was read again.
-                identity = self._identity
-                rule = permit(identity)
-            if memory.is_quiet(seen):
-                self._is_trusted = True
-                return Replay(identity=identity, permitted_by=rule)
-            if not asker.may_miss:
-                # Otherwise somebody has taken a transaction id, and the counters need not show what for.
-                run = self._reset_what_was_seen(connection, memory, asker, seen, write, lock_timeout)
-        if run is None:
+            # Known again only after this reset has succeeded.
+            self._state = TrackerState.UNKNOWN
+        if memory is None or memory.identity.configured != str(
+            connection.settings_dict["NAME"] or memory.identity.name
+        ):
             return None
-        self._to_skip = 0
-        return Replay(identity=identity, permitted_by=rule, script=run[0], changes=run[1])
+        if after is None:
+            return self._predict(connection, memory) or self._read_candidates(connection, memory)
+        assert isinstance(after, CountedChanges)
+        if after.source is Source.PREDICTION:
+            return self._read_candidates(connection, memory)
+        return self._read_everything(connection, memory) if after.source is Source.CANDIDATES else None
 
-    def _look_again(
-        self, connection: BaseDatabaseWrapper, memory: CounterHistory, asker: Asker
-    ) -> CounterReading | None:
-        """Read the counters, over the same connection or a new one; return None if they cannot be trusted."""
-        try:
-            if not asker.is_ready(connection):
-                # A new connection of this process is one session more, and may lead elsewhere.
-                ((row,),) = read_rows(connection, [catalog.IDENTITY])
-                identity = parse_identity(connection, row)
-                if _place(identity) != _place(self._identity):
-                    return None
-                self._identity = identity
-                asker.turn_to(connection)
-            elif not is_idle(connection):
-                return None
-            memory.join(sessions_opened(connection))
-            seen = asker.see(connection, None if memory.wants_everything else memory, memory.conditions)
-        except (DatabaseError, InterfaceError):
-            # Whatever the error is, the full scan meets it too, and reports it.
+    def describe(self, found: FoundChanges) -> DatabaseState | None:
+        """Return what was found as a state to plan from; None for a prediction."""
+        assert isinstance(found, CountedChanges)
+        assert self._memory is not None
+        if found.source is Source.PREDICTION:
             return None
-        is_same = seen.pid == asker.pid and seen.conditions == memory.conditions
-        return seen if is_same and seen.catalogs in {"", memory.catalogs} else None
-
-    def _observe(self, relations: Relations, written: Written) -> DatabaseState:
+        relations, written = self._memory.history.relations, found.written
         return DatabaseState(
-            identity=self._identity,
+            identity=found.identity,
             token=self._schema.token,
             is_precise=True,
             sizes={
@@ -207,96 +170,136 @@ class PostgreSQLChangeTracker:
             states=dict.fromkeys(relations.sequences[oid] for oid in written.sequences),
         )
 
-    def _write(
-        self, relations: Relations, written: Written, write: Callable[[DatabaseState], Script | None]
-    ) -> Script | None:
-        """Have a script written, or reuse the one for the same tables and sequences."""
-        rows = max(written.tables.values(), default=0)
-        if rows > _MOST_ROWS or any(
-            count > _MOST_ROWS_UNINDEXED for oid, count in written.tables.items() if oid in relations.unindexed
-        ):
-            return None
-        what = _what(written)
-        if rows <= _MOST_ROWS_UNINDEXED and what in self._scripts:
-            return self._scripts[what]
-        script = write(self._observe(relations, written))
-        if script is not None and rows <= _MOST_ROWS_UNINDEXED:
-            if len(self._scripts) >= _MOST_SCRIPTS:
-                self._scripts.clear()
-            self._scripts[what] = script
-        return script
-
-    def _reset_what_was_seen(
-        self,
-        connection: BaseDatabaseWrapper,
-        memory: CounterHistory,
-        asker: Asker,
-        seen: CounterReading,
-        write: Callable[[DatabaseState], Script | None],
-        lock_timeout: float,
-    ) -> tuple[Script, Changes] | None:
-        try:
-            return self._reset(connection, memory, asker, memory.compare(seen), write, lock_timeout)
-        except UnfitError:
-            memory.miss()
-        # Every counter. This session has reported all, and the counters are of one moment.
-        seen = asker.see(connection, None, memory.conditions)
-        if seen.conditions != memory.conditions or seen.catalogs != memory.catalogs:
-            return None
-        try:
-            return self._reset(connection, memory, asker, memory.compare(seen, seen.sums), write, lock_timeout)
-        except UnfitError:
-            return None
-
-    def _reset(
-        self,
-        connection: BaseDatabaseWrapper,
-        memory: CounterHistory,
-        asker: Asker,
-        written: Written,
-        write: Callable[[DatabaseState], Script | None],
-        lock_timeout: float,
-    ) -> tuple[Script, Changes] | None:
-        script = self._write(memory.relations, written, write)
-        if script is None:
-            return None
-        outcome = run_script(connection, asker, memory, script, written, lock_timeout)
-        what = _what(written)
-        self._expected = what if what == self._last and what in self._scripts and script.is_plain else None
-        self._last = what
-        if script.is_plain:
-            self._is_trusted = True
-            memory.follow(outcome, script.restarted)
-        else:
-            # The statements that switch triggers write to the catalogs, and so does TRUNCATE.
-            self._renew(connection, memory.conditions)
-        return script, outcome.changes
-
-    def _reset_the_same_again(
-        self, connection: BaseDatabaseWrapper, memory: CounterHistory, asker: Asker, lock_timeout: float
-    ) -> tuple[Script, Changes] | None:
-        """Reset what the last two resets did, without reading first, if just that was written again; otherwise return None."""
-        expected, self._expected = self._expected, None
-        if expected is None or memory.conditions[2] or not (asker.is_ready(connection) and is_idle(connection)):
-            return None
-        memory.join(sessions_opened(connection))
-        written = memory.expect(*expected)
-        if written is None:
-            return None
-        script = self._scripts[expected]
+    def run(
+        self, connection: BaseDatabaseWrapper, found: FoundChanges, script: Script, *, lock_timeout: float
+    ) -> Mapping[QualifiedName, RowChanges] | None:
+        """Run *script* if nothing but what was *found* was written. One round trip."""
+        assert isinstance(found, CountedChanges)
+        memory = self._memory
+        assert memory is not None
+        unseen_below = _MOST_ROWS_UNINDEXED if found.source is Source.PREDICTION else None
         try:
             outcome = run_script(
-                connection, asker, memory, script, written, lock_timeout, unseen_below=_MOST_ROWS_UNINDEXED
+                connection, memory.reader, memory.history, script, found.written, lock_timeout, unseen_below
             )
-        except (UnfitError, ConnectionLostError):
+        except UnfitError:
             return None
-        self._is_trusted = True
-        self._expected = expected
-        memory.follow(outcome, script.restarted)
-        return script, outcome.changes
+        except ConnectionLostError:
+            if found.source is not Source.PREDICTION:
+                raise
+            # Nothing was read before, which would have found the connection lost.
+            return None
+        self._to_skip = 0
+        what = _what(found.written)
+        memory.predicted = what if what == memory.last and found.key is not None and script.is_plain else None
+        memory.last = what
+        if script.is_plain:
+            self._state = TrackerState.KNOWN
+            memory.history.record_reset(outcome, script.restarted)
+        else:
+            # The statements that switch triggers write to the catalogs, and so does TRUNCATE.
+            self._remember(connection, memory.identity, memory.history.conditions)
+        return outcome.changes
+
+    def _remember(self, connection: BaseDatabaseWrapper, identity: DatabaseIdentity, conditions: Conditions) -> None:
+        try:
+            self._read_all(connection, identity, conditions)
+        except (DatabaseError, InterfaceError) as error:
+            # The reset itself is done, and the next one takes a full scan.
+            logger.info("Connection %s: the counters could not be read: %s", connection.alias, error)
+
+    def _read_all(self, connection: BaseDatabaseWrapper, identity: DatabaseIdentity, conditions: Conditions) -> None:
+        """Remember every counter of the database of *identity*; forget another database, or another run of its server."""
+        # The sums lack what this session has not reported yet.
+        run_sql(connection, counters.FORCE_FLUSH)
+        memory = self._memory
+        if memory is not None and _place(identity) != _place(memory.identity):
+            memory = self._memory = None
+        reader = memory.reader if memory is not None else CounterReader(connection, self._schema, identity)
+        reading, unlogged = reader.read_all(connection, memory.history if memory is not None else None, conditions)
+        opened = sessions_opened(connection)
+        if memory is None:
+            history = CounterHistory(reader.relations, reading, unlogged, opened)
+            self._memory = Memory(identity=identity, reader=reader, history=history)
+        else:
+            memory.identity = identity
+            memory.history.record(reading, unlogged, opened)
+        # A pooler in between reports a process id of its own, and changes the server's session at will.
+        if reading.pid == reader.pid and reading.conditions == conditions:
+            self._state = TrackerState.KNOWN
+
+    def _predict(self, connection: BaseDatabaseWrapper, memory: Memory) -> CountedChanges | None:
+        """Assume that what was written the last two times, and nothing else, was written again. Sends nothing."""
+        predicted, memory.predicted = memory.predicted, None
+        reader, history = memory.reader, memory.history
+        if predicted is None or reader.may_miss or history.conditions[2]:
+            return None
+        if not (reader.is_ready(connection) and is_idle(connection)):
+            return None
+        history.add_sessions(sessions_opened(connection))
+        written = history.predict(*predicted)
+        if written is None:
+            return None
+        key = (_place(memory.identity), predicted)
+        return CountedChanges(identity=memory.identity, key=key, written=written, source=Source.PREDICTION)
+
+    def _read_candidates(self, connection: BaseDatabaseWrapper, memory: Memory) -> CountedChanges | None:
+        reading = self._read_again(connection, memory)
+        if reading is None:
+            return None
+        if memory.history.is_quiet(reading):
+            self._state = TrackerState.KNOWN
+            return CountedChanges(identity=memory.identity, is_nothing=True, written=_NOTHING, source=Source.CANDIDATES)
+        if memory.reader.may_miss:
+            # Somebody has taken a transaction id, and the counters need not show what for.
+            return None
+        return _changes_of(memory, memory.history.compare(reading), Source.CANDIDATES)
+
+    def _read_again(self, connection: BaseDatabaseWrapper, memory: Memory) -> CounterReading | None:
+        """Read the counters, over the same connection or a new one; return None if they cannot be trusted."""
+        reader, history = memory.reader, memory.history
+        try:
+            if not reader.is_ready(connection):
+                # A new connection of this process is one session more, and may lead elsewhere.
+                ((row,),) = read_rows(connection, [catalog.IDENTITY])
+                identity = parse_identity(connection, row)
+                if _place(identity) != _place(memory.identity):
+                    return None
+                memory.identity = identity
+                reader.use(connection)
+            elif not is_idle(connection):
+                return None
+            history.add_sessions(sessions_opened(connection))
+            reading = reader.read(connection, None if history.wants_everything else history, history.conditions)
+        except (DatabaseError, InterfaceError):
+            # Whatever the error is, the full scan meets it too, and reports it.
+            return None
+        is_same = reading.pid == reader.pid and reading.conditions == history.conditions
+        return reading if is_same and reading.catalogs in {"", history.catalogs} else None
+
+    def _read_everything(self, connection: BaseDatabaseWrapper, memory: Memory) -> CountedChanges | None:
+        """Read every counter. This session has reported all, and the counters are of one moment."""
+        history = memory.history
+        history.widen()
+        reading = memory.reader.read(connection, None, history.conditions)
+        if reading.conditions != history.conditions or reading.catalogs != history.catalogs:
+            return None
+        return _changes_of(memory, history.compare(reading, reading.sums), Source.EVERYTHING)
 
 
-def _place(identity: DatabaseIdentity) -> tuple[object, ...]:
+def _changes_of(memory: Memory, written: Written, source: Source) -> CountedChanges | None:
+    """Return what was written; None if a full scan should read the sizes of the tables."""
+    rows = max(written.tables.values(), default=0)
+    unindexed = memory.history.relations.unindexed
+    if rows > _MOST_ROWS or any(
+        count > _MOST_ROWS_UNINDEXED for oid, count in written.tables.items() if oid in unindexed
+    ):
+        return None
+    key = (_place(memory.identity), _what(written)) if rows <= _MOST_ROWS_UNINDEXED else None
+    return CountedChanges(identity=memory.identity, key=key, written=written, source=source)
+
+
+def _place(identity: DatabaseIdentity) -> tuple[str, int, str, str]:
     return identity.name, identity.oid, identity.system_identifier, identity.server_started
 
 
@@ -314,7 +317,7 @@ _SESSIONS_NOW = 4
 _SEQUENCES_A_MESSAGE = 2_000
 
 
-class Asker:
+class CounterReader:
     """Reads the counters over one connection at a time. One round trip a reading."""
 
     def __init__(self, connection: BaseDatabaseWrapper, schema: Schema, identity: DatabaseIdentity) -> None:
@@ -322,41 +325,44 @@ class Asker:
         self.relations = Relations.from_rows(relations, schema)
         oid, prepared, self.may_miss = database[0]
         everything = counters.full_reading(oid, self.relations.counted, self.relations.sequences, prepared=prepared)
-        self._look_at_all = Command(everything, often=True)
-        self._look = counters.look(oid, prepared=prepared)
+        self._read_every_counter = Command(everything, often=True)
+        self._read_some = counters.look(oid, prepared=prepared)
         holds = Precondition.of(identity, owners=schema.trusted_owners).holds()
-        self._insist = counters.insist(oid, self.relations.sequences, prepared=prepared, holds=holds)
-        self._raw: weakref.ref[Any] | None = None
-        self.pid = 0
+        self._check = counters.insist(oid, self.relations.sequences, prepared=prepared, holds=holds)
+        self._pipeline = pipeline_of(connection)
+        self._raw: weakref.ref[Any] = weakref.ref(connection.connection)
+        self.pid: int = connection.connection.info.backend_pid
 
     def is_ready(self, connection: BaseDatabaseWrapper) -> bool:
         """Whether *connection* is the one that was used last."""
-        return self._raw is not None and self._raw() is connection.connection is not None
+        return self._raw() is connection.connection is not None
 
-    def turn_to(self, connection: BaseDatabaseWrapper) -> None:
+    def use(self, connection: BaseDatabaseWrapper) -> None:
         """Use *connection* from now on. Sends nothing."""
         raw = connection.connection
         self._pipeline = pipeline_of(connection)
         self._raw, self.pid = weakref.ref(raw), raw.info.backend_pid
 
-    def insist(self, arguments: Sequence[str | None]) -> Command:
+    def check(self, arguments: Sequence[str | None]) -> Command:
         """Return the first query of the transaction that writes, see :func:`counters.insist`, with its arguments."""
-        return Command(self._insist, tuple(arguments), often=True)
+        return Command(self._check, tuple(arguments), often=True)
 
     def run(self, connection: BaseDatabaseWrapper, *batches: Sequence[Command]) -> list[Result]:
         """Run batches of commands; see :meth:`Pipeline.run`."""
         return self._pipeline.run(connection, *batches)
 
-    def see_all(
-        self, connection: BaseDatabaseWrapper, memory: CounterHistory, expected: Conditions
+    def read_all(
+        self, connection: BaseDatabaseWrapper, history: CounterHistory | None, expected: Conditions
     ) -> tuple[CounterReading, list[int]]:
         """Read every counter, to be remembered, and find the sequences whose next call may take no transaction id."""
-        seen = self.see(connection, None, expected)
-        unproven = memory.unproven(seen)
+        if not self.is_ready(connection):
+            self.use(connection)
+        reading = self.read(connection, None, expected)
+        unproven = list(self.relations.sequences) if history is None else history.unproven(reading)
         if not unproven:
-            return seen, []
+            return reading, []
         unlogged = self._find_unlogged(connection, unproven)
-        return self.see(connection, None, expected), unlogged
+        return self.read(connection, None, expected), unlogged
 
     def _find_unlogged(self, connection: BaseDatabaseWrapper, sequences: Sequence[int]) -> list[int]:
         """Return those of *sequences* whose next call may not be logged. Then have the session report, because reading counts.
@@ -376,29 +382,29 @@ class Asker:
         run_sql(connection, counters.FORCE_FLUSH)
         return found
 
-    def see(
+    def read(
         self, connection: BaseDatabaseWrapper, candidates: CounterHistory | None, expected: Conditions
     ) -> CounterReading:
-        """Read the counters of the *suspects*, or every counter; and the other sessions, if any are connected."""
+        """Read the counters of the *candidates*, or every counter; and the other sessions, if any are connected."""
         try:
-            return self._see(connection, candidates, expected)
+            return self._read(connection, candidates, expected)
         except DatabaseError as error:
             if sqlstate(error) != NOT_PREPARED:
                 raise
-        return self._see(connection, candidates, expected)
+        return self._read(connection, candidates, expected)
 
-    def _see(
+    def _read(
         self, connection: BaseDatabaseWrapper, candidates: CounterHistory | None, expected: Conditions
     ) -> CounterReading:
-        look = self._look_at_all
+        query = self._read_every_counter
         if candidates is not None:
-            look = Command(self._look, (array(candidates.tables), array(candidates.sequences)), often=True)
+            query = Command(self._read_some, (array(candidates.tables), array(candidates.sequences)), often=True)
         if not expected[2]:
-            (row,) = rows_of(self.run(connection, [look])[0])
+            (row,) = rows_of(self.run(connection, [query])[0])
             if row[_SESSIONS_NOW] == "1":
                 return parse_reading(row)
         # The list of sessions is read before the counters: a session that ends in between has reported by then.
-        others, result = self.run(connection, [_OTHERS, look])
+        others, result = self.run(connection, [_OTHERS, query])
         return parse_reading(rows_of(result)[0], tuple(text for (text,) in rows_of(others)))
 
 
@@ -415,7 +421,7 @@ def array(numbers: Iterable[int]) -> str:
     return "{" + ",".join(map(str, numbers)) + "}"
 
 
-_MOST_SUSPECTS = 256
+_MOST_CANDIDATES = 256
 _MOST_SCANS = 64
 
 
@@ -429,6 +435,9 @@ class Written:
 
     def __bool__(self) -> bool:
         return bool(self.tables or self.sequences)
+
+
+_NOTHING = Written(tables={}, sequences={}, sums=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -449,23 +458,32 @@ class CounterHistory:
     readings are full ones, twice as many each time that it happens in a row.
     """
 
-    def __init__(self, relations: Relations) -> None:
+    def __init__(self, relations: Relations, reading: CounterReading, unlogged: Iterable[int], opened: int) -> None:
+        """Begin with a full reading; see :meth:`record`."""
         self.relations = relations
         self.tables: dict[int, None] = {}
         self.sequences: dict[int, None] = {}
-        self._settled: dict[int, int] = {}
         self.always: dict[int, None] = {}
+        self.conditions: Conditions = reading.conditions
+        self.xmax = reading.xmax
+        self.catalogs = reading.catalogs
+        self._writes: dict[int, int] = {}
+        self._calls: dict[int, int] = {}
+        self._settled: dict[int, int] = {}
+        self._sums: tuple[int, int] | None = None
+        self._opened = opened
         self._scans_left, self._scans = 0, 1
+        self.record(reading, unlogged, opened)
 
-    def unproven(self, look: CounterReading) -> list[int]:
+    def unproven(self, reading: CounterReading) -> list[int]:
         """Return the sequences of which a full reading does not show whether their next call takes a transaction id."""
         return [
             oid
-            for oid, count in zip(self.relations.sequences, look.calls, strict=True)
+            for oid, count in zip(self.relations.sequences, reading.calls, strict=True)
             if self._settled.get(oid) != count
         ]
 
-    def take(self, look: CounterReading, unlogged: Iterable[int], opened: int) -> None:
+    def record(self, reading: CounterReading, unlogged: Iterable[int], opened: int) -> None:
         """Remember a full reading. This session must have reported everything before it.
 
         *unlogged* are the sequences whose next call may take no transaction id; *opened* counts this process's sessions.
@@ -473,15 +491,15 @@ class CounterHistory:
         self._opened = opened
         self.always = dict.fromkeys((*self.relations.always, *unlogged))
         self.sequences = {**self.always, **self.sequences}
-        self.conditions: Conditions = look.conditions
-        self.xmax = look.xmax
-        self.catalogs = look.catalogs
-        self._writes = dict(zip(self.relations.counted, look.writes, strict=True))
-        self._calls = dict(zip(self.relations.sequences, look.calls, strict=True))
+        self.conditions = reading.conditions
+        self.xmax = reading.xmax
+        self.catalogs = reading.catalogs
+        self._writes = dict(zip(self.relations.counted, reading.writes, strict=True))
+        self._calls = dict(zip(self.relations.sequences, reading.calls, strict=True))
         self._settled = {oid: count for oid, count in self._calls.items() if oid not in self.always}
-        self._sums: tuple[int, int] | None = look.sums
+        self._sums = reading.sums
 
-    def join(self, opened: int) -> None:
+    def add_sessions(self, opened: int) -> None:
         """Expect as many more sessions as this process has *opened*, in all. The counters include what ended sessions did."""
         more, self._opened = opened - self._opened, opened
         epoch, sessions, others = self.conditions
@@ -495,22 +513,22 @@ class CounterHistory:
         # A connected session may report between the reading of the sums and that of the tables.
         return self._sums is None or self._scans_left > 0 or bool(self.conditions[2])
 
-    def miss(self) -> None:
-        """Note that something other than the candidates was written."""
+    def widen(self) -> None:
+        """Have the next readings be full ones: something other than the candidates was written."""
         self._scans_left, self._scans = self._scans, min(2 * self._scans, _MOST_SCANS)
 
-    def is_quiet(self, look: CounterReading) -> bool:
+    def is_quiet(self, reading: CounterReading) -> bool:
         """Whether no transaction has taken an id since, and the sequences that can do without an id have not moved."""
-        if look.xmax != self.xmax:
+        if reading.xmax != self.xmax:
             return False
-        calls = zip(self._sequences_of(look), look.calls, strict=True)
+        calls = zip(self._sequences_of(reading), reading.calls, strict=True)
         return all(self._calls[oid] == count for oid, count in calls if oid in self.always)
 
-    def compare(self, look: CounterReading, sums: tuple[int, int] | None = None) -> Written:
-        """Return the writes that the reading *look* shows; *sums* are those of the same moment, if they are known."""
-        tables = dict(_changes(self._writes, self._tables_of(look), look.writes))
-        sequences = dict(_changes(self._calls, self._sequences_of(look), look.calls))
-        if sums is None and not look.catalogs and self._sums is not None:
+    def compare(self, reading: CounterReading, sums: tuple[int, int] | None = None) -> Written:
+        """Return the writes that the reading *reading* shows; *sums* are those of the same moment, if they are known."""
+        tables = dict(_changes(self._writes, self._tables_of(reading), reading.writes))
+        sequences = dict(_changes(self._calls, self._sequences_of(reading), reading.calls))
+        if sums is None and not reading.catalogs and self._sums is not None:
             sums = (self._sums[0] + sum(tables.values()), self._sums[1] + sum(sequences.values()))
         return Written(tables=tables, sequences=sequences, sums=sums)
 
@@ -518,13 +536,13 @@ class CounterHistory:
         """Return the remembered counts of tables and sequences."""
         return [self._writes[oid] for oid in tables], [self._calls[oid] for oid in sequences]
 
-    def expect(self, tables: Iterable[int], sequences: Iterable[int]) -> Written | None:
+    def predict(self, tables: Iterable[int], sequences: Iterable[int]) -> Written | None:
         """Return that these, and nothing else, were written, at least once each; None if a reading has to come first."""
         if self.wants_everything or self._sums is None:
             return None
         return Written(tables=dict.fromkeys(tables, 0), sequences=dict.fromkeys(sequences, 0), sums=self._sums)
 
-    def follow(self, outcome: Outcome, restarted: Sequence[QualifiedName]) -> None:
+    def record_reset(self, outcome: Outcome, restarted: Sequence[QualifiedName]) -> None:
         """Remember what was written, and what the reset itself then did: its changes and the *restarted* sequences.
 
         The reset's own writes are counted at their minimum: a row once, a call of a sequence as one block. If there were
@@ -559,22 +577,22 @@ class CounterHistory:
 
     def _candidates_of(self, oid: int) -> None:
         toast = self.relations.toasts.get(oid)
-        for suspect in (oid,) if toast is None else (oid, toast):
-            self.tables.pop(suspect, None)
-            self.tables[suspect] = None
+        for each in (oid,) if toast is None else (oid, toast):
+            self.tables.pop(each, None)
+            self.tables[each] = None
 
     def _forget_oldest(self) -> None:
-        while len(self.tables) > _MOST_SUSPECTS:
+        while len(self.tables) > _MOST_CANDIDATES:
             del self.tables[next(iter(self.tables))]
-        if len(self.sequences) > _MOST_SUSPECTS + len(self.always):
-            kept = [oid for oid in self.sequences if oid not in self.always][-_MOST_SUSPECTS:]
+        if len(self.sequences) > _MOST_CANDIDATES + len(self.always):
+            kept = [oid for oid in self.sequences if oid not in self.always][-_MOST_CANDIDATES:]
             self.sequences = dict.fromkeys([*self.always, *kept])
 
-    def _tables_of(self, look: CounterReading) -> Sequence[int]:
-        return self.relations.counted if look.catalogs else list(self.tables)
+    def _tables_of(self, reading: CounterReading) -> Sequence[int]:
+        return self.relations.counted if reading.catalogs else list(self.tables)
 
-    def _sequences_of(self, look: CounterReading) -> Sequence[int]:
-        return list(self.relations.sequences) if look.catalogs else list(self.sequences)
+    def _sequences_of(self, reading: CounterReading) -> Sequence[int]:
+        return list(self.relations.sequences) if reading.catalogs else list(self.sequences)
 
 
 def _changes(before: Mapping[int, int], oids: Sequence[int], counts: Sequence[int]) -> list[tuple[int, int]]:
@@ -596,13 +614,12 @@ class UnfitError(Exception):
 
 def run_script(
     connection: BaseDatabaseWrapper,
-    asker: Asker,
-    memory: CounterHistory,
+    reader: CounterReader,
+    history: CounterHistory,
     script: Script,
     written: Written,
     lock_timeout: float,
-    *,
-    unseen_below: int | None = None,
+    unseen_below: int | None,
 ) -> Outcome:
     """Run *script*, which was made for what was *written*. One round trip.
 
@@ -610,20 +627,20 @@ def run_script(
     each table must have been written, by fewer rows than that. Nothing is locked in advance, because no other session is
     there. Raises :class:`UnfitError` if the counters do not fit, and the package's errors. Nothing was written then.
     """
-    looked = unseen_below is None
-    statements = [statement for statement in script.statements if looked or not statement.is_lock]
-    insist = asker.insist(_arguments(asker, memory, written, lock_timeout, unseen_below))
-    batch = [_BEGIN, insist, *(Command(statement.sql) for statement in statements)]
+    was_read = unseen_below is None
+    statements = [statement for statement in script.statements if was_read or not statement.is_lock]
+    check = reader.check(_arguments(reader, history, written, lock_timeout, unseen_below))
+    batch = [_BEGIN, check, *(Command(statement.sql) for statement in statements)]
     try:
         with rolled_back_on_error(connection):
-            results = asker.run(connection, batch) if looked else asker.run(connection, [_REPORT], batch)[1:]
+            results = reader.run(connection, batch) if was_read else reader.run(connection, [_REPORT], batch)[1:]
     except (DatabaseError, InterfaceError) as error:
         if sqlstate(error) in {_UNFIT, NOT_PREPARED}:
             raise UnfitError from error
         raise explain(connection, error, script) from error
     *_, writes, calls, rows, blocks, _ = rows_of(results[1])[0]
     return Outcome(
-        written=_found(memory, written, parse_numbers(writes or "{}"), parse_numbers(calls or "{}")),
+        written=_found(history, written, parse_numbers(writes or "{}"), parse_numbers(calls or "{}")),
         sums=(int(rows), int(blocks)),
         xmax=rows_of(results[-1])[0][-1],
         changes=sum_changes(statements, results[2:]),
@@ -631,17 +648,17 @@ def run_script(
 
 
 def _arguments(
-    asker: Asker, memory: CounterHistory, written: Written, lock_timeout: float, unseen_below: int | None
+    reader: CounterReader, history: CounterHistory, written: Written, lock_timeout: float, unseen_below: int | None
 ) -> list[str | None]:
-    epoch, sessions, _ = memory.conditions
-    tables, sequences = memory.remembered(written.tables, written.sequences)
+    epoch, sessions, _ = history.conditions
+    tables, sequences = history.remembered(written.tables, written.sequences)
     sums: list[str | None] = [None, None]
     if written.sums is not None:
         counts = sum(written.tables.values()), sum(written.sequences.values())
         sums = [str(total - count) for total, count in zip(written.sums, counts, strict=True)]
     return [
         f"{milliseconds(lock_timeout)}ms",
-        str(asker.pid),
+        str(reader.pid),
         epoch,
         str(sessions),
         None if unseen_below is None else "1",
@@ -654,8 +671,8 @@ def _arguments(
     ]
 
 
-def _found(memory: CounterHistory, written: Written, writes: Sequence[int], calls: Sequence[int]) -> Written:
-    tables, sequences = memory.remembered(written.tables, written.sequences)
+def _found(history: CounterHistory, written: Written, writes: Sequence[int], calls: Sequence[int]) -> Written:
+    tables, sequences = history.remembered(written.tables, written.sequences)
     return Written(
         tables={oid: now - was for oid, now, was in zip(written.tables, writes, tables, strict=True)},
         sequences={oid: now - was for oid, now, was in zip(written.sequences, calls, sequences, strict=True)},

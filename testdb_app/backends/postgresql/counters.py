@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from testdb_app.backends.base import DatabaseState
 from testdb_app.backends.postgresql.sql import qualify
 from testdb_app.schema import QualifiedName, Schema
 
@@ -299,6 +300,13 @@ def _oids(oids: Iterable[int]) -> str:
 
 Conditions = tuple[str, int | None, tuple[str, ...]]
 """The conditions, which must be equal in two readings: the text that must not change, sessions ever, other sessions now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CountedState(DatabaseState):
+    """A state, and the conditions under which it was read: a change tracker compares them with those of its readings."""
+
+    conditions: Conditions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
