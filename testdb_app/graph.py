@@ -212,17 +212,19 @@ def is_immediate(key: ForeignKey) -> bool:
     return not key.deferrable or key.on_delete is OnDelete.RESTRICT
 
 
+_UPDATE = frozenset({"UPDATE"})
+_CHANGING = frozenset(action for action in OnDelete if action.changes_rows)
+_EVENTS = {action: _UPDATE if action in _CHANGING else frozenset() for action in OnDelete}
+_EVENTS[OnDelete.CASCADE] = frozenset({"DELETE"})
+
+
 def events_of_action(key: ForeignKey, *, restored: bool = False) -> frozenset[str]:
     """Return what the key's own actions do to its table when rows of the referenced one are deleted, or *restored*.
 
     They are statements of their own, which fire triggers for each statement also where they find no row.
     """
-    events = set()
-    if key.on_delete.changes_rows:
-        events.add("DELETE" if key.on_delete is OnDelete.CASCADE else "UPDATE")
-    if restored and key.on_update.changes_rows:
-        events.add("UPDATE")
-    return frozenset(events)
+    events = _EVENTS[key.on_delete]
+    return events | _UPDATE if restored and key.on_update in _CHANGING else events
 
 
 def tied_groups(schema: Schema, names: Iterable[QualifiedName]) -> list[frozenset[QualifiedName]]:

@@ -265,7 +265,8 @@ class Resetter:
         tracker, context = self._tracker, self._context
         if tracker is None or context is None:
             return None
-        found = tracker.find_changes(self.connection)
+        connection = self.connection
+        found = tracker.find_changes(connection)
         while found is not None:
             rule = self._permit(found.identity)
             if found.is_nothing:
@@ -281,10 +282,10 @@ class Resetter:
                     self._scripts[found.key] = written
             if written is not None:
                 plan, script = written
-                changes = tracker.run(self.connection, found, script, lock_timeout=lock_timeout)
+                changes = tracker.run(connection, found, script, lock_timeout=lock_timeout)
                 if changes is not None:
                     return self._report(found.identity, plan, changes, rule)
-            found = tracker.find_changes(self.connection, after=found)
+            found = tracker.find_changes(connection, after=found)
         return None
 
     def _write_for_tracker(self, context: ResetContext, state: DatabaseState) -> tuple[ResetPlan, Script] | None:

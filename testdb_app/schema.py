@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 
+@lru_cache(maxsize=4096)
 def show_part(part: str) -> str:
     """Return one identifier: bare where that is plain, else in double quotes as in SQL.
 
@@ -56,6 +57,7 @@ class QualifiedName(NamedTuple):
     schema: str
     name: str
 
+    @lru_cache(maxsize=4096)  # noqa: B019 - names are small, and written again and again
     def __str__(self) -> str:
         # Backends of other vendors know no schema.
         return ".".join(show_part(part) for part in (self.schema, self.name) if part or part is self.name)

@@ -32,7 +32,6 @@ from testdb_app.backends.postgresql import catalog, counters
 from testdb_app.backends.postgresql.connection import (
     Command,
     Pipeline,
-    Result,
     is_idle,
     rolled_back_on_error,
     run_sql,
@@ -329,7 +328,7 @@ class CounterReader:
         self._read_some = counters.look(oid, prepared=prepared)
         holds = Precondition.of(identity, owners=schema.trusted_owners).holds()
         self._check = counters.insist(oid, self.relations.sequences, prepared=prepared, holds=holds)
-        self._pipeline = pipeline_of(connection)
+        self.pipeline = pipeline_of(connection)
         self._raw: weakref.ref[Any] = weakref.ref(connection.connection)
         self.pid: int = connection.connection.info.backend_pid
 
@@ -340,16 +339,12 @@ class CounterReader:
     def use(self, connection: BaseDatabaseWrapper) -> None:
         """Use *connection* from now on. Sends nothing."""
         raw = connection.connection
-        self._pipeline = pipeline_of(connection)
+        self.pipeline = pipeline_of(connection)
         self._raw, self.pid = weakref.ref(raw), raw.info.backend_pid
 
     def check(self, arguments: Sequence[str | None]) -> Command:
         """Return the first query of the transaction that writes, see :func:`counters.insist`, with its arguments."""
         return Command(self._check, tuple(arguments), often=True)
-
-    def run(self, connection: BaseDatabaseWrapper, *batches: Sequence[Command]) -> list[Result]:
-        """Run batches of commands; see :meth:`Pipeline.run`."""
-        return self._pipeline.run(connection, *batches)
 
     def read_all(
         self, connection: BaseDatabaseWrapper, history: CounterHistory | None, expected: Conditions
@@ -400,11 +395,11 @@ class CounterReader:
         if candidates is not None:
             query = Command(self._read_some, (array(candidates.tables), array(candidates.sequences)), often=True)
         if not expected[2]:
-            (row,) = rows_of(self.run(connection, [query])[0])
+            (row,) = rows_of(self.pipeline.run(connection, [query])[0])
             if row[_SESSIONS_NOW] == "1":
                 return parse_reading(row)
         # The list of sessions is read before the counters: a session that ends in between has reported by then.
-        others, result = self.run(connection, [_OTHERS, query])
+        others, result = self.pipeline.run(connection, [_OTHERS, query])
         return parse_reading(rows_of(result)[0], tuple(text for (text,) in rows_of(others)))
 
 
@@ -633,7 +628,11 @@ def run_script(
     batch = [_BEGIN, check, *(Command(statement.sql) for statement in statements)]
     try:
         with rolled_back_on_error(connection):
-            results = reader.run(connection, batch) if was_read else reader.run(connection, [_REPORT], batch)[1:]
+            results = (
+                reader.pipeline.run(connection, batch)
+                if was_read
+                else reader.pipeline.run(connection, [_REPORT], batch)[1:]
+            )
     except (DatabaseError, InterfaceError) as error:
         if sqlstate(error) in {_UNFIT, NOT_PREPARED}:
             raise UnfitError from error

@@ -207,12 +207,10 @@ class Pipeline:
         connection.validate_thread_sharing()
         raw = connection.connection
         with connection.wrap_database_errors, raw.lock:
-            room = self._make_room()
+            room = self._make_room() if len(self._names) > _MOST_PREPARED else []
             return self._run(raw, [room, *batches] if room else batches)[len(room) :]
 
     def _make_room(self) -> list[Command]:
-        if len(self._names) <= _MOST_PREPARED:
-            return []
         oldest = list(itertools.islice(self._names, _MOST_PREPARED // 2))
         return [Command(f"DEALLOCATE {self._names.pop(sql).decode()}") for sql in oldest]
 
@@ -276,14 +274,15 @@ class Pipeline:
     def _result(self, answer: Any) -> Result:
         rows = None
         if answer.status == TUPLES_OK:
-            columns = range(answer.nfields)
+            columns, encoding, read = range(answer.nfields), self._encoding, answer.get_value
             rows = [
-                tuple(self._text(answer.get_value(row, column)) for column in columns) for row in range(answer.ntuples)
+                tuple(
+                    None if (value := read(row, column)) is None else value.decode(encoding, "surrogateescape")
+                    for column in columns
+                )
+                for row in range(answer.ntuples)
             ]
         return Result(rows, answer.command_tuples or 0)
-
-    def _text(self, value: bytes | None) -> str | None:
-        return None if value is None else value.decode(self._encoding, "surrogateescape")
 
 
 def _receive(conn: Any, syncs: int) -> Generator[int, int, list[Any]]:

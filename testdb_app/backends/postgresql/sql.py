@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from testdb_app.schema import QualifiedName
 
 
+@lru_cache(maxsize=4096)
 def quote(name: QualifiedName | str) -> str:
     """Quote an identifier, or a qualified one, for SQL."""
     if isinstance(name, QualifiedName):
