@@ -53,6 +53,7 @@ class OuterTransaction:
         limits: Mapping[str, int] | None = None,
     ) -> None:
         self.connection = connection
+        self.backend = get_backend(connection)
         self.owner = owner
         self.allow = allow
         self.limits = limits or {}
@@ -120,7 +121,7 @@ class OuterTransaction:
             if not is_nested:
                 self._savepoint = self._begin()
             elif self.limits:
-                get_backend(connection).limit(connection, self.limits, local=True)
+                self.backend.limit(connection, self.limits, local=True)
         except BaseException:
             self._leave()
             raise
@@ -173,7 +174,7 @@ class OuterTransaction:
     def _begin(self) -> str:
         """Begin with a savepoint. Its presence at the end proves that no SQL has committed."""
         name = f"testdb_outer_{next(_numbers)}"
-        get_backend(self.connection).begin(self.connection, name, self.limits)
+        self.backend.begin(self.connection, name, self.limits)
         return name
 
     def _undo(self) -> TransactionFault | None:
@@ -186,7 +187,7 @@ class OuterTransaction:
             connection.needs_rollback = False
             return None if is_there else describe_end(connection, self._hooks)
         try:
-            get_backend(connection).undo(connection, str(self._savepoint))
+            self.backend.undo(connection, str(self._savepoint))
         except (DatabaseError, InterfaceError):
             return describe_end(connection, self._hooks)
         return None
@@ -218,7 +219,7 @@ class OuterTransaction:
     def _hook(self) -> None:
         hooks = _hooks.get(self.connection)
         if hooks is None:
-            status = partial(get_backend(self.connection).transaction_status, self.connection)
+            status = partial(self.backend.transaction_status, self.connection)
             hooks = _hooks[self.connection] = ConnectionHooks(self.connection, status)
         hooks.transactions.append(self)
         self._hooks = hooks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,6 @@ if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
 _FOLDERS = {"postgresql": "postgresql", "sqlite": "sqlite"}
-_found: dict[str, BaseBackend] = {}
 
 
 def get_backend(connection: BaseDatabaseWrapper) -> BaseBackend:
@@ -19,9 +19,8 @@ def get_backend(connection: BaseDatabaseWrapper) -> BaseBackend:
     return backend_of(connection.vendor)
 
 
+@cache
 def backend_of(vendor: str) -> BaseBackend:
     """Return the backend for *vendor*, by Django's name."""
-    if vendor not in _found:
-        module = import_module(f"testdb_app.backends.{_FOLDERS.get(vendor, 'generic')}")
-        _found[vendor] = module.BACKEND
-    return _found[vendor]
+    backend: BaseBackend = import_module(f"testdb_app.backends.{_FOLDERS.get(vendor, 'generic')}").BACKEND
+    return backend
