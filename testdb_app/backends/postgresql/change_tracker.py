@@ -94,18 +94,18 @@ class CountedChanges(FoundChanges):
     source: Source
 
 
-@dataclass(slots=True)
 class Memory:
     """What the tracker remembers of one database: its identity, its counters and how to read them.
 
     ``last`` was written before the last reset. ``predicted`` is the same if that was so twice, and is assumed once more.
     """
 
-    identity: DatabaseIdentity
-    reader: CounterReader
-    history: CounterHistory
-    last: _What | None = None
-    predicted: _What | None = None
+    def __init__(self, identity: DatabaseIdentity, reader: CounterReader, history: CounterHistory) -> None:
+        self.identity = identity
+        self.reader = reader
+        self.history = history
+        self.last: _What | None = None
+        self.predicted: _What | None = None
 
 
 class PostgreSQLChangeTracker(ChangeTracker):
@@ -219,7 +219,7 @@ class PostgreSQLChangeTracker(ChangeTracker):
         opened = sessions_opened(connection)
         if memory is None:
             history = CounterHistory(reader.relations, reading, unlogged, opened)
-            self._memory = Memory(identity=identity, reader=reader, history=history)
+            self._memory = Memory(identity, reader, history)
         else:
             memory.identity = identity
             memory.history.record(reading, unlogged, opened)
