@@ -268,7 +268,7 @@ class MadeDatabase:
     is_kept: bool = False
     stays: bool = False
     server: tuple[str, str] | None = None
-    place: tuple[object, ...] | None = None
+    place: tuple[str, ...] | None = None
 
 
 _made: dict[tuple[str, str], MadeDatabase] = {}
@@ -328,10 +328,10 @@ def is_made_by_this_run(connection: BaseDatabaseWrapper) -> bool:
     return made is not None and not made.is_kept
 
 
-def _place_of(identity: DatabaseIdentity) -> tuple[object, ...]:
+def _place_of(identity: DatabaseIdentity) -> tuple[str, ...]:
     # Another SQLite file may replace this one. Each check tests that it is not a configured file.
     if identity.oid:
-        return identity.oid, identity.system_identifier, identity.server_started
+        return str(identity.oid), identity.system_identifier, identity.server_started
     return (identity.server,) if not identity.file else ()
 
 
@@ -342,11 +342,11 @@ def _is_same_server(server: tuple[str, str] | None, identity: DatabaseIdentity) 
     return server is None or server[which] == here[which]
 
 
-def _is_same_place(place: tuple[object, ...] | None, identity: DatabaseIdentity) -> bool:
+def _is_same_place(place: tuple[str, ...] | None, identity: DatabaseIdentity) -> bool:
     here = _place_of(identity)
     if place is not None and identity.oid and len(place) == len(here):
         # New servers number databases alike.
-        return place[0] == here[0] and _is_same_server((str(place[1]), str(place[2])), identity)
+        return place[0] == here[0] and _is_same_server((place[1], place[2]), identity)
     return place == here
 
 
