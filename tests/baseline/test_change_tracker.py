@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from testdb_app.backends.postgresql import change_tracker, connection, counters
+from testdb_app.backends.postgresql import connection, counters
 from testdb_app.backends.postgresql.connection import Pipeline
 from testdb_app.resetter import Resetter
 from tests.baseline.conftest import content
@@ -470,7 +470,7 @@ def test_counters_that_cannot_be_read_after_a_reset_do_not_undo_its_success(scra
     resetter = scratch.resetter()
     resetter.reset()
     run(scratch, "INSERT INTO a (v) VALUES ('x')")
-    monkeypatch.setattr(change_tracker.counters, "FORCE_FLUSH", "SELECT no_such_function()")
+    monkeypatch.setattr(counters, "REPORT", [connection.Command("SELECT no_such_function()")])
     fresh = scratch.resetter()
     assert fresh.reset().rows == 1
     assert fresh.reset().tables == ()

@@ -54,17 +54,17 @@ AFTER_THE_SAFE_PATH = {
 }
 PARTS_OF_WHAT_IS_QUALIFIED = {
     "counters": {
-        "_CALLS",
+        "_calls",
         "_CATALOGS",
         "_OTHERS",
         "_PREPARED",
         "_conditions",
         "COUNTED",
         "_each",
+        "_epoch",
         "_moved",
-        "full_reading",
-        "look",
-        "reading_inside",
+        "candidate_reading",
+        "reading_within",
     },
     "preconditions": {"_ALL", "_FAULTS", "_ME", "_TRUSTED"},
     "session_reset": {"_CALLED", "_OTHERS", "_OWN"},

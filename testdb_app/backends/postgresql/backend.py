@@ -34,7 +34,7 @@ from testdb_app.backends.postgresql.commits import (
     note_start,
 )
 from testdb_app.backends.postgresql.connection import rolled_back_on_error, run_sql, transaction_status
-from testdb_app.backends.postgresql.counters import CountedState, parse_conditions
+from testdb_app.backends.postgresql.counters import Conditions, CountedState
 from testdb_app.backends.postgresql.data import PostgreSQLData
 from testdb_app.backends.postgresql.errors import ABOUT_OBJECTS, LOCK_NOT_AVAILABLE, explain, sqlstate, translate
 from testdb_app.backends.postgresql.introspection import (
@@ -166,7 +166,7 @@ class PostgreSQLBackend(BaseBackend):
             missing=missing | dict.fromkeys(forbidden, "SELECT"),
             shape=shape,
             copies=copy_counters,
-            conditions=parse_conditions(conditions[0]),
+            conditions=Conditions.from_row(conditions[0]),
         )
 
     def count_rows(self, connection: BaseDatabaseWrapper, tables: Iterable[QualifiedName]) -> dict[QualifiedName, int]:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -30,11 +30,11 @@ from django.db import DatabaseError, InterfaceError
 from testdb_app.backends.base import ChangeTracker, DatabaseIdentity, DatabaseState, FoundChanges, Script
 from testdb_app.backends.postgresql import catalog, counters
 from testdb_app.backends.postgresql.connection import (
+    NOT_PREPARED,
     Command,
-    Pipeline,
     is_idle,
+    pipeline_of,
     rolled_back_on_error,
-    run_sql,
     server_version,
 )
 from testdb_app.backends.postgresql.counters import (
@@ -42,9 +42,9 @@ from testdb_app.backends.postgresql.counters import (
     CountedState,
     CounterReading,
     Relations,
-    are_trusted,
+    array,
     parse_numbers,
-    parse_reading,
+    read_counters,
 )
 from testdb_app.backends.postgresql.errors import explain, sqlstate
 from testdb_app.backends.postgresql.introspection import parse_identity
@@ -120,7 +120,7 @@ class PostgreSQLChangeTracker(ChangeTracker):
     def renew(self, connection: BaseDatabaseWrapper, observation: DatabaseState) -> None:
         """Remember the present state, unless somebody else may have written since *observation* began."""
         self._state = TrackerState.UNKNOWN
-        if not isinstance(observation, CountedState) or not are_trusted(observation.conditions):
+        if not isinstance(observation, CountedState) or not observation.conditions.are_trusted:
             return
         if self._skipped < self._to_skip:
             # The last attempts were of no use.
@@ -209,13 +209,11 @@ class PostgreSQLChangeTracker(ChangeTracker):
 
     def _read_all(self, connection: BaseDatabaseWrapper, identity: DatabaseIdentity, conditions: Conditions) -> None:
         """Remember every counter of the database of *identity*; forget another database, or another run of its server."""
-        # The sums lack what this session has not reported yet.
-        run_sql(connection, counters.FORCE_FLUSH)
         memory = self._memory
         if memory is not None and _place(identity) != _place(memory.identity):
             memory = self._memory = None
         reader = memory.reader if memory is not None else CounterReader(connection, self._schema, identity)
-        reading, unlogged = reader.read_all(connection, memory.history if memory is not None else None, conditions)
+        reading, unlogged = reader.read_all(connection, memory.history if memory is not None else None)
         opened = sessions_opened(connection)
         if memory is None:
             history = CounterHistory(reader.relations, reading, unlogged, opened)
@@ -231,7 +229,7 @@ class PostgreSQLChangeTracker(ChangeTracker):
         """Assume that what was written the last two times, and nothing else, was written again. Sends nothing."""
         predicted, memory.predicted = memory.predicted, None
         reader, history = memory.reader, memory.history
-        if predicted is None or reader.may_miss or history.conditions[2]:
+        if predicted is None or reader.may_miss or history.conditions.others:
             return None
         if not (reader.is_ready(connection) and is_idle(connection)):
             return None
@@ -269,18 +267,18 @@ class PostgreSQLChangeTracker(ChangeTracker):
             elif not is_idle(connection):
                 return None
             history.add_sessions(sessions_opened(connection))
-            reading = reader.read(connection, None if history.wants_everything else history, history.conditions)
+            reading = reader.read(connection, None if history.wants_everything else history)
         except (DatabaseError, InterfaceError):
             # Whatever the error is, the full scan meets it too, and reports it.
             return None
         is_same = reading.pid == reader.pid and reading.conditions == history.conditions
-        return reading if is_same and reading.catalogs in {"", history.catalogs} else None
+        return reading if is_same and reading.catalogs in {None, history.catalogs} else None
 
     def _read_everything(self, connection: BaseDatabaseWrapper, memory: Memory) -> CountedChanges | None:
         """Read every counter. This session has reported all, and the counters are of one moment."""
         history = memory.history
         history.widen()
-        reading = memory.reader.read(connection, None, history.conditions)
+        reading = memory.reader.read(connection, None)
         if reading.conditions != history.conditions or reading.catalogs != history.catalogs:
             return None
         return _changes_of(memory, history.compare(reading, reading.sums), Source.EVERYTHING)
@@ -306,13 +304,6 @@ def _what(written: Written) -> _What:
     return tuple(sorted(written.tables)), tuple(sorted(written.sequences))
 
 
-NOT_PREPARED = "26000"
-"""The SQLSTATE of the execution of a statement that is not prepared."""
-_OTHERS = Command(counters.OTHERS, often=True)
-# The pipeline of each of the driver's connections, whichever reader uses it.
-_PIPELINES: weakref.WeakKeyDictionary[Any, Pipeline] = weakref.WeakKeyDictionary()
-# The column of a reading that holds the number of connected sessions, this one included.
-_SESSIONS_NOW = 4
 _SEQUENCES_A_MESSAGE = 2_000
 
 
@@ -324,8 +315,8 @@ class CounterReader:
         self.relations = Relations.from_rows(relations, schema)
         oid, prepared, self.may_miss = database[0]
         everything = counters.full_reading(oid, self.relations.counted, self.relations.sequences, prepared=prepared)
-        self._read_every_counter = Command(everything, often=True)
-        self._read_some = counters.look(oid, prepared=prepared)
+        self._full_reading = Command(everything, often=True)
+        self._candidate_reading = counters.candidate_reading(oid, prepared=prepared)
         holds = Precondition.of(identity, owners=schema.trusted_owners).holds()
         self._check = counters.insist(oid, self.relations.sequences, prepared=prepared, holds=holds)
         self.pipeline = pipeline_of(connection)
@@ -347,20 +338,23 @@ class CounterReader:
         return Command(self._check, tuple(arguments), often=True)
 
     def read_all(
-        self, connection: BaseDatabaseWrapper, history: CounterHistory | None, expected: Conditions
+        self, connection: BaseDatabaseWrapper, history: CounterHistory | None
     ) -> tuple[CounterReading, list[int]]:
-        """Read every counter, to be remembered, and find the sequences whose next call may take no transaction id."""
+        """Read every counter, to be remembered, and find the sequences whose next call may take no transaction id.
+
+        The session reports before, because the sums lack what it has not reported.
+        """
         if not self.is_ready(connection):
             self.use(connection)
-        reading = self.read(connection, None, expected)
+        reading = self.read(connection, None, flush=True)
         unproven = list(self.relations.sequences) if history is None else history.unproven(reading)
         if not unproven:
             return reading, []
         unlogged = self._find_unlogged(connection, unproven)
-        return self.read(connection, None, expected), unlogged
+        return self.read(connection, None, flush=True), unlogged
 
     def _find_unlogged(self, connection: BaseDatabaseWrapper, sequences: Sequence[int]) -> list[int]:
-        """Return those of *sequences* whose next call may not be logged. Then have the session report, because reading counts.
+        """Return those of *sequences* whose next call may not be logged. Reading them counts as a call.
 
         One round trip for every 2,000 sequences, because each is locked to the end of its message. One more for those
         that were called: nextval() alone leaves a ``log_cnt`` other than 0, and sets ``is_called``; what takes that back
@@ -374,46 +368,19 @@ class CounterReader:
             queries = [f"SELECT log_cnt FROM {quote(self.relations.sequences[oid])}" for oid in part]
             counts = scalars(connection, queries)
             found += [oid for oid, count in zip(part, counts, strict=True) if count]
-        run_sql(connection, counters.FORCE_FLUSH)
         return found
 
     def read(
-        self, connection: BaseDatabaseWrapper, candidates: CounterHistory | None, expected: Conditions
+        self, connection: BaseDatabaseWrapper, candidates: CounterHistory | None, *, flush: bool = False
     ) -> CounterReading:
-        """Read the counters of the *candidates*, or every counter; and the other sessions, if any are connected."""
-        try:
-            return self._read(connection, candidates, expected)
-        except DatabaseError as error:
-            if sqlstate(error) != NOT_PREPARED:
-                raise
-        return self._read(connection, candidates, expected)
-
-    def _read(
-        self, connection: BaseDatabaseWrapper, candidates: CounterHistory | None, expected: Conditions
-    ) -> CounterReading:
-        query = self._read_every_counter
+        """Read the counters of the *candidates*, or every counter."""
+        tables: Collection[int] = self.relations.counted
+        sequences: Collection[int] = self.relations.sequences
+        reading = self._full_reading
         if candidates is not None:
-            query = Command(self._read_some, (array(candidates.tables), array(candidates.sequences)), often=True)
-        if not expected[2]:
-            (row,) = rows_of(self.pipeline.run(connection, [query])[0])
-            if row[_SESSIONS_NOW] == "1":
-                return parse_reading(row)
-        # The list of sessions is read before the counters: a session that ends in between has reported by then.
-        others, result = self.pipeline.run(connection, [_OTHERS, query])
-        return parse_reading(rows_of(result)[0], tuple(text for (text,) in rows_of(others)))
-
-
-def pipeline_of(connection: BaseDatabaseWrapper) -> Pipeline:
-    """Return the pipeline over the driver's connection, which must be open. It remembers what is prepared there."""
-    raw = connection.connection
-    if raw not in _PIPELINES:
-        _PIPELINES[raw] = Pipeline()
-    return _PIPELINES[raw]
-
-
-def array(numbers: Iterable[int]) -> str:
-    """Write an array of numbers as PostgreSQL does."""
-    return "{" + ",".join(map(str, numbers)) + "}"
+            tables, sequences = candidates.tables, candidates.sequences
+            reading = Command(self._candidate_reading, (array(tables), array(sequences)), often=True)
+        return read_counters(connection, self.pipeline, reading, tables, sequences, flush=flush)
 
 
 _MOST_CANDIDATES = 256
@@ -472,11 +439,7 @@ class CounterHistory:
 
     def unproven(self, reading: CounterReading) -> list[int]:
         """Return the sequences of which a full reading does not show whether their next call takes a transaction id."""
-        return [
-            oid
-            for oid, count in zip(self.relations.sequences, reading.calls, strict=True)
-            if self._settled.get(oid) != count
-        ]
+        return [oid for oid, count in reading.calls.items() if self._settled.get(oid) != count]
 
     def record(self, reading: CounterReading, unlogged: Iterable[int], opened: int) -> None:
         """Remember a full reading. This session must have reported everything before it.
@@ -489,16 +452,15 @@ class CounterHistory:
         self.conditions = reading.conditions
         self.xmax = reading.xmax
         self.catalogs = reading.catalogs
-        self._writes = dict(zip(self.relations.counted, reading.writes, strict=True))
-        self._calls = dict(zip(self.relations.sequences, reading.calls, strict=True))
+        self._writes = dict(reading.writes)
+        self._calls = dict(reading.calls)
         self._settled = {oid: count for oid, count in self._calls.items() if oid not in self.always}
         self._sums = reading.sums
 
     def add_sessions(self, opened: int) -> None:
         """Expect as many more sessions as this process has *opened*, in all. The counters include what ended sessions did."""
         more, self._opened = opened - self._opened, opened
-        epoch, sessions, others = self.conditions
-        self.conditions = (epoch, None if sessions is None else sessions + more, others)
+        self.conditions = self.conditions.with_more(more)
         if more:
             self._sums = None
 
@@ -506,7 +468,7 @@ class CounterHistory:
     def wants_everything(self) -> bool:
         """Whether the next reading should be a full one."""
         # A connected session may report between the reading of the sums and that of the tables.
-        return self._sums is None or self._scans_left > 0 or bool(self.conditions[2])
+        return self._sums is None or self._scans_left > 0 or bool(self.conditions.others)
 
     def widen(self) -> None:
         """Have the next readings be full ones: something other than the candidates was written."""
@@ -516,14 +478,12 @@ class CounterHistory:
         """Whether no transaction has taken an id since, and the sequences that can do without an id have not moved."""
         if reading.xmax != self.xmax:
             return False
-        calls = zip(self._sequences_of(reading), reading.calls, strict=True)
-        return all(self._calls[oid] == count for oid, count in calls if oid in self.always)
+        return all(self._calls[oid] == count for oid, count in reading.calls.items() if oid in self.always)
 
     def compare(self, reading: CounterReading, sums: tuple[int, int] | None = None) -> Written:
         """Return the writes that the reading *reading* shows; *sums* are those of the same moment, if they are known."""
-        tables = dict(_changes(self._writes, self._tables_of(reading), reading.writes))
-        sequences = dict(_changes(self._calls, self._sequences_of(reading), reading.calls))
-        if sums is None and not reading.catalogs and self._sums is not None:
+        tables, sequences = _changes(self._writes, reading.writes), _changes(self._calls, reading.calls)
+        if sums is None and reading.catalogs is None and self._sums is not None:
             sums = (self._sums[0] + sum(tables.values()), self._sums[1] + sum(sequences.values()))
         return Written(tables=tables, sequences=sequences, sums=sums)
 
@@ -583,23 +543,14 @@ class CounterHistory:
             kept = [oid for oid in self.sequences if oid not in self.always][-_MOST_CANDIDATES:]
             self.sequences = dict.fromkeys([*self.always, *kept])
 
-    def _tables_of(self, reading: CounterReading) -> Sequence[int]:
-        return self.relations.counted if reading.catalogs else list(self.tables)
 
-    def _sequences_of(self, reading: CounterReading) -> Sequence[int]:
-        return list(self.relations.sequences) if reading.catalogs else list(self.sequences)
+def _changes(before: Mapping[int, int], after: Mapping[int, int]) -> dict[int, int]:
+    return {oid: count - before[oid] for oid, count in after.items() if count != before[oid]}
 
-
-def _changes(before: Mapping[int, int], oids: Sequence[int], counts: Sequence[int]) -> list[tuple[int, int]]:
-    return [(oid, count - before[oid]) for oid, count in zip(oids, counts, strict=True) if count != before[oid]]
-
-
-Changes = Mapping[QualifiedName, RowChanges]
 
 _UNFIT = "22012"
 """The SQLSTATE of the division by zero in :func:`counters.insist`."""
 _BEGIN = Command("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
-_REPORT = Command(counters.FORCE_FLUSH)
 _ANY_NUMBER = 2**62
 
 
@@ -628,11 +579,8 @@ def run_script(
     batch = [_BEGIN, check, *(Command(statement.sql) for statement in statements)]
     try:
         with rolled_back_on_error(connection):
-            results = (
-                reader.pipeline.run(connection, batch)
-                if was_read
-                else reader.pipeline.run(connection, [_REPORT], batch)[1:]
-            )
+            run = reader.pipeline.run
+            results = run(connection, batch) if was_read else run(connection, counters.REPORT, batch)[1:]
     except (DatabaseError, InterfaceError) as error:
         if sqlstate(error) in {_UNFIT, NOT_PREPARED}:
             raise UnfitError from error
@@ -649,7 +597,6 @@ def run_script(
 def _arguments(
     reader: CounterReader, history: CounterHistory, written: Written, lock_timeout: float, unseen_below: int | None
 ) -> list[str | None]:
-    epoch, sessions, _ = history.conditions
     tables, sequences = history.remembered(written.tables, written.sequences)
     sums: list[str | None] = [None, None]
     if written.sums is not None:
@@ -658,8 +605,8 @@ def _arguments(
     return [
         f"{milliseconds(lock_timeout)}ms",
         str(reader.pid),
-        epoch,
-        str(sessions),
+        history.conditions.epoch,
+        str(history.conditions.sessions),
         None if unseen_below is None else "1",
         array(written.tables),
         array(tables),

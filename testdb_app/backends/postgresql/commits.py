@@ -11,7 +11,6 @@ still in use is either not counted yet, or remembered as unfinished.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +18,16 @@ from django.db import DatabaseError
 
 from testdb_app.backends.base import Position
 from testdb_app.backends.postgresql import counters
-from testdb_app.backends.postgresql.change_tracker import pipeline_of
-from testdb_app.backends.postgresql.connection import COMMAND_OK, TUPLES_OK, Command, is_idle, run_sql, unique_prefix
-from testdb_app.backends.postgresql.counters import Conditions, are_trusted, parse_conditions
+from testdb_app.backends.postgresql.connection import (
+    COMMAND_OK,
+    TUPLES_OK,
+    Command,
+    is_idle,
+    pipeline_of,
+    run_sql,
+    unique_prefix,
+)
+from testdb_app.backends.postgresql.counters import CounterReading, read_counters
 from testdb_app.backends.postgresql.queries import rows_of
 from testdb_app.backends.postgresql.session_reset import sessions_opened
 
@@ -38,7 +44,6 @@ _UNFINISHED = (
 )
 _MOST = 5_000
 """If more ids than this were used, they are not checked one by one: somebody may have committed."""
-_REPORT = Command(counters.FORCE_FLUSH, often=True)
 _COUNTED = Command(counters.COUNTED, often=True)
 _WRITTEN = Command(counters.WRITTEN, often=True)
 _NAME = f"{unique_prefix()}next".encode()
@@ -48,39 +53,30 @@ _is_prepared: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PostgreSQLPosition(Position):
-    """The next id at one moment, the earlier ones that were in use then, and what was written up to then, or later.
+    """The next id at one moment, and the earlier ones that were in use then.
 
-    ``sequences`` is a digest of their positions, where it was asked for.
+    ``counted`` is what was written up to then or later, with the rows of each table that is no catalog and of its toast
+    table; None if that cannot be trusted. ``opened`` counts the sessions of this process up to that reading. ``sequences`` is
+    a digest of their positions, where it was asked for.
     """
 
     next: int
     unfinished: tuple[int, ...] = ()
-    counted: Counted | None = None
+    counted: CounterReading | None = None
+    opened: int = 0
     sequences: str | None = None
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Counted:
-    """All that was written in the database up to that moment: rows, and rows of catalogs. ``opened`` counts our sessions.
-
-    ``tables`` are the rows by the OID of each table that is no catalog.
-    """
-
-    conditions: Conditions
-    opened: int
-    rows: int
-    catalogs: int
-    tables: Mapping[int, int]
-
-    def is_comparable(self, later: Counted) -> bool:
-        """Whether the counts show what was written up to *later*: the same sessions are there, or more of ours."""
-        epoch, sessions, others = self.conditions
-        expected = (epoch, None if sessions is None else sessions + later.opened - self.opened, others)
-        return later.conditions == expected
-
-    def is_quiet_until(self, later: Counted) -> bool:
+    def is_quiet_until(self, later: PostgreSQLPosition) -> bool:
         """Whether nothing was written up to *later*."""
-        return self.is_comparable(later) and later.rows == self.rows
+        both = self.compare(later)
+        return both is not None and both[0].sums == both[1].sums
+
+    def compare(self, later: PostgreSQLPosition) -> tuple[CounterReading, CounterReading] | None:
+        """Return both readings if they show what was written up to *later*: the same sessions are there, or more of ours."""
+        was, now = self.counted, later.counted
+        if was is None or now is None or now.conditions != was.conditions.with_more(later.opened - self.opened):
+            return None
+        return was, now
 
 
 def check_for_commits(connection: BaseDatabaseWrapper, since: Position | None) -> tuple[PostgreSQLPosition, bool]:
@@ -91,7 +87,7 @@ def check_for_commits(connection: BaseDatabaseWrapper, since: Position | None) -
     """
     following = _read_next(connection)
     if not isinstance(since, PostgreSQLPosition):
-        return PostgreSQLPosition(next=following, counted=_count(connection, None)), True
+        return _count(connection, PostgreSQLPosition(next=following), None), True
     if following == since.next and not since.unfinished:
         return since, False
     are_few = following - since.next <= _MOST
@@ -101,9 +97,8 @@ def check_for_commits(connection: BaseDatabaseWrapper, since: Position | None) -
     unfinished = tuple(sorted(int(number) for number, fate in fates if fate == "in progress"))
     if are_few and all(fate != "committed" for _, fate in fates):
         return replace(since, next=following, unfinished=unfinished), False
-    counted = _count(connection, since.counted)
-    is_quiet = counted is not None and since.counted is not None and since.counted.is_quiet_until(counted)
-    return PostgreSQLPosition(next=following, unfinished=unfinished, counted=counted), not is_quiet
+    position = _count(connection, PostgreSQLPosition(next=following, unfinished=unfinished), since.counted)
+    return position, not since.is_quiet_until(position)
 
 
 def is_schema_same(before: Position | None, after: Position | None) -> bool:
@@ -112,7 +107,10 @@ def is_schema_same(before: Position | None, after: Position | None) -> bool:
         return False
     was, now = before.counted, after.counted
     return (
-        was is not None and now is not None and was.catalogs == now.catalogs and was.conditions[2] == now.conditions[2]
+        was is not None
+        and now is not None
+        and was.catalogs == now.catalogs
+        and was.conditions.others == now.conditions.others
     )
 
 
@@ -126,11 +124,12 @@ def find_written(before: Position | None, after: Position | None) -> frozenset[i
         return None
     assert isinstance(before, PostgreSQLPosition)
     assert isinstance(after, PostgreSQLPosition)
-    was, now = before.counted, after.counted
-    if was is None or now is None or not was.is_comparable(now) or was.tables.keys() != now.tables.keys():
+    both = before.compare(after)
+    if both is None or both[0].writes.keys() != both[1].writes.keys():
         return None
-    moved = {oid: count - was.tables[oid] for oid, count in now.tables.items() if count != was.tables[oid]}
-    return frozenset(moved) if sum(moved.values()) == now.rows - was.rows else None
+    was, now = both
+    moved = {oid: count - was.writes[oid] for oid, count in now.writes.items() if count != was.writes[oid]}
+    return frozenset(moved) if sum(moved.values()) == now.sums[0] - was.sums[0] else None
 
 
 def note_start(connection: BaseDatabaseWrapper) -> PostgreSQLPosition:
@@ -172,36 +171,30 @@ def _execute_next(conn: Any, raw: Any, *, may_prepare: bool) -> Any:
     return conn.exec_(_NEXT.encode())
 
 
-def _count(connection: BaseDatabaseWrapper, before: Counted | None) -> Counted | None:
-    """Read what was written, after this session has reported; return None if that cannot be trusted.
+def _count(
+    connection: BaseDatabaseWrapper, position: PostgreSQLPosition, before: CounterReading | None
+) -> PostgreSQLPosition:
+    """Return *position* with what was written, after this session has reported, unless that cannot be trusted.
 
-    One round trip, and another for the tables if anything was written since *before*. The next id must have been read
-    before: whoever commits after that, perhaps counted in one of the two and not in the other, is found again next time.
+    One round trip, and another for the tables if anything was written since *before*. The next id was read before: whoever
+    commits after that, perhaps counted in one of the two and not in the other, is found again next time.
     """
     if not is_idle(connection):
         # Inside a transaction a session does not report what it did before.
-        return None
-    pipeline = pipeline_of(connection)
+        return position
     try:
-        _, counted = pipeline.run(connection, [_REPORT], [_COUNTED])
-        ((_, _, *conditions, rows, catalogs),) = rows_of(counted)
-        found = parse_conditions(conditions)
-        if not are_trusted(found):
-            return None
-        if before is not None and before.rows == int(rows):
-            tables = before.tables
+        pipeline = pipeline_of(connection)
+        counted = read_counters(connection, pipeline, _COUNTED, flush=True)
+        if not counted.conditions.are_trusted:
+            return position
+        if before is not None and before.sums == counted.sums:
+            writes = before.writes
         else:
             (result,) = pipeline.run(connection, [_WRITTEN])
-            tables = {int(oid): int(count) for oid, count in rows_of(result)}
+            writes = {int(oid): int(count) for oid, count in rows_of(result)}
     except DatabaseError:
-        return None
-    return Counted(
-        conditions=found,
-        opened=sessions_opened(connection),
-        rows=int(rows),
-        catalogs=int(catalogs),
-        tables=tables,
-    )
+        return position
+    return replace(position, counted=replace(counted, writes=writes), opened=sessions_opened(connection))
 
 
 def _read_sequences(connection: BaseDatabaseWrapper) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import uuid
+import weakref
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -157,6 +158,8 @@ def rolled_back_on_error(connection: BaseDatabaseWrapper, *, savepoint: bool = F
         raise
 
 
+NOT_PREPARED = "26000"
+"""The SQLSTATE of the execution of a statement that is not prepared."""
 PREFIX = "testdb_"
 """The beginning of the names of all prepared statements of this package."""
 _MOST_PREPARED = 128
@@ -283,6 +286,18 @@ class Pipeline:
                 for row in range(answer.ntuples)
             ]
         return Result(rows, answer.command_tuples or 0)
+
+
+# The pipeline of each of the driver's connections, whoever uses it.
+_PIPELINES: weakref.WeakKeyDictionary[Any, Pipeline] = weakref.WeakKeyDictionary()
+
+
+def pipeline_of(connection: BaseDatabaseWrapper) -> Pipeline:
+    """Return the pipeline over the driver's connection, which must be open. It remembers what is prepared there."""
+    raw = connection.connection
+    if raw not in _PIPELINES:
+        _PIPELINES[raw] = Pipeline()
+    return _PIPELINES[raw]
 
 
 def _receive(conn: Any, syncs: int) -> Generator[int, int, list[Any]]:

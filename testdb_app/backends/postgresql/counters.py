@@ -13,14 +13,24 @@ read from.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from django.db import DatabaseError
 
 from testdb_app.backends.base import DatabaseState
+from testdb_app.backends.postgresql.connection import NOT_PREPARED, Command, Pipeline
+from testdb_app.backends.postgresql.errors import sqlstate
+from testdb_app.backends.postgresql.queries import rows_of
 from testdb_app.backends.postgresql.sql import qualify
 from testdb_app.schema import QualifiedName, Schema
 
-FORCE_FLUSH = "SELECT pg_catalog.pg_stat_force_next_flush()"
+if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
+_FLUSH = "pg_catalog.pg_stat_force_next_flush()"
+REPORT = [Command(f"SELECT {_FLUSH}", often=True)]
+"""A batch after which this session has reported its counts."""
 
 COUNTING = "counting"
 """The first word of the conditions in a session that counts, and that fires triggers and checks keys as usual."""
@@ -104,18 +114,18 @@ def writes(oid: str, *kinds: str) -> str:
     )
 
 
-_WRITES = writes("o")
-_CALLS = "pg_catalog.pg_stat_get_blocks_fetched(o) + pg_catalog.pg_stat_get_xact_blocks_fetched(o)"
 # The default, because the transaction that writes has another isolation level than the readings.
 _ISOLATION = "default_transaction_isolation"
 _WITHOUT_COPIES = "pg_catalog.set_config('stats_fetch_consistency', 'none', true)"
 
 
-def _epoch(database: str, *, prepared: bool) -> str:
-    """Write the expression of a text that must not change."""
+def _epoch(database: str, *, prepared: bool, within: bool = False) -> str:
+    """Write the expression of a text that must not change. *Within* a transaction, its isolation level must be read committed."""
+    isolation = " AND pg_catalog.current_setting('transaction_isolation') = 'read committed'" if within else ""
     return qualify(f"""pg_catalog.concat_ws(' ',
            CASE WHEN pg_catalog.current_setting('track_counts') = 'on'
-                 AND NOT pg_catalog.current_setting('session_replication_role') = 'replica' THEN '{COUNTING}' ELSE 'blind' END,
+                 AND NOT pg_catalog.current_setting('session_replication_role') = 'replica'{isolation}
+                THEN '{COUNTING}' ELSE 'blind' END,
            EXTRACT(EPOCH FROM pg_catalog.pg_stat_get_db_stat_reset_time({database})),
            EXTRACT(EPOCH FROM pg_catalog.pg_postmaster_start_time()),
            EXTRACT(EPOCH FROM pg_catalog.pg_stat_get_bgwriter_stat_reset_time()),
@@ -132,20 +142,17 @@ SELECT pg_catalog.concat_ws('/', a.pid, EXTRACT(EPOCH FROM a.backend_start), EXT
    AND a.usesysid IS NOT NULL AND a.pid <> pg_catalog.pg_backend_pid()
  ORDER BY a.pid
 """
-OTHERS = qualify(_OTHERS)
 
 
-def _conditions(database: str, *, prepared: bool) -> str:
-    """Write the columns: the text that must not change, sessions ever, sessions now, the others, the next transaction id.
+def _conditions(database: str, *, prepared: bool, within: bool = False) -> str:
+    """Write the columns of :meth:`Conditions.from_row`: the text that must not change, sessions ever, other sessions now.
 
     The sessions are listed before any counter is read: one that ends in between has reported by then.
     """
-    return f"""{_epoch(database, prepared=prepared)},
+    return f"""{_epoch(database, prepared=prepared, within=within)},
        pg_catalog.pg_stat_get_db_sessions({database}),
-       pg_catalog.pg_stat_get_db_numbackends({database}),
        CASE WHEN pg_catalog.pg_stat_get_db_numbackends({database}) <> 1
-            THEN pg_catalog.array_to_string(ARRAY({_OTHERS}), ',') END,
-       pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text"""
+            THEN pg_catalog.array_to_string(ARRAY({_OTHERS}), ',') END"""
 
 
 CONDITIONS = qualify(f"SELECT {_conditions(_DATABASE_OID, prepared=True)}")
@@ -157,15 +164,37 @@ def _rows(database: int | str) -> str:
     return " + ".join(f"pg_catalog.pg_stat_get_db_tuples_{verb}({database})" for verb in _VERBS)
 
 
-def _reading(database: str, *columns: str, prepared: bool = True) -> str:
-    """Write a reading: what :func:`parse_conditions` takes, and then *columns*."""
-    before = f"SELECT {_WITHOUT_COPIES}, pg_catalog.pg_backend_pid(), {_conditions(database, prepared=prepared)}"
-    return qualify(", ".join((before, *columns)))
+def _reading(
+    database: int | str = _DATABASE_OID,
+    *,
+    prepared: bool = True,
+    within: bool = False,
+    writes: str = "NULL",
+    unreported: str = "NULL",
+    calls: str = "NULL",
+    catalogs: str = "NULL",
+    unreported_catalogs: str = "NULL",
+    sums: tuple[str, str] = ("NULL", "NULL"),
+    then: str = "NULL",
+) -> str:
+    """Write a reading as a query with the columns of :meth:`CounterReading.from_row`; *then* comes after all counters."""
+    return qualify(
+        f"SELECT {_WITHOUT_COPIES}, pg_catalog.pg_backend_pid(), "
+        f"{_conditions(str(database), prepared=prepared, within=within)}, "
+        f"pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text, "
+        f"{writes}, {unreported}, {calls}, {catalogs}, {unreported_catalogs}, {', '.join(sums)}, {then}"
+    )
 
 
 def _each(source: str, *kinds: str) -> str:
     """Write the array of the rows ever written to each table of *source*."""
     return f"ARRAY(SELECT {writes('o', *kinds)} FROM {source})::text"
+
+
+def _calls(oids: str) -> str:
+    """Write the array of the blocks ever fetched of each sequence: each call fetches its page."""
+    fetched = "pg_catalog.pg_stat_get_blocks_fetched(o) + pg_catalog.pg_stat_get_xact_blocks_fetched(o)"
+    return f"ARRAY(SELECT {fetched} FROM pg_catalog.unnest({oids}) o)::text"
 
 
 def _total(source: str, *kinds: str) -> str:
@@ -178,12 +207,11 @@ _CATALOGS = (
 )
 
 COUNTED = _reading(
-    _DATABASE_OID,
-    _rows(_DATABASE_OID),
-    _total(
+    catalogs=_total(
         "(SELECT c.oid AS o FROM pg_catalog.pg_class c WHERE c.relnamespace = 'pg_catalog'::pg_catalog.regnamespace "
         "AND c.relkind = 'r' AND NOT c.relisshared) w"
     ),
+    sums=(_rows(_DATABASE_OID), "NULL"),
 )
 """The reading of the rows ever written in the database, and of those ever written in all its catalogs."""
 
@@ -202,50 +230,44 @@ SELECT pg_catalog.md5(pg_catalog.string_agg(pg_catalog.concat_ws(' ', s.schemana
 """A digest of the positions of all sequences."""
 
 
-def reading_inside(tables: Iterable[int]) -> str:
-    """Write the reading of *tables* in the middle of a transaction, which shows what this session has not reported.
+def reading_within(tables: Iterable[int]) -> str:
+    """Write the reading of *tables* and of the catalogs, within a transaction or not.
 
-    Columns: the isolation level, the counts that are reported, and those that are not, as pairs of OID and count; the
-    sums of the catalogs, the same.
+    It is not trusted in a transaction of repeatable read or serializable, which does not see what others commit.
     """
     source = f"pg_catalog.unnest({_oids(tables)}) o"
     found = f"SELECT o, {writes('o', UNREPORTED)} AS number FROM {source} OFFSET 0"
     return _reading(
-        _DATABASE_OID,
-        "pg_catalog.current_setting('transaction_isolation')",
-        _each(source, REPORTED),
-        f"ARRAY(SELECT v FROM ({found}) p, LATERAL (VALUES (p.o::bigint), (p.number)) l (v) WHERE p.number <> 0)::text",
-        _total(_CATALOGS, REPORTED),
-        _total(_CATALOGS, UNREPORTED),
+        within=True,
+        writes=_each(source, REPORTED),
+        unreported=f"ARRAY(SELECT v FROM ({found}) p, LATERAL (VALUES (p.o::bigint), (p.number)) l (v) "
+        "WHERE p.number <> 0)::text",
+        catalogs=_total(_CATALOGS),
+        unreported_catalogs=_total(_CATALOGS, UNREPORTED),
     )
 
 
-def look(database: int, *, prepared: bool) -> str:
-    """Write the reading as a query with two parameters, arrays of OIDs: tables, sequences. It makes the session report."""
+def candidate_reading(database: int, *, prepared: bool) -> str:
+    """Write the reading with two parameters, arrays of OIDs: tables, sequences. It makes the session report."""
     return _reading(
-        str(database),
-        _each("pg_catalog.unnest($1::oid[]) o"),
-        f"ARRAY(SELECT {_CALLS} FROM pg_catalog.unnest($2::oid[]) o)::text",
-        "pg_catalog.pg_stat_force_next_flush()",
+        database,
         prepared=prepared,
+        writes=_each("pg_catalog.unnest($1::oid[]) o"),
+        calls=_calls("$2::oid[]"),
+        then=_FLUSH,
     )
 
 
 def full_reading(database: int, tables: Iterable[int], sequences: Iterable[int], *, prepared: bool) -> str:
-    """Write the reading of every table and sequence.
-
-    Columns: those of :func:`look`, then the counts of the catalogs, and the two sums. The counts include what the session has
-    not reported; the sums of the database do not.
-    """
+    """Write the reading of every table and sequence, of the catalogs and the sums. It makes the session report."""
     return _reading(
-        str(database),
-        _each(f"pg_catalog.unnest({_oids(tables)}) o"),
-        f"ARRAY(SELECT {_CALLS} FROM pg_catalog.unnest({_oids(sequences)}) o)::text",
-        _each(_CATALOGS),
-        _rows(database),
-        _blocks(sequences),
-        "pg_catalog.pg_stat_force_next_flush()",
+        database,
         prepared=prepared,
+        writes=_each(f"pg_catalog.unnest({_oids(tables)}) o"),
+        calls=_calls(_oids(sequences)),
+        catalogs=_total(_CATALOGS),
+        sums=(_rows(database), _blocks(sequences)),
+        then=_FLUSH,
     )
 
 
@@ -295,11 +317,32 @@ def _moved(count: str, oids: str, remembered: str) -> str:
 
 
 def _oids(oids: Iterable[int]) -> str:
-    return "'{" + ",".join(map(str, oids)) + "}'::oid[]"
+    return f"'{array(oids)}'::oid[]"
 
 
-Conditions = tuple[str, int | None, tuple[str, ...]]
-"""The conditions, which must be equal in two readings: the text that must not change, sessions ever, other sessions now."""
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What must be equal in two readings: the text that must not change, sessions ever, and other sessions now."""
+
+    epoch: str
+    sessions: int | None
+    others: tuple[str, ...]
+
+    @classmethod
+    def from_row(cls, row: Sequence[Any]) -> Conditions:
+        """Make them from the row of :data:`CONDITIONS`."""
+        epoch, sessions, others = row
+        return cls(epoch or "", None if sessions is None else int(sessions), tuple(others.split(",")) if others else ())
+
+    def with_more(self, sessions: int) -> Conditions:
+        """Return the conditions that are expected after this process has opened so many more sessions."""
+        return self if self.sessions is None else replace(self, sessions=self.sessions + sessions)
+
+    @property
+    def are_trusted(self) -> bool:
+        """Whether the counters can be trusted: they count, and every other session is idle and shows it."""
+        is_counting = self.epoch.startswith(COUNTING) and self.sessions is not None
+        return is_counting and all(session.endswith("/idle") for session in self.others)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -353,47 +396,93 @@ class Relations:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CounterReading:
-    """One reading: process id, conditions, next transaction id, and counts of writes and of calls, in the order of the query.
+    """One reading: the process id, the conditions, the next transaction id, and the counts that it was to read.
 
-    A full reading also has the counts of the ``catalogs``, and the ``sums`` of the database, without what the session had
-    not reported.
+    By OID, ``writes`` are the rows ever written to tables, and ``calls`` the blocks ever fetched of sequences. They include what
+    this session has not reported; ``pending`` are the tables with such counts. ``catalogs`` are the rows ever written to
+    catalogs: no counter ever goes down, so their sum shows as much as each. ``sums`` are the rows and the blocks of the
+    database, as reported.
     """
 
     pid: int
     conditions: Conditions
     xmax: str
-    writes: Sequence[int]
-    calls: Sequence[int]
-    catalogs: str = ""
-    sums: tuple[int, int] = (0, 0)
+    writes: Mapping[int, int]
+    calls: Mapping[int, int]
+    pending: frozenset[int]
+    catalogs: int | None
+    has_pending_catalogs: bool
+    sums: tuple[int, int]
+
+    @classmethod
+    def from_row(
+        cls, row: Sequence[str | None], tables: Iterable[int] = (), sequences: Iterable[int] = ()
+    ) -> CounterReading:
+        """Make it from the row of a query of this module. Tables and sequences are those of the query, in its order."""
+        _, pid, _, _, _, xmax, written, unreported, called, catalogs, pending_catalogs, rows, blocks, _ = row
+        writes = dict(zip(tables, parse_numbers(written), strict=True))
+        numbers = iter(parse_numbers(unreported) if unreported else ())
+        pending = dict(zip(numbers, numbers, strict=True))
+        for oid, count in pending.items():
+            writes[oid] += count
+        return cls(
+            pid=int(pid or 0),
+            conditions=Conditions.from_row(row[2:5]),
+            xmax=xmax or "",
+            writes=writes,
+            calls=dict(zip(sequences, parse_numbers(called), strict=True)),
+            pending=frozenset(pending),
+            catalogs=None if catalogs is None else int(catalogs),
+            has_pending_catalogs=pending_catalogs not in {None, "0"},
+            sums=(int(rows or 0), int(blocks or 0)),
+        )
+
+    def is_comparable(self, later: CounterReading) -> bool:
+        """Whether the counts show what was written to tables between this reading and a *later* one within transactions."""
+        return (
+            self.conditions.are_trusted
+            and self.conditions == later.conditions
+            and self.catalogs == later.catalogs
+            and not self.has_pending_catalogs
+        )
+
+    def is_same(self, later: CounterReading, oid: int) -> bool:
+        """Whether that table has the same rows, if the two readings are comparable: a rollback may take back what is pending."""
+        return oid not in self.pending and self.writes.get(oid) == later.writes.get(oid)
 
 
-def parse_reading(row: Sequence[str | None], _others: tuple[str, ...] = ()) -> CounterReading:
-    """Make a reading from the row of :func:`look` or :func:`full_reading`."""
-    _, pid, _, _, _, _, xmax, writes, calls, *rest = row
-    return CounterReading(
-        pid=int(pid or 0),
-        conditions=parse_conditions(row[2:7]),
-        xmax=xmax or "",
-        writes=parse_numbers(writes or ""),
-        calls=parse_numbers(calls or ""),
-        catalogs=rest[0] or "" if len(rest) > 1 else "",
-        sums=(int(rest[1] or 0), int(rest[2] or 0)) if len(rest) > 1 else (0, 0),
+def read_counters(
+    connection: BaseDatabaseWrapper,
+    pipeline: Pipeline,
+    reading: Command,
+    tables: Iterable[int] = (),
+    sequences: Iterable[int] = (),
+    *,
+    flush: bool = False,
+) -> CounterReading:
+    """Run a reading over the connection's pipeline, with *flush* after this session has reported. One round trip.
+
+    It is run again if something has dropped what was prepared.
+    """
+    batches = [*([REPORT] if flush else []), [reading]]
+    try:
+        results = pipeline.run(connection, *batches)
+    except DatabaseError as error:
+        if sqlstate(error) != NOT_PREPARED:
+            raise
+        results = pipeline.run(connection, *batches)
+    return CounterReading.from_row(rows_of(results[-1])[0], tables, sequences)
+
+
+def parse_numbers(array: str | None) -> list[int]:
+    """Parse an array of numbers; NULL in it becomes -1."""
+    return (
+        [int(number) if number != "NULL" else -1 for number in array[1:-1].split(",")]
+        if array not in {None, "{}"}
+        else []
     )
 
 
-def parse_numbers(array: str) -> list[int]:
-    """Parse an array of numbers; NULL becomes -1."""
-    return [int(number) if number != "NULL" else -1 for number in array[1:-1].split(",")] if array != "{}" else []
-
-
-def parse_conditions(row: Sequence[Any]) -> Conditions:
-    """Make the conditions from the row of :data:`CONDITIONS`."""
-    epoch, sessions, _, others, _ = row
-    return epoch or "", None if sessions is None else int(sessions), tuple(others.split(",")) if others else ()
-
-
-def are_trusted(conditions: Conditions) -> bool:
-    """Whether the counters can be trusted: they count, and every other session is idle and shows it."""
-    epoch, sessions, others = conditions
-    return epoch.startswith(COUNTING) and sessions is not None and all(session.endswith("/idle") for session in others)
+def array(numbers: Iterable[int]) -> str:
+    """Write an array of numbers as PostgreSQL does."""
+    return "{" + ",".join(map(str, numbers)) + "}"

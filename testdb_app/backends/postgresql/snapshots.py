@@ -1,12 +1,12 @@
 """Snapshots: states of tables that are kept, and the differences between two of them or from the live rows.
 
 Small tables are kept in this process, as the text that PostgreSQL makes of their rows; large ones as temporary tables. A
-kept table stays valid while :class:`Signs` show that nothing was written to it. The next snapshot over the same
+kept table stays valid while a :class:`CounterReading` shows that nothing was written to it. The next snapshot over the same
 connection then costs one round trip, whatever is in the small tables. A comparison reads only the tables that may have
 changed.
 
-**Signs** show, without reading rows, that tables are as they were at an earlier moment. They are the counters of
-:mod:`testdb_app.backends.postgresql.counters`: each write moves the sum of a table's counters, also inside an open
+**Counters** show, without reading rows, that tables are as they were at an earlier moment
+(:mod:`testdb_app.backends.postgresql.counters`): each write moves the sum of a table's counters, also inside an open
 transaction. The other sessions must have been idle all the while, and the catalogs must not have been written to. A
 snapshot may be taken in the middle of a transaction, so three things differ from a reset:
 
@@ -37,15 +37,16 @@ from django.db import DatabaseError, InterfaceError
 
 from testdb_app.backends.base import OWN_SCHEMA, Mark, StoredState, has_autocommit
 from testdb_app.backends.postgresql.baseline_shape import PLAIN_SPELLING, TABLE_SHAPES, TableShape, is_baseline_table
-from testdb_app.backends.postgresql.change_tracker import NOT_PREPARED, pipeline_of
-from testdb_app.backends.postgresql.connection import Command, Result, is_idle, rolled_back_on_error, run_sql
-from testdb_app.backends.postgresql.counters import (
-    Conditions,
-    are_trusted,
-    parse_conditions,
-    parse_numbers,
-    reading_inside,
+from testdb_app.backends.postgresql.connection import (
+    NOT_PREPARED,
+    Command,
+    Result,
+    is_idle,
+    pipeline_of,
+    rolled_back_on_error,
+    run_sql,
 )
+from testdb_app.backends.postgresql.counters import CounterReading, reading_within
 from testdb_app.backends.postgresql.errors import LOCK_NOT_AVAILABLE, sqlstate, translate
 from testdb_app.backends.postgresql.preconditions import explain_refusal, find_refusal
 from testdb_app.backends.postgresql.queries import chunks, read_rows, rows_of
@@ -65,7 +66,7 @@ _numbers = itertools.count(1)
 
 
 def store_state(connection: BaseDatabaseWrapper, tables: frozenset[QualifiedName] | None) -> PostgreSQLState:
-    """Keep the rows of *tables*, or of all. One round trip for the signs, and others for what was not kept before."""
+    """Keep the rows of *tables*, or of all. One round trip for the counters, and others for what was not kept before."""
     connection.ensure_connection()
     record = SessionRecord.of(connection)
     drop_litter(connection, record)
@@ -73,15 +74,15 @@ def store_state(connection: BaseDatabaseWrapper, tables: frozenset[QualifiedName
         [] if record.relations is None else [oid for oid in _choose(record.relations, tables) if oid in record.usual]
     )
     questions = [] if record.relations is None else text_commands(record.relations, guesses)
-    look = see(connection, record, questions)
-    relations, seen = look.relations, look.signs
+    read = see(connection, record, questions)
+    relations, seen = read.relations, read.counters
     chosen = _choose(relations, tables)
     refuse_hidden(connection, [relations.tables[oid] for oid in chosen], relations)
     before, kept = record.rows_seen, {}
     if before is not None and before.is_comparable(seen):
         kept = {oid: rows for oid, rows in record.rows.items() if before.is_same(seen, oid)}
-    if look.guessed:
-        kept |= parse_texts(guesses, look.guessed)
+    if read.guessed:
+        kept |= parse_texts(guesses, read.guessed)
     kept.update(read_texts(connection, relations, [oid for oid in chosen if oid not in kept]))
     record.rows, record.rows_seen = kept, seen
     large = find_large(kept, chosen)
@@ -96,8 +97,8 @@ def store_state(connection: BaseDatabaseWrapper, tables: frozenset[QualifiedName
                 for oid in large
             ),
         )
-        seen = _after_copying(seen, see(connection, record).signs)
-        record.signs = seen
+        seen = _after_copying(seen, see(connection, record).counters)
+        record.counters = seen
     texts = {oid: rows for oid in chosen if oid not in copies and (rows := kept[oid])}
     return PostgreSQLState(record, relations, seen, chosen=tables, texts=texts, copies=copies)
 
@@ -109,14 +110,14 @@ class PostgreSQLState:
         self,
         record: SessionRecord,
         relations: Relations,
-        seen: Signs,
+        seen: CounterReading,
         *,
         chosen: frozenset[QualifiedName] | None,
         texts: Mapping[int, str],
         copies: Mapping[int, str],
     ) -> None:
         self.relations = relations
-        self.signs = seen
+        self.counters = seen
         self.is_open = True
         self._known = record
         self._chosen = chosen
@@ -153,7 +154,7 @@ class PostgreSQLState:
         return self._texts.get(oid)
 
     def compare(self, connection: BaseDatabaseWrapper, later: StoredState | None, limit: int) -> list[TableDifference]:
-        """Return what differs. One round trip for the signs, and others for the tables that the signs do not clear."""
+        """Return what differs. One round trip for the counters, and others for the tables that they do not clear."""
         connection.ensure_connection()
         self.check_usable(connection)
         record = SessionRecord.of(connection)
@@ -165,7 +166,7 @@ class PostgreSQLState:
         else:
             assert isinstance(later, PostgreSQLState)
             later.check_usable(connection)
-            seen = Seen(relations=later.relations, signs=later.signs)
+            seen = Seen(relations=later.relations, counters=later.counters)
         _refuse_other_tables(self, seen.relations)
         answers = dict(zip(guesses, seen.guessed, strict=False))
         suspects = self._suspects(connection, seen, later)
@@ -186,10 +187,10 @@ class PostgreSQLState:
         return [difference for difference in found if difference is not None]
 
     def _suspects(self, connection: BaseDatabaseWrapper, seen: Seen, later: PostgreSQLState | None) -> list[int]:
-        """Return the tables that the signs do not clear."""
+        """Return the tables that the counters do not clear."""
         suspects = _choose(seen.relations, self._chosen)
-        if self.signs.is_comparable(seen.signs):
-            suspects = [oid for oid in suspects if not self.signs.is_same(seen.signs, oid)]
+        if self.counters.is_comparable(seen.counters):
+            suspects = [oid for oid in suspects if not self.counters.is_same(seen.counters, oid)]
         elif later is None:
             suspects = _without_equal(connection, self, seen.relations, suspects)
         if later is not None:
@@ -254,10 +255,11 @@ def _choose(relations: Relations, tables: frozenset[QualifiedName] | None) -> li
     return [oid for oid, name in relations.tables.items() if name in tables]
 
 
-def _after_copying(before: Signs, after: Signs) -> Signs:
-    """Return the signs of the moment between two readings, between which only copies were made."""
+def _after_copying(before: CounterReading, after: CounterReading) -> CounterReading:
+    """Return the reading of the moment between two, between which only copies were made."""
     is_quiet = before.conditions == after.conditions and before.writes == after.writes
-    return replace(before, is_trusted=before.is_trusted and is_quiet, catalogs=after.catalogs)
+    conditions = before.conditions if is_quiet else replace(before.conditions, epoch="")
+    return replace(before, conditions=conditions, catalogs=after.catalogs)
 
 
 def _without_equal(
@@ -344,60 +346,14 @@ SELECT c.oid::bigint, n.nspname::text, c.relname::text,
 class Relations:
     """The tables of a database by OID, with their columns; ``hidden`` are those of which this role sees only some rows.
 
-    ``usual`` are the tables in a snapshot of everything; ``look`` is the query that reads the signs of all of them.
+    ``usual`` are the tables in a snapshot of everything; ``reading`` is the query of the counters of all of them.
     """
 
     tables: Mapping[int, QualifiedName]
     columns: Mapping[QualifiedName, Columns]
     hidden: frozenset[QualifiedName]
     usual: tuple[int, ...]
-    look: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Signs:
-    """One reading: whether it can be trusted, what must not change, and by OID the writes, and which are unreported."""
-
-    is_trusted: bool
-    conditions: Conditions
-    catalogs: int
-    has_pending_catalogs: bool
-    writes: Mapping[int, int]
-    pending: frozenset[int]
-
-    def is_comparable(self, later: Signs) -> bool:
-        """Whether the counters show what was written between this reading and a *later* one."""
-        return (
-            self.is_trusted
-            and later.is_trusted
-            and self.conditions == later.conditions
-            and self.catalogs == later.catalogs
-            and not self.has_pending_catalogs
-        )
-
-    def is_same(self, later: Signs, oid: int) -> bool:
-        """Whether that table has the same rows, if the two readings are comparable."""
-        return oid not in self.pending and self.writes.get(oid) == later.writes.get(oid)
-
-
-def parse_signs(oids: Sequence[int], row: Sequence[str | None]) -> Signs:
-    """Make the signs from the row of :func:`~testdb_app.backends.postgresql.counters.reading_inside`."""
-    *_, isolation, reported, pending, catalogs, pending_catalogs = row
-    conditions = parse_conditions(row[2:7])
-    writes = dict(zip(oids, parse_numbers(reported or "{}"), strict=True))
-    numbers = iter(parse_numbers(pending or "{}"))
-    unreported = dict(zip(numbers, numbers, strict=True))
-    for oid, count in unreported.items():
-        writes[oid] += count
-    return Signs(
-        is_trusted=are_trusted(conditions) and isolation == "read committed",
-        conditions=conditions,
-        # None of the counters ever goes down, so the sum shows as much as each of them.
-        catalogs=int(catalogs or 0) + int(pending_catalogs or 0),
-        has_pending_catalogs=int(pending_catalogs or 0) != 0,
-        writes=writes,
-        pending=frozenset(unreported),
-    )
+    reading: str
 
 
 def shapes_of(tables: Iterable[QualifiedName]) -> list[str]:
@@ -421,7 +377,7 @@ def parse_relations(rows: Iterable[Sequence[Any]], shapes: Iterable[Sequence[Any
     return Relations(
         tables=tables,
         usual=tuple(oid for oid, name in tables.items() if not _is_left_out(name)),
-        look=reading_inside(tables),
+        reading=reading_within(tables),
         columns=columns,
         hidden=frozenset(tables[oid] for oid, *_, is_hidden in rows if is_hidden),
     )
@@ -457,9 +413,9 @@ class SessionRecord:
 
     def __init__(self) -> None:
         self.relations: Relations | None = None
-        self.signs: Signs | None = None
+        self.counters: CounterReading | None = None
         self.rows: dict[int, str | None] = {}
-        self.rows_seen: Signs | None = None
+        self.rows_seen: CounterReading | None = None
         self.usual: dict[int, None] = {}
         self.litter: list[str] = []
 
@@ -485,33 +441,33 @@ class Seen:
     """A reading, and the results of the guesses sent with it: rows as texts for each, none if the tables were read anew."""
 
     relations: Relations
-    signs: Signs
+    counters: CounterReading
     guessed: Sequence[list[tuple[Any, ...]]] = ()
 
 
 def see(connection: BaseDatabaseWrapper, record: SessionRecord, guesses: Sequence[Command] = ()) -> Seen:
-    """Read the signs, and read the tables anew unless the signs show that they are the same.
+    """Read the counters, and read the tables anew unless the counters show that they are the same.
 
     One round trip, or two to three more.
 
     *guesses* are the queries about these tables that come next if nothing else was written than usual.
     """
-    before, relations = record.signs, record.relations
+    before, relations = record.counters, record.relations
     if relations is not None and before is not None:
         try:
-            (row,), *guessed = run_queries(connection, [Command(relations.look, often=True), *guesses])
+            (row,), *guessed = run_queries(connection, [Command(relations.reading, often=True), *guesses])
         except DatabaseError:
             if not guesses:
                 raise
             # A table may be gone. The next reading meets any other cause too.
             return see(connection, record)
-        seen = record.signs = parse_signs(list(relations.tables), row)
+        seen = record.counters = CounterReading.from_row(row, relations.tables)
         if before.is_comparable(seen):
-            return Seen(relations=relations, signs=seen, guessed=guessed)
+            return Seen(relations=relations, counters=seen, guessed=guessed)
     relations = record.relations = _read_relations(connection)
-    ((row,),) = run_queries(connection, [Command(relations.look, often=True)])
-    record.signs = parse_signs(list(relations.tables), row)
-    return Seen(relations=relations, signs=record.signs)
+    ((row,),) = run_queries(connection, [Command(relations.reading, often=True)])
+    record.counters = CounterReading.from_row(row, relations.tables)
+    return Seen(relations=relations, counters=record.counters)
 
 
 def run_queries(connection: BaseDatabaseWrapper, commands: Sequence[Command]) -> list[list[tuple[Any, ...]]]:
