@@ -214,14 +214,7 @@ def test_7_truncates(db):
     ]
 
 
-def test_nothing_is_told_where_nothing_was_left(run: Runner) -> None:
-    run.write(QUIET)
-    assert outcomes(run("--testdb-leaks=fail")) == {"passed": 4}
-
-
-def test_what_a_committed_scope_has_yet_to_reset_is_no_leak(run: Runner) -> None:
-    run.write(
-        """
+COMMITTED = """
 @pytest.fixture(scope="module")
 def wide(reset_db_module):
     return shelf("wide")
@@ -231,8 +224,13 @@ def test_1(wide): pass
 class TestInTheSameScope:
     def test_2(self, wide): pass
 """
-    )
-    assert outcomes(run("--testdb-leaks=fail")) == {"passed": 2}
+
+
+def test_nothing_is_told_where_nothing_was_left_or_a_committed_scope_has_yet_to_reset(run: Runner) -> None:
+    run.write(QUIET)
+    run.write(COMMITTED, "test_committed.py")
+    done = run("--testdb-leaks=fail")
+    assert outcomes(done) == {"passed": 6}, done.stdout
 
 
 def test_a_test_case_that_leaves_rows_is_named_too(run: Runner) -> None:

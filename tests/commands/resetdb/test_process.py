@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,37 +63,64 @@ def test_allow_database_names_it_for_this_run(project: Project, library: Scratch
     assert content(library)["item"] == []
 
 
+EACH = """
+import contextlib, io, json, sys
+from django.core.management import execute_from_command_line
+
+ends = []
+for arguments in json.load(sys.stdin):
+    stdout, stderr = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+        try:
+            execute_from_command_line(["manage.py", "resetdb", *arguments])
+            status = 0
+        except SystemExit as end:
+            status = end.code
+    ends.append([status, stdout.getvalue(), stderr.getvalue()])
+print(json.dumps(ends))
+"""
+
+
+def run_each(project: Project, lines: list[list[str]]) -> list[list[Any]]:
+    """Run the command with each of the lists of arguments in one process; return how each ended, and what it printed."""
+    project.write("each.py", EACH)
+    run = project.run("each.py", feed=json.dumps(lines), DJANGO_SETTINGS_MODULE="settings").must_pass()
+    ends: list[list[Any]] = json.loads(run.stdout)
+    return ends
+
+
 def test_a_server_that_is_not_there_is_1_without_a_traceback(tmp_path: Path) -> None:
     database = {"ENGINE": "django.db.backends.postgresql", "NAME": "shop", "HOST": str(tmp_path), "PORT": "1"}
     project = make_project(tmp_path, {"default": database})
-    for arguments in ([], ["--no-input"], ["--dry-run"], ["--sql"], ["--mark-test"]):
-        run = project.manage("resetdb", *arguments)
-        assert (run.returncode, run.stdout) == (1, ""), arguments
-        assert run.stderr.startswith("CommandError: ")
-        assert 'database "shop" (alias "default")' in run.stderr.replace("Database", "database")
-        assert "Traceback" not in run.stderr
+    lines: list[list[str]] = [[], ["--no-input"], ["--dry-run"], ["--sql"], ["--mark-test"]]
+    for arguments, (status, stdout, stderr) in zip(lines, run_each(project, lines), strict=True):
+        assert (status, stdout) == (1, ""), arguments
+        assert stderr.startswith("CommandError: ")
+        assert 'database "shop" (alias "default")' in stderr.replace("Database", "database")
+        assert "Traceback" not in stderr
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["--nonsense"],
-        ["--database", "elsewhere"],
-        ["--strategy", "cascade"],
-        ["--lock-timeout", "soon"],
-        ["--lock-timeout", "0"],
-        ["--mark-test", "--mark-protected"],
-        ["--mark-test", "--dry-run"],
-        ["shpo"],
-        ["--exclude", "shop.Itme"],
-    ],
-    ids=" ".join,
-)
-def test_wrong_usage_is_2_and_changes_nothing(project: Project, library: ScratchDatabase, arguments: list[str]) -> None:
+WRONG = [
+    ["--nonsense"],
+    ["--database", "elsewhere"],
+    ["--strategy", "cascade"],
+    ["--lock-timeout", "soon"],
+    ["--lock-timeout", "0"],
+    ["--mark-test", "--mark-protected"],
+    ["--mark-test", "--dry-run"],
+    ["shpo"],
+    ["--exclude", "shop.Itme"],
+]
+
+
+def test_wrong_usage_is_2_and_changes_nothing(project: Project, library: ScratchDatabase) -> None:
     before = content(library)
-    run = project.manage("resetdb", "--no-input", *arguments)
+    run = project.manage("resetdb", "--no-input", *WRONG[0])
     assert (run.returncode, run.stdout) == (2, "")
-    assert "Traceback" not in run.stderr
+    ends = run_each(project, [["--no-input", *arguments] for arguments in WRONG])
+    for arguments, (status, stdout, stderr) in zip(WRONG, ends, strict=True):
+        assert (status, stdout) == (2, ""), arguments
+        assert "Traceback" not in stderr
     assert content(library) == before
 
 
