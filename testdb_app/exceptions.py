@@ -57,6 +57,11 @@ from typing import Any
 from testdb_app.schema import on_one_line
 
 
+def reason_of(error: BaseException) -> str:
+    """Return the text of the database's *error* as a part of a sentence: on one line, without a mark at its end."""
+    return " ".join(str(error).split()).rstrip(".?! ")
+
+
 class TestDBError(Exception):
     """Base of all errors that this package raises itself.
 

@@ -25,7 +25,7 @@ from django.db.transaction import TransactionManagementError
 from testdb_app import _django_private as django_private
 from testdb_app.backends import get_backend
 from testdb_app.backends.base import TransactionStatus
-from testdb_app.exceptions import SessionBrokenError, SessionNestingError
+from testdb_app.exceptions import SessionBrokenError, SessionNestingError, reason_of
 from testdb_app.guard import check_may_write, check_no_transaction, leave_blocks
 
 if TYPE_CHECKING:
@@ -329,9 +329,9 @@ def find_dangling_rows(connection: BaseDatabaseWrapper) -> TransactionFault | No
             get_backend(connection).check_deferred(connection)
             transaction.set_rollback(True, using=connection.alias)
     except IntegrityError as error:
-        why = " ".join(str(error).split()).rstrip(".")
         return TransactionFault(
-            what=f"a deferred constraint is violated, which a commit would have found: {why}", is_fatal=False
+            what=f"a deferred constraint is violated, which a commit would have found: {reason_of(error)}",
+            is_fatal=False,
         )
     return None
 

@@ -28,6 +28,7 @@ from testdb_app.exceptions import (
     ResetError,
     TestDBError,
     UnsupportedError,
+    reason_of,
 )
 from testdb_app.schema import ForeignKey, LeftOut, QualifiedName, Schema, TableDetails
 
@@ -616,7 +617,7 @@ class BaseBackend(ABC):
 
         By default the error contains what the database said.
         """
-        name, why = connection.settings_dict["NAME"], " ".join(str(error).split())
+        name, why = connection.settings_dict["NAME"], reason_of(error)
         if connection.connection is None:
             return ConnectionLostError(
                 f'Cannot connect to database "{name}" (alias "{connection.alias}"): {why}. Nothing was changed. '

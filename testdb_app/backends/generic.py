@@ -32,7 +32,7 @@ from testdb_app.backends.base import (
 )
 from testdb_app.baseline_state import Baseline, RowChanges
 from testdb_app.diff import TableDifference, Violation
-from testdb_app.exceptions import ConnectionLostError, TestDBError, UnsupportedError
+from testdb_app.exceptions import ConnectionLostError, TestDBError, UnsupportedError, reason_of
 from testdb_app.schema import (
     Column,
     ForeignKey,
@@ -345,7 +345,7 @@ class GenericBackend(BaseBackend):
             return super().explain(connection, error, doing=doing)
         return ConnectionLostError(
             f'{doing} database "{connection.settings_dict["NAME"]}" (alias "{connection.alias}") failed: '
-            f"{' '.join(str(error).split())}. The connection is lost. Check that the server runs, and try again."
+            f"{reason_of(error)}. The connection is lost. Check that the server runs, and try again."
         )
 
 

@@ -28,6 +28,7 @@ from testdb_app.exceptions import (
     TestDBError,
     TooManyLocksError,
     TransactionStateError,
+    reason_of,
 )
 from testdb_app.schema import QualifiedName, on_one_line
 
@@ -264,7 +265,7 @@ def _connection_lost(connection: BaseDatabaseWrapper, error: BaseException) -> C
             "database, then reset again."
         )
     return ConnectionLostError(
-        f"Cannot connect to {describe_database(connection)}: {' '.join(str(error).split())}. Nothing was changed. Check that the "
+        f"Cannot connect to {describe_database(connection)}: {reason_of(error)}. Nothing was changed. Check that the "
         "server runs, that the database exists and accepts connections, that the role may log in, and that it has a "
         "connection free (max_connections, and CONNECTION LIMIT of the role and the database)."
     )

@@ -18,7 +18,7 @@ from testdb_app.backends.base import Action, DatabaseIdentity, Mark
 from testdb_app.baseline import capture_baseline, drop_baseline
 from testdb_app.baseline_state import Baseline, RowChanges
 from testdb_app.conf import STRATEGIES, TARGETS
-from testdb_app.exceptions import ConfigurationError, PostMigrateError, TestDBError, UnknownNameError
+from testdb_app.exceptions import ConfigurationError, PostMigrateError, TestDBError, UnknownNameError, reason_of
 from testdb_app.guard import check_may_mark_as_test
 from testdb_app.management.terminal import elapsed_time, explained, folded, paint_for, write_text
 from testdb_app.model_tables import index_models
@@ -279,7 +279,7 @@ def _check_is_alone(why: str, *names: str, **options: Any) -> None:
 def _database_error(alias: str, error: Error) -> str:
     name = connections[alias].settings_dict["NAME"]
     return (
-        f'Database "{name}" (alias "{alias}") answered with an error: {str(error).strip()}. Nothing was changed. '
+        f'Database "{name}" (alias "{alias}") answered with an error: {reason_of(error)}. Nothing was changed. '
         f'Check settings.DATABASES["{alias}"] and that the server runs.'
     )
 

@@ -14,7 +14,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DEFAULT_DB_ALIAS, Error, connections
 
 from testdb_app.backends import get_backend
-from testdb_app.exceptions import TestDBError
+from testdb_app.exceptions import TestDBError, reason_of
 from testdb_app.management.terminal import encoding_of, explained, folded, paint_for, width_of, write_text
 from testdb_app.model_tables import foreign_key_disagreements, index_models
 from testdb_app.schema import on_one_line, show_part
@@ -200,9 +200,8 @@ def _errors_explained(connection: BaseDatabaseWrapper, stderr: Any) -> Iterator[
         raise CommandError(explained(str(error), stderr)) from error
     except (Error, ImproperlyConfigured) as error:
         alias, name = connection.alias, connection.settings_dict["NAME"]
-        reason = " ".join(str(error).split()).rstrip(".")
         message = (
-            f'Cannot read database "{name}" (alias "{alias}"): {reason}. '
+            f'Cannot read database "{name}" (alias "{alias}"): {reason_of(error)}. '
             f'Check DATABASES["{alias}"] in the settings, and that the server runs and lets you in.'
         )
         raise CommandError(explained(message, stderr)) from error
