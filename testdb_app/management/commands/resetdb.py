@@ -325,7 +325,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--no-post-migrate",
         action="store_false",
         dest="post_migrate",
-        help="Do not send post_migrate after a reset to empty, as flush does; with --to empty nothing is sent anyway.",
+        help="Do not send post_migrate after a reset to empty; flush always sends it. With --to empty nothing is sent anyway.",
     )
     parser.add_argument("--dry-run", action="store_true", help="Show what would be done, and change nothing.")
     parser.add_argument("--sql", action="store_true", help="Print the reset as SQL, and change nothing.")
@@ -355,6 +355,10 @@ def add_arguments(parser: ArgumentParser) -> None:
         choices=("text", "json"),
         help="json prints the report and nothing else.",
     )
+    _add_what_is_kept(parser)
+
+
+def _add_what_is_kept(parser: ArgumentParser) -> None:
     baseline = parser.add_argument_group("the baseline, kept inside the database").add_mutually_exclusive_group()
     baseline.add_argument(
         "--capture",
@@ -371,7 +375,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     marks.add_argument("--unmark-protected", action="store_true", help="Remove that mark.")
     marks.add_argument(
-        "--mark-test", action="store_true", help="Mark the database, under its name, as a test database."
+        "--mark-test", action="store_true", help="Mark this database, and no copy of it, as a test database."
     )
     marks.add_argument("--unmark-test", action="store_true", help="Remove that mark.")
 
