@@ -13,7 +13,13 @@ import pytest
 from django.db import Error, transaction
 
 from testdb_app.backends.postgresql import commits
-from testdb_app.backends.postgresql.commits import check_for_commits, find_written, is_schema_same
+from testdb_app.backends.postgresql.commits import (
+    check_for_commits,
+    find_written,
+    is_schema_same,
+    is_unwritten,
+    note_start,
+)
 from testdb_app.backends.postgresql.connection import Pipeline
 from tests.scratch import connect_as_superuser
 
@@ -27,6 +33,15 @@ def has_committed(connection: Any, since: object) -> bool:
     """Look twice: what is prepared is used the second time."""
     found = [check_for_commits(connection, since)[1] for _ in range(2)]
     return all(found)
+
+
+def wait_for_the_others_to_go(database: Any) -> None:
+    with connect_as_superuser("postgres") as superuser:
+        query = (
+            f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{database.name}' AND backend_type LIKE 'client%'"
+        )
+        while superuser.execute(query).fetchone() > (1,):
+            time.sleep(0.01)
 
 
 @pytest.mark.parametrize("forgets", ["SELECT 1", "DISCARD ALL", "DEALLOCATE ALL"])
@@ -163,10 +178,7 @@ def test_a_commit_in_this_database_between_the_queries_is_found_by_this_check_or
             other = scratch.connection.copy()
             execute(other, "INSERT INTO a VALUES (1)")
             other.close()
-            with connect_as_superuser("postgres") as superuser:
-                query = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{scratch.name}' AND backend_type LIKE 'client%'"
-                while superuser.execute(query).fetchone() != (1,):
-                    time.sleep(0.01)
+            wait_for_the_others_to_go(scratch)
 
     before_each_reading(commit)
     found = []
@@ -178,3 +190,19 @@ def test_a_commit_in_this_database_between_the_queries_is_found_by_this_check_or
         found.append(find_written(before, position))
     assert len(readings) > reading
     assert any(written is None or table in written for written in found)
+
+
+def test_a_session_that_came_and_went_without_a_write_leaves_a_database_unwritten(
+    scratch: Any, make_scratch: Any
+) -> None:
+    elsewhere = make_scratch("elsewhere")
+    scratch.execute("CREATE TABLE a (id integer)")
+    wait_for_the_others_to_go(scratch)
+    start = note_start(scratch.connection)
+    elsewhere.execute("CREATE TABLE b (id integer)")
+    assert scratch.count("a") == 0
+    wait_for_the_others_to_go(scratch)
+    assert is_unwritten(scratch.connection, start)
+    scratch.execute("INSERT INTO a VALUES (1)")
+    wait_for_the_others_to_go(scratch)
+    assert not is_unwritten(scratch.connection, start)

@@ -139,11 +139,24 @@ def note_start(connection: BaseDatabaseWrapper) -> PostgreSQLPosition:
 
 
 def is_unwritten(connection: BaseDatabaseWrapper, start: Position) -> bool:
-    """Whether nothing was committed to the database, and no sequence moved, since *start*."""
+    """Whether nothing was committed to the database, and no sequence moved, since *start*.
+
+    Sessions may have come and gone, if nobody else is connected now or was then: who has gone has reported what it wrote.
+    """
     connection.ensure_connection()
     if not isinstance(start, PostgreSQLPosition) or not is_idle(connection):
         return False
-    return _read_sequences(connection) == start.sequences and not check_for_commits(connection, start)[1]
+    if _read_sequences(connection) != start.sequences:
+        return False
+    position, may_differ = check_for_commits(connection, start)
+    was, now = start.counted, position.counted
+    return not may_differ or (
+        was is not None
+        and now is not None
+        and was.sums == now.sums
+        and was.conditions.epoch == now.conditions.epoch
+        and not (was.conditions.others or now.conditions.others)
+    )
 
 
 def _read_next(connection: BaseDatabaseWrapper) -> int:
