@@ -41,6 +41,21 @@ cd "$ROOT"
 # Hundreds of the tests' processes would compile the same modules: half of all the time.
 unset PYTHONDONTWRITEBYTECODE
 
+# list_what_stays: at the end, also of a run that is interrupted.
+list_what_stays() {
+    say ""
+    say "Left on this machine for the next run, beside caches inside of the checkout; rm -r removes each, at any time:"
+    {
+        printf '%s\n' "$environment" "${TMPDIR:-/tmp}/pytest-of-$(id -un)"
+        "$PYTHON" -m testproject.embedded --folders
+    } | while read -r folder; do
+        [ ! -d "$folder" ] || du -sh "$folder" >&2
+    done
+}
+trap list_what_stays EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
 # run_on DATABASE [ARGUMENT…]: run pytest there. It runs in a subshell, so that its variables end with it.
 run_on() (
     database=$1
@@ -94,12 +109,4 @@ for database in $databases; do
     fi
 done
 printf '\n==>%s\n' "$summary"
-say ""
-say "Left on this machine for the next run, beside caches inside of the checkout; rm -r removes each, at any time:"
-{
-    printf '%s\n' "$environment" "${TMPDIR:-/tmp}/pytest-of-$(id -un)"
-    "$PYTHON" -m testproject.embedded --folders
-} | while read -r folder; do
-    [ ! -d "$folder" ] || du -sh "$folder" >&2
-done
 exit "$failed"
