@@ -1,7 +1,7 @@
 """What the gate leaves to the night: ``.ci/run`` and ``tests/run.sh`` deselect these tests, ``.ci/nightly`` runs all of them.
 
 A folder or a file, with the reason. ``IN_THE_GATE`` are tests inside of them that run in the gate too, one for each claim that
-nothing else there proves. Whatever is selected, ``-m ""`` runs it.
+nothing else there proves. A large case among small ones has the mark ``nightly`` where it stands. Whatever is selected, ``-m ""`` runs it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ NIGHTLY = {
     "documentation/test_first_hour.py": "the tutorial, word by word, with pip",
     "documentation/test_examples.py": "whole runs of the examples",
     "documentation/test_leftovers.py": "a run of pytest for each way to isolate a test",
+    "documentation/test_site.py": "the site is built, as the gate does in a step of its own, and its links are followed",
     "documentation/test_pictures.py": "the recorded pictures, recorded again",
     "plugin/test_rollback_scopes.py": "a run of pytest for each combination of scopes",
     "plugin/test_committed_scopes.py": "the same for scopes that commit",

@@ -124,7 +124,7 @@ def test_every_kind_of_column_and_constraint_is_emptied(scratch):
     assert scratch.sequence_state("every_id_seq") == (1, False)
 
 
-@pytest.mark.parametrize("number", [1_000, 10_000])
+@pytest.mark.parametrize("number", [1_000, pytest.param(10_000, marks=pytest.mark.nightly)])
 def test_thousands_of_tables_in_one_chain_need_no_more_locks_than_the_default(scratch, number):
     with scratch.connect() as session:
         for start in range(0, number, 250):
