@@ -3,8 +3,8 @@
 #
 #   tests/run.sh [--databases "LIST"] [pytest's arguments]
 #
-# It says first what it will do, and at the end what it leaves on the disk. LIST has versions of PostgreSQL and sqlite, as in
-# "15 16 18 sqlite"; without it the tests run on the PostgreSQL that the test project finds (DATABASE_URL,
+# It says first what it will do, and at the end what it leaves on the disk. LIST has versions of PostgreSQL and sqlite, as
+# in "15 16 18 sqlite"; without it the tests run on the PostgreSQL that the test project finds (DATABASE_URL,
 # TESTPROJECT_POSTGRES, a wheel, the system) and on SQLite. A run that fails
 # does not keep the next from running, and the exit status is 1 if any failed. With TESTPROJECT_COVERAGE=1 each run
 # leaves its data for "coverage combine". Three tests run at a time, as many of them wait, and whoever is done
@@ -85,8 +85,8 @@ run_on() (
 )
 
 # Nothing is proved twice: on the databases after the first, what no database is in; on the others, what is about SQLite.
-WITHOUT_DATABASE="--ignore=tests/showdeps --ignore=tests/embedded --ignore=tests/test_packaging.py --ignore=tests/test_architecture.py
-    --ignore=tests/test_graph.py --ignore=tests/test_schema.py --ignore=tests/test_selection.py --ignore=tests/test_words.py"
+WITHOUT_DATABASE="--ignore=tests/showdeps --ignore=tests/embedded --ignore=tests/test_packaging.py
+    --ignore=tests/test_architecture.py --ignore=tests/test_graph.py --ignore=tests/test_schema.py --ignore=tests/test_selection.py --ignore=tests/test_words.py"
 
 summary=""
 failed=0
