@@ -1,4 +1,4 @@
-"""Capturing the baseline: the state that resets go back to, kept inside the test database itself."""
+"""Capture and drop the baseline: the state that resets restore, kept inside the test database itself."""
 
 from __future__ import annotations
 
@@ -34,17 +34,20 @@ def capture_baseline(
 ) -> Baseline:
     """Keep the rows of every table and the state of every sequence, once, after the migrations.
 
-    Where there is a baseline already, it is left as it is and returned: so a database that is kept between runs, and
-    that a killed run has left dirty, still goes back to its clean state.
+    An existing baseline is returned unchanged. So a database that is kept between runs still goes back to its clean
+    state after a run was killed.
 
-    Parameters: *using*, the alias; *exclude*, labels and patterns of tables that no reset to this baseline touches, and
-    ``TESTDB["EXCLUDE"]``; *replace*, whether to capture anew what is there now; *allow_database* and *lock_timeout* as
-    for :class:`~testdb_app.resetter.Resetter`; *state*, what is kept: the baseline, or what :mod:`testdb_app.teardown` keeps
-    beside it.
+    Parameters:
 
-    Raises :class:`BaselineError` if there is one that was captured from another schema, unless *replace*; the guard's
-    :class:`UnsafeDatabaseError`, and other errors of :mod:`testdb_app.exceptions`; with any of them nothing was changed.
-    Costs a copy of every row; writers wait meanwhile. The role needs CREATE on the database.
+    - *using*: the alias.
+    - *exclude*: labels and patterns of tables that no reset to this baseline touches, besides ``TESTDB["EXCLUDE"]``.
+    - *replace*: whether to replace an existing baseline with the present state.
+    - *allow_database* and *lock_timeout* (seconds): as for :class:`~testdb_app.resetter.Resetter`.
+    - *state*: which kept state to capture, the baseline or the one of :mod:`testdb_app.teardown`.
+
+    Raises :class:`BaselineError` if the existing baseline belongs to another schema, the guard's
+    :class:`UnsafeDatabaseError`, and other errors of :mod:`testdb_app.exceptions`. With any error nothing was changed.
+    Cost: a copy of every row; writers wait meanwhile. The role needs CREATE on the database.
     """
     options = check_options(
         using=using,
@@ -95,7 +98,7 @@ def _capture(connection: BaseDatabaseWrapper, options: ResetOptions, *, replace:
 
 
 def drop_baseline(using: str = DEFAULT_DB_ALIAS, *, allow_database: str | Iterable[str] = ()) -> None:
-    """Take the baseline, and what else is kept, out of the database of the alias *using*; without any nothing happens.
+    """Drop the baseline and the other kept states of the alias *using*. Without any, nothing happens.
 
     Raises the guard's :class:`UnsafeDatabaseError`, as a reset does.
     """

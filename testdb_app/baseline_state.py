@@ -1,4 +1,4 @@
-"""The baseline as a value: its tables, sequences and shape, and the document that a database keeps of it. Pure."""
+"""The baseline as a value: its tables, sequences and shape; and the JSON document that stores it in the database. Pure."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from testdb_app.exceptions import BaselineDamagedError, BaselineFormatError
 from testdb_app.schema import QualifiedName, Schema, SequenceInfo, Table
 
 MIGRATIONS_TABLE = "django_migrations"
-"""The name of Django's list of applied migrations, in whatever schema: without its rows each would run again."""
+"""The table of applied migrations, in any schema. Without its rows every migration would run again."""
 
 BASELINE, FLUSHED = "baseline", "flushed"
-"""The states that a database keeps, one of each: the baseline, and what a flush leaves; see :mod:`testdb_app.teardown`."""
+"""The states that a database keeps, one of each: the baseline, and the state after a flush; see :mod:`testdb_app.teardown`."""
 KEPT_STATES = (BASELINE, FLUSHED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SequenceState:
-    """Where a sequence stands: the next value is ``last_value`` itself, or the one after it if ``is_called``."""
+    """The state of a sequence: the next value is ``last_value``, or the one after it if ``is_called``."""
 
     last_value: int
     is_called: bool
@@ -30,11 +30,13 @@ class SequenceState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaselineColumn:
-    """A column whose values a baseline keeps. ``is_fixed``: it takes no value in an UPDATE (GENERATED ALWAYS AS IDENTITY).
+    """A column whose values a baseline keeps.
 
-    ``kept_as`` is the built-in type of the copy where the column's own is the user's, else empty; ``type`` what a kept text
-    is cast back to; ``collation`` that of the column where it is the user's. These three are SQL. ``is_exact`` tells that
-    a hash of its values is as good as one of their texts.
+    - ``is_fixed``: an UPDATE cannot set it (GENERATED ALWAYS AS IDENTITY).
+    - ``type``: the type, as SQL, to which a kept text is cast back.
+    - ``kept_as``: the built-in type of the copy, as SQL, if the column's own type is user-defined; otherwise empty.
+    - ``collation``: the column's collation, as SQL, if it is user-defined; otherwise empty.
+    - ``is_exact``: equal hashes of values mean equal texts.
     """
 
     name: str
@@ -48,7 +50,7 @@ class BaselineColumn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EarlierFormat:
-    """A database compared with its baseline of an earlier format: what is different, and the SQL that sets its sequences back."""
+    """The comparison of a database with a baseline of an earlier format: ``changes``, and SQL that sets its sequences back."""
 
     changes: tuple[str, ...]
     restarts: tuple[str, ...]
@@ -56,10 +58,11 @@ class EarlierFormat:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaselineTable:
-    """A table that had rows when the baseline was captured: how many, and the table that keeps their copies.
+    """A table that had rows when the baseline was captured, their number, and the table ``copy`` with their copies.
 
-    ``key`` names the columns that tell its rows apart; empty where it has no primary key or the like. ``operators`` are
-    those by which the values of these columns are equal, as SQL. ``checksum`` is that of the copy.
+    - ``key``: the columns that identify a row; empty if there is no primary key or similar key.
+    - ``operators``: the equality operator of each of these columns, as SQL.
+    - ``checksum``: the checksum of the copy.
     """
 
     name: QualifiedName
@@ -71,21 +74,25 @@ class BaselineTable:
     checksum: str = ""
 
     def operator(self, column: str) -> str:
-        """The operator by which values of *column* are equal, as SQL."""
+        """Return the equality operator of *column*, as SQL."""
         found = dict(zip(self.key, self.operators, strict=False))
         return found.get(column, "OPERATOR(pg_catalog.=)")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Baseline:
-    """The state that was captured, as kept inside the database.
+    """The captured state, as kept inside the database.
 
-    ``tables`` are those with rows, ``sequences`` those that were not at their start; every other one in scope was
-    empty, or at its start. ``excluded`` tables were left alone and stay so. ``migrations`` are the tables that list what
-    was applied. ``shape`` is what the baseline depends on, by what people call it ("table public.book") with a
-    description; it is compared before every use. ``captured_at`` is the server's time in ISO 8601. ``counters`` are those of
-    the copies when their checksums were last verified: while they are the same, nobody has written to a copy. ``document``
-    is the table that this was read from.
+    - ``captured_at``: the server's time, in ISO 8601.
+    - ``tables``: the tables that had rows. Every other table in scope was empty.
+    - ``sequences``: the sequences that were not at their start.
+    - ``excluded``: tables that were left alone, and that resets to this baseline leave alone.
+    - ``shape``: the parts of the schema that the baseline depends on, by name ("table public.book") with a description.
+      It is compared before every use.
+    - ``migrations``: the tables that list applied migrations.
+    - ``counters``: the counters of the copies when their checksums were last verified. While they are the same, nobody
+      has written to a copy.
+    - ``document``: the table that this baseline was read from.
     """
 
     captured_at: str
@@ -100,25 +107,25 @@ class Baseline:
 
     @cached_property
     def kept_in(self) -> frozenset[QualifiedName]:
-        """The tables without writes to which it still holds: document, copies, and the lists of applied migrations."""
+        """The tables whose counters prove that it is intact: the document, the copies, and the lists of applied migrations."""
         own = {table.copy for table in self.tables.values()} | ({self.document} if self.document is not None else set())
         return frozenset({*self.migrations, *own})
 
     @property
     def rows(self) -> int:
-        """The rows that it holds, in all."""
+        """The number of all rows in it."""
         return sum(table.rows for table in self.tables.values())
 
 
 MIGRATIONS_IN = "the list of migrations in "
-"""How the entries of a shape begin that tell which migrations were applied."""
+"""The prefix of the entries of a shape that list applied migrations."""
 
 KIND_OF = "the kind of "
-"""How the entries of a shape begin that tell what a table is, and where it belongs."""
+"""The prefix of the entries of a shape that describe the kind of a table and its parents."""
 
 
 def describe_tables(schema: Schema) -> dict[str, str]:
-    """Describe which tables and sequences there are, whether or not they hold rows, and of what kind."""
+    """Return the entries of a shape for all tables and sequences, with or without rows."""
     shape = {f"table {table.name}": "" for table in schema.tables}
     shape |= {f"{KIND_OF}table {table.name}": _kind(table) for table in schema.tables}
     return shape | {f"sequence {sequence.name}": _sequence(sequence) for sequence in schema.sequences}
@@ -135,15 +142,15 @@ def _sequence(sequence: SequenceInfo) -> str:
 
 
 def migration_tables(schema: Schema) -> tuple[QualifiedName, ...]:
-    """Return the tables in which Django lists the migrations that were applied."""
+    """Return the tables in which Django lists the applied migrations."""
     return tuple(table.name for table in schema.tables if table.name.name == MIGRATIONS_TABLE)
 
 
 def compare_shapes(before: Mapping[str, str], after: Mapping[str, str]) -> Iterator[str]:
-    """Yield, in order, what differs between the shape at the capture and the present one, as people say it."""
+    """Yield each difference between the shape at the capture and the present one as a clause, in order."""
     for what in sorted({*before, *after}, key=lambda what: (what.removeprefix(KIND_OF), what)):
         if what not in before or what not in after:
-            # That of a table that came or went is told with the table.
+            # The entry of a new or dropped table itself says enough.
             if not what.startswith(KIND_OF):
                 yield f"{what} is {'new' if what in after else 'gone'}"
         elif not is_same_shape(before[what], after[what]):
@@ -154,7 +161,7 @@ _ENUM = "(enum) "
 
 
 def is_same_shape(before: str, after: str) -> bool:
-    """Whether two descriptions say the same, but for values that an enum has got since."""
+    """Whether two descriptions are the same, apart from values that were added to an enum since."""
     if before == after or _ENUM not in after:
         return before == after
     known = before.split("\n")
@@ -172,7 +179,7 @@ def _first_difference(before: str, after: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowChanges:
-    """How many rows of a table a reset removed, put back as they were, and put in again."""
+    """The numbers of rows of a table that a reset removed, updated to their old values, and inserted again."""
 
     removed: int = 0
     updated: int = 0
@@ -184,11 +191,11 @@ class RowChanges:
 
 _VERSION = 2
 _EARLIER = 1
-"""The format without checksums: a copy has the columns of its table, of the types of that time."""
+"""The format without checksums: a copy has the columns of its table, with the same types."""
 
 
 def to_document(baseline: Baseline) -> dict[str, Any]:
-    """Return *baseline* as JSON's types, with a digest of it all."""
+    """Return *baseline* as JSON's types, with a digest of the whole document."""
     document = {
         "version": _VERSION,
         "captured_at": baseline.captured_at,
@@ -227,17 +234,18 @@ def not_as_captured(where: str, faults: Iterable[str]) -> BaselineDamagedError:
     changes = list(faults)
     listed = "; ".join(changes[:5]) + (f"; and {len(changes) - 5} more" if len(changes) > 5 else "")
     return BaselineDamagedError(
-        f"The baseline of {where} is damaged: {listed}. Nothing was changed. Have the database made anew (--create-db, or "
-        "without --keepdb), or bring it to the state that is meant and capture that: resetdb --recapture, or "
+        f"The baseline of {where} is damaged: {listed}. Nothing was changed. Create the database again (--create-db, or "
+        "without --keepdb). Or bring it to the intended state and capture that: resetdb --recapture, or "
         "capture_baseline(replace=True).",
         changes=changes,
     )
 
 
 def from_document(document: Mapping[str, Any], *, where: str = "this database") -> Baseline:
-    """Return the baseline of a document. Raises :class:`BaselineFormatError` for one of another version.
+    """Return the baseline of a document. *where* names the database for messages.
 
-    *where* names the database for the message. Raises :class:`BaselineDamagedError` for a document that somebody has edited.
+    Raises :class:`BaselineFormatError` for a document of another version, and :class:`BaselineDamagedError` for an edited
+    or unreadable one.
     """
     try:
         baseline = _parse(document, where)
@@ -273,9 +281,9 @@ def _parse(document: Mapping[str, Any], where: str) -> Baseline:
 
 
 def from_earlier_document(document: Mapping[str, Any], *, where: str) -> Baseline:
-    """Return the baseline of a document of the format before this one, to compare what is there with its copies.
+    """Return the baseline of a document of the previous format, to compare the database with its copies.
 
-    Raises :class:`BaselineFormatError` for a document that is none.
+    Raises :class:`BaselineFormatError` for any other document.
     """
     try:
         if document["version"] == _EARLIER:
@@ -297,13 +305,13 @@ def from_earlier_document(document: Mapping[str, Any], *, where: str) -> Baselin
 
 
 def not_proved(where: str, changes: Iterable[str]) -> BaselineFormatError:
-    """Return the error for a baseline of another format in a database that may not be as it was captured."""
+    """Return the error for a baseline of another format in a database that may have changed since the capture."""
     found = list(changes)
     listed = "; ".join(found[:5]) + (f"; and {len(found) - 5} more" if len(found) > 5 else "")
     return BaselineFormatError(
-        f"The baseline of {where} was captured by another version of testdb_app, and what is there now may hold rows of an "
-        f"earlier run: {listed}. Nothing was changed. Have the database made anew (--create-db, or without --keepdb), or "
-        "bring it to the state that is meant and capture that: resetdb --recapture.",
+        f"The baseline of {where} was captured by another version of testdb_app, and the database may have rows of an "
+        f"earlier run: {listed}. Nothing was changed. Create the database again (--create-db, or without --keepdb). Or "
+        "bring it to the intended state and capture that: resetdb --recapture.",
         changes=found,
     )
 

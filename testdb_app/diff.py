@@ -1,6 +1,6 @@
-"""What a verification finds: rows that differ, broken constraints, sequences that are behind. Pure values, with their text.
+"""Differences between database states as values with their text: rows, violated constraints, sequences. Pure.
 
-The text is meant to be read under a failed test: ``+`` and ``-`` lines as pytest writes them, cut where it would not be read.
+The text is for the output of a failed test: ``+`` and ``-`` lines as pytest writes them, cut to a readable length.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ MOST_LINES = 80
 _MOST_CHARACTERS = 80
 
 Row = Mapping[str, str | None]
-"""The columns of a row and their values, as the database writes them; None is NULL."""
+"""The columns of a row and their values as the database's text; None is NULL."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowDifference:
-    """One row: ``before`` is None for one that was added, ``after`` for one that was removed.
+    """One row that differs. ``before`` is None for an added row, ``after`` for a removed one.
 
-    ``key`` names the columns that tell the rows apart, none where the table has no key; ``changed`` those that differ.
-    Long values are cut.
+    ``key`` names the key columns, empty if the table has no key; ``changed`` names the columns that differ. Long values
+    are cut.
     """
 
     before: Row | None = None
@@ -31,7 +31,7 @@ class RowDifference:
     changed: tuple[str, ...] = ()
 
     def lines(self) -> Iterator[str]:
-        """Yield the row as lines that begin with ``+``, ``-``, or, above the columns that changed, with a space."""
+        """Yield the row as lines that begin with ``+`` or ``-``; a changed row first has a line with its key."""
         if self.before is None and self.after is not None:
             yield f"+ {_show_row(self.after)}"
         elif self.after is None and self.before is not None:
@@ -44,7 +44,7 @@ class RowDifference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableDifference:
-    """How many rows of a table were added, changed and removed, and some of them (``rows``, at most so many of each kind)."""
+    """The numbers of added, changed and removed rows of a table, and some of these rows (``rows``)."""
 
     table: QualifiedName
     added: int = 0
@@ -54,7 +54,7 @@ class TableDifference:
     labels: tuple[str, ...] = ()
 
     def lines(self) -> Iterator[str]:
-        """Yield a headline, and the rows below it."""
+        """Yield a headline with the numbers, then the rows."""
         counts = ", ".join(
             f"{number} {what}"
             for number, what in ((self.added, "added"), (self.changed, "changed"), (self.removed, "removed"))
@@ -69,7 +69,7 @@ class TableDifference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateDifference:
-    """What differs between two states of a database, by table; false if nothing does. Its text is a diff."""
+    """The differences between two states of a database, by table. False if there are none; its text is a diff."""
 
     tables: tuple[TableDifference, ...] = ()
 
@@ -80,7 +80,10 @@ class StateDifference:
         return "\n".join(cut(line for table in self.tables for line in table.lines())) or "nothing differs"
 
     def find(self, name: str) -> TableDifference:
-        """Return the difference of the table with that name, with or without its schema, or of that model's label."""
+        """Return the difference of one table. *name* is its name, with or without schema, or its model's label.
+
+        Raises :class:`KeyError` if that table does not differ.
+        """
         for table in self.tables:
             if name in {table.table.name, str(table.table), *table.labels}:
                 return table
@@ -89,9 +92,10 @@ class StateDifference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Violation:
-    """A constraint that rows break: ``kind`` is "foreign key", "unique" or "constraint" (one that the server names).
+    """A constraint that rows violate. ``kind`` is "foreign key", "unique" or "constraint" (any other, named by the server).
 
-    ``values`` are those of ``columns`` in one such row, ``rows`` how many rows have them; ``detail`` is the server's text.
+    ``values`` are those of ``columns`` in one such row, ``rows`` the number of rows with these values; ``detail`` is the
+    server's text.
     """
 
     constraint: str
@@ -115,7 +119,7 @@ class Violation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LateSequence:
-    """A sequence whose ``next_value`` collides with a row, now or later: ``furthest`` is there already in that column."""
+    """A sequence whose next values collide with rows: its column already has values up to ``furthest``."""
 
     sequence: QualifiedName
     next_value: int
@@ -132,7 +136,7 @@ class LateSequence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SequenceDifference:
-    """A sequence that is not where it should be; states as text."""
+    """A sequence that is not in the expected state; both states are text."""
 
     sequence: QualifiedName
     expected: str
@@ -144,7 +148,7 @@ class SequenceDifference:
 
 
 def cut(lines: Iterator[str], most: int = MOST_LINES) -> Iterator[str]:
-    """Yield at most so many lines, and then how many there were besides."""
+    """Yield at most *most* lines, and then the number of lines left out."""
     more = 0
     for number, line in enumerate(lines):
         if number < most:
@@ -156,7 +160,7 @@ def cut(lines: Iterator[str], most: int = MOST_LINES) -> Iterator[str]:
 
 
 def show_value(value: object) -> str:
-    """Return a value as a failure shows it: on one line, at most so long."""
+    """Return a value as text on one line, cut to 80 characters."""
     if value is None:
         return "NULL"
     text = str(value)

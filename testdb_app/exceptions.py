@@ -5,48 +5,48 @@
     TestDBError
     ├── ConfigurationError        the TESTDB setting, or an argument, is wrong
     ├── UnknownNameError          a name or pattern matches no table
-    ├── UnsafeDatabaseError       the guard does not know this database to be a test database
-    ├── UnsupportedError          this database, server or schema cannot do what was asked
-    ├── DataError                 data could not be set up, taken away or kept
-    │   ├── DependentRowsError    rows that stay refer to rows that were set up and would be deleted
-    │   ├── SeedError             seeds that come after each other in a circle
-    │   ├── MakeError             a row cannot be made up
+    ├── UnsafeDatabaseError       the guard refused: the database is not known to be a test database
+    ├── UnsupportedError          this database, server or schema does not support the operation
+    ├── DataError                 data could not be set up, deleted or kept
+    │   ├── DependentRowsError    remaining rows refer to rows that were set up and would be deleted
+    │   ├── SeedError             the order of the seeds has a cycle
+    │   ├── MakeError             no row can be made without more values
     │   └── SnapshotError         the snapshot is gone, or belongs to another schema
-    ├── PostMigrateError          a receiver of post_migrate failed after a reset, which stays
-    ├── VerificationError         what a test verifies does not hold; an AssertionError too
+    ├── PostMigrateError          a receiver of post_migrate failed after a reset; the reset is committed
+    ├── VerificationError         an assertion of testdb_app.data failed; also an AssertionError
     ├── ResetError                the reset was refused or failed; nothing was changed
-    │   ├── ExclusionError        rows that stay refer to rows that would be deleted
+    │   ├── ExclusionError        remaining rows refer to rows that would be deleted
     │   ├── TransactionStateError the connection is inside a transaction, or an aborted one
-    │   ├── ReadOnlyError         a standby server, or a session that is read-only
+    │   ├── ReadOnlyError         a standby server, or a read-only session
     │   ├── MissingPrivilegeError the role lacks a privilege
-    │   ├── LockTimeoutError      another session holds a lock; it is named
+    │   ├── LockTimeoutError      a lock timeout; the session that holds the lock is named
     │   ├── ConcurrencyError      deadlocks or serialization failures, more often than the retries allow
     │   ├── TooManyLocksError     the server's lock table is too small for one transaction
     │   ├── PublicationError      the server refuses to delete rows of a published table
-    │   ├── StorageError          rows are stored where this package cannot put them back
-    │   ├── RowsRemainError       rows were there again after the reset
+    │   ├── StorageError          rows are stored where this package cannot restore them
+    │   ├── RowsRemainError       tables had rows again after the reset
     │   ├── BaselineError         there is no baseline, or it belongs to another schema
-    │   │   ├── BaselineDamagedError its copies or its document are not as they were captured
+    │   │   ├── BaselineDamagedError its copies or its document changed after the capture
     │   │   └── BaselineFormatError another version of this package captured it
-    │   ├── RestoreConflictError  rows of the baseline could not be put back
+    │   ├── RestoreConflictError  rows of the baseline could not be restored
     │   └── ConnectionLostError   the server or the network went away
-    └── TestSessionError          a test session, or a scope of a run of pytest, cannot go on
-        ├── ScopeError            a scope of pytest was asked for too late, or with one that excludes it
-        ├── LeakError             a test, or a fixture, has left rows that others see
-        ├── SessionNestingError   it was to end before one that was opened inside it
-        ├── SessionBrokenError    its transaction or its connection came to an end before it
-        ├── SessionClosedError    it is used after its end, perhaps by a thread that it was shared with
-        ├── SessionLeakError      what was done in it was committed, or stays open after it
-        ├── UnsafeSessionError    the guard does not know its database: an UnsafeDatabaseError too
+    └── TestSessionError          a test session, or a scope of a pytest run, cannot go on
+        ├── ScopeError            a pytest scope was requested too late, or with a conflicting one
+        ├── LeakError             a test or fixture leaked rows into the database
+        ├── SessionNestingError   it was ended before one that was opened inside it
+        ├── SessionBrokenError    its transaction or its connection ended before it
+        ├── SessionClosedError    it was used after its end, perhaps by a thread that shared it
+        ├── SessionLeakError      its work was committed, or is still open after its end
+        ├── UnsafeSessionError    the guard refused its database; also an UnsafeDatabaseError
         └── SessionTimeoutError   one of its limits was reached
             ├── StatementTimeoutError    a statement ran too long
-            ├── SessionLockTimeoutError  a lock was not granted in time; who holds it is named
-            ├── IdleTimeoutError         it did nothing for too long, and the server ended it
+            ├── SessionLockTimeoutError  a lock was not granted in time; the holder is named
+            ├── IdleTimeoutError         it was idle for too long, and the server ended it
             ├── OwnershipTimeoutError    it was open for too long
-            ├── PoolTimeoutError         no connection was free; who holds them is named
+            ├── PoolTimeoutError         no connection was free; the holders are named
             └── LendingTimeoutError      another thread used its connection for too long
 
-All of them can be pickled, because xdist and Django's parallel runner send them between processes.
+All errors can be pickled, because pytest-xdist and Django's parallel runner send them between processes.
 """
 
 from __future__ import annotations
@@ -65,13 +65,13 @@ def reason_of(error: BaseException) -> str:
 class TestDBError(Exception):
     """Base of all errors that this package raises itself.
 
-    Parameters: *message*, the whole text, in which control characters are escaped; keyword arguments become attributes.
+    Parameters: *message*, the whole text, whose control characters are escaped; keyword arguments become attributes.
     """
 
     __test__ = False
 
     def __init__(self, message: str, **details: Any) -> None:
-        # Text of the server, of other sessions or of a command line may be in it.
+        # The message may quote text from the server, other sessions or a command line.
         message = on_one_line(message, keep="\n\t")
         super().__init__(message)
         self.message = message
@@ -86,18 +86,18 @@ def _rebuild(cls: type[TestDBError], message: str) -> TestDBError:
 
 
 class ConfigurationError(TestDBError):
-    """The TESTDB setting or an argument has a value that cannot be meant."""
+    """The TESTDB setting or an argument has an invalid value."""
 
 
 class UnknownNameError(TestDBError):
-    """A label or pattern matches nothing; ``name`` and ``nearest`` (list of str) tell which, and what is near."""
+    """A label or pattern matches nothing; ``name`` is the pattern, ``nearest`` (list of str) has similar names."""
 
     name: str
     nearest: list[str]
 
 
 class UnsafeDatabaseError(TestDBError):
-    """The guard refused; ``rule`` is the name of the rule, ``database`` the live name, ``alias`` Django's."""
+    """The guard refused; ``rule`` names the rule, ``database`` the live database, ``alias`` Django's alias."""
 
     rule: str
     database: str
@@ -109,40 +109,40 @@ class UnsupportedError(TestDBError):
 
 
 class DataError(TestDBError):
-    """Data could not be set up, taken away or kept. Nothing was changed."""
+    """Data could not be set up, deleted or kept. Nothing was changed."""
 
 
 class DependentRowsError(DataError):
-    """Rows that were not set up refer to ones that were; ``dependents`` lists the foreign keys, and the keys of their rows."""
+    """Unregistered rows refer to rows that were set up; ``dependents`` lists the foreign keys and the rows' primary keys."""
 
     dependents: list[Any]
 
 
 class SeedError(DataError):
-    """Seeds come after each other in a circle; ``cycle`` (list of str) is the way round."""
+    """The order of the seeds has a cycle; ``cycle`` (list of str) names its seeds in order."""
 
     cycle: list[str]
 
 
 class MakeError(DataError):
-    """A row cannot be made without more being given; ``model`` is the label, ``field`` the name of what to give."""
+    """A row cannot be made without more values; ``model`` is the model's label, ``field`` the field to pass a value for."""
 
     model: str
     field: str
 
 
 class SnapshotError(DataError):
-    """A snapshot is closed or lost, or the schema has changed since; ``tables`` (list of str) names the tables, if any."""
+    """A snapshot is closed or lost, or the schema has changed since. ``tables`` (list of str) names the tables, if any."""
 
     tables: list[str] = []  # noqa: RUF012 - the default of an attribute that the constructor sets
 
 
 class PostMigrateError(TestDBError):
-    """A receiver of ``post_migrate`` failed after a reset, which is committed; ``receiver`` names the function."""
+    """A receiver of ``post_migrate`` failed after a reset, and the reset is committed; ``receiver`` names the function."""
 
 
 class VerificationError(TestDBError, AssertionError):
-    """What a test verifies does not hold; ``check`` is the name of the assertion, ``failures`` lists what it found."""
+    """An assertion of a test failed; ``check`` names the assertion, ``failures`` lists what it found."""
 
     check: str
     failures: list[Any]
@@ -153,13 +153,13 @@ class ResetError(TestDBError):
 
 
 class ExclusionError(ResetError):
-    """Rows that stay refer to rows that would be deleted; ``references`` lists the foreign-key paths and their rows."""
+    """Remaining rows refer to rows that would be deleted; ``references`` lists each foreign key and its number of rows."""
 
     references: list[Any]
 
 
 class TransactionStateError(ResetError):
-    """The connection is in a transaction that the caller did not declare, or in an aborted one."""
+    """The connection is in a transaction that the caller did not declare, or in a failed one."""
 
 
 class ReadOnlyError(ResetError):
@@ -167,14 +167,14 @@ class ReadOnlyError(ResetError):
 
 
 class MissingPrivilegeError(ResetError):
-    """The role lacks privileges; ``missing`` maps the name of the object to the privilege."""
+    """The role lacks privileges; ``missing`` maps the name of each object to the privilege."""
 
     missing: dict[str, str] = {}  # noqa: RUF012 - the default of an attribute that the constructor sets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blocker:
-    """A session that holds a lock which a reset waits for.
+    """A session that holds a lock and blocks a reset.
 
     ``age_seconds`` counts from the start of its transaction; ``query`` is its current or last statement
     (None where the role may not see it); ``pid`` is None for a prepared transaction, whose identifier is ``prepared``.
@@ -207,19 +207,19 @@ class Blocker:
 
 
 class LockTimeoutError(ResetError):
-    """A lock was not granted in time; ``blockers`` (list of :class:`Blocker`) names who holds it."""
+    """A lock was not granted in time; ``blockers`` (list of :class:`Blocker`) are the holders."""
 
     blockers: list[Blocker]
 
 
 class ConcurrencyError(ResetError):
-    """The server ended the transaction in favour of another one, in every attempt (``attempts``)."""
+    """The server aborted the transaction in favour of another one, in each of ``attempts`` attempts."""
 
     attempts: int
 
 
 class TooManyLocksError(ResetError):
-    """One transaction cannot lock all the tables that hold rows; ``tables`` says how many there are."""
+    """One transaction cannot lock all tables that have rows; ``tables`` is their number."""
 
     tables: int
 
@@ -235,35 +235,35 @@ class PublicationError(ResetError):
 
 
 class StorageError(ResetError):
-    """Rows are stored by an access method or an extension where they cannot be put back; ``tables`` (list of str) names them."""
+    """An access method or an extension stores rows where they cannot be restored; ``tables`` (list of str) names the tables."""
 
     tables: list[str]
 
 
 class RowsRemainError(ResetError):
-    """After the reset rows were there again; ``tables`` names where."""
+    """Tables had rows again after the reset; ``tables`` (list of str) names them."""
 
     tables: list[str]
 
 
 class BaselineError(ResetError):
-    """There is no baseline, or the one there is does not fit; ``changes`` (list of str) says what is different."""
+    """There is no baseline, or it does not fit the database; ``changes`` (list of str) lists the differences."""
 
     changes: list[str] = []  # noqa: RUF012 - the default of an attribute that the constructor sets
 
 
 class BaselineDamagedError(BaselineError):
-    """A copy, or the document, is not as it was captured; ``changes`` (list of str) says what is wrong."""
+    """A copy or the document changed after the capture; ``changes`` (list of str) lists the faults."""
 
 
 class BaselineFormatError(BaselineError):
-    """Another version of this package captured it; ``changes`` (list of str) says which tables are not as they were then."""
+    """Another version of this package captured the baseline; ``changes`` (list of str) lists what has changed since."""
 
 
 class RestoreConflictError(ResetError):
-    """Rows of the baseline conflict with rows that are there, or with a constraint, in whatever order they are put back.
+    """Rows of the baseline conflict with present rows or with a constraint, in whatever order they are restored.
 
-    ``table`` is the table, ``constraint`` the constraint and ``row`` the text of the row, shortened; empty where unknown.
+    ``table``, ``constraint`` and ``row`` (the text of the row, shortened) are empty if unknown.
     """
 
     table: str = ""
@@ -272,56 +272,56 @@ class RestoreConflictError(ResetError):
 
 
 class ConnectionLostError(ResetError):
-    """The connection broke. The server has rolled back what was open, or had already committed all of it."""
+    """The connection broke. The server rolled back the open transaction, or had already committed all of it."""
 
 
 class TestSessionError(TestDBError):
-    """A test session, or a scope of a run of pytest, cannot be opened, used or ended as it should."""
+    """A test session, or a scope of a pytest run, cannot be opened, used or ended."""
 
     __test__ = False
 
 
 class ScopeError(TestSessionError):
-    """A scope of a run of pytest was asked for too late, or together with another that excludes it."""
+    """A scope of a pytest run was requested too late, or together with a conflicting one."""
 
 
 class LeakError(TestSessionError):
-    """Rows, or tables, were left where others see them; ``owner`` names the test, fixture or session that left them."""
+    """Rows or tables leaked into the database; ``owner`` names the test, fixture or session that left them."""
 
     owner: str
 
 
 class SessionNestingError(TestSessionError):
-    """One was to end before another that was opened inside it; ``ending`` and ``still_open`` name the two."""
+    """It was ended before one that was opened inside it; ``ending`` and ``still_open`` name the two."""
 
     ending: str
     still_open: str
 
 
 class SessionBrokenError(TestSessionError):
-    """Its transaction, or its connection, came to an end before it did; ``owner`` names it."""
+    """Its transaction or its connection ended before it did; ``owner`` names the session or scope."""
 
     owner: str
 
 
 class SessionClosedError(TestSessionError):
-    """It is used after its end, or before it was opened; ``owner`` names it."""
+    """It was used after its end, or before it was opened; ``owner`` names the session."""
 
     owner: str
 
 
 class SessionLeakError(TestSessionError):
-    """What was done in it was committed, or is still going on; ``owner`` names it."""
+    """Its work was committed, or is still open after its end; ``owner`` names the session."""
 
     owner: str
 
 
 class UnsafeSessionError(TestSessionError, UnsafeDatabaseError):
-    """It was not opened, as the guard refused its database; caught as either of the two that it is."""
+    """It was not opened, because the guard refused its database."""
 
 
 class SessionTimeoutError(TestSessionError):
-    """One of its limits was reached; ``owner`` names it, ``limit`` is the limit's name, ``seconds`` its value."""
+    """One of its limits was reached; ``owner`` names the session, ``limit`` the limit, and ``seconds`` is its value."""
 
     owner: str
     limit: str
@@ -335,7 +335,7 @@ class StatementTimeoutError(SessionTimeoutError):
 
 
 class SessionLockTimeoutError(SessionTimeoutError):
-    """A lock was not granted within ``lock_timeout``; ``blockers`` (list of :class:`Blocker`) names who holds it.
+    """A lock was not granted within ``lock_timeout``; ``blockers`` (list of :class:`Blocker`) are the holders.
 
     ``statement`` is the text of the statement that waited.
     """
@@ -345,22 +345,22 @@ class SessionLockTimeoutError(SessionTimeoutError):
 
 
 class IdleTimeoutError(SessionTimeoutError):
-    """The server has ended it, as it did nothing within its transaction for longer than ``idle_in_transaction_timeout``."""
+    """The server ended it, because its transaction was idle for longer than ``idle_in_transaction_timeout``."""
 
 
 class OwnershipTimeoutError(SessionTimeoutError):
-    """It has been open for longer than ``ownership_timeout``; ``opened_at`` is file and line."""
+    """It was open for longer than ``ownership_timeout``; ``opened_at`` is the file and line that opened it."""
 
     opened_at: str
 
 
 class PoolTimeoutError(SessionTimeoutError):
-    """The pool had no connection for it; ``holders`` (list of str) tells who has them, opened where, for how long."""
+    """The pool had no free connection; ``holders`` (list of str) describes each holder: where it opened, and how long ago."""
 
     holders: list[str]
 
 
 class LendingTimeoutError(SessionTimeoutError):
-    """Its connection, which it shares with other threads, was in use for too long; ``holder`` tells by whom."""
+    """Another thread used its shared connection for too long; ``holder`` describes that thread."""
 
     holder: str

@@ -1,7 +1,9 @@
-"""The dependency graph of a schema: order, levels, cycles, paths, and tables that immediate foreign keys tie together.
+"""The dependency graph of a schema: the order to delete in, levels, cycles, paths, and groups of tied tables.
 
-Pure and iterative: a chain of 10,000 tables costs no recursion. Every result is a function of the graph alone:
-nodes are sorted before they are walked, so no set's order reaches the SQL.
+The order of a reset is :meth:`DependencyGraph.deletion_groups`; :mod:`testdb_app.plan` makes its steps from these groups.
+
+Pure and iterative: a chain of 10,000 tables needs no recursion. Every result depends on the graph alone: nodes are
+sorted before they are visited, so the order of a set never reaches the SQL.
 
 Strongly connected components by R. Tarjan, "Depth-first search and linear graph algorithms", SIAM J. Comput. 1 (1972),
 in the iterative form with an explicit stack. All methods cost O(nodes + edges), those that sort O(n log n) more.
@@ -17,7 +19,7 @@ from testdb_app.schema import ForeignKey, OnDelete, QualifiedName, Schema
 
 
 class Node(Protocol):
-    """What a node must be: hashable and sortable."""
+    """A node must be hashable and sortable."""
 
     def __hash__(self) -> int: ...
     def __lt__(self, other: Any, /) -> bool: ...
@@ -27,9 +29,9 @@ N = TypeVar("N", bound=Node)
 
 
 class DependencyGraph(Generic[N]):
-    """Which tables reference which.
+    """A directed graph from referencing to referenced nodes; usually of tables and foreign keys.
 
-    Parameters: *nodes*; *edges*, pairs of (referencing, referenced). An edge to an unknown node is a ``KeyError``.
+    Parameters: *nodes*; *edges*, pairs of (referencing, referenced). Raises ``KeyError`` for an edge to an unknown node.
     Parallel edges count once; a node may reference itself.
     """
 
@@ -60,7 +62,7 @@ class DependencyGraph(Generic[N]):
 
     @cached_property
     def _components(self) -> list[list[int]]:
-        """Tarjan's components, referenced ones first, each sorted."""
+        """The strongly connected components by Tarjan's algorithm, referenced ones first, each sorted."""
         order = [-1] * len(self.nodes)
         low = [0] * len(self.nodes)
         on_stack = [False] * len(self.nodes)
@@ -97,7 +99,7 @@ class DependencyGraph(Generic[N]):
 
     @cached_property
     def _levels(self) -> list[int]:
-        """For every node its level: 0 references nothing outside its component, else one more than the highest referenced."""
+        """The level of every node: 0 without references out of its component, else one above the highest referenced level."""
         level = [0] * len(self.nodes)
         for component in self._components:
             members = set(component)
@@ -110,11 +112,11 @@ class DependencyGraph(Generic[N]):
         return level
 
     def level(self, node: N) -> int:
-        """Return the length of the longest chain of references below *node*, a cycle counted as one."""
+        """Return the length of the longest chain of references from *node*; a cycle counts as one node."""
         return self._levels[self._index[node]]
 
     def levels(self) -> tuple[tuple[N, ...], ...]:
-        """Return the nodes by level, level 0 (those that reference nothing) first, each sorted."""
+        """Return the nodes by level, each level sorted. Level 0 comes first: the nodes that reference nothing."""
         found: list[list[N]] = [[] for _ in range(max(self._levels, default=-1) + 1)]
         for number, node in enumerate(self.nodes):
             found[self._levels[number]].append(node)
@@ -126,9 +128,10 @@ class DependencyGraph(Generic[N]):
         return tuple(tuple(self.nodes[number] for number in component) for component in ordered)
 
     def deletion_groups(self) -> tuple[tuple[N, ...], ...]:
-        """Return the components in the order to delete in: referencing tables before those they reference.
+        """Return the components in the order to delete in: referencing tables before the tables that they reference.
 
-        A group of several is a cycle, to be emptied by one statement. By descending level, then by name.
+        A group of several tables is a cycle; one statement must empty it. Groups are sorted by descending level, then by
+        name.
         """
         return self._deletion_groups
 
@@ -151,11 +154,11 @@ class DependencyGraph(Generic[N]):
         return tuple(self.nodes[number] for number in self._references[self._index[node]])
 
     def dependencies(self, *start: N) -> frozenset[N]:
-        """Return all that *start* references, directly or not; a start only if a cycle leads back to it."""
+        """Return all nodes that *start* references, directly or not; *start* itself only if a cycle leads back to it."""
         return self._closure(start, self._references)
 
     def dependents(self, *start: N) -> frozenset[N]:
-        """Return all that reference *start*, directly or not; a start only if a cycle leads back to it."""
+        """Return all nodes that reference *start*, directly or not; *start* itself only if a cycle leads back to it."""
         return self._closure(start, self._referenced_by)
 
     def _closure(self, start: Iterable[N], neighbours: list[list[int]]) -> frozenset[N]:
@@ -208,7 +211,7 @@ def _pop_component(stack: list[int], on_stack: list[bool], root: int) -> list[in
 
 
 def is_immediate(key: ForeignKey) -> bool:
-    """Whether the key is checked at the end of each statement: RESTRICT is, also where the key is deferrable."""
+    """Whether the key is checked at the end of each statement. RESTRICT always is, even if the key is deferrable."""
     return not key.deferrable or key.on_delete is OnDelete.RESTRICT
 
 
@@ -219,18 +222,18 @@ _EVENTS[OnDelete.CASCADE] = frozenset({"DELETE"})
 
 
 def events_of_action(key: ForeignKey, *, restored: bool = False) -> frozenset[str]:
-    """Return what the key's own actions do to its table when rows of the referenced one are deleted, or *restored*.
+    """Return the events that the key's actions cause on its table when referenced rows are deleted, or *restored*.
 
-    They are statements of their own, which fire triggers for each statement also where they find no row.
+    The actions are statements of their own. They fire statement triggers even if they find no row.
     """
     events = _EVENTS[key.on_delete]
     return events | _UPDATE if restored and key.on_update in _CHANGING else events
 
 
 def tied_groups(schema: Schema, names: Iterable[QualifiedName]) -> list[frozenset[QualifiedName]]:
-    """Return *names* in groups: two are in one if immediate foreign keys connect them, directly or through others of them.
+    """Return *names* in groups of tables that immediate foreign keys connect, directly or through other *names*.
 
-    A key of a partitioned table, or to one, ties its partitions. Cost: O(names + their foreign keys).
+    A key from or to a partitioned table ties its partitions. Cost: O(names + their foreign keys).
     """
     wanted = set(names)
     neighbours: dict[QualifiedName, set[QualifiedName]] = {name: set() for name in wanted}
@@ -257,7 +260,7 @@ def tied_groups(schema: Schema, names: Iterable[QualifiedName]) -> list[frozense
 
 
 def _stored(schema: Schema, name: QualifiedName, wanted: set[QualifiedName]) -> list[QualifiedName]:
-    """Return those of *wanted* whose rows a key of the table *name* is about: itself, or its partitions at any level."""
+    """Return the tables of *wanted* that store the rows of *name*: itself, or its partitions at any level."""
     found: list[QualifiedName] = []
     work = [name]
     while work:

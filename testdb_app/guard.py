@@ -1,4 +1,4 @@
-"""The guard: may this database be reset? It asks the live connection before the first write of every run.
+"""The guard decides whether a database may be reset, by what the live connection reports before the first write.
 
 The rules, in this order; the first that applies decides:
 
@@ -357,12 +357,12 @@ def _warn_of_unmarked(identity: DatabaseIdentity) -> None:
     _warned.add((identity.alias, identity.name))
     has_marks = backend_of(identity.vendor).supports_marks
     why = f" ({identity.misfit})" if identity.misfit else ""
-    unmarked = f", and bears no test mark of testdb_app that fits{why}" if has_marks else ""
-    remedy = "mark it with resetdb --mark-protected" if has_marks else 'give the test database another TEST["NAME"]'
+    unmarked = f", and has no valid test mark of testdb_app{why}" if has_marks else ""
+    remedy = "mark it: resetdb --mark-protected" if has_marks else 'give the test database another TEST["NAME"]'
     text = (
-        f'Database "{identity.name}" (alias "{identity.alias}", {identity.server}) was there before this run{unmarked}. '
-        "It is taken for a test database: the test runner keeps it under that name, and no alias has it configured as its own. "
-        f"If that is wrong, stop, and {remedy}."
+        f'Database "{identity.name}" (alias "{identity.alias}", {identity.server}) existed before this run{unmarked}. It counts '
+        "as a test database, because the test runner keeps it under that name and no alias has it configured as its own. "
+        f"If that is wrong, stop the run, and {remedy}."
     )
     try:
         warnings.warn(text, UnmarkedDatabaseWarning, stacklevel=2)
@@ -600,7 +600,7 @@ def _refuse_configured(creation: Any, name: str, *, act: str, loses_all: bool) -
                 return  # Django says what is wrong; elsewhere there may be no such database
             raise UnsafeDatabaseError(
                 f'Refusing to {act} database "{name}" (alias "{connection.alias}"): an alias has it configured as its own, and '
-                f"nobody can look whether it has tables ({on_one_line(str(error))}). If it may be dropped, drop it yourself.",
+                f"its tables cannot be read ({on_one_line(str(error))}). If it may be dropped, drop it yourself.",
                 rule="unknown",
                 database=name,
                 alias=connection.alias,
@@ -700,23 +700,23 @@ def _find_refusal(identity: DatabaseIdentity, act: str = "reset") -> UnsafeDatab
         return _unsafe(
             identity,
             "protected",
-            "it is marked as protected, here or in the database that it was copied from. If that is wrong, take the mark "
-            f"away: resetdb{_database_option(identity.alias)} --unmark-protected.",
+            "it is marked as protected, here or in the database that it was copied from. If that is wrong, remove the "
+            f"mark: resetdb{_database_option(identity.alias)} --unmark-protected.",
             act,
         )
     if identity.names_differ:
         return _unsafe(
             identity,
             "names-differ",
-            f'the settings name "{identity.configured}", but the connection leads to "{identity.name}". A connection pool '
-            "that was opened before the test runner changed the name does that, or a proxy that renames databases: close the "
-            "pools (connection.close_pool()) and connect again, or connect without the proxy.",
+            f'the settings name "{identity.configured}", but the connection leads to "{identity.name}". The cause is a '
+            "connection pool that was opened before the test runner changed the name, or a proxy that renames databases. Close "
+            "the pools (connection.close_pool()) and connect again, or connect without the proxy.",
             act,
         )
     if identity.is_read_only:
         return ReadOnlyError(
             f'Refusing to {act} database "{identity.name}" (alias "{identity.alias}"): the session is read-only by default. '
-            "Connect with a role or options that may write, if this is the database that you mean."
+            "If you mean this database, connect with a role or options that allow writes."
         )
     return None
 
@@ -750,13 +750,13 @@ def _reasons(identity: DatabaseIdentity) -> Iterator[str]:
     elif made is not None and made.is_kept and _unknown_aliases():
         listed = ", ".join(f'"{alias}"' for alias in _unknown_aliases())
         yield (
-            "the test runner keeps it, but it bears no fitting mark. It may be the one of alias "
+            "the test runner keeps it, but it has no valid mark. It may be the database of alias "
             f"{listed}, whose settings name no database"
         )
     elif made is None and owner is None and _configured_names.get(identity.alias) is not None:
         yield (
-            "no hook saw this process make it: its name came into the settings in another way. If a fixture or a runner of your "
-            f'own did that, have it call testdb_app.guard.trust_test_database("{identity.alias}", "{identity.name}")'
+            "no hook saw this process create it: its name was put into the settings in another way. If a fixture or runner of "
+            f'your own did that, call testdb_app.guard.trust_test_database("{identity.alias}", "{identity.name}") there'
         )
     if identity.misfit:
         yield identity.misfit
@@ -765,7 +765,7 @@ def _reasons(identity: DatabaseIdentity) -> Iterator[str]:
 def _nearly_named(identity: DatabaseIdentity, named: Iterable[str]) -> Iterator[str]:
     near = difflib.get_close_matches(identity.name, sorted(named), n=1)
     if near:
-        yield f'"{near[0]}" is allowed, which is not its name (did you mean "{identity.name}"?)'
+        yield f'"{near[0]}" is allowed, but that is not its name (did you mean "{identity.name}"?)'
 
 
 def settings_line(name: str) -> str:
@@ -793,8 +793,8 @@ def check_no_transaction(connection: BaseDatabaseWrapper, doing: str) -> None:
     """Raise :class:`TransactionStateError` if *connection* is in a transaction, or would be at its next statement."""
     if connection.in_atomic_block or not has_autocommit(connection):
         raise TransactionStateError(
-            f'Refusing to {doing}: the connection "{connection.alias}" is in a transaction, or has autocommit off. It has to be '
-            "committed and seen by others: do it outside of atomic(), with autocommit on."
+            f'Refusing to {doing}: the connection "{connection.alias}" is in a transaction, or has autocommit off. The '
+            "result must be committed for other connections to see it. Do this outside of atomic(), with autocommit on."
         )
 
 
@@ -805,7 +805,7 @@ def check_transaction_state(connection: BaseDatabaseWrapper, *, within_transacti
     """
     what = None
     if connection.in_atomic_block and connection.needs_rollback:
-        what = "is in a transaction that has failed. Let its atomic() block end first"
+        what = "is in a transaction that has failed. Leave its atomic() block first"
     elif not within_transaction and connection.in_atomic_block:
         what = (
             "is inside atomic(). A reset commits, and would see the rows of that transaction but not end it. Call it "

@@ -1,7 +1,7 @@
-"""Django models and their tables: which model stands behind which table, and where models and database disagree.
+"""Find the table of each Django model, and the foreign keys on which models and database disagree.
 
-The table of a model is text that Django puts between quotes: it may hold a schema (``"s"."t"`` or ``s"."t``),
-PostgreSQL cuts it after 63 bytes, and where the database ignores case so does the look-up here.
+The ``db_table`` of a model is text that Django puts between quotes. It may contain a schema (``"s"."t"`` or ``s"."t``).
+PostgreSQL cuts it after 63 bytes. If the database ignores case, so does the search here.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 _QUOTED = re.compile(r'(?:"((?:[^"]|"")+)"\.)?"((?:[^"]|"")+)"')
 
 POSTGRESQL_NAME_BYTES = 63
-"""PostgreSQL cuts longer names without an error. Django's cut counts characters, and spares explicit ones."""
+"""PostgreSQL cuts longer names without an error. Django counts characters when it shortens, and never shortens explicit names."""
 
 
 class ModelWithoutTable(NamedTuple):
-    """A model whose table the schema does not have; ``db_table`` as the model spells it."""
+    """A model whose table is not in the schema; ``db_table`` as the model spells it."""
 
     label: str
     db_table: str
@@ -52,8 +52,8 @@ class TableOfModel(NamedTuple):
 class ModelIndex:
     """The models of one alias and their tables. Made by :func:`index_models`.
 
-    ``labels_by_table`` maps tables to labels ("app_label.ModelName"): concrete managed models first, then
-    unmanaged ones, then proxies, each sorted. ``unmanaged`` has the labels of models that no migration makes.
+    ``labels_by_table`` has the labels ("app_label.ModelName") of each table: concrete managed models first, then
+    unmanaged ones, then proxies, each sorted. ``unmanaged`` has the labels of models that migrations do not create.
     """
 
     schema: Schema
@@ -63,15 +63,15 @@ class ModelIndex:
     unmanaged: frozenset[str]
 
     def labels_of(self, table: QualifiedName) -> tuple[str, ...]:
-        """Return the labels of the models behind *table*; empty if no model knows it."""
+        """Return the labels of the models behind *table*; empty if there are none."""
         return self.labels_by_table.get(table, ())
 
     @cached_property
     def models_without_table(self) -> tuple[ModelWithoutTable, ...]:
         """The models whose table does not exist, sorted.
 
-        A foreign or temporary table, or a view that the schema names, counts as existing. Behind an unmanaged
-        model there may be a view that the schema does not name.
+        A foreign or temporary table, or a view in the schema, counts as existing. The table of an unmanaged model may
+        be a view that is not in the schema.
         """
         return tuple(
             sorted(
@@ -83,7 +83,7 @@ class ModelIndex:
 
     @cached_property
     def tables_without_model(self) -> tuple[QualifiedName, ...]:
-        """The tables that no model knows, sorted, without partitions and those of extensions."""
+        """The tables without a model, sorted, except partitions and tables of extensions."""
         return tuple(
             table.name
             for table in self.schema.tables
@@ -94,7 +94,7 @@ class ModelIndex:
 
 
 class TableNames:
-    """Finds the table that a model's ``db_table`` means, as this database would."""
+    """Finds the table of a model's ``db_table`` by the rules of this database."""
 
     def __init__(self, schema: Schema, connection: BaseDatabaseWrapper) -> None:
         self._search_path = schema.search_path
@@ -106,8 +106,7 @@ class TableNames:
         self._relations.update((self._folded(table.name), table.name) for table in schema.tables)
 
     def find(self, db_table: str) -> tuple[QualifiedName | None, bool]:
-        """Return the table that Django's SQL reaches by *db_table*, None if it reaches none, and whether it
-        reaches a relation that the schema leaves out."""
+        """Return the table that *db_table* means in Django's SQL, or None; and whether it means a left-out relation."""
         schema, name = split_db_table(db_table)
         for candidate in [self._stored(schema)] if schema is not None else self._search_path:
             key = self._folded(QualifiedName(candidate, self._stored(name)))
@@ -117,7 +116,7 @@ class TableNames:
         return None, False
 
     def column(self, name: str) -> str:
-        """Return *name* in the form in which two names of columns are compared."""
+        """Return the name of a column in the form for comparisons."""
         stored = self._stored(name)
         return _ascii_lower(stored) if self._ignores_case else stored
 
@@ -138,7 +137,7 @@ def _ascii_lower(text: str) -> str:
 
 
 def split_db_table(db_table: str) -> tuple[str | None, str]:
-    """Read a model's ``db_table`` as Django's ``quote_name`` and the server do: (schema or None, name).
+    """Split a model's ``db_table`` as Django's ``quote_name`` and the server do: (schema or None, name).
 
     ``"s"."t"`` and ``s"."t`` are both table ``t`` of schema ``s``. Text that is no valid SQL is a plain name.
     """
@@ -151,11 +150,11 @@ def split_db_table(db_table: str) -> tuple[str | None, str]:
 
 
 def index_models(connection: BaseDatabaseWrapper, schema: Schema) -> ModelIndex:
-    """Find the tables of all models that the routers send to the connection's alias. No query.
+    """Return the tables of all models that the routers allow on the connection's alias. Runs no query.
 
-    As in migrations, the table of an automatic many-to-many relation follows the model that declares it, a
-    proxy its concrete model, and models that are swapped out or need another vendor or feature are left out.
-    ``django_migrations`` counts as known: its model is Django's own, in no app.
+    As in migrations, an automatic many-to-many table follows the model that declares it, and a proxy its concrete
+    model. Models that are swapped out, or that need another vendor or feature, are left out. ``django_migrations`` is
+    included: its model is Django's own, in no app.
     """
     names = TableNames(schema, connection)
     concrete: list[TableOfModel] = []
@@ -180,14 +179,14 @@ def _models_of(connection: BaseDatabaseWrapper) -> Iterator[type[Model]]:
     yield MigrationRecorder.Migration
     for model in apps.get_models(include_auto_created=True):
         concrete = model._meta.concrete_model or model
-        # Migrations make an automatic table with its owner, and ask the routers about the owner only.
+        # Migrations create an automatic table with its owner, and query the routers for the owner only.
         owner = cast("type[Model]", concrete._meta.auto_created or concrete)
         if _can_exist(owner, connection) and router.allow_migrate_model(connection.alias, owner):
             yield model
 
 
 def _can_exist(model: type[Model], connection: BaseDatabaseWrapper) -> bool:
-    """What Django's ``Options.can_migrate`` says of the vendor; it refuses unmanaged models too."""
+    """Whether the vendor supports *model*. Django's ``Options.can_migrate`` would also refuse unmanaged models."""
     vendor = model._meta.required_db_vendor
     return vendor in {None, connection.vendor} and all(
         getattr(connection.features, feature, False) for feature in model._meta.required_db_features
@@ -205,10 +204,10 @@ class DisagreementKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Disagreement:
-    """One foreign key on which a model and the database disagree.
+    """A foreign key on which a model and the database disagree.
 
-    ``label`` is the model's, ``field`` its field, ``table`` its table and ``key`` the key in the database,
-    each None where there is none. ``message`` says what, which, and what next.
+    ``label`` is the model's label, ``field`` its field, ``table`` its table, and ``key`` the key in the database; each is
+    None if there is none. ``message`` describes the problem and the remedy.
     """
 
     kind: DisagreementKind
@@ -225,7 +224,7 @@ class Disagreement:
 class _Declared(NamedTuple):
     """A foreign key that a field declares.
 
-    ``expected``: the database has to have it. ``allowed``: the database may have it.
+    ``expected``: the database must have it. ``allowed``: the database may have it.
     """
 
     label: str
@@ -239,7 +238,7 @@ class _Declared(NamedTuple):
 
     @property
     def target(self) -> str:
-        """The referenced table and columns, for people."""
+        """The referenced table and columns, as text for messages."""
         return f"{self.referenced or self.referenced_label}({', '.join(self.referenced_columns)})"
 
     def is_met_by(self, key: ForeignKey, names: TableNames) -> bool:
@@ -252,11 +251,11 @@ class _Declared(NamedTuple):
 def foreign_key_disagreements(
     index: ModelIndex, schema: Schema, connection: BaseDatabaseWrapper
 ) -> tuple[Disagreement, ...]:
-    """Compare the foreign keys that managed models declare with those in the database. No query.
+    """Return the differences between the foreign keys of managed models and those in the database. Runs no query.
 
-    Fields with ``db_constraint=False`` expect none. Generic relations, references to models of other aliases
-    and to what is no table are left alone. PostgreSQL's copies of keys for partitions count, but need no
-    declaration. On a database without foreign keys there is nothing to compare.
+    Fields with ``db_constraint=False`` expect no key. Generic relations, and references to models of other aliases or
+    to relations that are no tables, are ignored. PostgreSQL's copies of keys for partitions need no declaration. The
+    result is empty for a database without foreign keys.
     """
     if not connection.features.supports_foreign_keys:
         return ()
@@ -277,21 +276,21 @@ def foreign_key_disagreements(
             managed.setdefault(table, model._meta.label)
         for field in fields:
             if field.expected:
-                found.extend(_expect(field, table, keys.get(table, ()) if table else (), index.names))
+                found.extend(_check_expected(field, table, keys.get(table, ()) if table else (), index.names))
     blamed = {disagreement.key for disagreement in found}
     for table, label in sorted(managed.items()):
         for key in keys.get(table, ()):
             if not key.inherited and key not in blamed:
-                found.extend(_allow(key, label, declared[table], index.names))
+                found.extend(_check_allowed(key, label, declared[table], index.names))
     return tuple(found)
 
 
 def _declared_keys(
     model: type[Model], names: TableNames, entries: Mapping[type[Model], TableOfModel]
 ) -> Iterator[_Declared]:
-    """Read a model's own fields as Django's schema editor does (``BaseDatabaseSchemaEditor.table_sql``).
+    """Yield the keys of a model's own fields as Django's schema editor does (``BaseDatabaseSchemaEditor.table_sql``).
 
-    A relation over several columns makes no key in the database, but a key made by hand may stand behind it.
+    A relation over several columns creates no key in the database, but somebody may have created one by hand.
     """
     for field in model._meta.local_fields:
         if not isinstance(field, ForeignObject) or isinstance(field.remote_field.model, str):
@@ -318,10 +317,10 @@ def _columns(fields: Iterable[Any], names: TableNames) -> tuple[str, ...]:
     return tuple(names.column(field.column) for field in fields)
 
 
-def _expect(
+def _check_expected(
     field: _Declared, table: QualifiedName | None, keys: Sequence[ForeignKey], names: TableNames
 ) -> Iterator[Disagreement]:
-    """Find what is wrong with a key that the database has to have."""
+    """Yield the disagreement about a key that the database must have, if it lacks it."""
     if any(field.is_met_by(key, names) for key in keys):
         return
     declares = f"{field.label}.{field.field} declares a foreign key to {field.target}, but"
@@ -334,18 +333,20 @@ def _expect(
         kind = DisagreementKind.MISSING
         problem = (
             f"{table}({', '.join(field.columns)}) has none in the database. "
-            "Add it by a migration, or set db_constraint=False on the field."
+            "Add it in a migration, or set db_constraint=False on the field."
         )
     else:
         kind = DisagreementKind.ELSEWHERE
-        problem = f'in the database "{key.name}" is {key}. Change the key by a migration, or the field.'
+        problem = f'in the database "{key.name}" is {key}. Change the key in a migration, or change the field.'
     yield Disagreement(
         kind=kind, label=field.label, field=field.field, table=table, key=key, message=f"{declares} {problem}"
     )
 
 
-def _allow(key: ForeignKey, label: str, fields: Iterable[_Declared], names: TableNames) -> Iterator[Disagreement]:
-    """Find what is wrong with a key that the database has."""
+def _check_allowed(
+    key: ForeignKey, label: str, fields: Iterable[_Declared], names: TableNames
+) -> Iterator[Disagreement]:
+    """Yield the disagreement about a key in the database, if no field allows it."""
     declaring = [field for field in fields if field.is_met_by(key, names)]
     if any(field.allowed for field in declaring):
         return
@@ -360,7 +361,7 @@ def _allow(key: ForeignKey, label: str, fields: Iterable[_Declared], names: Tabl
         field=declaring[0].field if declaring else None,
         table=key.table,
         key=key,
-        message=f'The database has the foreign key "{key.name}", {key}, but {reason} by a migration.',
+        message=f'The database has the foreign key "{key.name}", {key}, but {reason} in a migration.',
     )
 
 

@@ -140,7 +140,7 @@ def _tie(
     if restoration is Restoration.ANEW:
         stored = [name for name in everything if name in found and schema.by_name[name].stores_rows]
         names = tuple(sorted(stored, key=order.__getitem__))
-        anew = (Step(action=Action.RESTORE, names=names, rewrites=True, reason="put in anew"),) if names else ()
+        anew = (Step(action=Action.RESTORE, names=names, rewrites=True, reason="inserted again"),) if names else ()
         deletes, everything = (), restored - found
     groups = [
         tuple(sorted(group, key=order.__getitem__)) for group in tied_groups(schema, everything) if restored & group
@@ -167,7 +167,7 @@ def _check_privileges(observation: DatabaseState, wanted: frozenset[QualifiedNam
         listed = ", ".join(f"{lacks} on {name}" for name, lacks in missing.items())
         raise MissingPrivilegeError(
             f'The role "{observation.identity.user}" cannot reset database "{observation.identity.name}": it lacks {listed}. '
-            "Nothing was changed. Grant it, connect as the owner of the tables, or exclude them.",
+            "Nothing was changed. Grant the privileges, connect as the owner of the tables, or exclude the tables.",
             missing=missing,
         )
 
@@ -187,7 +187,7 @@ def _check_switchable(observation: DatabaseState, schema: Schema, restored: froz
     if missing:
         raise MissingPrivilegeError(
             f'The role "{observation.identity.user}" cannot restore {", ".join(missing)} in database '
-            f'"{observation.identity.name}": it may not switch off the triggers and rules there, which would change or copy the '
+            f'"{observation.identity.name}": it may not switch off their triggers and rules, which would change or copy the '
             "rows. Nothing was changed. Connect as the owner, or exclude the tables.",
             missing=missing,
         )
@@ -238,7 +238,7 @@ def _truncation(
     if truncated:
         names = tuple(name for name in graph.deletion_order() if name in truncated)
         reason = "large or slow to delete, with all that references it, or new since the baseline"
-        reason = "asked for" if strategy == "truncate" else reason
+        reason = "requested" if strategy == "truncate" else reason
         if refused and strategy != "truncate":
             only = "a publication refuses DELETE, or another access method stores the rows"
             reason = only if refused == truncated else f"{reason}; {only}"
@@ -378,7 +378,7 @@ def check_storage(schema: Schema, scope: frozenset[QualifiedName]) -> None:
         raise StorageError(
             f"The rows of {', '.join(f'{table.name} ({table.stored_by})' for table in found[:5])}"
             f"{f' and {len(found) - 5} more tables' if len(found) > 5 else ''} are not in this server's own tables, and this "
-            'version cannot put them back. Nothing was changed. Exclude them from resets, in TESTDB["EXCLUDE"], and empty '
+            'version cannot restore them. Nothing was changed. Exclude them from resets, in TESTDB["EXCLUDE"], and empty '
             "them in the tests that write to them; or leave the tables undistributed and uncompressed in the test database.",
             tables=[str(table.name) for table in found],
         )
@@ -436,8 +436,8 @@ def _check_truncatable(
         return
     if cause.access_method != HEAP:
         raise StorageError(
-            f"The rows of {cause.name} are stored by the access method {show_part(cause.access_method)}, which can be trusted to "
-            f"truncate a table and with no more. TRUNCATE cannot empty {name}: {why}. Nothing was changed. Reset these tables "
+            f"The rows of {cause.name} are stored by the access method {show_part(cause.access_method)}, which testdb_app "
+            f"trusts only with TRUNCATE. But TRUNCATE cannot empty {name}: {why}. Nothing was changed. Reset these tables "
             f'together, as their owner, or exclude {name} from resets, in TESTDB["EXCLUDE"].',
             tables=[str(name)],
         )
@@ -449,8 +449,8 @@ def _refused_by_publication(name: QualifiedName, cause: Table, truncate: str) ->
     publications = ", ".join(map(show_part, cause.replica_identity.publications))
     through = "" if cause.name == name else f", because a foreign key would write to {cause.name} with it"
     return PublicationError(
-        f"The server refuses to delete rows of {name}{through}: a subscriber of the publication {publications} could not tell "
-        f"the rows of {cause.name} apart.{truncate} Nothing was changed. Give {cause.name} a primary key "
+        f"The server refuses to delete rows of {name}{through}: a subscriber of the publication {publications} could not "
+        f"identify the rows of {cause.name}.{truncate} Nothing was changed. Give {cause.name} a primary key "
         f"that the publication publishes, or ALTER TABLE {cause.name} REPLICA IDENTITY FULL and have all its columns published; "
         f'or DROP PUBLICATION {publications} in the test database; or exclude {name} from resets, in TESTDB["EXCLUDE"].',
         publications=list(cause.replica_identity.publications),

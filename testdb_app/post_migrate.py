@@ -1,6 +1,6 @@
-"""What ``migrate`` writes besides the schema: rows of data migrations, and what receivers of ``post_migrate`` do.
+"""Find data migrations and call receivers of ``post_migrate``: both write rows that a reset to empty deletes.
 
-A reset to empty deletes both. The receivers can be called again, as Django's ``flush`` does; a data migration runs once.
+Receivers can be called again, as Django's ``flush`` does. A data migration runs only once.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _WRITES_ROWS = re.compile(
     r"\bINSERT\s+INTO\b(?!\s+sqlite_sequence)|\bUPDATE\s+(?!ON\b|OR\b|OF\b)|\bCOPY\s|\bMERGE\s+INTO\b|\bREPLACE\s+INTO\b|\bSELECT\s.*\sINTO\s",
     re.IGNORECASE | re.DOTALL,
 )
-# What code that writes rows calls: managers, instances, cursors, commands, and files with SQL.
+# Names that code calls to write rows: methods of managers, instances, cursors, commands, and of files with SQL.
 _WRITING_NAMES = {
     *("create", "acreate", "bulk_create", "get_or_create", "update_or_create", "save", "asave", "save_base", "update"),
     *("bulk_update", "add", "set", "call_command", "executemany", "copy", "copy_from", "copy_expert", "read_text"),
@@ -48,7 +48,7 @@ _WRITING_NAMES = {
 
 
 def was_migrated(connection: BaseDatabaseWrapper) -> bool:
-    """Whether ``migrate`` has run on the database, so that receivers of ``post_migrate`` find their tables."""
+    """Whether ``migrate`` was run on the database; then receivers of ``post_migrate`` find their tables."""
     try:
         with get_backend(connection).catalog_first(connection):
             if MigrationRecorder(connection).applied_migrations():
@@ -61,11 +61,11 @@ def was_migrated(connection: BaseDatabaseWrapper) -> bool:
 
 
 def find_data_migrations(connection: BaseDatabaseWrapper) -> tuple[tuple[str, str], ...]:
-    """Return the app labels and names of the applied migrations that may have written rows, in the order of the names.
+    """Return the app labels and names of the applied migrations that may have written rows, sorted.
 
     These are migrations of installed apps with ``RunPython`` whose code may write rows, or with ``RunSQL`` that inserts or
-    updates. Those of Django's own apps are left out: receivers of ``post_migrate`` make their rows. Costs the import of
-    every migration and two queries.
+    updates. Migrations of Django's own apps are left out: receivers of ``post_migrate`` create their rows. Cost: the
+    import of every migration, and two queries.
     """
     try:
         with get_backend(connection).catalog_first(connection):
@@ -104,7 +104,7 @@ def _may_write_rows(operation: Any, using: str, label: str) -> bool:
 
 
 def _code_may_write(function: Any, seen: set[Any]) -> bool:
-    """Whether *function*, or a function that it names, may write rows; True where its code cannot be read."""
+    """Whether *function*, or a function that it names, may write rows; True if its code cannot be read."""
     if not isinstance(function, FunctionType):
         return not (inspect.isbuiltin(function) or inspect.ismodule(function))
     pending, names = [function.__code__], set[str]()
@@ -126,7 +126,7 @@ def _code_may_write(function: Any, seen: set[Any]) -> bool:
 def send_post_migrate(using: str, *, verbosity: int = 0, interactive: bool = False) -> None:
     """Call the receivers of ``post_migrate`` for the alias *using*, as ``flush`` does.
 
-    Raises :class:`PostMigrateError` for the first receiver that fails, chained to its error; what was written before stays.
+    Raises :class:`PostMigrateError` for the first receiver that fails, chained to its error. Earlier writes stay.
     """
     with _explaining(using):
         emit_post_migrate_signal(verbosity, interactive, using)
@@ -167,7 +167,7 @@ def call_named_receivers(using: str) -> None:
 
 
 def find_uncalled_receivers() -> list[str]:
-    """Return the names of receivers of ``post_migrate`` outside of Django that resets do not call: the setting is not there."""
+    """Return the names of the receivers outside of Django that resets do not call, because ``POST_MIGRATE`` is not set."""
     get_settings()
     if "POST_MIGRATE" in getattr(settings, "TESTDB", {}):
         return []
@@ -175,7 +175,7 @@ def find_uncalled_receivers() -> list[str]:
 
 
 def describe_uncalled_receivers() -> str | None:
-    """Return the line for the beginning of a run that names them; None where there are none."""
+    """Return the line that names these receivers at the beginning of a run; None if there are none."""
     # Without a baseline, each is called after each flush.
     has_baseline = any(get_backend(connections[alias]).supports_baseline for alias in connections)
     found = find_uncalled_receivers() if has_baseline else []
@@ -183,13 +183,13 @@ def describe_uncalled_receivers() -> str | None:
         return None
     listed = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
     return (
-        f"resets call no receivers of post_migrate, as Django's flush does it: {listed}. If your tests need them, set "
-        'TESTDB["POST_MIGRATE"] to their apps, or to "all"; to [] if they do not'
+        f"resets do not call these receivers of post_migrate, which Django's flush calls: {listed}. If your tests need them, set "
+        'TESTDB["POST_MIGRATE"] to their apps, or to "all"; otherwise set it to []'
     )
 
 
 def _entries() -> list[Any]:
-    """Return the entries of the receivers of ``post_migrate``, as Django keeps them: the second part is one, or refers to it."""
+    """Return Django's entries of the receivers of ``post_migrate``; the second part is the receiver, or a reference to it."""
     return [entry for entry in list(post_migrate.receivers) if _receiver_of(entry) is not None]
 
 
@@ -199,7 +199,7 @@ def _receiver_of(entry: Any) -> Any:
 
 
 def _label_of(entry: Any) -> str | None:
-    """Return the label of the app that a receiver is defined in, or "" outside of all apps; None for Django's own."""
+    """Return the label of the app that defines a receiver, or "" outside of all apps; None for Django's own."""
     module = _module_of(_receiver_of(entry))
     if module.partition(".")[0] == "django":
         return None

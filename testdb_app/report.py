@@ -1,4 +1,4 @@
-"""The preview and the report of a reset, as values for people and machines."""
+"""The preview and the report of a reset, as values with text and JSON."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _UNCHANGED = RowChanges()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResetTable:
-    """A table that was reset, how, and how many rows went (None where the server does not tell).
+    """A table that was reset, by which action, and the number of deleted rows (None if the server does not report it).
 
-    A table with a baseline also has rows that were ``updated`` to what they had been, and that were ``inserted`` again.
+    A table with a baseline also has numbers of rows that were ``updated`` to their old values and ``inserted`` again.
     """
 
     name: QualifiedName
@@ -28,7 +28,7 @@ class ResetTable:
 
 
 def list_tables(plan: ResetPlan, changes: Mapping[QualifiedName, RowChanges]) -> tuple[ResetTable, ...]:
-    """Return the tables of *plan* whose rows changed, in order; those of which the server does not tell are among them."""
+    """Return the tables of *plan* whose rows changed, in order, and those for which the server reports no number."""
     actions = {name: step.action for step in plan.steps if step.action is not Action.RESTART for name in step.names}
     # A truncated table whose baseline's rows were put in again was restored.
     unknown = {name for step in plan.steps if step.action is Action.TRUNCATE for name in step.names}
@@ -47,10 +47,13 @@ def list_tables(plan: ResetPlan, changes: Mapping[QualifiedName, RowChanges]) ->
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResetPreview:
-    """What a reset would do now. ``rows`` counts per table those that would be deleted; ``sql`` is the script, a statement each.
+    """A preview of a reset.
 
-    ``target`` is "baseline" or "empty", as in a report. ``changes`` tells for tables with a baseline which rows would be
-    deleted, updated and inserted.
+    - ``rows``: the number of rows that would be deleted, by table.
+    - ``sql``: the statements that the reset would run.
+    - ``target``: "baseline" or "empty".
+    - ``labels``: the labels of the models behind each table.
+    - ``changes``: for tables with a baseline, the numbers of rows that would be deleted, updated and inserted.
     """
 
     identity: DatabaseIdentity
@@ -63,12 +66,12 @@ class ResetPreview:
 
     @property
     def total_rows(self) -> int:
-        """The rows that would be deleted, in all."""
+        """The number of all rows that would be deleted."""
         return sum(self.rows.values())
 
     @property
     def restored(self) -> int:
-        """The rows of the baseline that would be put back: updated or inserted."""
+        """The number of rows of the baseline that would be restored: updated or inserted."""
         return sum(changes.updated + changes.inserted for changes in self.changes.values())
 
     def as_dict(self) -> dict[str, Any]:
@@ -101,12 +104,16 @@ class ResetPreview:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResetReport:
-    """What a reset did.
+    """The report of a reset.
 
-    ``target`` is "baseline" or "empty"; ``permitted_by`` the guard's rule; ``tables`` are in the order in which they were
-    reset; ``sequences`` were set back, among them perhaps one that was only looked at; ``kept`` tells what stayed and
-    why; ``stale_views`` are materialized views that still show the old rows; ``attempts`` counts from 1; ``seconds`` is
-    the time of the whole call.
+    - ``target``: "baseline" or "empty".
+    - ``permitted_by``: the guard's rule.
+    - ``tables``: in the order in which they were reset.
+    - ``sequences``: those that were set back; some may not have moved.
+    - ``kept``: the relations that were left alone, each with the reason.
+    - ``stale_views``: materialized views that still show the old rows.
+    - ``attempts``: counted from 1.
+    - ``seconds``: the time of the whole call.
     """
 
     alias: str
@@ -124,12 +131,12 @@ class ResetReport:
 
     @property
     def rows(self) -> int:
-        """The rows that went, as far as the server tells."""
+        """The number of deleted rows, as far as the server reports it."""
         return sum(table.rows or 0 for table in self.tables)
 
     @property
     def restored(self) -> int:
-        """The rows of the baseline that were put back: updated or inserted."""
+        """The number of rows of the baseline that were restored: updated or inserted."""
         return sum(table.updated + table.inserted for table in self.tables)
 
     def __str__(self) -> str:
@@ -175,7 +182,7 @@ def make_report(
     permitted_by: str,
     warning: str | None,
 ) -> ResetReport:
-    """Make the report of a reset by *plan* that made *changes*; attempts and time are for the caller to say."""
+    """Return the report of a reset by *plan* that made *changes*. The caller fills in attempts and time."""
     return ResetReport(
         alias=identity.alias,
         database=identity.name,

@@ -1,6 +1,6 @@
-"""The schema of a database as frozen values: tables, keys, sequences, triggers, rules, and how names are shown.
+"""The schema of a database as frozen values: tables, keys, sequences, triggers, rules; and the display of names.
 
-Pure values: no Django, no I/O. A backend's introspection makes them; the graph, the plan and the pictures read them.
+Pure: no Django, no I/O. A backend's introspection makes the values; the graph, the plan and ``showdeps`` read them.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 @lru_cache(maxsize=4096)
 def show_part(part: str) -> str:
-    """Return one identifier: bare where that is plain, else in double quotes as in SQL.
+    """Return one identifier: bare if it is plain, otherwise in double quotes as in SQL.
 
-    What cannot be seen (control characters, line ends, bidirectional marks, unusual spaces) is escaped in
-    SQL's own ``U&"…"`` form, so that every name is one line and none hides a character.
+    Invisible characters (control characters, line ends, bidirectional marks, unusual spaces) are escaped in
+    SQL's own ``U&"…"`` form. So every name is on one line, and none hides a character.
     """
     if part.isidentifier() and part == part.lower():
         return part
@@ -27,9 +27,9 @@ def show_part(part: str) -> str:
 
 
 def on_one_line(text: str, *, keep: str = "") -> str:
-    """Return *text* with what cannot be seen escaped, as in a Python string, but for the characters of *keep*.
+    """Return *text* with invisible characters escaped as in a Python string, except the characters of *keep*.
 
-    Control characters would command the terminal, and bidirectional marks turn round what follows.
+    Control characters would command the terminal, and bidirectional marks would reverse the text after them.
     """
     if text.isprintable():
         return text
@@ -51,7 +51,7 @@ def _escaped(char: str) -> str:
 class QualifiedName(NamedTuple):
     """The name of a relation with its schema, as the catalog spells it (unquoted, no case folding).
 
-    A tuple, because names are hashed and compared all the time, and tuples do that ten times as fast as data classes.
+    A tuple, because names are often hashed and compared: tuples do that ten times as fast as data classes.
     """
 
     schema: str
@@ -59,16 +59,16 @@ class QualifiedName(NamedTuple):
 
     @lru_cache(maxsize=4096)  # noqa: B019 - names are small, and written again and again
     def __str__(self) -> str:
-        # Backends of other vendors know no schema.
+        # Other vendors have no schemas.
         return ".".join(show_part(part) for part in (self.schema, self.name) if part or part is self.name)
 
 
 HEAP = "heap"
-"""The access method of PostgreSQL's own tables. What the server tells of sizes and of writes holds for it alone."""
+"""The access method of PostgreSQL's own tables. The server reports sizes and writes reliably only for this one."""
 
 
 class TableKind(StrEnum):
-    """What a table is: one that stores rows, the root or branch of partitions, or a virtual one (SQLite)."""
+    """The kind of a table: it stores rows, it is divided into partitions, or it is virtual (SQLite)."""
 
     ORDINARY = "ordinary"
     PARTITIONED = "partitioned"
@@ -76,7 +76,7 @@ class TableKind(StrEnum):
 
 
 class OnDelete(StrEnum):
-    """The action of a foreign key when a referenced row is deleted, or its key updated."""
+    """The action of a foreign key when a referenced row is deleted or its key is updated."""
 
     NO_ACTION = "NO ACTION"
     RESTRICT = "RESTRICT"
@@ -100,7 +100,7 @@ class Trigger:
     definition: str = ""
 
     def fires_on(self, event: str) -> bool:
-        """Whether a statement of that kind ("DELETE", "TRUNCATE" …) of an ordinary session fires it."""
+        """Whether a statement of the kind *event* ("DELETE", "TRUNCATE" …) fires it in an ordinary session."""
         return event in self.events and self.enabled in {"origin", "always"}
 
 
@@ -115,11 +115,13 @@ class Rule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaIdentity:
-    """The server refuses some statements on a published table, because a subscriber could not tell its rows apart.
+    """The events that the server refuses on a published table, because a subscriber could not identify its rows.
 
-    ``publications`` name the publications for which it does; ``refused`` are the events, "DELETE" and "UPDATE". ``clause`` is
-    what puts the replica identity back after ``REPLICA IDENTITY FULL``; None where FULL does not help, or nothing would put
-    it back. ``may_truncate`` tells whether the connected role may truncate the table.
+    - ``publications``: the names of the publications that cause it.
+    - ``refused``: the events, "DELETE" and "UPDATE".
+    - ``clause``: the SQL that restores the replica identity after ``REPLICA IDENTITY FULL``; None if FULL does not help,
+      or if no SQL restores it.
+    - ``may_truncate``: whether the connected role may truncate the table.
     """
 
     publications: tuple[str, ...]
@@ -130,13 +132,17 @@ class ReplicaIdentity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """A table. ``inherits`` names the tables it is a partition or an inheritance child of.
+    """A table.
 
-    ``owned`` tells whether the connected role may alter it; ``hides_rows`` whether row security applies to that
-    role; ``row_security_forced`` whether it applies to owners too. ``extension`` names the extension it belongs to.
-    ``access_method`` names what stores its rows; ``stored_by`` says what the table is to an extension that does so elsewhere.
-    ``replica_identity`` is there where a publication has the server refuse statements. ``oid`` stays when it is renamed;
-    None where the vendor has no such number.
+    - ``inherits``: the tables that it is a partition or an inheritance child of.
+    - ``extension``: the extension that it belongs to.
+    - ``owned``: whether the connected role may alter it.
+    - ``hides_rows``: whether row security applies to the connected role.
+    - ``row_security_forced``: whether row security applies to the owner too.
+    - ``replica_identity``: set if the server refuses statements because of a publication.
+    - ``access_method``: the access method that stores its rows.
+    - ``stored_by``: the role of the table in an extension that stores its rows elsewhere.
+    - ``oid``: the same after a rename; None if the vendor has no OIDs.
     """
 
     name: QualifiedName
@@ -158,7 +164,7 @@ class Table:
 
     @property
     def refused(self) -> frozenset[str]:
-        """The events that a publication has the server refuse, and that this role cannot make it accept."""
+        """The events that the server refuses because of a publication, and that this role cannot make it accept."""
         identity = self.replica_identity
         if identity is None or (self.owned and identity.clause is not None):
             return frozenset()
@@ -166,7 +172,7 @@ class Table:
 
     @property
     def stores_rows(self) -> bool:
-        """Whether rows live in this very relation (a partitioned table's live in its partitions)."""
+        """Whether this relation itself stores rows; a partitioned table's rows are in its partitions."""
         return self.kind is not TableKind.PARTITIONED
 
 
@@ -174,11 +180,12 @@ class Table:
 class ForeignKey:
     """A foreign key from the referencing ``table`` to the ``referenced`` one.
 
-    ``inherited`` marks the copies that PostgreSQL keeps for partitions: they constrain, but nobody declared them.
-    ``indexed`` tells whether an index leads to the rows that refer to a given one. ``operators`` are the ones by which the
-    server compares a referenced column with a referencing one, as its SQL writes them; none where it has but one.
-    ``has_period`` marks a temporal key, whose last column is a range that several rows cover together. One that is not
-    ``enforced`` is only told: no row has to obey it, and the server does nothing for it.
+    - ``inherited``: a copy that PostgreSQL keeps for partitions. It constrains rows, but nobody declared it.
+    - ``indexed``: whether an index finds the rows that refer to a given row.
+    - ``operators``: the SQL operators that compare each referenced column with its referencing one; empty if the vendor
+      has only one.
+    - ``has_period``: a temporal key; its last column is a range that several referenced rows may cover together.
+    - ``enforced``: whether the server checks the key. If not, rows may break it, and it has no actions.
     """
 
     name: str
@@ -203,7 +210,7 @@ class ForeignKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class SequenceUse:
-    """A column that uses a sequence: ``how`` is "identity", "owned", "default" or "rowid" (SQLite)."""
+    """A column that uses a sequence; ``how`` is "identity", "owned", "default" or "rowid" (SQLite)."""
 
     table: QualifiedName
     column: str
@@ -212,7 +219,7 @@ class SequenceUse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SequenceInfo:
-    """A sequence and who uses it. ``owned`` as for a table."""
+    """A sequence and the columns that use it. ``owned``: whether the connected role may alter it."""
 
     name: QualifiedName
     start: int = 1
@@ -238,7 +245,7 @@ Sequence = SequenceInfo
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DerivedRelation:
-    """A materialized view and the tables that its rows come from."""
+    """A materialized view and the tables that it reads."""
 
     name: QualifiedName
     tables: tuple[QualifiedName, ...]
@@ -246,7 +253,7 @@ class DerivedRelation:
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class LeftOut:
-    """A relation that a reset never looks at, and why."""
+    """A relation that a reset leaves alone, and the reason."""
 
     name: QualifiedName
     reason: str
@@ -254,11 +261,11 @@ class LeftOut:
 
 @dataclass(frozen=True, kw_only=True)
 class Schema:
-    """Everything that a reset has to know of a database's structure.
+    """The structure of a database, as far as a reset depends on it. All tuples are sorted by name.
 
-    ``token`` is the backend's cheap sign of change: equal tokens, equal schema. ``search_path`` resolves bare names.
-    ``trusted_owners`` are the OIDs of the roles whose relations in the app's own schema this role may read (PostgreSQL).
-    All tuples are sorted by name.
+    - ``token``: a cheap check for changes; equal tokens mean equal schemas.
+    - ``search_path``: the schemas in which bare names are resolved.
+    - ``trusted_owners``: OIDs of the roles whose relations in the app's own schema this role may read (PostgreSQL).
     """
 
     vendor: str
@@ -284,7 +291,7 @@ class Schema:
 
     @cached_property
     def referencing(self) -> Mapping[QualifiedName, tuple[ForeignKey, ...]]:
-        """For every referenced table, the foreign keys that point at it and are enforced."""
+        """For every referenced table, the enforced foreign keys that reference it."""
         found: dict[QualifiedName, list[ForeignKey]] = {}
         for key in self.enforced_foreign_keys:
             found.setdefault(key.referenced, []).append(key)
@@ -292,12 +299,12 @@ class Schema:
 
     @cached_property
     def refusing(self) -> tuple[Table, ...]:
-        """The tables on which a publication has the server refuse statements of this role."""
+        """The tables on which the server refuses statements of this role because of a publication."""
         return tuple(table for table in self.tables if table.refused)
 
     @cached_property
     def outside_heap(self) -> frozenset[QualifiedName]:
-        """The tables whose rows another access method stores: nothing tells whether they were written to."""
+        """The tables whose rows another access method stores; nothing shows whether they were written to."""
         return frozenset(table.name for table in self.tables if table.stores_rows and table.access_method != HEAP)
 
     @cached_property
@@ -312,7 +319,7 @@ class Schema:
 
     @cached_property
     def enforced_foreign_keys(self) -> tuple[ForeignKey, ...]:
-        """The foreign keys that rows have to obey."""
+        """The foreign keys that the server enforces."""
         return tuple(key for key in self.foreign_keys if key.enforced)
 
     @property
@@ -321,7 +328,7 @@ class Schema:
         return tuple(key for key in self.foreign_keys if not key.inherited)
 
     def resolve(self, schema: str | None, name: str) -> QualifiedName | None:
-        """Find a table by a name with or without schema; a bare one along the search path. None if there is none."""
+        """Return the table with that name, None if there is none. Without *schema* the search path is used."""
         for candidate in [schema] if schema is not None else self.search_path:
             qualified = QualifiedName(candidate, name)
             if qualified in self.by_name:
@@ -331,10 +338,10 @@ class Schema:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """A column as the catalog tells it.
+    """A column as the catalog describes it.
 
-    ``data_type`` and ``default`` are the vendor's own text; ``default`` is empty where there is none. ``generated`` says
-    what gives the value where no one may: "identity" or "generated", else empty.
+    ``data_type`` and ``default`` are the vendor's own text; ``default`` is empty if there is none. ``generated`` is
+    "identity" or "generated" if the server gives the value, otherwise empty.
     """
 
     name: str
@@ -346,9 +353,9 @@ class Column:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UniqueKey:
-    """What no two rows have alike: columns, or None for an expression.
+    """A unique key: its columns, with None for an expression.
 
-    ``partial_index`` names the index whose condition the rows must meet, where not all of them count.
+    ``partial_index`` names a partial unique index, which only covers the rows that meet its condition.
     """
 
     columns: tuple[str | None, ...]
@@ -357,16 +364,16 @@ class UniqueKey:
 
     @property
     def place(self) -> tuple[bool, tuple[str, ...], str]:
-        """What keys are sorted by: the primary one first, then by columns."""
+        """The sort key: the primary key comes first, then the columns decide."""
         return not self.is_primary, tuple(column or "" for column in self.columns), self.partial_index
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableDetails:
-    """The columns in their order, the primary key before other unique keys, and the rows of the very table.
+    """The columns of a table in their order, its unique keys with the primary one first, and its number of rows.
 
-    ``rows`` is None where nobody knows them without counting, or may not count; ``is_estimate`` tells that the server
-    guesses.
+    ``rows`` is None if the number is unknown without counting, or may not be read. ``is_estimate``: the server
+    estimates it.
     """
 
     columns: tuple[Column, ...] = ()
@@ -376,7 +383,7 @@ class TableDetails:
 
 
 NO_DETAILS = TableDetails()
-"""What is known of a table that nobody asked about."""
+"""The details of a table for which none were read."""
 
 
 def gather_details(
@@ -387,7 +394,7 @@ def gather_details(
     rows: Mapping[QualifiedName, int | None],
     is_estimate: bool = False,
 ) -> dict[QualifiedName, TableDetails]:
-    """Put together what was read of each of *tables*; what is missing is empty, or not known."""
+    """Combine the columns, keys and numbers of rows that were read for *tables*; missing ones stay empty or None."""
     return {
         name: TableDetails(
             columns=tuple(columns.get(name, ())),

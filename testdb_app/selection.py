@@ -1,7 +1,4 @@
-"""Labels and patterns to tables, and the scope: what a reset may touch.
-
-Pure: the schema's tables and the models' labels come in, a set of tables goes out.
-"""
+"""Select tables by labels and patterns, and decide the scope: the tables and sequences that a reset may touch. Pure."""
 
 from __future__ import annotations
 
@@ -24,11 +21,11 @@ def select_tables(
     labels: Mapping[QualifiedName, tuple[str, ...]],
     patterns: Iterable[str],
 ) -> frozenset[QualifiedName]:
-    """Return the tables that *patterns* name.
+    """Return the tables that *patterns* name, with their partitions.
 
     A pattern is ``app_label``, ``app_label.Model`` (case does not matter), ``schema.table``, or one of them with the
-    shell's ``*``, ``?`` and ``[…]``. A name with dots or pattern characters of its own is written in double quotes:
-    ``"my.schema"."a*b"``. Partitions follow the table that they are partitions of.
+    shell's ``*``, ``?`` and ``[…]``. A name that contains dots or pattern characters is written in double quotes:
+    ``"my.schema"."a*b"``.
 
     *labels* maps a table to its models' labels, ``app_label.Model``.
     Raises :class:`UnknownNameError`, with the nearest names, for a pattern that matches nothing.
@@ -77,22 +74,22 @@ def _unknown(pattern: str, schema: Schema, labels: Mapping[QualifiedName, tuple[
     by_case = {name.lower(): name for name in sorted(names)}
     by_case |= {table.name.name.lower(): str(table.name) for table in schema.tables}
     nearest = [by_case[name] for name in difflib.get_close_matches(pattern.lower(), by_case, n=3, cutoff=0.5)]
-    hint = f"Did you mean {', '.join(dict.fromkeys(nearest))}?" if nearest else "showdeps lists the names there are."
+    hint = f"Did you mean {', '.join(dict.fromkeys(nearest))}?" if nearest else "Run showdeps to list the names."
     return UnknownNameError(
-        f'"{on_one_line(pattern)}" matches no table: no app label, app_label.Model or schema.table of that name in this '
-        f"database. {hint}",
+        f'"{on_one_line(pattern)}" matches no table: this database has no app label, app_label.Model or schema.table of '
+        f"that name. {hint}",
         name=pattern,
         nearest=list(dict.fromkeys(nearest)),
     )
 
 
 ALWAYS_KEPT = frozenset({MIGRATIONS_TABLE})
-"""Names of tables that no reset touches, in whatever schema."""
+"""Names of tables that no reset touches, in any schema."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scope:
-    """What a reset may touch. ``kept`` tells for every table and sequence that stays why it does."""
+    """The tables and sequences that a reset may touch. ``kept`` has the others, each with the reason."""
 
     tables: frozenset[QualifiedName]
     sequences: frozenset[QualifiedName]
@@ -109,9 +106,9 @@ def make_scope(
 ) -> Scope:
     """Decide what a reset may touch.
 
-    Parameters: *included*, None for every table; *excluded*, tables to keep; *uncaptured*, tables that the baseline
-    knows nothing of; *reset_sequences*, whether sequences go along. A sequence is in scope if all tables that use it
-    are; one that no table uses, if everything is.
+    Parameters: *included*, None for every table; *excluded*, tables to keep; *uncaptured*, tables that the
+    baseline does not contain; *reset_sequences*, whether sequences are in scope. A sequence is in scope if all tables
+    that use it are; one that no table uses, if *included* is None.
     """
     tables: set[QualifiedName] = set()
     kept: list[LeftOut] = list(schema.left_out)

@@ -167,7 +167,8 @@ class OuterTransaction:
             hooks = _hooks.get(self.connection)
             raise SessionBrokenError(
                 f'{self.owner} cannot be opened: the transaction around it, on the connection "{self.connection.alias}", '
-                f"has failed{hooks.failure if hooks else ''}. End it, or have the failing part in an atomic() of its own.",
+                f"has failed{hooks.failure if hooks else ''}. End that transaction, or put the failing part into its own "
+                "atomic() block.",
                 owner=self.owner,
             )
 
@@ -271,7 +272,7 @@ class TransactionFault:
         return self.what
 
 
-_LOST = "the server has ended the session, or the network has"
+_LOST = "the server or the network has ended its connection"
 
 
 def find_fault(

@@ -306,7 +306,7 @@ def test_a_key_that_the_database_lacks_is_named_with_field_table_and_remedy() ->
             "member",
             (
                 "testdb_demo.Loan.member declares a foreign key to public.member(id), but public.loan(member_id) has none "
-                "in the database. Add it by a migration, or set db_constraint=False on the field."
+                "in the database. Add it in a migration, or set db_constraint=False on the field."
             ),
         )
     ]
@@ -330,7 +330,7 @@ def test_a_key_to_another_table_column_or_schema_is_one_disagreement_not_two(key
             "member",
             (
                 "testdb_demo.Loan.member declares a foreign key to public.member(id), but in the database "
-                f'"loan_member_id_fk" is {text}. Change the key by a migration, or the field.'
+                f'"loan_member_id_fk" is {text}. Change the key in a migration, or change the field.'
             ),
         )
     ]
@@ -347,7 +347,7 @@ def test_a_key_that_no_field_declares_is_named() -> None:
             None,
             (
                 'The database has the foreign key "loan_member_id_fk", public.loan(member_id) → public.member(id), but no '
-                "field of testdb_demo.Loan declares it. Add one to the model, or drop the key by a migration."
+                "field of testdb_demo.Loan declares it. Add one to the model, or drop the key in a migration."
             ),
         )
     ]
@@ -364,7 +364,7 @@ def test_without_db_constraint_a_missing_key_is_right_and_a_present_one_is_not()
             "member",
             (
                 'The database has the foreign key "loan_member_id_fk", public.loan(member_id) → public.member(id), but '
-                "testdb_demo.Loan.member says db_constraint=False. Remove that, or drop the key by a migration."
+                "testdb_demo.Loan.member says db_constraint=False. Remove that, or drop the key in a migration."
             ),
         )
     ]

@@ -113,13 +113,13 @@ def test_a_name_that_matches_nothing_is_refused_with_the_nearest(pattern: str, n
     assert caught.value.name == pattern
     assert caught.value.nearest[0] in nearest
     assert caught.value.message.startswith(
-        f'"{pattern}" matches no table: no app label, app_label.Model or schema.table of that name in this database. '
+        f'"{pattern}" matches no table: this database has no app label, app_label.Model or schema.table of that name. '
         f"Did you mean {caught.value.nearest[0]}"
     )
 
 
 def test_a_name_that_is_near_to_nothing_is_refused_with_a_place_to_look() -> None:
-    with pytest.raises(UnknownNameError, match=r"showdeps lists the names there are\.\Z") as caught:
+    with pytest.raises(UnknownNameError, match=r"Run showdeps to list the names\.\Z") as caught:
         select("zzzzzzzzzz")
     assert caught.value.nearest == []
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from testdb_app.model_tables import ModelIndex
     from testdb_app.schema import QualifiedName, Schema
 
-_LOOK_TIMEOUT = 60.0
+_READ_TIMEOUT = 60.0
 
 
 def assert_unchanged(before: Snapshot, *, limit: int = 20) -> None:
@@ -61,7 +61,7 @@ def assert_clean(
     if baseline is not None:
         check_shape(connection, index.schema, baseline)
     scope = _scope(index, baseline, (exclude,) if isinstance(exclude, str) else tuple(exclude))
-    observation = read_state(connection, lock_timeout=_LOOK_TIMEOUT)
+    observation = read_state(connection, lock_timeout=_READ_TIMEOUT)
     kept = baseline.tables.keys() if baseline is not None else frozenset()
     tables = sorted((observation.sizes.keys() | kept) & scope.tables)
     found = with_labels(connection, backend.data.compare_with_baseline(connection, baseline, tables, limit))
@@ -163,7 +163,7 @@ def assert_row_counts(expected: Mapping[type[Model] | str, int], *, using: str =
         lines = (f"{name}: {found} rows, not {number}" for name, found, number in wrong)
         fail(
             "assert_row_counts",
-            f'row counts in database "{using}" are other than expected',
+            f'row counts in database "{using}" are not as expected',
             wrong,
             "\n".join(cut(lines)),
         )
@@ -186,7 +186,7 @@ def assert_rows(
     names = list(wanted[0]) if wanted else [str(model._meta.pk.attname)]
     if any(row.keys() != set(names) for row in wanted):
         raise DataError(
-            f"All rows that assert_rows() is given have to name the same fields, as the first: {', '.join(names)}."
+            f"All rows given to assert_rows() must name the same fields as the first one: {', '.join(names)}."
         )
     rows = model._default_manager.using(using)
     found = [dict(row) for row in (rows.all() if rows.all().ordered else rows.order_by("pk")).values(*names)]
@@ -195,7 +195,7 @@ def assert_rows(
     if missing or extra:
         lines = [*(f"- {_show(row)}" for row in missing), *(f"+ {_show(row)}" for row in extra)]
         failures = [*(("-", row) for row in missing), *(("+", row) for row in extra)]
-        what = f"rows of {label} are other than expected: {len(missing)} missing (-), {len(extra)} too many (+)"
+        what = f"rows of {label} are not as expected: {len(missing)} missing (-), {len(extra)} too many (+)"
         fail("assert_rows", what, failures, "\n".join(cut(iter(lines))))
     if ordered and found != wanted:
         place = next(number for number, (here, there) in enumerate(zip(found, wanted, strict=True)) if here != there)
@@ -244,11 +244,11 @@ def _subtract(
     except TypeError:
         # A value that cannot be hashed, such as the dict of a JSONField: compare each with each.
         remaining = list(others)
-        left = [row for row in rows if not _take(remaining, row)]
+        left = [row for row in rows if not _remove(remaining, row)]
     return left
 
 
-def _take(rows: list[dict[str, Any]], row: dict[str, Any]) -> bool:
+def _remove(rows: list[dict[str, Any]], row: dict[str, Any]) -> bool:
     if row in rows:
         rows.remove(row)
         return True

@@ -67,8 +67,8 @@ class RowMaker:
                 return self._make(model, given, ())
             except NoMoreValuesError:
                 raise MakeError(
-                    f"Cannot make another {model._meta.label}: a unique field of it has no value left that no row has. Nothing "
-                    "was made. Give its value, or use a row that is there.",
+                    f"Cannot make another {model._meta.label}: existing rows have all values that can be made up for a unique "
+                    "field. Nothing was made. Pass a value for it, or use an existing row.",
                     model=model._meta.label,
                     field="",
                 ) from None
@@ -124,7 +124,7 @@ class RowMaker:
                 continue
             if not {content_type, f"{content_type}_id"} & given.keys():
                 raise MakeError(
-                    f"Cannot make a {model._meta.label}: {field.name} refers to a row of any model. Nothing was made. Give it: "
+                    f"Cannot make a {model._meta.label}: {field.name} refers to a row of any model. Nothing was made. Pass it: "
                     f"make({model.__name__}, {field.name}=…).",
                     model=model._meta.label,
                     field=field.name,
@@ -156,8 +156,8 @@ def _refuse_cycle(path: tuple[Any, ...]) -> None:
     steps = [f"{step.model._meta.label}.{step.name}" for step in path]
     last = path[-1]
     raise MakeError(
-        f"Cannot make a {path[0].model._meta.label}: its required foreign keys lead round in a circle: {' → '.join(steps)} → "
-        f"{last.remote_field.model._meta.label}. Nothing was made. Give one of these: make({path[0].model.__name__}, "
+        f"Cannot make a {path[0].model._meta.label}: its required foreign keys form a cycle: {' → '.join(steps)} → "
+        f"{last.remote_field.model._meta.label}. Nothing was made. Pass one of these: make({path[0].model.__name__}, "
         f"{path[0].name}=…).",
         model=path[0].model._meta.label,
         field=path[0].name,
@@ -181,7 +181,7 @@ def invent(field: Any, number: int, values: Values) -> Any:
     try:
         field.run_validators(value)
     except ValidationError as error:
-        raise _cannot_make(field, f"its validators do not take {value!r}: {'; '.join(error.messages)}") from error
+        raise _cannot_make(field, f"its validators reject {value!r}: {'; '.join(error.messages)}") from error
     return value
 
 
@@ -200,13 +200,13 @@ def _value(field: Any, number: int, values: Values) -> Any:
             return _MAKERS[kind](field, number, values)
     if hasattr(field, "base_field"):
         return [] if not field.unique else [number]
-    raise _cannot_make(field, f"a {type(field).__name__} is nothing that a value is known for")
+    raise _cannot_make(field, f"no value is known for a {type(field).__name__}")
 
 
 def _cannot_make(field: Any, why: str) -> MakeError:
     label = field.model._meta.label
     return MakeError(
-        f"Cannot make a value for {label}.{field.name}: {why}. Nothing was made. Give it: make({field.model.__name__}, "
+        f"Cannot make a value for {label}.{field.name}: {why}. Nothing was made. Pass it: make({field.model.__name__}, "
         f"{field.name}=…).",
         model=label,
         field=field.name,
@@ -240,7 +240,7 @@ def _domain(before: str, after: str) -> Callable[[Any, int, Values], str]:
     def make(field: Any, number: int, _: Values) -> str:
         text = f"{before}{number}{after}"
         if field.max_length is not None and len(text) > field.max_length:
-            raise _cannot_make(field, f'"{text}" is longer than it may be')
+            raise _cannot_make(field, f'"{text}" is longer than max_length')
         return text
 
     return make

@@ -230,7 +230,7 @@ def entries_of(instance: Model, using: str) -> Iterator[Entry]:
         return
     if instance._state.db not in {None, using}:
         raise DataError(
-            f'{instance._meta.label} {instance.pk!r} was saved over the alias "{instance._state.db}", and this ledger is for '
+            f'{instance._meta.label} {instance.pk!r} was saved through the alias "{instance._state.db}", and this ledger is for '
             f'"{using}". Use a ledger for that alias.'
         )
     for model in _concrete_models(type(instance)):
@@ -266,7 +266,7 @@ def _concrete_models(model: type[Model]) -> Iterator[type[Model]]:
 
 @contextmanager
 def notified_of_new_rows(using: str, notify: Callable[[Model], None]) -> Iterator[None]:
-    """Call *notify*, while the block runs, with each instance that this thread saves as a new row over the alias *using*."""
+    """Call *notify*, while the block runs, with each instance that this thread saves as a new row through the alias *using*."""
     thread = threading.get_ident()
 
     def receive(sender: type[Model], **options: Any) -> None:
@@ -447,9 +447,9 @@ def _refuse(found: list[tuple[ForeignKey, TableRows]]) -> DependentRowsError:
         more = f", and {len(rows.keys) - len(shown)} more" if len(rows.keys) > len(shown) else ""
         lines.append(f"  {key}: {len(rows.keys)} row(s): {', '.join(shown)}{more}")
     return DependentRowsError(
-        "Rows that nobody registered refer to rows that were set up:\n"
+        "Rows that are not registered refer to rows that were set up:\n"
         + "\n".join(lines)
-        + "\nNone of the rows was taken away. Register these too, delete them in the test, or take them along: "
+        + "\nNo row was deleted. Register these rows too, delete them in the test, or have them deleted as well: "
         'dependents="take".',
         dependents=[(str(key), sorted(rows.keys, key=repr)) for key, rows in found],
     )

@@ -81,7 +81,7 @@ def _load(source: Any, model: type[Model] | None, using: str, options: dict[str,
             yield from _load(each, model, using, options)
     else:
         raise DataError(
-            f"Cannot load {source!r}: it is no name of a fixture, no path, no dict of rows by model, no factory and no instance."
+            f"Cannot load {source!r}: give a fixture's name, a path, a dict of rows by model, a factory or an instance."
         )
 
 
@@ -101,8 +101,8 @@ def _create_over(factory: Any, using: str, options: dict[str, Any]) -> Any:
     if getattr(factory._meta, "database", using) == using:
         return factory.create(**options)
     raise DataError(
-        f'The factory {factory.__name__} makes rows over the alias "{factory._meta.database}", not "{using}". Nothing was made. '
-        "Set database in its class Meta, or load with using= of that alias."
+        f'The factory {factory.__name__} makes rows through the alias "{factory._meta.database}", not "{using}". '
+        "Nothing was made. Set database in its class Meta, or load with using= of that alias."
     )
 
 
@@ -401,8 +401,8 @@ def _preparation(field: Field[Any, Any], plain: type | None, connection: BaseDat
             return value
         if hasattr(value, "resolve_expression"):
             raise UnsupportedError(
-                f"{field.model._meta.label}.{field.name} is given an expression, {value!r}, which only a query can work out. "
-                "Nothing was inserted. Give its value."
+                f"{field.model._meta.label}.{field.name} is given the expression {value!r}, which only the database can compute. "
+                "Nothing was inserted. Give a value."
             )
         return field.get_db_prep_save(value, connection)
 
@@ -434,8 +434,8 @@ class RowReader:
         meta = model._meta
         if any(parent._meta.concrete_model is not meta.concrete_model for parent in parents_of(model)):
             raise UnsupportedError(
-                f"Rows of {meta.label} cannot go in at once: it inherits from a model with a table of its own, and a row of it "
-                "is one in each table. Nothing was inserted. Make them one by one."
+                f"Rows of {meta.label} cannot be inserted in bulk: it inherits from a model with its own table, so each "
+                "row of it is one row in each table. Nothing was inserted. Create them one by one."
             )
         self.model = model
         self._columns = tuple(
@@ -488,7 +488,7 @@ class RowReader:
             row = self.model(**row)
         if not isinstance(row, self.model._meta.concrete_model or self.model):
             raise DataError(
-                f"Rows of {self.model._meta.label} are to be dicts or instances of it, not {type(row).__name__}. Nothing was "
+                f"Rows of {self.model._meta.label} must be dicts or instances of it, not {type(row).__name__}. Nothing was "
                 "inserted."
             )
         return [_prepared(column, column.field.pre_save(row, add=True)) for column in self._columns]

@@ -1,4 +1,4 @@
-"""The schema and the models of a database, read once and kept while they are true."""
+"""The schema and the models of a database, read once and cached until the schema changes."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def find_table(index: ModelIndex, model: type[Model], alias: str) -> QualifiedNa
     if table is None:
         raise DataError(
             f'The model {model._meta.label} has no table "{model._meta.db_table}" in the database of the alias "{alias}". '
-            "Migrate it, or name the alias where it is."
+            "Migrate it, or give the alias of the database that has it."
         )
     return table
 
@@ -63,4 +63,4 @@ def find_model(name: str) -> type[Model]:
     try:
         return apps.get_model(name)
     except (LookupError, ValueError) as error:
-        raise DataError(f'"{name}" is the label of no model: {error}. Write "app_label.ModelName".') from error
+        raise DataError(f'"{name}" is not the label of a model: {error}. Write "app_label.ModelName".') from error

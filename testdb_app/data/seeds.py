@@ -41,7 +41,7 @@ class SeedRegistry:
         """Return the names of all seeds to make for *name*, in order, itself last.
 
         Raises :class:`~testdb_app.exceptions.UnknownNameError`, with the nearest names, and
-        :class:`~testdb_app.exceptions.SeedError` for seeds that depend on each other in a circle.
+        :class:`~testdb_app.exceptions.SeedError` for seeds whose order has a cycle.
         """
         needed: dict[str, tuple[str, ...]] = {}
         work = [name]
@@ -55,8 +55,8 @@ class SeedRegistry:
         except CycleError as error:
             cycle = error.args[1][::-1]  # there each comes before the next
             raise SeedError(
-                f"Seeds come after each other in a circle: {' after '.join(cycle)}. Nothing was made. Take one of these "
-                "out of after=.",
+                f"The order of the seeds has a cycle: {' after '.join(cycle)}. Nothing was made. Remove one of these "
+                "from after=.",
                 cycle=cycle,
             ) from None
 
@@ -73,7 +73,7 @@ class SeedRegistry:
                 else f"There are: {', '.join(sorted(self._seeds)) or 'none'}."
             )
             raise UnknownNameError(
-                f'There is no seed "{name}". {known} The module that registers it has to be imported first.',
+                f'There is no seed "{name}". {known} Import the module that registers it first.',
                 name=name,
                 nearest=nearest,
             )

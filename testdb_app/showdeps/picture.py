@@ -1,4 +1,4 @@
-"""What every format draws: the tables shown, their levels, cycles and notes; and the colours of a terminal."""
+"""The picture that every format draws: tables, levels, cycles and notes; and the colours of a terminal."""
 
 from __future__ import annotations
 

@@ -128,7 +128,9 @@ def test_a_role_that_cannot_switch_a_trigger_off_is_refused_before_it_fires(scra
             "ALTER TABLE t OWNER TO CURRENT_USER; GRANT ALL ON t TO PUBLIC; UPDATE t SET v = 'x'; TRUNCATE log"
         )
     for _ in range(2):
-        with pytest.raises(MissingPrivilegeError, match=r"cannot restore public\.t .* may not switch off the triggers"):
+        with pytest.raises(
+            MissingPrivilegeError, match=r"cannot restore public\.t .* may not switch off their triggers"
+        ):
             scratch.reset()
     assert scratch.query("SELECT v FROM t") == [("x",)]
     assert scratch.count("log") == 0

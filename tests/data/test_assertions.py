@@ -101,7 +101,7 @@ def test_rows_are_compared_on_the_fields_that_are_named():
     error = failure(assert_rows, Genre, [{"name": "low"}, {"name": "high"}])
     assert (
         str(error)
-        == "rows of testdb_demo.Genre are other than expected: 1 missing (-), 1 too many (+):\n- name='high'\n+ name='top'"
+        == "rows of testdb_demo.Genre are not as expected: 1 missing (-), 1 too many (+):\n- name='high'\n+ name='top'"
     )
     assert error.failures == [("-", {"name": "high"}), ("+", {"name": "top"})]
     failure(assert_rows, Genre, [{"name": "low"}, {"name": "top"}, {"name": "top"}])

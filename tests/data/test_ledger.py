@@ -278,7 +278,7 @@ def test_seeds_in_a_circle_and_unknown_ones_are_refused():
 def test_instances_of_another_database_are_refused(clean):
     author = Author(name="A", pk=1)
     author._state.adding, author._state.db = False, "elsewhere"
-    with pytest.raises(DataError, match='saved over the alias "elsewhere"'):
+    with pytest.raises(DataError, match='saved through the alias "elsewhere"'):
         DataLedger().register(author)
     with pytest.raises(ConfigurationError, match="refuse, take"):
         DataLedger(dependents="cascade")

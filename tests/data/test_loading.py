@@ -82,7 +82,7 @@ def test_dicts_by_model_are_loaded_in_order(ledger):
     )
     assert made[-1].year == 1999
     assert list(Work.objects.get().genres.values_list("pk", flat=True)) == [902]
-    with pytest.raises(DataError, match=r'"testdb_demo\.Wrok" is the label of no model'):
+    with pytest.raises(DataError, match=r'"testdb_demo\.Wrok" is not the label of a model'):
         ledger.load({"testdb_demo.Wrok": []})
     assert_row_counts({Publisher: 1, Series: 1})
 
@@ -120,14 +120,14 @@ def test_factories_recipes_callables_and_instances_come_as_they_are(ledger):
     (other,) = ledger.load(lambda name: Author.objects.create(name=name), name="of a function")
     assert [author.name, genre.name, other.name] == ["of a recipe", "an instance", "of a function"]
     assert len(ledger.load([Genre(name="1"), PublisherFactory, SeriesFactory])) == 3
-    with pytest.raises(DataError, match="no name of a fixture"):
+    with pytest.raises(DataError, match="give a fixture's name"):
         ledger.load(3)
 
     class Elsewhere(PublisherFactory):
         class Meta:
             database = "elsewhere"
 
-    with pytest.raises(DataError, match='over the alias "elsewhere", not "default"'):
+    with pytest.raises(DataError, match='through the alias "elsewhere", not "default"'):
         ledger.load(Elsewhere)
 
 

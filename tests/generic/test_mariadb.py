@@ -248,7 +248,7 @@ def test_the_runner_has_every_class_reset_and_keeps_a_database(project: Project)
     assert [found["ids"] for found in first.found[1:]] == [[1, 1]] * 2
     again = project.run("-W", "always", "manage.py", *arguments).must_pass()
     assert [(found["shelves"], found["ids"]) for found in again.found] == [(0, [1, 1])] * 3
-    assert "was there before this run. It is taken for a test database" in again.stderr
+    assert "existed before this run. It counts as a test database" in again.stderr
     assert 'give the test database another TEST["NAME"]' in again.stderr
     assert "--mark" not in again.stderr
 

@@ -174,7 +174,7 @@ def test_a_role_that_may_not_make_databases_drops_none(real: ScratchDatabase, se
 def test_a_real_database_that_nobody_can_look_at_is_not_dropped(real: ScratchDatabase) -> None:
     with connect_as_superuser("postgres") as connection:
         connection.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(sql.Identifier(real.name)))
-    with refused("nobody can look whether it has tables"):
+    with refused("its tables cannot be read"):
         create()
     with connect_as_superuser("postgres") as connection:
         connection.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(sql.Identifier(real.name)))
@@ -212,7 +212,10 @@ def test_a_kept_clone_gets_a_mark_of_its_own(real: ScratchDatabase) -> None:
             with guard.renamed(connection, f"{name}_1"):
                 before = backend.identify(connection)
                 # The mark in the template does not count in its clone.
-                assert (Mark.TEST in before.marks, "it is a copy of that" in before.misfit) == (is_kept, not is_kept)
+                assert (Mark.TEST in before.marks, "it was copied from that one" in before.misfit) == (
+                    is_kept,
+                    not is_kept,
+                )
                 assert guard.check_may_reset(before) == "test-runner"
                 guard.mark_kept_database(connection)
                 assert Mark.TEST in backend.identify(connection).marks

@@ -153,7 +153,7 @@ def django_db_setup(django_test_environment):
     run = project.pytest()
     line = f'testdb_app.guard.trust_test_database("default", "{chosen.name}")'
     assert run.returncode == 1
-    assert f"have it call {line}" in run.stdout
+    assert f"call {line} there" in run.stdout
     assert chosen.query("SELECT * FROM shop_shelf") == before
     use_pytest(project, conftest=fixture.replace("# here", f"import testdb_app.guard; {line}"))
     (found,) = project.pytest().must_pass().found
@@ -250,7 +250,7 @@ def test_a_preset_database_may_be_marked(project: Project, preset: ScratchDataba
 # Kept databases
 
 
-WARNING = "was there before this run, and bears no test mark of testdb_app that fits"
+WARNING = "existed before this run, and has no valid test mark of testdb_app"
 
 
 def warnings_of(run: Run) -> int:
@@ -478,7 +478,7 @@ def test_the_baseline_of_a_database_that_may_be_that_of_a_service_file_is_not_go
     project.write("shop/tests.py", TESTS)
     run = project.manage("test", "--noinput", "--keepdb", "--testrunner", "testdb_app.runner.ResetDiscoverRunner")
     assert run.returncode != 0
-    assert 'It may be the one of alias "service", whose settings name no database' in run.stderr
+    assert 'It may be the database of alias "service", whose settings name no database' in run.stderr
     assert other.query("SELECT name FROM shop_shelf") == [("mine",), ("new",)]
     other.execute("DELETE FROM shop_shelf WHERE name = 'new'")
 

@@ -160,9 +160,7 @@ def test_a_copy_under_the_same_name_is_refused_with_the_reason_and_can_be_marked
         Resetter("copy").reset()
     assert (caught.value.rule, copy.count("item")) == ("unknown", 3)
     here = Resetter("copy").identify().oid
-    expected = (
-        f'Its test mark was given to database "{copy.name}" with OID {original}, and this one has {here}: it is a copy'
-    )
+    expected = f'Its test mark belongs to database "{copy.name}" with OID {original}, and this one has OID {here}: it was copied'
     assert expected in caught.value.message
     assert "or mark it anew with resetdb --database copy --mark-test." in caught.value.message
     set_mark("mark-test", "copy")
@@ -195,7 +193,7 @@ def test_a_mark_of_another_cluster_is_refused_with_the_reason(filled: ScratchDat
 def test_a_mark_of_an_older_format_counts_as_none_and_is_named(filled: ScratchDatabase, comment: str) -> None:
     set_mark("mark-test")
     bind(filled, comment.format(name=filled.name))
-    with pytest.raises(UnsafeDatabaseError, match=r"Its test mark is of an older format.*mark it anew") as caught:
+    with pytest.raises(UnsafeDatabaseError, match=r"Its test mark has an older format.*mark it anew") as caught:
         Resetter("scratch").reset()
     assert caught.value.rule == "unknown"
     set_mark("mark-test")

@@ -52,7 +52,7 @@ def test_the_line_for_the_settings_keeps_what_they_have(filled: ScratchDatabase,
 
 def test_a_typo_in_an_allowed_name_is_echoed_with_the_name_that_is_near(filled: ScratchDatabase, settings: Any) -> None:
     typo = filled.name.replace("scratch", "scartch")
-    expected = f'"{typo}" is allowed, which is not its name (did you mean "{filled.name}"?). If'
+    expected = f'"{typo}" is allowed, but that is not its name (did you mean "{filled.name}"?). If'
     assert expected in refusal(Resetter("scratch", allow_database=["postgres", typo])).message
     settings.TESTDB = {"ALLOWED_DATABASES": [typo]}
     assert expected in refusal(Resetter("scratch")).message
@@ -141,7 +141,7 @@ def test_a_database_or_role_that_is_read_only_by_default_is_refused(filled: Scra
     before = content(filled)
     filled.execute(f"ALTER {whose.format(name=filled.name)} SET default_transaction_read_only = on")
     filled.connection.close()
-    with pytest.raises(ReadOnlyError, match=f'"{filled.name}".*Connect with a role or options that may write'):
+    with pytest.raises(ReadOnlyError, match=f'"{filled.name}".*connect with a role or options that allow writes'):
         filled.reset()
     assert content(filled) == before
 

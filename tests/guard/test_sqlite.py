@@ -204,7 +204,7 @@ def test_a_mark_of_an_older_format_counts_as_none(register: Register, path: Path
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("CREATE TABLE testdb_test (path TEXT NOT NULL)")
         connection.execute("INSERT INTO testdb_test VALUES (?)", [str(path.resolve())])
-    with pytest.raises(UnsafeDatabaseError, match=r"Its test mark is of an older format.*mark it anew"):
+    with pytest.raises(UnsafeDatabaseError, match=r"Its test mark has an older format.*mark it anew"):
         Resetter(alias).reset()
     set_mark("mark-test")
     assert Resetter(alias).reset().permitted_by == "marked-as-test"

@@ -77,7 +77,7 @@ def end_session(database: Any, pid: int) -> None:
     ("notices", "expected", "text"),
     [
         (True, OperationalError, "terminating connection"),
-        (False, SessionBrokenError, "the server has ended the session"),
+        (False, SessionBrokenError, "the server or the network has ended"),
     ],
 )
 def test_a_session_that_the_server_has_ended_is_told_and_the_next_one_works(

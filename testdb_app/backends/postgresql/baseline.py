@@ -264,7 +264,7 @@ def write_baseline(connection: BaseDatabaseWrapper, capture: Capture) -> Baselin
     """Capture in one transaction, with writers of *tables* locked out. Costs a copy of every row."""
     if not has_autocommit(connection):
         raise TransactionStateError(
-            f'Refusing to capture a baseline: the connection "{connection.alias}" is inside a transaction. Capture outside.'
+            f'Refusing to capture a baseline: the connection "{connection.alias}" is inside a transaction. Capture it outside.'
         )
     names, state = sorted(capture.tables), capture.state
     try:
@@ -364,7 +364,7 @@ def _check_readable(connection: BaseDatabaseWrapper, tables: Iterable[BaselineTa
         query = count_unreadable(table)
         if query is None:
             continue
-        why = "it is another value when it is read again"
+        why = "it reads back as another value"
         try:
             run_sql(connection, "SAVEPOINT testdb_capture")
             ((unreadable,),) = rows_of(run_sql(connection, query)[0])
@@ -375,8 +375,8 @@ def _check_readable(connection: BaseDatabaseWrapper, tables: Iterable[BaselineTa
             kinds = ", ".join(f"{c.name} ({c.type})" for c in table.columns if c.type)
             raise UnsupportedError(
                 f'A baseline of database "{connection.settings_dict["NAME"]}" (alias "{connection.alias}") cannot keep the rows '
-                f"of {table.name}: a baseline keeps the text of values of other types than PostgreSQL's own, here of {kinds}, "
-                f"and for {unreadable} row(s) that text is of no use: {why}. Nothing was changed. Empty this table first, "
+                f"of {table.name}: a baseline keeps values of types that are not PostgreSQL's own as text, here {kinds}, "
+                f"and the text of {unreadable} row(s) cannot be read back: {why}. Nothing was changed. Empty this table first, "
                 "or exclude it from the baseline."
             )
 

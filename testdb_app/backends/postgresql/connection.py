@@ -1,4 +1,4 @@
-"""Sending SQL to PostgreSQL: several statements in one round trip, by simple messages or libpq's pipeline mode.
+"""Send SQL to PostgreSQL: several statements in one round trip, by simple messages or libpq's pipeline mode.
 
 :func:`run_sql` sends one message of the simple protocol: the server parses and plans all its statements each time.
 :class:`Pipeline` sends each statement by itself, and prepares those that are sent again, so that these are only executed.

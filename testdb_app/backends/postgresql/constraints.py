@@ -1,4 +1,4 @@
-"""Constraints that rows break, and sequences that are behind their tables.
+"""Find rows that violate constraints, and sequences that are behind their tables.
 
 Checks that wait for the end of the transaction run now, inside a savepoint, by SET CONSTRAINTS ALL IMMEDIATE: foreign
 keys, unique and exclusion constraints, constraint triggers. That stops at the first violation. So queries search foreign

@@ -152,7 +152,7 @@ class PostgreSQLData(BaseDataBackend):
         keys = rows_of(result)[0][0]
         if keys is None:
             raise UnsupportedError(
-                f"No sequence belongs to {table}({column}), so that keys cannot be reserved. Give rows their keys."
+                f"No sequence belongs to {table}({column}), so keys cannot be reserved. Give each row its key."
             )
         return list(keys)
 

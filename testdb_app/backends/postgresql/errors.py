@@ -1,4 +1,4 @@
-"""PostgreSQL's errors in the package's words, told apart by SQLSTATE; and who holds the lock that was waited for."""
+"""Translate PostgreSQL's errors by SQLSTATE into the package's own, and find the sessions that hold a lock."""
 
 from __future__ import annotations
 
@@ -106,12 +106,12 @@ _OTHERS: Mapping[str, tuple[type[ResetError], str]] = {
     "53400": (ResetError, "Raise the limit that the message names, for the role of the tests"),
     "42P07": (
         BaselineDamagedError,
-        "It is left of a baseline whose document is gone: DROP SCHEMA testdb CASCADE, then capture again",
+        "It belongs to a baseline whose document is gone: run DROP SCHEMA testdb CASCADE, then capture again",
     ),
     "42704": (ResetError, "Create what the message names again, or use a database that has it"),
     "42883": (
         ResetError,
-        "Create what the message names again, or drop what uses it. If another server is behind the connection now, close it",
+        "Create what the message names again, or drop what uses it. If the connection now leads to another server, close it",
     ),
     "P0001": (
         ResetError,
@@ -121,23 +121,23 @@ _OTHERS: Mapping[str, tuple[type[ResetError], str]] = {
 # The classes of SQLSTATE, where the code itself is not listed.
 _CLASSES: Mapping[str, str] = {
     "22": "A value does not fit what the database's own code or types expect: correct that code, or exclude the table",
-    "23": "A constraint refuses the state to go to: correct it, or exclude its table",
-    "53": "Give the server more of what the message names, then reset again",
+    "23": "A constraint refuses the state after the reset: correct it, or exclude its table",
+    "53": "Give the server more of the resource that the message names, then reset again",
     "54": "Reset in parts: name app labels or schemas",
     "58": "See the server's log: its files cannot be read or written",
-    "XX": "See the server's log: its files or catalogs may be damaged. Make the test database anew",
+    "XX": "See the server's log: its files or catalogs may be damaged. Create the test database again",
 }
-_ANY_CLASS = "Undo what was done to the object that the message names, or make the test database anew"
+_ANY_CLASS = "Undo the change to the object that the message names, or create the test database again"
 _GONE = {"42P01", "3F000", "42703", "42501", "42809"}
 # Caused by a copy that was dropped, altered, replaced by a view, or given to another role.
 _DAMAGED = (
-    "The baseline is damaged: what the app keeps in its schema was dropped, altered or given to another role. Put that back, or "
-    "capture it again: resetdb --recapture, or capture_baseline(replace=True)"
+    "The baseline is damaged: a relation in the app's schema was dropped, altered or given to another role. Undo that, or "
+    "capture the baseline again: resetdb --recapture, or capture_baseline(replace=True)"
 )
 
 
 RESET = "The reset of"
-"""The beginning of the messages about a reset."""
+"""The first words of the messages about a reset."""
 
 _INTERNAL_ERROR = "XX000"
 
@@ -173,7 +173,7 @@ def translate(
 ) -> TestDBError:
     """Return the package's error for *error*, which ended a script that took *locks* (None: a query that only reads).
 
-    Everything is rolled back. With *restores*, rows were being put back one by one, which may conflict.
+    Everything is rolled back. With *restores*, rows were being restored one by one, and may conflict.
     """
     if reason := find_refusal(error):
         return explain_refusal(connection, reason)
@@ -209,8 +209,8 @@ def _translate(  # noqa: PLR0911 - one for each kind of error
         )
     if restores and (state in _CONFLICTS or state[:2] in _OF_ROWS) and not _names_a_copy(error):
         return RestoreConflictError(
-            f"Rows of the baseline could not be put back in {where}: {why}. Nothing was changed. If it is the "
-            "same again, the baseline itself breaks that constraint: correct its rows, and capture it again."
+            f"Rows of the baseline could not be restored in {where}: {why}. Nothing was changed. If it fails again, "
+            "the baseline itself violates that constraint: correct its rows, and capture it again."
         )
     if state in _TRANSIENT and not _names_a_copy(error):
         return ConcurrencyError(
@@ -229,8 +229,8 @@ def _translate(  # noqa: PLR0911 - one for each kind of error
         kind, remedy = BaselineDamagedError, _DAMAGED
     elif state == "42501" and '"session_replication_role"' in why:
         remedy = (
-            "The session is at session_replication_role = replica, where triggers and rules fire that the reset does not switch "
-            "off. Set it to origin before, or have a superuser GRANT SET ON PARAMETER session_replication_role TO the role"
+            "The session has session_replication_role = replica. Then triggers and rules fire that the reset does not switch "
+            "off. Set it to origin first, or have a superuser run GRANT SET ON PARAMETER session_replication_role TO the role"
         )
     elif state == "42501" and doing != RESET:
         remedy = "Connect as the owner of the tables, who needs CREATE on the database to capture a baseline"
@@ -247,10 +247,10 @@ def _refused_row(where: str, error: BaseException) -> RestoreConflictError:
     reason = str(refusal.get("reason") or _first_line(error)).rstrip(".")
     what = f"the row {on_one_line(row)} of {table}" if row else f"rows of {table}" if table else "rows of the baseline"
     return RestoreConflictError(
-        f"In {where}, {what} cannot be put back in any order: {on_one_line(reason)}. Nothing was changed. A constraint NOT VALID "
-        "does not hold for rows that were there before it, and a function in a constraint, an index or a generated column may "
-        "refuse today what it once took. Correct the row or the constraint in a migration and capture the baseline again "
-        f'(resetdb --recapture); or exclude {table or "the table"}, in TESTDB["EXCLUDE"]; or do not change that row in a test.',
+        f"In {where}, {what} cannot be restored in any order: {on_one_line(reason)}. Nothing was changed. A NOT VALID constraint "
+        "does not apply to rows that existed before it, and a function in a constraint, an index or a generated column may "
+        "now refuse values that it once accepted. Correct the row or the constraint in a migration and run "
+        f'resetdb --recapture. Or exclude {table or "the table"} in TESTDB["EXCLUDE"], or do not change that row in a test.',
         table=table,
         constraint=constraint,
         row=row,
@@ -260,9 +260,9 @@ def _refused_row(where: str, error: BaseException) -> RestoreConflictError:
 def _connection_lost(connection: BaseDatabaseWrapper, error: BaseException) -> ConnectionLostError:
     if connection.connection is not None:
         return ConnectionLostError(
-            f"The connection to {describe_database(connection)} was lost: {_first_line(error)}. The server has undone what was "
-            "not committed. Check that the server runs, and the time-outs of sessions that are set for the role and the "
-            "database, then reset again."
+            f"The connection to {describe_database(connection)} was lost: {_first_line(error)}. The server rolled back what was "
+            "not committed. Check that the server runs, and check the session timeouts that are set for the role and the "
+            "database. Then reset again."
         )
     return ConnectionLostError(
         f"Cannot connect to {describe_database(connection)}: {reason_of(error)}. Nothing was changed. Check that the "
@@ -291,7 +291,7 @@ def explain(connection: BaseDatabaseWrapper, error: DatabaseError | InterfaceErr
         # that has run it keeps that plan after the rule is switched off. A new session has none.
         connection.close()
         return ConcurrencyError(
-            f"The reset of {describe_database(connection)} was ended by a plan that the session has kept: {_first_line(error)}. "
+            f"The reset of {describe_database(connection)} was ended by a cached plan of the session: {_first_line(error)}. "
             "Nothing was changed, and the connection was closed. Reset again.",
             attempts=1,
         )
@@ -315,14 +315,14 @@ def _lock_timeout(
     connection: BaseDatabaseWrapper, where: str, locks: Mapping[QualifiedName, str] | None
 ) -> LockTimeoutError:
     blockers = find_blockers(connection, locks)
-    who = "; ".join(str(blocker) for blocker in blockers) or "the session that held it has let go since"
+    who = "; ".join(str(blocker) for blocker in blockers) or "the session that held it has released it since"
     prepared = sorted({blocker.prepared for blocker in blockers if blocker.prepared is not None})
     remedy = "End that session's transaction (close its connection, or SELECT pg_terminate_backend(pid))"
     if prepared:
         remedy = f"End it (ROLLBACK PREPARED {quote_literal(prepared[0])}, in this database)"
     return LockTimeoutError(
-        f"A lock in {where} was not granted in time: {who}. Nothing was changed. {remedy}, or wait longer with a higher "
-        "lock time-out.",
+        f"A lock in {where} was not granted in time: {who}. Nothing was changed. {remedy}, or wait "
+        'longer with a higher TESTDB["LOCK_TIMEOUT"], in seconds.',
         blockers=blockers,
     )
 

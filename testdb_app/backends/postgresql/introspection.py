@@ -1,4 +1,4 @@
-"""Reading PostgreSQL's catalog in one round trip: the schema, the identity, sizes, details, sequence states.
+"""Read PostgreSQL's catalog in one round trip: the schema, the identity, sizes, details, sequence states.
 
 Names are joined on OIDs throughout: a constraint's name is unique only within its table, and ``information_schema`` shows
 no foreign key at all to a role that owns nothing.
@@ -64,12 +64,12 @@ _LEFT_OUT = {"f": "foreign table", "t": "temporary table", "own": "kept by testd
 
 
 _NO_IDENTIFIER = (
-    "The role may not execute pg_control_system(), so this server is told from others by the time of its start alone. Let a "
+    "The role may not execute pg_control_system(), so this server is identified only by the time of its start. Have a "
     "superuser run: GRANT EXECUTE ON FUNCTION pg_control_system() TO the role."
 )
 _SLOTS = (
-    "Changes of this database go on to whoever reads its logical replication slots ({slots}): a subscriber deletes the rows that "
-    "are deleted here. If that is not meant, drop the subscription, or the publication."
+    "The logical replication slots of this database ({slots}) pass its changes on: a subscriber also deletes the rows that a "
+    "reset deletes. If that is not intended, drop the subscription or the publication."
 )
 
 
@@ -351,8 +351,8 @@ def parse_identity(connection: BaseDatabaseWrapper, row: Rows[Any]) -> DatabaseI
     if not isinstance(name, str):
         # The driver returns bytes in this case.
         raise UnsupportedError(
-            f'The session of the connection "{connection.alias}" has client_encoding SQL_ASCII, with which names cannot be read. '
-            "Django sets UTF8: close the connection, or leave out the statement that has changed it."
+            f'The session of the connection "{connection.alias}" has client_encoding SQL_ASCII, in which names cannot be read. '
+            "Django sets UTF8: close the connection, or remove the statement that changed it."
         )
     host = str(connection.settings_dict.get("HOST") or "")
     misfit = (
@@ -400,22 +400,22 @@ def explain_misfit(comment: str | None, *, database: str, oid: int, system_ident
         given = json.loads(comment or "")
         name, number, cluster = given["database"], given["oid"], given["system_identifier"]
     except (ValueError, TypeError, KeyError):
-        return "its test mark is of an older format, which tells a database from its copies by the name alone"
+        return "its test mark has an older format, which identifies a database only by its name"
     shown = json.dumps(
         name, ensure_ascii=False
     )  # with its control characters escaped: somebody else may have written it
     if cluster and system_identifier and cluster != system_identifier:
         return (
-            f"its test mark was given to database {shown} of another cluster: this one was restored from a dump there, or "
+            f"its test mark belongs to database {shown} of another cluster: this one was restored from a dump of that one, or "
             "the cluster went through pg_upgrade"
         )
     if number != oid:
         return (
-            f"its test mark was given to database {shown} with OID {number}, and this one has {oid}: it is a copy of that, "
-            "by template or restored from a dump"
+            f"its test mark belongs to database {shown} with OID {number}, and this one has OID {oid}: it was copied from that "
+            "one, as a template or by a dump"
         )
     if name != database:
-        return f"its test mark was given to this database when it was named {shown}"
+        return f"its test mark belongs to the name {shown}, which this database had earlier"
     return ""
 
 

@@ -1,4 +1,4 @@
-"""Writing the SQL of a reset: deletions, truncations, restorations, sequences, and the switches around them. Pure.
+"""Write the SQL of a reset: deletions, truncations, restorations, sequences, and the switches around them. Pure.
 
 **The transaction**
 

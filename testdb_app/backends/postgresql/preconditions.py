@@ -1,4 +1,4 @@
-"""What must hold in the very transaction that reads or writes: SQL that proves it there, and what its refusals mean.
+"""SQL that proves, inside the transaction that reads or writes, that it may; and the errors for its refusals.
 
 A proof is one query. If something does not hold, the query fails, and its transaction with it. Its text names its
 operators and types in full, because it also runs under the user's ``search_path``. It relies on nothing that an earlier
@@ -148,15 +148,15 @@ def explain_refusal(connection: BaseDatabaseWrapper, reason: str, act: str = "re
 _TAG = re.compile(r"\[(elsewhere|standby|protected|own-schema)\] ")
 _REMEDIES = {
     "elsewhere": (
-        "The connection led elsewhere between two transactions: a connection pool in transaction mode, a proxy or a failover "
-        "does that. Connect to the server directly, or wait until it leads to one server again, and repeat."
+        "The connection led elsewhere between two transactions. The cause may be a connection pool in transaction mode, a proxy "
+        "or a failover. Connect to the server directly, or wait until it leads to one server again, and repeat."
     ),
     "standby": "Connect to the test server itself.",
-    "protected": "The database was marked meanwhile. If that is wrong, take the mark away: resetdb --unmark-protected.",
+    "protected": "The database was marked meanwhile. If that is wrong, remove the mark: resetdb --unmark-protected.",
     "own-schema": (
-        f"The schema {OWN_SCHEMA} is the app's own: what others put there would run with this role's privileges. Connect as the "
-        f"role that made it. Or, if nobody needs it, run DROP SCHEMA {OWN_SCHEMA} CASCADE as its owner, and capture the baseline "
-        "anew."
+        f"The schema {OWN_SCHEMA} is the app's own: code of others there would run with this role's privileges. Connect as the "
+        f"role that created it. Or, if nobody needs it, run DROP SCHEMA {OWN_SCHEMA} CASCADE as its owner, and capture the "
+        "baseline again."
     ),
 }
 

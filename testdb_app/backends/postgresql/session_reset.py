@@ -1,4 +1,4 @@
-"""Sessions kept between tests: a session is kept only where it is proved to be as good as a new one.
+"""Keep PostgreSQL sessions open between tests, if they are proved to be as good as new ones.
 
 :func:`renew_session` restores what can be restored, in one round trip: settings, role, temporary tables, cursors, LISTEN,
 advisory locks, the last values of sequences. ``DISCARD ALL`` would also drop the statements that drivers prepare. The

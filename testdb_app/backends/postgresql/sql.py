@@ -1,4 +1,4 @@
-"""Quoting: the one place where identifiers, texts and durations become PostgreSQL's SQL."""
+"""Quote identifiers, texts and durations for PostgreSQL. All quoting is in this module."""
 
 from __future__ import annotations
 
@@ -43,5 +43,5 @@ def equals(left: str, right: str, operator: str = EQUALS) -> str:
 
 
 def milliseconds(seconds: float) -> int:
-    """Return *seconds* as the server takes a time-out. At least 1, because 0 would mean none."""
+    """Return *seconds* as milliseconds for a timeout setting. At least 1, because 0 would mean no timeout."""
     return max(1, round(seconds * 1000))

@@ -184,7 +184,7 @@ def write_baseline(connection: BaseDatabaseWrapper, capture: Capture) -> Baselin
     """
     if in_transaction(connection) or not has_autocommit(connection):
         raise TransactionStateError(
-            f'Refusing to capture a baseline: the connection "{connection.alias}" is inside a transaction. Capture outside.'
+            f'Refusing to capture a baseline: the connection "{connection.alias}" is inside a transaction. Capture it outside.'
         )
     with connection.cursor() as settings, kept_pragmas(connection, settings, ("busy_timeout",)):
         execute(connection, settings, f"PRAGMA busy_timeout = {round(capture.lock_timeout * 1000)}")
@@ -237,12 +237,12 @@ def _has_rows(connection: BaseDatabaseWrapper, cursor: CursorWrapper, name: Qual
 def _check_keepable(connection: BaseDatabaseWrapper, catalog: Catalog, shapes: dict[QualifiedName, TableShape]) -> None:
     """Raise :class:`UnsupportedError` for tables whose rows cannot be restored as they are."""
     found = [
-        f"{name} (a virtual table of {virtual.module}, whose rows it does not give back as it got them)"
+        f"{name} (a virtual table of {virtual.module}, which does not return rows as they were inserted)"
         for name in shapes
         if (virtual := catalog.virtual.get(name)) is not None and not virtual.gives_back_rows
     ]
     found += [
-        f"{name} (its columns hide the rowid by which its rows are told apart)"
+        f"{name} (its columns hide the rowid, which alone identifies its rows)"
         for name, shape in shapes.items()
         if shape.has_rowid and not shape.key and find_rowid(shape.columns) is None
     ]

@@ -117,9 +117,9 @@ def translate(error: Error, connection: BaseDatabaseWrapper, doing: str) -> Test
     what = f"{describe_database(connection)}: {error}, while running: {' '.join(doing.split())[:200]}"
     if name.startswith(_LOCKED):
         return LockTimeoutError(
-            f"Another connection holds a lock on {what}. Nothing was changed. SQLite does not tell who it is: end "
-            "open transactions and unfinished queries on this database in other processes and threads, or allow "
-            "more time with a longer lock timeout.",
+            f"Another connection holds a lock on {what}. Nothing was changed. SQLite does not report which one: end "
+            "open transactions and unfinished queries on this database in other processes and threads, or wait "
+            'longer with a higher TESTDB["LOCK_TIMEOUT"], in seconds.',
             blockers=[],
         )
     if name.startswith("SQLITE_READONLY"):

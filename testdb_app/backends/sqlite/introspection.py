@@ -1,4 +1,4 @@
-"""Reading SQLite: the schema, the identity and marks, details, sequences, and tables that hold rows."""
+"""Read from SQLite: the schema, the identity and marks, details, sequences, and tables that hold rows."""
 
 from __future__ import annotations
 
@@ -282,11 +282,11 @@ def _explain_misfit(row: tuple[Any, ...], file: str) -> str:
     """Return why a mark does not hold for *file*; '' if it does."""
     path, inode = _binding_of(file)
     if len(row) == 1:
-        return "its test mark is of an older format, which tells a file from its copies by the path alone"
+        return "its test mark has an older format, which identifies a file only by its path"
     if row[0] != path:
-        return f'its test mark was given to the file "{row[0]}": this one is a copy of that, or that one was moved'
+        return f'its test mark belongs to the file "{row[0]}": this file is a copy of that one, or that one was moved'
     if row[1] != inode:
-        return "its test mark was given to another file of this path: this one is a copy that was put in its place"
+        return "its test mark belongs to another file that was at this path: this file is a copy in its place"
     return ""
 
 

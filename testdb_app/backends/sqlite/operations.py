@@ -1,4 +1,4 @@
-"""Writing the SQL of a reset on SQLite: pure text, the same that ``--sql`` prints.
+"""Write the SQL of a reset on SQLite: pure text, the same that ``--sql`` prints.
 
 Outside a transaction, foreign keys are switched off for the connection, so that order, cycles and on-delete actions do
 not matter. The checks prove, under the lock, that no row that stays refers to a deleted row. Inside a transaction SQLite
@@ -131,7 +131,7 @@ def _tables(steps: Iterable[Step]) -> list[QualifiedName]:
     for step in steps:
         if step.action is Action.TRUNCATE:
             raise UnsupportedError(
-                f"SQLite has no TRUNCATE, which the plan wants for {', '.join(map(str, step.names))}. Use the strategy "
+                f"SQLite has no TRUNCATE, which the plan needs for {', '.join(map(str, step.names))}. Use the strategy "
                 '"delete" or "auto": SQLite frees the pages of a whole table at once when it is deleted.'
             )
         if step.action in {Action.DELETE, Action.RESTORE}:

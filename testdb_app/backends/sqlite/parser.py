@@ -1,4 +1,4 @@
-"""Parsing SQLite's own SQL: names, tokens, and what no pragma tells.
+"""Parse SQLite's own SQL: names, tokens, and the properties that no pragma reports.
 
 Pure functions. The catalog keeps the text of each CREATE statement. No pragma reports whether a foreign key is
 deferrable, which event fires a trigger, or whether a key is AUTOINCREMENT. REFERENCES, DEFERRABLE, AUTOINCREMENT, ON and

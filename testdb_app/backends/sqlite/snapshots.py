@@ -191,7 +191,7 @@ def _refuse_unkeepable(
     found = []
     for name, shape in shapes.items():
         if shape.has_rowid and not shape.key and find_rowid(shape.columns) is None:
-            found.append(f"{name} (its columns hide the rowid by which its rows are told apart)")
+            found.append(f"{name} (its columns hide the rowid, which alone identifies its rows)")
         elif not shape.has_rowid:
             missing = " OR ".join(f"{quote_name(column)} IS NULL" for column in shape.key)
             if fetch(connection, cursor, f"SELECT 1 AS v FROM {quote_qualified(name)} WHERE {missing} LIMIT 1"):

@@ -19,7 +19,7 @@ def test_a_label_that_names_nothing_is_wrong_usage(allowed: ScratchDatabase, fla
     outcome = resetdb("--no-input", *(["site"] if where == "label" else ["--exclude", "site"]), *flag)
     assert (outcome.status, outcome.stdout) == (2, "")
     assert outcome.error == (
-        '"site" matches no table: no app label, app_label.Model or schema.table of that name in this database. '
+        '"site" matches no table: this database has no app label, app_label.Model or schema.table of that name. '
         "Did you mean sites, public.item, sites.Site?"
     )
     assert content(allowed) == before
