@@ -206,3 +206,12 @@ def test_a_session_that_came_and_went_without_a_write_leaves_a_database_unwritte
     scratch.execute("INSERT INTO a VALUES (1)")
     wait_for_the_others_to_go(scratch)
     assert not is_unwritten(scratch.connection, start)
+
+
+def test_a_sequence_that_was_only_put_elsewhere_is_no_unwritten_database(scratch):
+    """``pg_sequences`` shows no value of a sequence that is not called, wherever it stands."""
+    scratch.execute("CREATE SEQUENCE s")
+    start = note_start(scratch.connection)
+    with scratch.connect() as other:
+        other.execute("SELECT setval('s', 5, false)")
+    assert not is_unwritten(scratch.connection, start)

@@ -222,13 +222,6 @@ SELECT c.oid::bigint, {writes("c.oid")} + CASE WHEN c.reltoastrelid = 0 THEN 0 E
 """)
 """Every table that is no catalog: its OID, and the rows ever written to it and to its toast table."""
 
-SEQUENCES = """
-SELECT pg_catalog.md5(pg_catalog.string_agg(pg_catalog.concat_ws(' ', s.schemaname, s.sequencename, s.last_value), ','
-                                            ORDER BY s.schemaname, s.sequencename))
-  FROM pg_catalog.pg_sequences s
-"""
-"""A digest of the positions of all sequences."""
-
 
 def reading_within(tables: Iterable[int]) -> str:
     """Write the reading of *tables* and of the catalogs, within a transaction or not.
