@@ -30,6 +30,7 @@ AFTER_THE_SAFE_PATH = {
         "OBJECTS",
         "PUBLISHED",
         "RULES",
+        "SEQUENCES",
         "SEQUENCE_STATES_18",
         "SEQUENCE_STATES_IF_FEW",
         "SIZES",
