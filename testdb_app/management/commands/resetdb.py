@@ -340,7 +340,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--lock-timeout",
         type=float,
         metavar="SECONDS",
-        help="How long to wait for locks of other sessions. Default: 5.",
+        help='How long to wait for locks of other sessions. Default: TESTDB["LOCK_TIMEOUT"], else 5.',
     )
     parser.add_argument(
         "--no-input",
