@@ -76,12 +76,13 @@ def plan_reset(
     _check_switchable(observation, schema, filled)
     deletes = tuple(_deletions(schema, graph, written - truncated - filled))
     steps, tied = _tie(schema, graph, deletes, filled, restoration, found | truncated)
-    may_refill = _may_refill(schema, deletes)
+    truncations = tuple(_truncation(graph, truncated, strategy, refused))
+    may_refill = _may_refill(schema, (*truncations, *deletes))
     # A trigger that fires meanwhile may move any sequence.
     moved = scope.sequences if may_refill else _moved(observation, baseline) & scope.sequences
     return ResetPlan(
         steps=(
-            *_truncation(graph, truncated, strategy, refused),
+            *truncations,
             *steps,
             *tied,
             *(Step(action=Action.RESTART, names=(name,)) for name in sorted(moved)),
@@ -246,15 +247,14 @@ def _truncation(
         yield Step(action=Action.TRUNCATE, names=names, reason=reason, waits=strategy == "truncate" or bool(refused))
 
 
-def _may_refill(schema: Schema, deletes: Iterable[Step]) -> bool:
-    """Whether something that cannot be switched off may write or keep rows while the tables are emptied."""
-    for step in deletes:
+def _may_refill(schema: Schema, steps: Iterable[Step]) -> bool:
+    """Whether something that cannot be switched off may write or keep rows while *steps* empty the tables."""
+    for step in steps:
         for name in step.names:
-            events = {name: {"DELETE"}}
-            for key in schema.referencing.get(name, ()):
-                events.setdefault(key.table, set()).update(
-                    events_of_action(key, restored=step.action is Action.RESTORE)
-                )
+            events = {name: {step.action.value.upper()}}
+            # TRUNCATE fires no action of a key.
+            for key in schema.referencing.get(name, ()) if step.action is Action.DELETE else ():
+                events.setdefault(key.table, set()).update(events_of_action(key))
             for table in (schema.by_name[other] for other in events):
                 fires = any(trigger.fires_on(event) for trigger in table.triggers for event in events[table.name])
                 rewrites = any(rule.event in events[table.name] for rule in table.rules)

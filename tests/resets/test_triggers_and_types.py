@@ -92,6 +92,20 @@ def test_a_trigger_that_the_role_may_not_switch_off_is_noticed_and_nothing_is_ch
     assert [scratch.count(name) for name in ("item", "a_audit", "z_audit")] == [1, 1, 1]
 
 
+def test_such_a_trigger_on_truncate_is_noticed_and_nothing_is_changed(scratch):
+    scratch.execute(
+        "CREATE TABLE item (id serial PRIMARY KEY); CREATE TABLE audit (id serial PRIMARY KEY);"
+        "CREATE FUNCTION write_audit() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN INSERT INTO audit DEFAULT VALUES; RETURN NULL; END$$;"
+        "CREATE TRIGGER log AFTER TRUNCATE ON item FOR EACH STATEMENT EXECUTE FUNCTION write_audit();"
+        "INSERT INTO item DEFAULT VALUES"
+    )
+    _hand_to_superuser(scratch, "item")
+    with pytest.raises(RowsRemainError, match=r"rows again in public\.audit: "):
+        scratch.reset(strategy="truncate")
+    assert (scratch.count("item"), scratch.count("audit")) == (1, 0)
+
+
 def test_a_sequence_that_such_a_trigger_moves_meanwhile_is_restarted(scratch):
     scratch.execute(AUDIT)
     scratch.execute(
