@@ -53,6 +53,7 @@ def plan_reset(
     :class:`MissingPrivilegeError`. Cost: O(tables + foreign keys of the written tables).
     """
     restorable = frozenset(baseline.tables if baseline is not None else ()) & scope.tables
+    # After a full scan these are the tables that may have rows, written to or not.
     written = frozenset(observation.sizes) & scope.tables
     found = written if differing is None else (written - restorable) | (differing & restorable)
     if differing is not None and restoration is Restoration.DIFFERENCES:

@@ -1,15 +1,13 @@
 """The change tracker: finds what was written since the last reset, and runs the reset in the same round trips.
 
-A reset is two round trips. The first reads the counters of the candidates (:class:`CounterHistory`), the tables and
-sequences that earlier resets found written. The second writes. Its transaction first checks, by the sums of the database,
-that nothing else was written. Two cases differ:
+Changes are found in three ways, the cheapest first. The transaction that writes then checks, by the sums of the database,
+that nothing else was written; if something was, it ends before it writes, and the next way follows.
 
-- If nothing was written, the first round trip is all.
-- If something else was written, the transaction ends before it writes. Then every counter is read, and what has moved
-  joins the candidates.
-
-After two resets of the same tables and sequences the next one does not read first. It assumes that just these were
-written again, and the check in the transaction proves it: one round trip.
+- *Prediction*: the last two resets found the same tables and sequences, so the next one assumes them. Nothing is read
+  first, so the whole reset is one round trip.
+- *Candidates*: the counters of the tables and sequences that earlier resets found written (:class:`CounterHistory`). One
+  round trip, and one to write. If nothing was written, the first is all.
+- *Everything*: every counter. What has moved joins the candidates.
 
 Sequences are set after the commit, by setval(). That costs a tenth of ALTER SEQUENCE and leaves the catalog alone, but a
 rollback does not undo it. A sequence that is behind its table would make the next insert collide; one that is ahead does
