@@ -32,6 +32,8 @@ NIGHTLY = {
     "testcases/test_teardown.py": "whole runs for each end of a test that is not the usual one",
     "testcases/test_post_migrate.py": "a run for each value of the setting",
     "sessions/test_fixtures.py": "whole runs of pytest with sessions",
+    "embedded/test_life_of_a_server.py": "servers that start, are killed and wait for their last user",
+    "guard/test_pools.py": "whole runs whose pool leads elsewhere",
     "commands/resetdb/test_terminal.py": "processes in a terminal, some of which wait",
 }
 
@@ -82,6 +84,11 @@ IN_THE_GATE = {
     "test_post_migrate.py::test_the_arguments_are_those_of_django",
     "test_post_migrate.py::test_an_app_that_is_not_there_is_refused_with_the_nearest[demo-must be a list of strings]",
     "test_stock.py::test_the_same_is_observed_with_our_classes[ours-baseline]",
+    "test_life_of_a_server.py::test_server_is_gone_soon_after_its_last_user_however_that_ended[exit]",
+    "test_life_of_a_server.py::test_a_killed_server_is_replaced_by_the_next_start_and_has_its_data",
+    "test_life_of_a_server.py::test_what_a_server_leaves_is_listed",
+    "test_pools.py::test_a_pool_that_leads_elsewhere_is_refused_whatever_is_allowed",
+    "test_pools.py::test_a_pool_that_leads_where_the_settings_say_is_permitted",
     "test_fixtures.py::test_a_leak_is_an_error_of_the_test_with_its_name",
 }
 

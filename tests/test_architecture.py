@@ -188,8 +188,9 @@ def test_no_underscored_attribute_is_that_of_somebody_else() -> None:
         f"{name}:{getattr(node, 'lineno', 0)}: {used}"
         for name in CORE
         if name not in PRIVATE
+        for known in [own | documented | own_modules(TREES[name])]
         for used, node in underscored(TREES[name])
-        if isinstance(node, ast.Attribute) and used not in own | documented | own_modules(TREES[name])
+        if isinstance(node, ast.Attribute) and used not in known
     ]
     assert found == []
 

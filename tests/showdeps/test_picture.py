@@ -140,7 +140,13 @@ def test_a_part_of_the_map_has_the_sequences_of_its_tables_only() -> None:
     assert len(Picture(whole=library()).schema.sequences) == 2
 
 
-@pytest.mark.parametrize("draw", FORMATS.values(), ids=FORMATS)
+LARGE = [
+    pytest.param(draw, id=name, marks=() if name in {"tree", "html"} else pytest.mark.nightly)
+    for name, draw in FORMATS.items()
+]
+
+
+@pytest.mark.parametrize("draw", LARGE)
 def test_ten_thousand_tables_are_drawn_in_seconds(draw: object) -> None:
     tables = [table(f"t{number:05}") for number in range(10_000)]
     keys = [key(f"t{n:05}", f"c{step}", f"t{(n * 7 + step) % 10_000:05}") for n in range(10_000) for step in (1, 2)]
