@@ -20,8 +20,9 @@ settings.load_profile("gate")  # --hypothesis-profile is read later, and overrid
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Mark what is left to the night."""
-    if is_nightly(item.path.relative_to(TESTS).as_posix(), item.name):
+    """Mark what is left to the night. Tests that share a run cost nothing beside the first of them."""
+    shares_a_run = "played" in getattr(item, "fixturenames", ())
+    if not shares_a_run and is_nightly(item.path.relative_to(TESTS).as_posix(), item.name):
         item.add_marker("nightly")
 
 

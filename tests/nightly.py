@@ -1,7 +1,7 @@
 """What the gate leaves to the night: ``.ci/run`` and ``tests/run.sh`` deselect these tests, ``.ci/nightly`` runs all of them.
 
 A folder or a file, with the reason. ``IN_THE_GATE`` are tests inside of them that run in the gate too, one for each claim that
-nothing else there proves. A large case among small ones has the mark ``nightly`` where it stands. ``-m ""`` runs all.
+nothing else there proves; tests that share a run (the fixture ``played``) run there anyway. A large case among small ones has the mark ``nightly`` where it stands. ``-m ""`` runs all.
 """
 
 from __future__ import annotations
@@ -46,8 +46,6 @@ IN_THE_GATE = {
     "test_rollback_scopes.py::test_a_test_that_breaks_the_scope_is_blamed_and_the_scope_is_made_again[connection.close()]",
     "test_rollback_scopes.py::test_a_test_that_commits_in_the_middle_of_a_scope_ends_it_and_it_is_made_again[reset-reset_db]",
     "test_rollback_scopes.py::test_a_scope_that_no_test_declares_never_opens_the_real_database",
-    "test_committed_scopes.py::test_what_is_committed_lives_as_long_as_the_scope[module]",
-    "test_committed_scopes.py::test_a_fixture_that_fails_half_way_leaves_nothing",
     "test_set_up.py::test_a_missing_app_is_one_error_before_the_first_test[option-alone]",
     "test_set_up.py::test_a_missing_app_is_one_error_before_the_first_test[class-xdist]",
     "test_set_up.py::test_a_missing_pytest_django_is_one_error[fixture]",

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import re
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
+from django.db import connections
 
 from tests.guard.projects import Project, Run
 from tests.testcases.conftest import project as _project
+from tests.testcases.conftest import project_in
 
 project = _project
 
@@ -104,3 +112,68 @@ def outcomes(run: Run) -> dict[str, int]:
 @pytest.fixture
 def run(project: Project) -> Iterator[Callable[..., Any]]:
     yield Runner(project)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Played:
+    """How the tests of one scenario ended: how many in which way, and what pytest wrote about those that failed."""
+
+    outcomes: Mapping[str, int]
+    text: str
+
+
+class SharedRun:
+    """Scenarios that one run of pytest plays, each in modules of its own, because a start of pytest takes seconds."""
+
+    def __init__(self) -> None:
+        self._scenarios: dict[str, tuple[str, ...]] = {}
+        self._on_postgresql: set[str] = set()
+
+    def add(self, name: str, *modules: str, postgresql: bool = False) -> None:
+        """Add the scenario *name*: the text of one test module or more. With *postgresql* it is played there alone."""
+        assert name not in self._scenarios
+        self._scenarios[name] = modules
+        if postgresql:
+            self._on_postgresql.add(name)
+
+    def play(self, project: Project) -> dict[str, dict[str, Any]]:
+        """Play all of it in *project*; return the outcomes and the texts by scenario."""
+        run = Runner(project)
+        names = [name for name in self._scenarios if project.is_postgresql or name not in self._on_postgresql]
+        for number, name in enumerate(names):
+            for part, text in enumerate(self._scenarios[name]):
+                run.write(text, f"test_s{number:03}_{part}.py")
+        done = project.run(
+            "-m", "pytest", "-p", "no:cacheprovider", "-q", "--junitxml=found.xml", "-o", "junit_family=xunit1"
+        )
+        assert done.returncode in {0, 1}, done.stdout + done.stderr
+        found: dict[str, dict[str, Any]] = {name: {"outcomes": Counter(), "text": ""} for name in names}
+        for case in ElementTree.parse(project.directory / "found.xml").iter("testcase"):
+            number = re.search(r"test_s(\d+)_", case.get("file") or case.get("classname") or "")
+            assert number is not None, ElementTree.tostring(case)
+            scenario = found[names[int(number[1])]]
+            ends = [child for child in case if child.tag in {"failure", "error", "skipped"}]
+            for end in ends:
+                scenario["outcomes"]["failed" if end.tag == "failure" else end.tag] += 1
+                scenario["text"] += f"{end.get('message')}\n{end.text}\n"
+            scenario["outcomes"]["passed"] += not ends
+        return found
+
+
+@pytest.fixture(scope="module")
+def played(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, django_db_blocker: Any
+) -> dict[str, Played]:
+    """What came of each scenario of the module's ``SHARED``. The first process that needs it plays them for all workers."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    result = Path(folder, f"{request.module.__name__}-{connections['default'].vendor}.json")
+    with result.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not result.exists():
+            place = result.with_suffix("")
+            place.mkdir()
+            with project_in(place, django_db_blocker) as project:
+                result.write_text(json.dumps(request.module.SHARED.play(project)))
+    return {name: Played(**found) for name, found in json.loads(result.read_text()).items()}

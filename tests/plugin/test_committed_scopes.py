@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from tests.plugin.conftest import Runner, outcomes
+from tests.plugin.conftest import Played, Runner, SharedRun, outcomes
 from tests.plugin.test_rollback_scopes import AS_WRITTEN
 
 pytestmark = pytest.mark.postgresql
 
+SHARED = SharedRun()
+"""What needs no option, and no run of its own."""
 
-@pytest.mark.parametrize("scope", ["class", "module"])
-def test_what_is_committed_lives_as_long_as_the_scope(run: Runner, scope: str) -> None:
-    run.write(
+
+for scope in ("class", "module"):
+    SHARED.add(
+        f"committed in a {scope}",
         f"""
 import threading
 
@@ -45,18 +48,19 @@ class TestOne:
 class TestTwo:
     def test_4(self, wide):
         assert committed() == {"['wide']" if scope == "class" else "['changed', 'of a test', 'wide']"}
-"""
-    )
-    run.write(
+""",
         "def test_5(db):\n    assert names() == []\n    assert Shelf.objects.get().name == 'from a migration'",
-        "test_z.py",
     )
-    assert outcomes(run()) == {"passed": 5}
 
 
-def test_a_live_server_serves_the_rows_of_the_scope(run: Runner) -> None:
-    run.write(
-        """
+@pytest.mark.parametrize("scope", ["class", "module"])
+def test_what_is_committed_lives_as_long_as_the_scope(played: dict[str, Played], scope: str) -> None:
+    assert played[f"committed in a {scope}"].outcomes == {"passed": 5}
+
+
+SHARED.add(
+    "a live server",
+    """
 import urllib.request
 
 @pytest.fixture(scope="module")
@@ -68,14 +72,17 @@ def test_1(wide, live_server):
 
 def test_2(wide, live_server):
     assert urllib.request.urlopen(live_server.url, timeout=20).read() == b"3"
-"""
-    )
-    assert outcomes(run()) == {"passed": 2}
+""",
+)
 
 
-def test_a_class_inside_a_module_takes_all_rows_along_and_they_are_made_again(run: Runner) -> None:
-    run.write(
-        """
+def test_a_live_server_serves_the_rows_of_the_scope(played: dict[str, Played]) -> None:
+    assert played["a live server"].outcomes == {"passed": 2}
+
+
+SHARED.add(
+    "a class inside a module",
+    """
 made = []
 
 @pytest.fixture(scope="module")
@@ -97,14 +104,17 @@ class TestTwo:
 
     def test_3(self, narrow):
         assert committed() == ["narrow", "wide"]
-"""
-    )
-    assert outcomes(run()) == {"passed": 3}
+""",
+)
 
 
-def test_parametrised_fixtures_do_not_see_each_others_rows(run: Runner) -> None:
-    run.write(
-        """
+def test_a_class_inside_a_module_takes_all_rows_along_and_they_are_made_again(played: dict[str, Played]) -> None:
+    assert played["a class inside a module"].outcomes == {"passed": 3}
+
+
+SHARED.add(
+    "parametrised fixtures",
+    """
 @pytest.fixture(scope="module")
 def other(reset_db_module):
     return shelf("other")
@@ -122,14 +132,17 @@ def test_2(one_of, other):
 
 def test_3(one_of):
     assert one_of in committed() and len(committed()) <= 2
-"""
-    )
-    assert outcomes(run()) == {"passed": 9}
+""",
+)
 
 
-def test_a_fixture_that_fails_half_way_leaves_nothing(run: Runner) -> None:
-    run.write(
-        """
+def test_parametrised_fixtures_do_not_see_each_others_rows(played: dict[str, Played]) -> None:
+    assert played["parametrised fixtures"].outcomes == {"passed": 9}
+
+
+SHARED.add(
+    "fails half-way",
+    """
 @pytest.fixture(scope="module")
 def good(reset_db_module):
     return shelf("good")
@@ -146,14 +159,17 @@ def test_3(good):
 def test_4(bad): pass
 def test_5(good):
     assert committed() == ["good"]
-"""
-    )
-    assert outcomes(run(fails=True)) == {"passed": 3, "error": 2}
+""",
+)
 
 
-def test_rollback_scopes_may_be_inside(run: Runner) -> None:
-    run.write(
-        """
+def test_a_fixture_that_fails_half_way_leaves_nothing(played: dict[str, Played]) -> None:
+    assert played["fails half-way"].outcomes == {"passed": 3, "error": 2}
+
+
+SHARED.add(
+    "rollback scopes inside",
+    """
 @pytest.fixture(scope="module")
 def wide(reset_db_module):
     return shelf("wide")
@@ -168,9 +184,12 @@ class TestOne:
 
 def test_2(wide):
     assert committed() == ["wide"]
-"""
-    )
-    assert outcomes(run()) == {"passed": 2}
+""",
+)
+
+
+def test_rollback_scopes_may_be_inside(played: dict[str, Played]) -> None:
+    assert played["rollback scopes inside"].outcomes == {"passed": 2}
 
 
 @pytest.mark.parametrize("kind", ["transactional_db", "reset_db", "db_module"])
@@ -202,9 +221,9 @@ def test_3(wide):
     assert outcomes(run("-p", "as_written", *resets)) == {"passed": 3}
 
 
-def test_several_databases_are_reset(run: Runner) -> None:
-    run.write(
-        """
+SHARED.add(
+    "several databases",
+    """
 pytestmark = pytest.mark.testdb(databases="__all__")
 
 @pytest.fixture(scope="class")
@@ -218,6 +237,9 @@ class TestOne:
 class TestTwo:
     def test_2(self, db):
         assert (names(), names("other")) == ([], [])
-"""
-    )
-    assert outcomes(run()) == {"passed": 2}
+""",
+)
+
+
+def test_several_databases_are_reset(played: dict[str, Played]) -> None:
+    assert played["several databases"].outcomes == {"passed": 2}

@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 
-from tests.plugin.conftest import CONFTEST, Runner, outcomes
+from tests.plugin.conftest import CONFTEST, Played, Runner, SharedRun, outcomes
 from tests.scratch import connect
 from tests.testcases.test_runner import POOLED
+
+SHARED = SharedRun()
+"""What needs no option, and no run of its own."""
 
 MODULE = """
 @pytest.fixture(scope="module")
@@ -74,9 +77,15 @@ def test_a_package_is_a_scope_and_the_packages_in_it_belong_to_it(run: Runner) -
     assert outcomes(run()) == {"passed": 4}
 
 
-def test_an_empty_scope_is_one_too(run: Runner) -> None:
-    run.write("def test_1(db_module):\n    shelf('a')\ndef test_2(db_module):\n    assert names() == []\n")
-    assert outcomes(run()) == {"passed": 2}
+SHARED.add(
+    "an empty scope",
+    "def test_1(db_module):\n    shelf('a')\ndef test_2(db_module):\n    assert names() == []\n",
+)
+
+
+def test_an_empty_scope_is_one_too(played: dict[str, Played]) -> None:
+    found = played["an empty scope"]
+    assert found.outcomes == {"passed": 2}
 
 
 def test_scopes_nest_and_their_fixtures_build_on_each_other(run: Runner) -> None:
@@ -113,10 +122,9 @@ def test_3(catalogue):
     assert outcomes(run()) == {"passed": 4}
 
 
-def test_a_wider_fixture_that_is_wanted_later_ends_the_narrower_ones_first(run: Runner) -> None:
-    """Otherwise its rows would be written in the savepoint of the narrower scope, and be rolled back with it."""
-    run.write(
-        """
+SHARED.add(
+    "a wider fixture later",
+    """
 made = []
 
 @pytest.fixture(scope="module")
@@ -141,14 +149,19 @@ class TestIt:
 def test_3(wide):
     assert names() == ["wide"]
     assert made.count("wide") == 1
-"""
-    )
-    assert outcomes(run()) == {"passed": 3}
+""",
+)
 
 
-def test_the_wider_scopes_that_tests_of_a_scope_will_want_are_opened_with_it(run: Runner) -> None:
-    run.write(
-        """
+def test_a_wider_fixture_that_is_wanted_later_ends_the_narrower_ones_first(played: dict[str, Played]) -> None:
+    """Otherwise its rows would be written in the savepoint of the narrower scope, and be rolled back with it."""
+    found = played["a wider fixture later"]
+    assert found.outcomes == {"passed": 3}
+
+
+SHARED.add(
+    "wider scopes opened with it",
+    """
 made = []
 
 @pytest.fixture(scope="module")
@@ -166,27 +179,29 @@ class TestIt:
 
     def test_2(self, narrow, db_module):
         assert made == ["narrow"], "not made again"
-"""
-    )
-    assert outcomes(run()) == {"passed": 2}
+""",
+)
 
 
-@pytest.mark.parametrize("place", ["test", "function fixture", "class fixture"])
-def test_a_wider_scope_that_is_asked_for_dynamically_is_refused_and_told_what_to_declare(
-    run: Runner, place: str
-) -> None:
-    asks = {
-        "test": ("", "def test_1(self, narrow, request):\n        request.getfixturevalue('wide')"),
-        "function fixture": (
-            "@pytest.fixture\ndef asks(db, request):\n    request.getfixturevalue('wide')",
-            "def test_1(self, narrow, asks):\n        pass",
-        ),
-        "class fixture": (
-            "@pytest.fixture(scope='class')\ndef asks(narrow, request):\n    request.getfixturevalue('wide')",
-            "def test_1(self, asks):\n        pass",
-        ),
-    }
-    run.write(
+def test_the_wider_scopes_that_tests_of_a_scope_will_want_are_opened_with_it(played: dict[str, Played]) -> None:
+    found = played["wider scopes opened with it"]
+    assert found.outcomes == {"passed": 2}
+
+
+ASKS = {
+    "test": ("", "def test_1(self, narrow, request):\n        request.getfixturevalue('wide')"),
+    "function fixture": (
+        "@pytest.fixture\ndef asks(db, request):\n    request.getfixturevalue('wide')",
+        "def test_1(self, narrow, asks):\n        pass",
+    ),
+    "class fixture": (
+        "@pytest.fixture(scope='class')\ndef asks(narrow, request):\n    request.getfixturevalue('wide')",
+        "def test_1(self, asks):\n        pass",
+    ),
+}
+for place, (fixtures, test) in ASKS.items():
+    SHARED.add(
+        f"asked for in a {place}",
         f"""
 @pytest.fixture(scope="module")
 def wide(db_module):
@@ -196,28 +211,34 @@ def wide(db_module):
 def narrow(db_class):
     return shelf("narrow")
 
-{asks[place][0]}
+{fixtures}
 
 class TestIt:
-    {asks[place][1]}
+    {test}
 
     def test_2(self, narrow):
         assert names() == ["narrow"]
 
 def test_3(wide):
     assert names() == ["wide"]
-"""
+""",
     )
+
+
+@pytest.mark.parametrize("place", ASKS)
+def test_a_wider_scope_that_is_asked_for_dynamically_is_refused_and_told_what_to_declare(
+    played: dict[str, Played], place: str
+) -> None:
     # Without db_module among its names no test of the class has it opened beforehand.
-    done = run(fails=True)
-    assert outcomes(done)["passed"] == 2
-    assert "was asked for inside" in done.stdout
-    assert '@pytest.mark.usefixtures("' in done.stdout
+    found = played[f"asked for in a {place}"]
+    assert found.outcomes["passed"] == 2
+    assert "was asked for inside" in found.text
+    assert '@pytest.mark.usefixtures("' in found.text
 
 
-def test_parametrised_wide_fixtures_do_not_see_each_others_rows(run: Runner) -> None:
-    run.write(
-        """
+SHARED.add(
+    "parametrised fixtures",
+    """
 @pytest.fixture(scope="module", params=["p1", "p2", "p3"])
 def one_of(db_module, request):
     shelf(request.param)
@@ -240,14 +261,18 @@ def test_3(one_of):
 @pytest.mark.parametrize("number", [1, 2])
 def test_4(other, number, one_of):
     assert names() == sorted(["other", one_of])
-"""
-    )
-    assert outcomes(run()) == {"passed": 15}
+""",
+)
 
 
-def test_a_wide_fixture_that_fails_half_way_leaves_nothing_and_fails_once(run: Runner) -> None:
-    run.write(
-        """
+def test_parametrised_wide_fixtures_do_not_see_each_others_rows(played: dict[str, Played]) -> None:
+    found = played["parametrised fixtures"]
+    assert found.outcomes == {"passed": 15}
+
+
+SHARED.add(
+    "fails half-way",
+    """
 calls = []
 
 @pytest.fixture(scope="module")
@@ -266,25 +291,25 @@ def test_2(good):
 def test_3(bad): pass
 def test_4(good):
     assert names() == ["good"] and calls == [1]
-"""
-    )
-    assert outcomes(run(fails=True)) == {"passed": 2, "error": 2}
+""",
+)
+
+
+def test_a_wide_fixture_that_fails_half_way_leaves_nothing_and_fails_once(played: dict[str, Played]) -> None:
+    found = played["fails half-way"]
+    assert found.outcomes == {"passed": 2, "error": 2}
 
 
 BREAKING = {
     "closes the connection": ("connection.close()", "the connection was closed (", True),
-    "commits by SQL": ("shelf('x'); connection.cursor().execute('ROLLBACK')", "the transaction was ended by", True),
+    "commits by SQL": ("shelf('x'); connection.cursor().execute('ROLLBACK')", "the transaction was ended by", False),
     "leaves a dangling key": ("Item.objects.create(shelf_id=4711)", "deferred constraint is violated", False),
 }
 
 
-@pytest.mark.parametrize("how", BREAKING)
-def test_a_fixture_that_breaks_its_transaction_is_blamed_once_by_name(run: Runner, how: str) -> None:
-    """The error is reported for the fixture, not for each test that uses it."""
-    code, told, _ = BREAKING[how]
-    if how == "closes the connection" and not run.project.is_postgresql:
-        pytest.skip("Django does not close a database in memory")
-    run.write(
+for how, (code, _, only) in BREAKING.items():
+    SHARED.add(
+        how,
         f"""
 @pytest.fixture(scope="module")
 def culprit(db_module):
@@ -301,19 +326,25 @@ def test_3(culprit): pass
 def test_4(innocent, db):
     assert names() == ["innocent"]
     shelf("works")
-"""
+""",
+        postgresql=only,
     )
-    done = run(fails=True)
-    assert outcomes(done) == {"passed": 2, "error": 2}
-    assert 'The fixture "culprit" (module scope) has broken the transaction' in done.stdout
-    assert told in done.stdout
 
 
-def test_an_aborted_transaction_is_blamed_on_the_fixture_with_the_statement(run: Runner) -> None:
-    if not run.project.is_postgresql:
-        pytest.skip("SQLite goes on after a statement that failed")
-    run.write(
-        """
+@pytest.mark.parametrize("how", BREAKING)
+def test_a_fixture_that_breaks_its_transaction_is_blamed_once_by_name(played: dict[str, Played], how: str) -> None:
+    """The error is reported for the fixture, not for each test that uses it."""
+    if how not in played:
+        pytest.skip("Django does not close a database in memory")
+    found = played[how]
+    assert found.outcomes == {"passed": 2, "error": 2}
+    assert 'The fixture "culprit" (module scope) has broken the transaction' in found.text
+    assert BREAKING[how][1] in found.text
+
+
+SHARED.add(
+    "an aborted transaction",
+    """
 from django.db import DataError
 
 @pytest.fixture(scope="module")
@@ -326,11 +357,17 @@ def culprit(db_module):
 def test_1(culprit): pass
 def test_2(db_module):
     assert names() == []
-"""
-    )
-    done = run(fails=True)
-    assert outcomes(done) == {"passed": 1, "error": 1}
-    assert "a statement has failed in it, and was not rolled back: SELECT 1/0" in done.stdout
+""",
+    postgresql=True,
+)
+
+
+def test_an_aborted_transaction_is_blamed_on_the_fixture_with_the_statement(played: dict[str, Played]) -> None:
+    if "an aborted transaction" not in played:
+        pytest.skip("SQLite goes on after a statement that failed")
+    found = played["an aborted transaction"]
+    assert found.outcomes == {"passed": 1, "error": 1}
+    assert "a statement has failed in it, and was not rolled back: SELECT 1/0" in found.text
 
 
 @pytest.mark.parametrize("how", ["connection.close()", "connection.cursor().execute('COMMIT')"])
@@ -368,10 +405,9 @@ def cleaner(django_db_setup, django_db_blocker, left_at_the_end):
     assert "made again for the tests that need them" in " ".join(done.stdout.split())
 
 
-def test_a_test_case_in_the_middle_of_a_module_scope_does_no_harm(run: Runner) -> None:
-    """TestCase.tearDownClass() closes every connection."""
-    run.write(
-        """
+SHARED.add(
+    "a TestCase in the middle",
+    """
 from django.test import TestCase
 
 @pytest.fixture(scope="module")
@@ -408,9 +444,14 @@ class TestWithIt(TestCase):
 
 def test_5(later, wide):
     assert names() == ["later", "wide"]
-"""
-    )
-    assert outcomes(run()) == {"passed": 5}
+""",
+)
+
+
+def test_a_test_case_in_the_middle_of_a_module_scope_does_no_harm(played: dict[str, Played]) -> None:
+    """TestCase.tearDownClass() closes every connection."""
+    found = played["a TestCase in the middle"]
+    assert found.outcomes == {"passed": 5}
 
 
 @pytest.mark.parametrize("kind", ["transactional_db", "live_server", "mark", "unittest", "reset_db"])
@@ -459,37 +500,43 @@ def test_3(wide):
     assert outcomes(run("-p", "as_written", *resets)) == {"passed": 3}
 
 
-@pytest.mark.parametrize(
-    ("names", "told"),
-    [
-        ("db_module, transactional_db", '"db_module" and for "transactional_db"'),
-        ("db_class, live_server", '"db_class" and for "live_server"'),
-        ("db_session, reset_db", '"db_session" and for "transactional_db", "reset_db"'),
-        ("db_module, reset_db_class", '"reset_db_class" inside "db_module"'),
-        ("reset_db_module, reset_db", '"reset_db" and for "reset_db_module"'),
-    ],
+EXCLUSIVE = {
+    "db_module, transactional_db": '"db_module" and for "transactional_db"',
+    "db_class, live_server": '"db_class" and for "live_server"',
+    "db_session, reset_db": '"db_session" and for "transactional_db", "reset_db"',
+    "db_module, reset_db_class": '"reset_db_class" inside "db_module"',
+    "reset_db_module, reset_db": '"reset_db" and for "reset_db_module"',
+}
+for fixtures in EXCLUSIVE:
+    SHARED.add(fixtures, f"def test_1({fixtures}): pass\ndef test_2(db): pass\n")
+
+
+@pytest.mark.parametrize("fixtures", EXCLUSIVE)
+def test_fixtures_that_exclude_each_other_are_a_usage_error_that_names_them(
+    played: dict[str, Played], fixtures: str
+) -> None:
+    found = played[fixtures]
+    assert found.outcomes == {"passed": 1, "error": 1}
+    assert EXCLUSIVE[fixtures] in " ".join(found.text.split())
+
+
+SHARED.add(
+    "native async",
+    "@pytest.mark.filterwarnings('ignore')\nasync def test_1(db_module):\n    await Shelf.objects.acreate(name='x')\n"
+    "def test_2(db):\n    assert names() == []\n",
 )
-def test_fixtures_that_exclude_each_other_are_a_usage_error_that_names_them(run: Runner, names: str, told: str) -> None:
-    run.write(f"def test_1({names}): pass\ndef test_2(db): pass\n")
-    done = run(fails=True)
-    assert outcomes(done) == {"passed": 1, "error": 1}
-    assert told in " ".join(done.stdout.split())
 
 
-def test_native_async_tests_are_refused_and_nothing_is_committed(run: Runner) -> None:
+def test_native_async_tests_are_refused_and_nothing_is_committed(played: dict[str, Played]) -> None:
     """Their queries go over the connection of another thread."""
-    run.write(
-        "@pytest.mark.filterwarnings('ignore')\nasync def test_1(db_module):\n    await Shelf.objects.acreate(name='x')\n"
-        "def test_2(db):\n    assert names() == []\n"
-    )
-    done = run(fails=True)
-    assert outcomes(done) == {"passed": 1, "error": 1}
-    assert "is an async test, whose queries run in other threads" in done.stdout
+    found = played["native async"]
+    assert found.outcomes == {"passed": 1, "error": 1}
+    assert "is an async test, whose queries run in other threads" in found.text
 
 
-def test_methods_that_django_makes_synchronous_are_in_the_scope(run: Runner) -> None:
-    run.write(
-        """
+SHARED.add(
+    "made synchronous",
+    """
 from asgiref.sync import async_to_sync
 from django.test import TestCase
 
@@ -507,14 +554,18 @@ def test_2(wide):
     async def count():
         return await Shelf.objects.filter(name__in=["wide", "async"]).acount()
     assert async_to_sync(count)() == 1
-"""
-    )
-    assert outcomes(run()) == {"passed": 2}
+""",
+)
 
 
-def test_several_databases_are_opened_by_the_mark(run: Runner) -> None:
-    run.write(
-        """
+def test_methods_that_django_makes_synchronous_are_in_the_scope(played: dict[str, Played]) -> None:
+    found = played["made synchronous"]
+    assert found.outcomes == {"passed": 2}
+
+
+SHARED.add(
+    "several databases",
+    """
 pytestmark = pytest.mark.testdb(databases=["default", "other"])
 
 @pytest.fixture(scope="module")
@@ -527,10 +578,8 @@ def test_1(both):
 
 def test_2(both):
     assert names("other") == ["there"]
-"""
-    )
-    run.write(
-        """
+""",
+    """
 @pytest.mark.django_db(databases=["default", "other"])
 def test_3():
     assert (names(), names("other")) == ([], [])
@@ -539,14 +588,17 @@ def test_4(db_class):
     with pytest.raises(Exception, match="other"):
         names("other")
 """,
-        "test_later.py",
-    )
-    assert outcomes(run()) == {"passed": 4}
+)
 
 
-def test_on_commit_durable_and_captured_callbacks_are_as_in_a_test_case(run: Runner) -> None:
-    run.write(
-        """
+def test_several_databases_are_opened_by_the_mark(played: dict[str, Played]) -> None:
+    found = played["several databases"]
+    assert found.outcomes == {"passed": 4}
+
+
+SHARED.add(
+    "callbacks",
+    """
 @pytest.fixture(scope="module")
 def wide(db_module):
     with transaction.atomic(durable=True):
@@ -561,14 +613,18 @@ def test_1(wide, django_capture_on_commit_callbacks):
     if connection.features.has_select_for_update:
         with transaction.atomic():
             assert Shelf.objects.select_for_update().get(name="wide").pk == wide.pk
-"""
-    )
-    assert outcomes(run()) == {"passed": 1}
+""",
+)
 
 
-def test_each_test_gets_a_copy_of_what_is_to_be_copied(run: Runner) -> None:
-    run.write(
-        """
+def test_on_commit_durable_and_captured_callbacks_are_as_in_a_test_case(played: dict[str, Played]) -> None:
+    found = played["callbacks"]
+    assert found.outcomes == {"passed": 1}
+
+
+SHARED.add(
+    "copies",
+    """
 from testdb_app.pytest_plugin import copied_per_test
 
 @pytest.fixture(scope="module")
@@ -599,9 +655,13 @@ def test_2(wide, item):
 def test_3(item, wide):
     assert item.shelf is wide
     assert Item.objects.get() == item
-"""
-    )
-    assert outcomes(run()) == {"passed": 3}
+""",
+)
+
+
+def test_each_test_gets_a_copy_of_what_is_to_be_copied(played: dict[str, Played]) -> None:
+    found = played["copies"]
+    assert found.outcomes == {"passed": 3}
 
 
 LIBRARY = """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,20 @@ from tests.testcases import suite
 @pytest.fixture
 def project(tmp_path: Path, django_db_blocker: Any) -> Iterator[Project]:
     """A project with data in a migration, two databases and a mirror. What its runners make is dropped afterwards."""
+    with project_in(tmp_path, django_db_blocker) as made:
+        yield made
+
+
+@contextmanager
+def project_in(folder: Path, django_db_blocker: Any) -> Iterator[Project]:
+    """Make the project in *folder*."""
     with django_db_blocker.unblock():
         # A server of this run's own runs as long as somebody is connected.
         connections["default"].ensure_connection()
     name = f"suite_{uuid.uuid4().hex[:10]}"
     is_postgresql = connections["default"].vendor == "postgresql"
     made = make_project(
-        tmp_path, {"default": database_settings("default", NAME=name if is_postgresql else str(tmp_path / name))}
+        folder, {"default": database_settings("default", NAME=name if is_postgresql else str(folder / name))}
     )
     made.add_settings(suite.SETTINGS)
     made.write("shop/models.py", suite.MODELS)
