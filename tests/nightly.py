@@ -1,7 +1,8 @@
 """What the gate leaves to the night: ``.ci/run`` and ``tests/run.sh`` deselect these tests, ``.ci/nightly`` runs all of them.
 
 A folder or a file, with the reason. ``IN_THE_GATE`` are tests inside of them that run in the gate too, one for each claim that
-nothing else there proves; tests that share a run (the fixture ``played``) run there anyway. A large case among small ones has the mark ``nightly`` where it stands. ``-m ""`` runs all.
+nothing else there proves; tests that share a run (the fixture ``played``) run there anyway. A large case among small ones has
+the mark ``nightly`` where it stands. ``-m ""`` runs all.
 """
 
 from __future__ import annotations
