@@ -1,7 +1,7 @@
-"""Fixtures with rows that live longer than a test: each gets a savepoint; and copies of their objects for each test.
+"""Wide fixtures with rows: each gets a savepoint, and each test can get copies of their objects.
 
-A fixture has rows, as far as can be known, if it depends on one of the scopes. Where no transaction is open, because the
-scope commits, rows of one fixture cannot be told from those of another, and go all together.
+A fixture counts as one with rows if it depends on a fixture of a scope. In a committed scope no transaction is open. Rows of
+one fixture cannot be told from those of another there, so all of them are removed together.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from testdb_app.plugin.scopes import Kind, OpenScope, ScopeStack, check_in_time,
 
 
 class DataFixtures:
-    """The wide fixtures of one run, and how they begin and end."""
+    """Begins and ends the savepoints of the wide fixtures of one run."""
 
     def __init__(self, stack: ScopeStack) -> None:
         self.stack = stack
         self._known: dict[Any, bool] = {}
 
     def has_rows(self, fixturedef: Any, request: Any) -> bool:
-        """Whether a fixture of a wide scope depends on one of ours, directly or not."""
+        """Whether a wide fixture depends on a fixture of a scope, directly or through others."""
         if fixturedef.scope == "function" or fixturedef.argname in {*requests.ROLLBACK, *requests.COMMITTED}:
             return False
         if fixturedef not in self._known:
@@ -33,7 +33,7 @@ class DataFixtures:
         return self._known[fixturedef]
 
     def set_up(self, fixturedef: Any, request: Any) -> Generator[None, object, object]:
-        """Be the hook around the set-up of *fixturedef*, which has rows."""
+        """Run the set-up of *fixturedef*, which has rows, in a savepoint of its own. The body of a hook."""
         begun = self._begin(fixturedef, request)
         if isinstance(begun, Exception):
             return (yield from refuse(fixturedef, request, begun))
@@ -51,18 +51,18 @@ class DataFixtures:
         return result
 
     def _begin(self, fixturedef: Any, request: Any) -> tuple[OpenScope, AbstractContextManager[Any]] | Exception:
-        """Make room, and a savepoint. Returns what went wrong: the hook that this is done in must not raise."""
+        """End narrower scopes and make a savepoint. Return the error, if any: the hook that calls this must not raise."""
         try:
             check_in_time(self.stack, fixturedef)
             return self._open(fixturedef, request)
-        except Exception as error:  # noqa: BLE001 - the fixture's own function raises it
+        except Exception as error:  # noqa: BLE001 - the function of the fixture raises it
             return error
 
     def _open(self, fixturedef: Any, request: Any) -> tuple[OpenScope, AbstractContextManager[Any]]:
         self.stack.make_room(requests.RANKS[fixturedef.scope])
         self.stack.forget_ended(request)
         for name in fixturedef.argnames:
-            request.getfixturevalue(name)  # what it depends on may have been ended for the sake of others
+            request.getfixturevalue(name)  # a fixture that it depends on may have been ended meanwhile
         held = [each for scope in self.stack.of_kind(Kind.ROLLBACK) for each in scope.transactions]
         entry = OpenScope(Kind.DATA, fixturedef, request, in_commits=not held)
         unblocked: AbstractContextManager[Any] = request.getfixturevalue("django_db_blocker").unblock()
@@ -77,7 +77,7 @@ class DataFixtures:
         return entry, unblocked
 
     def _abandon(self, entry: OpenScope, error: BaseException) -> None:
-        """Leave nothing of a fixture that has failed half-way, and have pytest know that it failed."""
+        """Remove the rows of a fixture that failed half-way, and record the failure for pytest."""
         fixturedef, request = entry.fixturedef, entry.request
         failed = (None, fixturedef.cache_key(request), (error, error.__traceback__))
         fixturedef.cached_result = failed
@@ -96,7 +96,7 @@ class DataFixtures:
         fixturedef.cached_result = failed
 
     def _abandon_scope(self, entry: OpenScope, request: Any) -> None:
-        """End the scope too where its transaction is broken, or where the fixture's rows are committed."""
+        """End the scope, too, if its transaction is broken or the rows of the fixture are committed."""
         broken = [
             scope
             for scope in self.stack.of_kind(Kind.ROLLBACK)
@@ -108,13 +108,13 @@ class DataFixtures:
             self.stack.forget_ended(request)
 
     def _start_end(self, entry: OpenScope, blocker: Any) -> None:
-        """Before a fixture's own end: end what came after it, and let its end use the database."""
+        """Prepare the finalizers of a fixture: end what was set up after it, and let them use the database."""
         self.stack.finish_above(entry)
         entry.unblocked = blocker.unblock()
         entry.unblocked.__enter__()
 
     def _end(self, entry: OpenScope) -> None:
-        """After a fixture's own end: undo what it made."""
+        """Roll back the rows of a fixture after its finalizers."""
         if entry not in self.stack.entries:
             return
         self.stack.remove(entry)
@@ -144,7 +144,7 @@ def _depends_on_scope(fixturedef: Any, request: Any, seen: set[str]) -> bool:
 
 
 def _check(entry: OpenScope) -> None:
-    """Blame the fixture that has broken its transaction, or has left in it what no commit would take."""
+    """Raise :class:`SessionBrokenError` if the fixture has broken its transaction, or left rows that no commit would accept."""
     for each in entry.transactions:
         fault = each.find_fault() or each.find_dangling_rows()
         if fault is not None:
@@ -163,7 +163,7 @@ class CopiedPerTest:
 
 
 def copied_per_test(value: Any) -> Any:
-    """Have each test get a deep copy of *value*, which a fixture of a wide scope returns or yields.
+    """Give each test a deep copy of *value*, which a wide fixture returns or yields.
 
     ::
 
@@ -171,17 +171,17 @@ def copied_per_test(value: Any) -> Any:
         def catalogue(db_module):
             return copied_per_test(Catalogue.objects.create(name="spring"))
 
-    So a test that calls ``save()`` or ``delete()``, which change the object in memory too, does it for itself. What several
-    fixtures share stays shared within a test. Costs a ``copy.deepcopy()`` a test.
+    ``save()`` and ``delete()`` also change the object in memory; with a copy, a test changes its own. Objects that several
+    fixtures share are still shared within a test. Costs one ``copy.deepcopy()`` a test.
     """
     return CopiedPerTest(value)
 
 
 class Copies:
-    """The values to be copied, and the copies of the test that runs.
+    """The values to copy, and their copies for the test that runs.
 
-    Wide fixtures build on the values themselves, so that what they share stays shared; the test, and what is made for it
-    alone, get the copies.
+    Wide fixtures use the values themselves, so that they share them. The test and its function-scoped fixtures get the
+    copies.
     """
 
     def __init__(self) -> None:
@@ -195,12 +195,12 @@ class Copies:
         return not self._originals
 
     def start_test(self) -> None:
-        """Forget the copies of the test before."""
+        """Forget the copies of the last test."""
         self._memo, self._copies = {}, {}
         self.hand_out_originals()
 
     def keep(self, fixturedef: Any, value: Any) -> Any:
-        """Return what *fixturedef* has made, out of the wrapping that it has returned it in, if it has."""
+        """Return the value of *fixturedef*. If it is wrapped by :func:`copied_per_test`, remember and unwrap it."""
         if not isinstance(value, CopiedPerTest):
             return value
         key = fixturedef.cached_result[1]
@@ -210,13 +210,13 @@ class Copies:
         return value.value
 
     def hand_out_originals(self) -> None:
-        """Have fixtures that are set up from now on get the values themselves."""
+        """Give the values themselves to fixtures that are set up from now on."""
         self._forget_ended()
         for fixturedef, (original, key) in self._originals.items():
             fixturedef.cached_result = (original, key, None)
 
     def hand_out_copies(self, item: Any = None) -> None:
-        """Have fixtures that are set up from now on get the copies, and *item*, which has been set up."""
+        """Give the copies to fixtures that are set up from now on, and to *item*, which was set up before."""
         self._forget_ended()
         for fixturedef, (original, key) in self._originals.items():
             if fixturedef not in self._copies:

@@ -1,4 +1,4 @@
-"""The hooks around fixtures and tests in one run of pytest, registered only where something asks for them."""
+"""Pytest hooks around fixtures and tests. They are registered only in a run that uses the plugin."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from testdb_app.plugin.scopes import Kind, OpenScope, refuse, roll_back, stack_o
 
 _RUN = pytest.StashKey["TestdbPlugin"]()
 _OWN = frozenset({*requests.ROLLBACK, *requests.COMMITTED})
-# Where fixtures are defined that write no rows.
+# Packages whose fixtures write no rows.
 _OF_OTHERS = ("pytest_django", "_pytest", "testdb_app", "xdist", "pytest_cov", "anyio", "pytest_asyncio")
 _Hook = Generator[None, object, object]
 
 
 class TestdbPlugin:
-    """What the plugin does in one run. Each method is a hook's body."""
+    """The plugin's work in one run. Each method is the body of a hook."""
 
     __test__ = False
 
@@ -36,19 +36,19 @@ class TestdbPlugin:
         self._last: pytest.Item | None = None
 
     def stop(self) -> None:
-        """Undo what was hooked into outside of pytest."""
+        """Remove the hooks that were set outside of pytest."""
         if self.leaks is not None:
             self.leaks.stop()
             self.leaks = None
 
     def may_leave_alone(self, fixturedef: Any) -> bool:
-        """Whether nothing has to be done around a fixture: it is made for one test, and no scope is open."""
+        """Whether a fixture needs nothing around its set-up: it has function scope, and no scope is open."""
         if fixturedef.scope != "function" or fixturedef.argname == DB_HELPER:
             return False
         return self.stack.is_quiet and self.copies.is_empty
 
     def set_up_fixture(self, fixturedef: Any, request: Any) -> _Hook:
-        """Choose what a fixture's set-up needs around it."""
+        """Run the set-up of a fixture with what it needs around it."""
         self.stack.in_progress.append(fixturedef)
         try:
             name = fixturedef.argname
@@ -90,7 +90,7 @@ class TestdbPlugin:
         return result
 
     def begin_test(self, item: pytest.Item) -> None:
-        """End the scopes that *item* cannot be in. Raises :class:`ScopeError` if it asks for what excludes each other."""
+        """End the scopes that *item* cannot run in. Raises :class:`ScopeError` if its fixtures exclude each other."""
         self._last = item
         if requests.uses_ours(item):
             conflict = requests.find_conflict(item)
@@ -105,7 +105,7 @@ class TestdbPlugin:
         self.copies.start_test()
 
     def set_up_test(self, item: pytest.Item) -> _Hook:
-        """Set *item* up, and again what it has lost meanwhile; then hand out copies."""
+        """Set up *item*, set up again the fixtures that were ended meanwhile, and then hand out copies."""
         self.stack.is_setting_up = True
         try:
             result = yield
@@ -116,7 +116,7 @@ class TestdbPlugin:
         return result
 
     def tear_down_test(self, item: pytest.Item, nextitem: pytest.Item | None) -> _Hook:
-        """Find out what *item* has done to the scopes that it was in; then tear it down, and leave its package."""
+        """Check whether *item* has broken a scope or left rows, and tear it down. The scope of a package ends with its last test."""
         wrong = self._find_fault(item) if requests.unittest_kind(item) is not None else None
         with transactional.resetting_late(item):
             result = yield
@@ -129,7 +129,7 @@ class TestdbPlugin:
         return result
 
     def _check_ended_fixtures(self) -> None:
-        # What a scope that commits is still to reset is no leak.
+        # Rows that a committed scope will reset later are no leak.
         if self.leaks is not None and self._last is not None and not self.stack.of_kind(Kind.COMMITTED):
             self.leaks.check(self._last, f"The end of a fixture, after the test {self._last.nodeid},")
 
@@ -140,7 +140,7 @@ class TestdbPlugin:
             self.stop()
 
     def _find_fault(self, item: pytest.Item) -> TestSessionError | None:
-        """Return what *item* did wrong: it broke a scope, or left rows."""
+        """Return the error of *item* if it broke a scope or left rows."""
         broken = self._find_broken(item)
         if broken is None and self.leaks is not None and not self.stack.of_kind(Kind.COMMITTED):
             try:
@@ -150,7 +150,7 @@ class TestdbPlugin:
         return broken
 
     def _set_up_for_one_test(self, fixturedef: Any, request: Any) -> _Hook:
-        """What is made for a test alone comes after all that is wider, also where that has to be made again."""
+        """Set up a function-scoped fixture after all wider ones, also where these have to be set up again."""
         error = self.stack.refill_wide(request)
         if error is not None:
             return (yield from refuse(fixturedef, request, error))
@@ -160,7 +160,7 @@ class TestdbPlugin:
         error = transactional.reset_if_requested_late(request)
         if error is not None:
             return (yield from refuse(fixturedef, request, error))
-        # Pytest-django's part of a test is the narrowest thing that is open.
+        # The transaction of pytest-django for one test is the innermost one that is open.
         entry = OpenScope(Kind.TEST, fixturedef, request)
         fixturedef.addfinalizer(lambda: self._end_test_level(entry))
         result = yield
@@ -174,7 +174,7 @@ class TestdbPlugin:
             raise wrong
 
     def _set_up_class(self, fixturedef: Any, request: Any) -> _Hook:
-        """Django's ``TestCase`` has a transaction of its own for the class, and closes all connections after it."""
+        """Set up a class of Django's ``TestCase``: it opens a transaction for the class, and closes all connections after it."""
         from testdb_app.transactions import connections_kept_open  # noqa: PLC0415 - Django is imported where it is used
 
         entry, kept = OpenScope(Kind.CLASS, fixturedef, request), ExitStack()
@@ -196,7 +196,7 @@ class TestdbPlugin:
         return self._uses_scopes
 
     def _leave_packages(self, item: pytest.Item) -> None:
-        """End the scope of a package that *item* is not in."""
+        """End the scope of a package if *item* is outside of that package."""
         around = item.listchain()
         for entry in self.stack.entries:
             if entry.fixturedef.argname == "db_package" and entry.node not in around:
@@ -204,7 +204,7 @@ class TestdbPlugin:
                 return
 
     def _find_broken(self, item: pytest.Item) -> SessionBrokenError | None:
-        """Return what to blame *item* for, if it has broken a scope that it was in; that has been taken down then."""
+        """Return the error of *item* if it has broken a scope around it. That scope is ended first."""
         for number, entry in enumerate(self.stack.entries):
             faults = [found for each in entry.transactions if (found := each.find_fault())]
             if faults:
@@ -226,13 +226,13 @@ class TestdbPlugin:
                     found.add_note(str(error))
         try:
             self.stack.finish(entries)
-        except Exception as error:  # noqa: BLE001 - what fixtures do at their end, when their rows are gone
+        except Exception as error:  # noqa: BLE001 - finalizers of fixtures may fail when their rows are gone
             found.add_note(f"Then: {error}")
         return found
 
 
 def of(config: pytest.Config) -> TestdbPlugin:
-    """Return the run that *config* is of."""
+    """Return the plugin of the run with this *config*."""
     found = config.stash.get(_RUN, None)
     if found is None:
         found = config.stash[_RUN] = TestdbPlugin(config)
@@ -243,7 +243,7 @@ def _set_up_scope(fixturedef: Any, request: Any) -> _Hook:
     try:
         return (yield)
     except ScopeError:
-        # It was this request that was wrong: not to be remembered for those that follow.
+        # Only this request was wrong: the next one must not get the cached error.
         fixturedef.finish(request)
         raise
 
@@ -254,42 +254,42 @@ def _is_of_the_project(fixturedef: Any) -> bool:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_fixture_setup(fixturedef: Any, request: Any) -> _Hook:
-    """Look after the databases, the scopes and the wide fixtures with rows."""
+    """Prepare databases, open scopes, and save the rows of wide fixtures."""
     its_run = of(request.config)
     if its_run.may_leave_alone(fixturedef):
-        # Some twenty of each test's.
+        # The usual case: about twenty fixtures a test.
         return its_run.copies.keep(fixturedef, (yield))
     return (yield from its_run.set_up_fixture(fixturedef, request))
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> _Hook:
-    """Replace the flush of ``TransactionTestCase`` while a test runs that is to end otherwise."""
+    """Replace the flush of ``TransactionTestCase`` for a test that ends with a reset, or in a committed scope."""
     with transactional.ending_without_flush(item):
         return (yield)
 
 
 class Beginning:
-    """What comes before the set-up of a test, in a hook that may fail: one around the others would leave theirs undone."""
+    """Checks before the set-up of a test. They may fail, and a failing wrapper would keep the other hooks from their work."""
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        """End the scopes that the test cannot be in, before its fixtures are set up."""
+        """End the scopes that the test cannot run in, before its fixtures are set up."""
         of(item.config).begin_test(item)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> _Hook:
-    """Set up again what the test had already, when it was ended for the sake of something wider."""
+    """Set up again the fixtures of the test that were ended so that a wider one could be set up."""
     return (yield from of(item.config).set_up_test(item))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> _Hook:
-    """Find out what the test has done to the scopes that it was in."""
+    """Check whether the test has broken a scope around it, or left rows."""
     return (yield from of(item.config).tear_down_test(item, nextitem))
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Leave nothing behind for another run in this process."""
+    """Remove all hooks, so that another run in this process begins clean."""
     of(config).stop()

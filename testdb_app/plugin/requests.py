@@ -1,4 +1,4 @@
-"""What a test requests: its scopes, whether it commits, its databases.
+"""The requests of a test: its scopes, its databases, and whether it commits.
 
 A scope is *wider* the smaller its rank is. Function scope is pytest-django's own.
 """
@@ -15,7 +15,7 @@ import pytest
 from testdb_app.plugin._pytest_private import DB_HELPER
 
 RANKS = {"session": 0, "package": 1, "module": 2, "class": 3, "function": 4}
-"""How narrow each of pytest's scopes is."""
+"""The rank of each of pytest's scopes."""
 ROLLBACK = {"db_session": 0, "db_package": 1, "db_module": 2, "db_class": 3}
 """The fixtures of scopes that are rolled back, and their ranks, the widest first."""
 COMMITTED = {"reset_db_module": 2, "reset_db_class": 3}
@@ -27,7 +27,7 @@ MARK = "testdb"
 SESSION_MARK = "test_session"
 """The mark whose arguments change the options of the test sessions of a test, a class or a module."""
 
-# Those by which a test says that it commits.
+# The fixtures that make a test one that commits.
 _COMMITTING = ("transactional_db", "live_server", "reset_db")
 SESSIONS = frozenset({"test_session", "test_session_factory"})
 """The fixtures of test sessions."""
@@ -35,24 +35,24 @@ _OURS = frozenset({*ROLLBACK, *COMMITTED, "reset_db"})
 
 
 def names_of(item: pytest.Item) -> tuple[str, ...]:
-    """Return the names of the fixtures that *item* uses, autouse ones and those of its fixtures included."""
+    """Return the names of all fixtures that *item* uses, also through others or by autouse."""
     return tuple(getattr(item, "fixturenames", ()))
 
 
 def rollback_scopes(item: pytest.Item) -> list[str]:
-    """Return the scopes to be rolled back that *item* uses, the widest first."""
+    """Return the fixtures of rolled-back scopes that *item* uses, the widest first."""
     names = names_of(item)
     return [name for name in ROLLBACK if name in names]
 
 
 def committed_scopes(item: pytest.Item) -> list[str]:
-    """Return the scopes to be reset that *item* uses, the widest first."""
+    """Return the fixtures of committed scopes that *item* uses, the widest first."""
     names = names_of(item)
     return [name for name in COMMITTED if name in names]
 
 
 def commits(item: pytest.Item) -> bool:
-    """Whether *item* commits: it asks for that, is a ``TransactionTestCase``, or is in a scope that commits and in no other."""
+    """Whether *item* commits: by its fixtures, its mark, or as a ``TransactionTestCase``."""
     kind = unittest_kind(item)
     if kind is not None:
         return kind == "TransactionTestCase"
@@ -105,12 +105,12 @@ def _listed(databases: Any) -> list[str] | str:
 
 
 def uses_ours(item: pytest.Item) -> bool:
-    """Whether *item* asks for anything that is ours."""
+    """Whether *item* uses a fixture or the mark of this plugin."""
     return not _OURS.isdisjoint(names_of(item)) or item.get_closest_marker(MARK) is not None
 
 
 def ours(item: pytest.Item) -> list[str]:
-    """Return the fixtures of ours that *item* uses, those of test sessions included."""
+    """Return the fixtures of this plugin that *item* uses, also those of test sessions."""
     return [name for name in names_of(item) if name in _OURS or name in SESSIONS]
 
 
@@ -128,19 +128,19 @@ def is_of_our_class(item: pytest.Item) -> bool:
 
 
 def add_mark(item: pytest.Item) -> None:
-    """Have pytest-django know what *item* wants by our fixtures: a database, which, and whether it commits."""
+    """Add the mark ``django_db`` that follows from our fixtures: which databases *item* uses, and whether it commits."""
     if unittest_kind(item) is not None or item.get_closest_marker("django_db") is not None:
         return
     options: dict[str, Any] = {"databases": databases_of(item)}
     names = names_of(item)
     if any(name in names for name in _COMMITTING) or (committed_scopes(item) and not rollback_scopes(item)):
-        # Asked for by name, the rollback of a single test is what is meant.
+        # A test that names "db" means to be rolled back by itself.
         options["transaction"] = "db" not in names or any(name in names for name in _COMMITTING)
     item.add_marker(pytest.mark.django_db(**options))
 
 
 def find_conflict(item: pytest.Item) -> str | None:
-    """Return why the fixtures that *item* asks for exclude each other; None if they do not."""
+    """Return why the fixtures of *item* exclude each other; None if they do not."""
     rolled_back, committed, names = rollback_scopes(item), committed_scopes(item), names_of(item)
     committing = [name for name in _COMMITTING if name in names]
     if rolled_back and commits(item):
@@ -170,7 +170,7 @@ def find_conflict(item: pytest.Item) -> str | None:
 
 
 def is_native_async(item: pytest.Item) -> bool:
-    """Whether *item* is a coroutine that a plugin of pytest runs, and not a method that Django makes synchronous."""
+    """Whether *item* is a coroutine that a pytest plugin runs. Django makes the methods of its classes synchronous."""
     return unittest_kind(item) is None and inspect.iscoroutinefunction(getattr(item, "obj", None))
 
 

@@ -1,4 +1,4 @@
-"""Tests that commit: their databases are prepared before the first of them, and reset at their end."""
+"""Tests that commit: preparing their databases before the first one, and replacing the flush after each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LATE = pytest.StashKey[bool]()
 
 
 def wants_baseline(item: pytest.Item) -> bool:
-    """Whether what *item* asks for needs a baseline."""
+    """Whether *item* needs a baseline."""
     return (
         options.resets(item)
         or bool(requests.committed_scopes(item))
@@ -25,9 +25,9 @@ def wants_baseline(item: pytest.Item) -> bool:
 
 
 def before_the_databases(config: pytest.Config, blocker: Any, *, restores: bool) -> None:
-    """Close connections and pools, which would otherwise still lead to the real databases.
+    """Close connections and pools, because they still lead to the real databases.
 
-    With *restores* take kept ones back to their baseline, too.
+    With *restores*, also reset kept test databases to their baselines.
     """
     from django.db import connections  # noqa: PLC0415 - Django is imported where it is used
 
@@ -45,7 +45,7 @@ def before_the_databases(config: pytest.Config, blocker: Any, *, restores: bool)
 
 @contextmanager
 def setting_up_databases(config: pytest.Config) -> Iterator[None]:
-    """Have the guard watch, while pytest-django sets the databases up, for those that no test may write to."""
+    """Have the guard refuse databases that no test may write to, while pytest-django sets the databases up."""
     from testdb_app import guard  # noqa: PLC0415
 
     given: Any = config.option
@@ -58,7 +58,7 @@ def prepare_databases(config: pytest.Config, blocker: Any, items: Iterable[pytes
     from testdb_app.database_setup import prepare_test_databases  # noqa: PLC0415
 
     aliases = aliases_set_up()
-    # Leaks are looked for in each, also in one that a fixture of the project's own has set up.
+    # The leak finder needs each, also one that a fixture of the project has set up.
     needed = aliases if options.leaks(config) is not None else options.aliases_to_reset(items, aliases)
     with blocker.unblock():
         prepare_test_databases(aliases, needed=needed)
@@ -66,7 +66,7 @@ def prepare_databases(config: pytest.Config, blocker: Any, items: Iterable[pytes
 
 
 def describe_uncalled_receivers(items: Iterable[pytest.Item]) -> str | None:
-    """Name the receivers of ``post_migrate`` that resets do not call; None where no test that was collected resets."""
+    """Return a line with the receivers of ``post_migrate`` that resets do not call; None if no collected test resets."""
     if not any(map(options.will_reset, items)):
         return None
     from testdb_app.exceptions import TestDBError  # noqa: PLC0415
@@ -75,12 +75,12 @@ def describe_uncalled_receivers(items: Iterable[pytest.Item]) -> str | None:
     try:
         line = describe()
     except TestDBError:
-        return None  # the set-up of the databases says it
+        return None  # the set-up of the databases reports it
     return f"testdb_app: {line}" if line else None
 
 
 def aliases_set_up() -> list[str]:
-    """Return the aliases that pytest-django has made test databases for in this run: tests ask for some of them, perhaps."""
+    """Return the aliases that have a test database in this run."""
     from django.db import connections  # noqa: PLC0415
 
     return [alias for alias in connections if _was_set_up(alias)]
@@ -94,14 +94,15 @@ def _was_set_up(alias: str) -> bool:
     settings = connections[alias].settings_dict
     if settings["TEST"]["MIRROR"]:
         return False
-    # A fixture of the project's own may have set it up.
+    # A fixture of the project may have set it up.
     return is_set_up(alias) or str(settings["NAME"]) != get_configured_name(alias)
 
 
 def reset_if_requested_late(request: Any) -> Exception | None:
-    """Have the test reset if it has asked for ``reset_db`` by ``getfixturevalue()``; *request* is that of pytest-django's part.
+    """Have the test end with a reset if it requested ``reset_db`` by ``getfixturevalue()``.
 
-    Return why not: something may have been written to one of its databases since they were set up.
+    *request* is that of pytest-django's helper fixture. Return the error if a database may have been written to since it
+    was set up.
     """
     item = request.node  # that fixture has function scope
     is_late = was_requested_through(request, "reset_db")
@@ -120,14 +121,14 @@ def reset_if_requested_late(request: Any) -> Exception | None:
                     prepare_test_database(alias)
     except TestDBError as error:
         return error
-    # pytest-django looks at the names of the collection, and would roll the test back.
+    # pytest-django reads the names that were collected, and would roll the test back.
     item.add_marker(pytest.mark.django_db(transaction=True, databases=databases))
     item.stash[_LATE] = True
     return None
 
 
 def resetting_late(item: pytest.Item) -> AbstractContextManager[None]:
-    """Replace the flush while *item* is torn down, if it has asked late for a reset."""
+    """Replace the flush in the teardown of *item*, if it requested a reset late."""
     if not item.stash.get(_LATE, False):
         return nullcontext()
     from testdb_app.testcases import resetting_all  # noqa: PLC0415
@@ -137,7 +138,7 @@ def resetting_late(item: pytest.Item) -> AbstractContextManager[None]:
 
 @contextmanager
 def ending_without_flush(item: pytest.Item) -> Iterator[None]:
-    """Replace the flush of ``TransactionTestCase`` while *item* runs: by a reset, or by nothing in a scope that commits."""
+    """Replace the flush of ``TransactionTestCase`` while *item* runs: by a reset, or by nothing in a committed scope."""
     if not requests.commits(item):
         yield
     elif requests.committed_scopes(item) and not requests.rollback_scopes(item):
