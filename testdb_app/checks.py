@@ -1,7 +1,7 @@
 """System checks: what is wrong, or dangerous, before any reset runs.
 
 ==================== =======================================================================================
-``testdb_app.E001``  ``settings.TESTDB`` has an unknown key or an impossible value
+``testdb_app.E001``  ``settings.TESTDB`` has an unknown key or an invalid value
 ``testdb_app.E002``  a test database is a real one: by its name, on SQLite by the file
 ``testdb_app.E003``  an open connection pool leads to another database than the settings name
 ``testdb_app.W001``  ``testdb_app`` is installed in a deployment (``check --deploy``)
@@ -42,7 +42,7 @@ def find_faults(aliases: Iterable[str]) -> list[str]:
     faults: list[str] = []
     if not apps.is_installed("testdb_app"):
         faults.append(
-            'Add "testdb_app" to INSTALLED_APPS of the test settings: only then is the guard told which databases are real.'
+            'Add "testdb_app" to INSTALLED_APPS of the test settings: without it the guard does not know the real databases.'
         )
     try:
         get_settings()
@@ -148,7 +148,7 @@ def _other_drivers(aliases: Iterable[str]) -> Iterator[tuple[str, str, str]]:
 
 
 def check_deployment(**_: Any) -> list[CheckMessage]:
-    """W001, W002: neither the app nor its demonstration models belong into a deployment."""
+    """W001, W002: neither the app nor its demonstration models belongs in a deployment."""
     found: list[CheckMessage] = []
     for name, number in (("testdb_app", 1), ("testdb_app.demo", 2)):
         if apps.is_installed(name):

@@ -46,7 +46,7 @@ class Settings:
 def get_settings() -> Settings:
     """Read and check ``settings.TESTDB``.
 
-    Raises :class:`ConfigurationError` for an unknown key, a wrong type or an impossible value.
+    Raises :class:`ConfigurationError` for an unknown key, a wrong type or an invalid value.
     """
     given = getattr(django_settings, "TESTDB", {})
     if not isinstance(given, Mapping):

@@ -1,11 +1,7 @@
 """The pytest plugin: every option, fixture and mark, over pytest-django.
 
-It is imported in every run of whoever has the package installed, so it imports little, and hooks into nothing until a test, an
-option or an ini key asks for it. Its parts are in ``testdb_app.plugin``.
-
-Fixtures of pytest for test sessions, over pytest-django: a plugin of its own, which the package's plugin names.
-
-It is imported in every run, so Django is imported inside functions.
+pytest imports it in every run where the package is installed. So it imports Django inside functions only, and registers no
+hook around fixtures and tests until a test, an option or an ini key uses the plugin. ``testdb_app.plugin`` does the work.
 """
 
 from __future__ import annotations
@@ -37,7 +33,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare the mark, and look at what was given."""
+    """Declare the mark, and check the options."""
     config.addinivalue_line(
         "markers",
         f"{requests.MARK}(databases): the databases, a list of aliases or '__all__', that db_class, db_module, db_package, "
@@ -55,7 +51,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _register_hooks(config: pytest.Config) -> None:
-    """Register the hooks that have work to do only where something is asked for."""
+    """Register the hooks that a run needs only if it uses the plugin."""
     from testdb_app.plugin import hooks  # noqa: PLC0415
 
     if not config.pluginmanager.is_registered(hooks):
@@ -64,7 +60,7 @@ def _register_hooks(config: pytest.Config) -> None:
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
-    """Tell what is on."""
+    """Return the line of the header: what is switched on."""
     return options.header(config)
 
 
@@ -78,7 +74,7 @@ def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Ite
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Tell pytest-django what a test wants by our fixtures."""
+    """Add the marks for pytest-django that follow from our fixtures."""
     _collect_session_test(item)
     # Without it there is one error, after the collection.
     if requests.uses_ours(item) and item.config.pluginmanager.hasplugin("django"):

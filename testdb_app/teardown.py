@@ -321,7 +321,7 @@ class LiveRequests:
             warnings.warn(
                 f"The live server still handled {', '.join(left.values())} {seconds:g} seconds after the test. "
                 "The reset did not wait longer, so the next test may find what it writes. "
-                "Have the test wait for the end of its requests.",
+                "Wait in the test until the page has answered, for example for an element that it shows then.",
                 TeardownWarning,
                 stacklevel=2,
             )

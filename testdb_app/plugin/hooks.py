@@ -116,7 +116,7 @@ class TestdbPlugin:
         return result
 
     def tear_down_test(self, item: pytest.Item, nextitem: pytest.Item | None) -> _Hook:
-        """Check whether *item* has broken a scope or left rows, and tear it down. The scope of a package ends with its last test."""
+        """Check whether *item* has broken a scope or left rows, and tear it down. A package's scope ends with its last test."""
         wrong = self._find_fault(item) if requests.unittest_kind(item) is not None else None
         with transactional.resetting_late(item):
             result = yield

@@ -1,4 +1,4 @@
-"""The options and ini keys, beside those of pytest-django, and what the header says of them."""
+"""Options and ini keys of the plugin, and its line in the header."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ RESET = "testdb_reset_transactional"
 LEAKS = "testdb_leaks"
 DURATIONS = "testdb_durations"
 HOOKS = "testdb_hooks"
-"""The name that the hooks around fixtures and tests are registered under, where they are."""
+"""The name of the plugin object that holds the hooks around fixtures and tests."""
 LEAK_MODES = ("warn", "fail")
 _HELP = {
-    RESET: "End every transactional test (by transactional_db, live_server or the mark) by a reset to the baseline.",
-    LEAKS: "After each test and each wide fixture, look for rows that it has left committed: warn, or fail.",
+    RESET: "End every transactional test (by transactional_db, live_server or the mark) with a reset instead of a flush.",
+    LEAKS: "After each test and each wide fixture, find committed rows that it left in the database: warn, or fail.",
     DURATIONS: "Show the N slowest resets, and what they reset.",
 }
 
 
 def add_options(parser: pytest.Parser) -> None:
-    """Declare them."""
+    """Declare the options and ini keys."""
     group = parser.getgroup("django")
     group.addoption("--testdb-reset-transactional", action="store_true", default=False, help=_HELP[RESET])
     group.addoption("--testdb-leaks", choices=LEAK_MODES, default=None, help=_HELP[LEAKS])
@@ -34,7 +34,7 @@ def add_options(parser: pytest.Parser) -> None:
 
 
 def check_options(config: pytest.Config) -> None:
-    """Raise :class:`pytest.UsageError` for a value that cannot be meant."""
+    """Raise :class:`pytest.UsageError` for an invalid value."""
     try:
         config.getini(RESET)
     except (TypeError, ValueError, pytest.UsageError) as error:
@@ -48,14 +48,14 @@ def check_options(config: pytest.Config) -> None:
 
 
 def is_worker(config: pytest.Config) -> bool:
-    """Whether this is a process of pytest-xdist that runs tests."""
+    """Whether this process is a worker of pytest-xdist."""
     return hasattr(config, "workerinput")
 
 
 def find_fault(config: pytest.Config, items: Iterable[pytest.Item] = ()) -> str | None:
-    """Return what is wrong with the set-up of a run that uses the plugin, in one text; None where it does not, or nothing is.
+    """Return the faults of the set-up in one text; None if there are none, or the run does not use the plugin.
 
-    Used by an option or an ini key, by a fixture or a class of one of *items*, or by the app in INSTALLED_APPS.
+    A run uses it by an option, an ini key, a fixture or a class of one of *items*, or by the app in INSTALLED_APPS.
     """
     asked = next(_find_users(config, items), None)
     user = asked or next((f"The class of {item.nodeid}" for item in items if requests.is_of_our_class(item)), None)
@@ -80,7 +80,7 @@ def find_fault(config: pytest.Config, items: Iterable[pytest.Item] = ()) -> str 
 
 
 def _find_users(config: pytest.Config, items: Iterable[pytest.Item]) -> Iterator[str]:
-    """Yield what in the run asks for the plugin: options first."""
+    """Yield the options, and then the fixtures, by which the run uses the plugin."""
     if resets_all(config):
         yield f"The option {RESET}"
     if leaks(config):
@@ -154,7 +154,7 @@ def durations(config: pytest.Config) -> int | None:
 
 
 def header(config: pytest.Config) -> str | None:
-    """Say what is on; None where nothing is."""
+    """Return the line of the header; None if nothing is switched on."""
     mode = leaks(config)
     on = [
         "transactional tests reset to the baseline" if resets_all(config) else "",

@@ -58,15 +58,15 @@ class LeakFinder:
                 warnings.warn(LeakWarning(text), stacklevel=2)
 
     def check(self, node: Any, who: str, function: Any = None) -> None:
-        """Tell, by a warning or an error, what *who* has left since the last check.
+        """Report what *who* has left since the last check: a warning, or an error.
 
-        The warning stands at the line of *function*, a fixture's, or at that of the test that is *node*.
+        The warning has the line of *function*, a fixture, or of the test *node*.
         """
         found = self.find_leaks()
         if not found:
             return
         text = (
-            f"{who} has left what other tests see: {'; '.join(found)}. What is committed is rolled back by no fixture: use "
+            f"{who} leaked rows into the database: {'; '.join(found)}. No fixture rolls back what is committed: use "
             "reset_db, ResetTransactionTestCase or a scope of reset_db_…, or make the rows in a scope of db_…."
         )
         if self._fails:

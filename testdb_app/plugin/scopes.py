@@ -337,8 +337,8 @@ def _check_installed(name: str) -> None:
 
     if not apps.is_installed("testdb_app"):
         raise ConfigurationError(
-            f'The fixture "{name}" needs "testdb_app" in INSTALLED_APPS of the test settings: only then is the guard told '
-            "which databases are real."
+            f'The fixture "{name}" needs "testdb_app" in INSTALLED_APPS of the test settings: without it the guard does '
+            "not know the real databases."
         )
 
 

@@ -204,7 +204,8 @@ def _report(session: OpenSession, faults: list[tuple[Part, TransactionFault]]) -
         if fault.is_fatal:
             raise SessionBrokenError(
                 f'{session.owner} ended before its time, on the connection "{part.connection.alias}": {fault}. What was written '
-                "before is undone, and what came after it was not part of the session.",
+                "before is undone, and what came after it was not part of the session. Leave the transaction and the connection "
+                "of the session open in the test.",
                 owner=session.owner,
             )
 

@@ -105,7 +105,7 @@ def check_pool_options(pool: Mapping[str, Any] | bool | None) -> Mapping[str, An
         raise ConfigurationError(f"pool must be a dict of psycopg_pool's options, True, or None, not {pool!r}.")
     if not options and pool is not True:
         raise ConfigurationError(
-            "pool={} is no pool to Django, which takes it for None. Pass True for a pool as psycopg_pool makes it, or name "
+            "pool={} makes no pool, because Django reads it as None. Pass True for the defaults of psycopg_pool, or name "
             'an option: pool={"min_size": 1, "max_size": 4}.'
         )
     try:

@@ -368,7 +368,10 @@ class TestSession(SessionData):
             if using in aliases:
                 return connection
         known = sorted(alias for aliases in self._checked.aliases.values() for alias in aliases)
-        raise ConfigurationError(f"{self._checked.owner} has no database {using!r}, but {', '.join(known)}.")
+        raise ConfigurationError(
+            f"{self._checked.owner} has no database {using!r}, but {', '.join(known)}. Name one of "
+            f"these, or open the session with databases=[{using!r}, …]."
+        )
 
     # Savepoints, callbacks and sharing
 

@@ -33,8 +33,8 @@ def pytest_runtest_makereport(item: Any, call: Any) -> Any:
 
 def pytest_warning_recorded(warning_message: Any) -> None:
     """Note the one about rows that were left."""
-    if "has left what other tests see" in str(warning_message.message):
-        note("has left what other tests see", warning_message.message)
+    if "leaked rows into the database" in str(warning_message.message):
+        note("leaked rows into the database", warning_message.message)
 
 
 def goes_wrong(words: str) -> Any:

@@ -79,7 +79,7 @@ def test_the_test_or_the_fixture_that_left_rows_is_named(run: Runner, options: t
     done = run("-p", "as_written", "--testdb-leaks=warn", *options)
     told = re.findall(r"LeakWarning: (.*)", done.stdout)
     text = "\n".join(told)
-    assert "The test test_it.py::test_2_leaks has left what other tests see" in text
+    assert "The test test_it.py::test_2_leaks leaked rows into the database" in text
     assert "public.shop_shelf (2 more), sequences moved: " in text
     assert 'The fixture "wide" (module scope) has left what' in text
     assert "public.shop_shelf (1 more)" in text
@@ -253,7 +253,7 @@ class TestIt(TestCase):
     )
     done = run("--testdb-leaks=warn")
     if run.project.is_postgresql:
-        assert "The test test_it.py::TestIt::test_1 has left what other tests see" in done.stdout
+        assert "The test test_it.py::TestIt::test_1 leaked rows into the database" in done.stdout
         assert "public.made" in done.stdout
     assert "test_2 has left" not in done.stdout
 
