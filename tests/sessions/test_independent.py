@@ -132,7 +132,7 @@ def test_a_database_in_memory_has_a_second_connection_if_it_has_a_name(django_db
 @pytest.mark.parametrize(
     ("pool", "text"),
     [
-        ({}, "pool={} is no pool to Django"),
+        ({}, "pool={} makes no pool"),
         ("yes", "pool must be a dict"),
         ({"size": 4}, "unexpected keyword argument 'size'. See its ConnectionPool for the options"),
         (
