@@ -192,7 +192,7 @@ def test_a_copy_that_was_put_in_place_of_a_marked_file_is_refused_and_can_be_mar
     shutil.copy(path, path.parent / "copy.sqlite3")
     (path.parent / "copy.sqlite3").replace(path)
     with pytest.raises(
-        UnsafeDatabaseError, match=r"given to another file of this path.*mark it anew with resetdb --data"
+        UnsafeDatabaseError, match=r"belongs to another file that was at this path.*mark it anew with resetdb --data"
     ):
         Resetter(alias).reset()
     set_mark("mark-test")

@@ -170,7 +170,7 @@ def test_a_database_whose_changes_a_subscriber_gets_is_reset_with_a_warning(djan
             cursor.execute("CREATE DATABASE elsewhere")
             cursor.execute("SELECT pg_create_logical_replication_slot('sub_1', 'pgoutput')")
         warning = Resetter(alias, to="empty").reset().warning
-        assert "whoever reads its logical replication slots (sub_1)" in (warning or "")
+        assert "The logical replication slots of this database (sub_1) pass its changes on" in (warning or "")
         connections[alias].close()
         connections[alias].settings_dict["NAME"] = "elsewhere"
         assert Resetter(alias, allow_database="elsewhere").reset().warning is None
