@@ -1,5 +1,5 @@
-"""A lending library whose tables show what makes a reset hard. Install it with `"testdb_app.demo"`.
+"""A demonstration app: a lending library whose tables are hard to reset. Install it with `"testdb_app.demo"`.
 
-An app of its own (label `testdb_demo`), so that installing `testdb_app` alone creates no table. It needs
-`django.contrib.contenttypes` and nothing else; `manage.py loaddemo --size 100000` fills it.
+It is a separate app (label `testdb_demo`), so that installing `testdb_app` alone creates no table. It needs only
+`django.contrib.contenttypes`. `manage.py loaddemo --size 100000` fills it.
 """

@@ -4,7 +4,7 @@ from django.apps import AppConfig
 
 
 class DemoConfig(AppConfig):
-    """Registers the lending library under a label that cannot be taken for `testdb_app`'s own."""
+    """Registers the lending library under its own label, which cannot be confused with that of `testdb_app`."""
 
     name = "testdb_app.demo"
     label = "testdb_demo"

@@ -1,4 +1,4 @@
-"""Adding one generated library to a database."""
+"""Generate the rows of a library and insert them into a database."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ if TYPE_CHECKING:
 
     Row = TypeVar("Row", bound=Model)
 
-    # Called with a model and a number of its rows, BATCH_SIZE at most.
+    # It is called with a model and the number of rows inserted, at most BATCH_SIZE.
     Inserted = Callable[[type[Model], int], None]
 
 
 def load_library(*, using: str, seed: int, rows: dict[type[Model], int], inserted: Inserted) -> None:
     """Add `rows` of each model to the database `using`, in one transaction.
 
-    Rows that are there already stay as they are. The same seed on the same database content gives the same
-    rows. `inserted` is called after each batch, with the model and the number of rows. Memory is needed for the primary keys
-    only, some tens of bytes a row. Raises what Django's database layer raises; then nothing has been added.
+    Existing rows are not changed. The same seed on the same database content gives the same rows. `inserted` is called
+    after each batch, with the model and the number of rows. Memory holds only the primary keys, some tens of bytes a
+    row. Raises Django's database errors; then nothing was added.
     """
     with transaction.atomic(using=using):
         key_block, random = unused_key_block(using, seed)
@@ -62,14 +62,14 @@ def load_library(*, using: str, seed: int, rows: dict[type[Model], int], inserte
 
 
 def unused_key_block(using: str, seed: int) -> tuple[int, Random]:
-    """Return the seed's first block of member keys that no run took yet, and the numbers that go with it.
+    """Return the seed's first block of member keys that no run has used yet, and the random numbers of that run.
 
-    The database gives all other keys. A member's has to be made up: the same from the same seed, and yet not
-    one that an earlier run took.
+    The database generates all other keys. The key of a member is generated here. It depends only on the seed, and no
+    earlier run has used it.
     """
     run = 0
     while True:
-        random = Random(f"{seed}:{run}")  # noqa: S311 - it has to be repeatable, not secret
+        random = Random(f"{seed}:{run}")  # noqa: S311 - it must be repeatable, not secret
         key_block = random.getrandbits(64)
         block_ends = (member_key(key_block, 0), member_key(key_block, 2**32 - 1))
         if not Member._base_manager.using(using).filter(pk__range=block_ends).exists():
@@ -78,7 +78,7 @@ def unused_key_block(using: str, seed: int) -> tuple[int, Random]:
 
 
 def load_catalogue(load: Load) -> tuple[list[Any], list[Any]]:
-    """Load everything about works; return the keys of the works and of their authors."""
+    """Load the works and the rows that belong to them. Return the keys of the works and of the authors."""
     random, rows = load.random, load.rows
     publishers = load.insert(
         Publisher, (Publisher(name=f"{random.choice(NOUNS)} Press") for _ in range(rows[Publisher]))
@@ -103,11 +103,11 @@ def load_catalogue(load: Load) -> tuple[list[Any], list[Any]]:
 
 
 def load_genres(load: Load) -> list[Any]:
-    """Put half of the genres below those that are there, the rest below that half; return the keys of all."""
+    """Insert half of the genres below the existing ones, and the rest below that half. Return the keys of all genres."""
     random = load.random
     upper = load.rows[Genre] // 2
     old = list(Genre._base_manager.using(load.using).order_by("pk").values_list("pk", flat=True))
-    # None, a genre with no broader one, is for a database whose first genres have been deleted.
+    # None (no broader genre) is for a database whose first genres were deleted.
     new = load.insert(
         Genre,
         (Genre(name=f"{random.choice(NOUNS)} tales", broader_id=random.choice(old or [None])) for _ in range(upper)),
@@ -123,7 +123,7 @@ def load_genres(load: Load) -> list[Any]:
 
 
 def load_books_and_films(load: Load, works: list[Any]) -> None:
-    """Make books of the first works and films of the next; the others stay works and nothing else."""
+    """Turn the first works into books and the next ones into films. The others have only their row of Work."""
     random, books = load.random, load.rows[Book]
     load.insert(
         Book,
@@ -139,7 +139,7 @@ def load_books_and_films(load: Load, works: list[Any]) -> None:
 
 
 def authorships(works: list[Any], authors: list[Any], number: int) -> Iterator[Authorship]:
-    """Yield a first author for every work, then a second one from the first work on, and so forth."""
+    """Yield a first author for every work, then a second author, again from the first work on, and so on."""
     for index in range(number):
         earlier, work = divmod(index, len(works))
         author = (work * 7 + earlier) % len(authors)
@@ -147,7 +147,7 @@ def authorships(works: list[Any], authors: list[Any], number: int) -> Iterator[A
 
 
 def genre_links(works: list[Any], genres: list[Any], number: int) -> Iterator[Any]:
-    """Yield a genre for every work, then a second one; the pair is unique while there are genres left."""
+    """Yield a genre for every work, then a second one. The pairs are unique as long as there are genres left."""
     for index in range(number):
         earlier, work = divmod(index, len(works))
         yield Work.genres.through(work_id=works[work], genre_id=genres[(work + earlier) % len(genres)])
@@ -160,7 +160,7 @@ LENDING_DAYS = 6000
 
 
 def load_branches(load: Load) -> list[Any]:
-    """Load the branches without managers, then the staff, then make the first of each branch its manager."""
+    """Load the branches without managers, then the staff. Then make the first member of each branch's staff its manager."""
     random, rows = load.random, load.rows
     branches = load.insert(Branch, (Branch(name=f"{random.choice(NOUNS)} Street") for _ in range(rows[Branch])))
     staff = load.insert(
@@ -176,7 +176,7 @@ def load_branches(load: Load) -> list[Any]:
 
 
 def load_members(load: Load, key_block: int) -> list[Any]:
-    """Load the members, whose keys the database does not give, and their cards; return the cards' numbers."""
+    """Load the members with generated keys, and their cards. Return the numbers of the cards."""
     random, rows = load.random, load.rows
     members = load.insert(
         Member,
@@ -190,17 +190,17 @@ def load_members(load: Load, key_block: int) -> list[Any]:
 
 
 def joining_day(index: int) -> date:
-    """Return the day on which a run's member joins; the days come round again."""
+    """Return the day on which a member of a run joins. The days repeat."""
     return FIRST_MEMBER_JOINS + timedelta(days=index % JOINING_DAYS)
 
 
 def member_key(key_block: int, index: int) -> UUID:
-    """Return the key of a run's member: the block in its upper half, the index (below 2³²) in its lower."""
+    """Return the key of a member: the block in the upper half, the index (below 2³²) in the lower half."""
     return UUID(int=(key_block << 64) | index, version=4)
 
 
 def load_loans(load: Load, *, works: list[Any], branches: list[Any], cards: list[Any]) -> None:
-    """Load the copies, the loans of them to the cards, and the fines."""
+    """Load the copies, their loans to the cards, and the fines."""
     random, rows = load.random, load.rows
     copies = load.insert(
         Copy,
@@ -224,7 +224,7 @@ def load_loans(load: Load, *, works: list[Any], branches: list[Any], cards: list
 
 
 def loans_of(load: Load, copies: list[Any], cards: list[Any]) -> Iterator[Loan]:
-    """Yield loans from after the last member joined. One in ten is still out."""
+    """Yield loans that begin after the last member joined. One in ten is not returned yet."""
     random = load.random
     for _ in range(load.rows[Loan]):
         lent_on = LENDING_STARTS + timedelta(days=random.randrange(LENDING_DAYS))
@@ -259,7 +259,7 @@ def load_reviews(load: Load, *, works: list[Any], authors: list[Any], branches: 
 
 
 def content_type_key(using: str, model: type[Model]) -> Any:
-    """Ask the database, not Django's cache, which may hold content types that a reset has removed since."""
+    """Query the database instead of Django's cache, which may have content types that a reset has deleted since."""
     content_type, _ = ContentType._base_manager.using(using).get_or_create(
         app_label=model._meta.app_label, model=model._meta.model_name
     )
@@ -271,7 +271,7 @@ BATCH_SIZE = 2000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """One run: where the rows go, how many of each model, what they are drawn from, and what each batch is told to."""
+    """One run: the database, the number of rows of each model, the random numbers, and the function to call after each batch."""
 
     using: str
     rows: dict[type[Model], int]
@@ -279,7 +279,7 @@ class Load:
     inserted: Inserted
 
     def insert(self, model: type[Row], rows: Iterable[Row]) -> list[Any]:
-        """Insert the rows batch by batch as they are generated; return their primary keys in that order."""
+        """Insert the rows in batches as they are generated. Return their primary keys in that order."""
         write = self._insert_inherited if model._meta.parents else self._insert_batch
         keys: list[Any] = []
         remaining = iter(rows)
@@ -288,7 +288,7 @@ class Load:
             keys.extend(row.pk for row in batch)
             self.inserted(model, len(batch))
             if settings.DEBUG:
-                # Django keeps the last 9,000 statements then, and each of these is tens of kilobytes long.
+                # With DEBUG Django keeps the last 9,000 statements, and each of these has tens of kilobytes.
                 reset_queries()
         return keys
 
@@ -296,9 +296,9 @@ class Load:
         model._base_manager.using(self.using).bulk_create(batch)
 
     def _insert_inherited(self, model: type[Row], batch: Sequence[Row]) -> None:
-        """Insert a multi-table child's own rows only; those of the models it inherits from are there already.
+        """Insert only the rows in the table of a multi-table child. The rows of its parent models exist already.
 
-        By SQL, because bulk_create refuses such models: the keys of the inherited rows might not be known.
+        It uses SQL, because bulk_create refuses such models: the keys of the parent rows might not be known.
         """
         connection = connections[self.using]
         quote = connection.ops.quote_name
@@ -315,9 +315,9 @@ class Load:
             )
 
 
-# Rows of each model: the least, and how many of every thousand beyond all those. Loans take what is left.
-# Three relations hold at every size, because they hold for both columns: a book or a film is a work of its
-# own, a branch has somebody to manage it, and no work needs a genre twice (two genres are there at least).
+# Rows of each model: the minimum, and the share (in thousandths) of the rows beyond all minimums. Loans get the rest.
+# Three relations hold at every size, because they hold for both columns: each book or film has its own work, each
+# branch has staff to manage it, and no work needs the same genre twice (there are at least two genres).
 SHARES: dict[type[Model], tuple[int, int]] = {
     Publisher: (1, 2),
     Series: (1, 5),
@@ -342,10 +342,10 @@ SMALLEST_SIZE = sum(least for least, _ in SHARES.values())
 
 
 def rows_per_model(size: int) -> dict[type[Model], int]:
-    """Divide `size` rows among the models, referenced ones first.
+    """Divide `size` rows among the models, referenced models first.
 
-    The sum is `size` exactly, or SMALLEST_SIZE where `size` is below that: no model is left without a row.
-    A row is one row of a table, so a book is two, one of Work and one of Book.
+    The sum is exactly `size`, or SMALLEST_SIZE if `size` is less than that, so that each model has a row. A row is one
+    row of a table. So a book counts as two, one of Work and one of Book.
     """
     beyond = max(size - SMALLEST_SIZE, 0)
     rows = {model: least + beyond * share // 1000 for model, (least, share) in SHARES.items()}

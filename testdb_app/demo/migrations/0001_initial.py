@@ -1,4 +1,4 @@
-"""The tables, and the number that the first library card gets."""
+"""Create the tables, and set the number of the first library card."""
 
 # ruff: noqa: RUF012 - lists are Django's notation for a migration
 
@@ -18,22 +18,22 @@ FIRST_CARD_NUMBER = 10000
 
 
 def start_card_numbers(apps: Apps, schema_editor: BaseDatabaseSchemaEditor) -> None:
-    """Let card numbers start at 10000: Django's fields have no option for that.
+    """Let card numbers start at 10000. Django's fields have no option for that.
 
-    Done in the migration that creates the table, so that no card can be there yet. A database that is
-    neither PostgreSQL nor SQLite starts at 1: each has a way of its own, and nothing depends on the number.
+    The migration that creates the table does it, so that there are no cards yet. On databases other than PostgreSQL
+    and SQLite the numbers start at 1: each database has a different syntax, and nothing depends on the number.
     """
     table = apps.get_model("testdb_demo", "Card")._meta.db_table
     quote = schema_editor.connection.ops.quote_name
     match schema_editor.connection.vendor:
         case "postgresql":
-            # START is what TRUNCATE … RESTART IDENTITY goes back to; RESTART alone would not outlive one.
+            # TRUNCATE … RESTART IDENTITY sets the sequence back to START, so RESTART alone is not enough.
             schema_editor.execute(
                 f"ALTER TABLE {quote(table)} ALTER COLUMN {quote('number')} "
                 f"SET START WITH {FIRST_CARD_NUMBER} RESTART WITH {FIRST_CARD_NUMBER}"
             )
         case "sqlite":
-            # SQLite keeps no start, only the last number given; it has none yet, or one from a rebuild.
+            # SQLite stores no start value, only the last number. There is none yet, or one from a rebuild of the table.
             schema_editor.execute("DELETE FROM sqlite_sequence WHERE name = %s", [table])
             schema_editor.execute(
                 "INSERT INTO sqlite_sequence (name, seq) VALUES (%s, %s)", [table, FIRST_CARD_NUMBER - 1]

@@ -1,4 +1,4 @@
-"""Rows that belong to every installation: the genres that all others are narrower than."""
+"""Insert the rows that each installation has: the broadest genres, to which all others belong."""
 
 # ruff: noqa: RUF012 - lists are Django's notation for a migration
 
@@ -14,7 +14,7 @@ FIRST_GENRES = {
 
 
 def add_genres(apps: Apps, schema_editor: BaseDatabaseSchemaEditor) -> None:
-    """Insert the genres without giving keys, so that the sequence stands behind the last of them."""
+    """Insert the genres without explicit keys, so that the sequence is past the last of them."""
     genres = apps.get_model("testdb_demo", "Genre")._base_manager.using(schema_editor.connection.alias)
     for broader_name, names in FIRST_GENRES.items():
         broader = genres.create(name=broader_name)
@@ -23,7 +23,7 @@ def add_genres(apps: Apps, schema_editor: BaseDatabaseSchemaEditor) -> None:
 
 
 def remove_genres(apps: Apps, schema_editor: BaseDatabaseSchemaEditor) -> None:
-    """Delete the genres again, with what has been put below them since."""
+    """Delete these genres, and the genres that were added below them since."""
     genres = apps.get_model("testdb_demo", "Genre")._base_manager.using(schema_editor.connection.alias)
     genres.filter(name__in=FIRST_GENRES, broader=None).delete()
 

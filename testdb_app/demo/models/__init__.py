@@ -2,8 +2,8 @@
 
 The longest reference chain is Fine → Loan → Copy → Work → Series → Publisher.
 
-Every model names its `app_label`. Without it, importing this package in a project that installs only
-`testdb_app` would attribute the models to that app, and the next `makemigrations` would propose them.
+Each model sets its `app_label`. Without it, a project that installs only `testdb_app` and imports this package would
+get the models in that app, and the next `makemigrations` would create migrations for them.
 """
 
 from testdb_app.demo.models.branches import Branch, Staff

@@ -1,10 +1,10 @@
-"""Where the library is, and who works there."""
+"""The branches of the library, and their staff."""
 
 from django.db import models
 
 
 class Branch(models.Model):
-    """Half of a cycle: a branch has a manager, who works at a branch. No order of the two tables is right."""
+    """Half of a cycle: a branch has a manager, who works at a branch. The two tables cannot be ordered."""
 
     name = models.CharField(max_length=100)
     manager = models.ForeignKey(
@@ -20,7 +20,7 @@ class Branch(models.Model):
 
 
 class Staff(models.Model):
-    """The other half of the cycle, with a foreign key that cannot be nulled."""
+    """The other half of the cycle, with a foreign key that is not nullable."""
 
     name = models.CharField(max_length=100)
     branch = models.ForeignKey(Branch, on_delete=models.PROTECT, related_name="staff")

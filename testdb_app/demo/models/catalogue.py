@@ -1,4 +1,4 @@
-"""What the library holds: works, who published and wrote them, and what they are about."""
+"""The catalogue of the library: works, their publishers, series and authors, and their genres."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from django.db import models
 
 
 class Publisher(models.Model):
-    """The referenced end of the longest chain: its table can only be emptied last."""
+    """The referenced end of the longest chain: its table must be emptied last."""
 
     name = models.CharField(max_length=100)
 
@@ -19,7 +19,7 @@ class Publisher(models.Model):
 
 
 class Series(models.Model):
-    """A link in the middle of the chain: it refers and is referred to."""
+    """A link in the middle of the chain: both a referencing and a referenced table."""
 
     name = models.CharField(max_length=100)
     publisher = models.ForeignKey(Publisher, on_delete=models.PROTECT, related_name="series")
@@ -33,9 +33,9 @@ class Series(models.Model):
 
 
 class Genre(models.Model):
-    """A self-reference, and rows that a data migration leaves: a reset must bring those back, not lose them.
+    """A self-reference, and rows from a data migration. A reset must restore these rows.
 
-    The sequence stands behind the migration's last row, so setting it to 1 makes the next insert fail.
+    The sequence is past the last row of the migration. If a reset sets it to 1, the next insert fails.
     """
 
     name = models.CharField(max_length=100)
@@ -49,7 +49,7 @@ class Genre(models.Model):
 
 
 class Author(models.Model):
-    """The far side of a many-to-many with a through model of its own."""
+    """The target of a many-to-many field with an explicit through model."""
 
     name = models.CharField(max_length=100)
 
@@ -61,7 +61,7 @@ class Author(models.Model):
 
 
 class Work(models.Model):
-    """The base of a multi-table inheritance, and two many-to-manys: one table of them has no model class."""
+    """The parent in a multi-table inheritance, with two many-to-many fields. One of their tables has no model class."""
 
     title = models.CharField(max_length=200)
     year = models.PositiveSmallIntegerField()
@@ -87,7 +87,7 @@ class Book(Work):
 
 
 class Film(Work):
-    """A second table that inherits from Work. A Work that lost its Film row breaks no constraint."""
+    """A second child of Work. A Work without its Film row violates no constraint."""
 
     minutes = models.PositiveIntegerField()
 
@@ -96,10 +96,10 @@ class Film(Work):
 
 
 class Authorship(models.Model):
-    """A through model with a deferrable unique constraint: two authors may trade places in one transaction.
+    """A through model with a deferrable unique constraint: two authors can swap positions in one transaction.
 
-    Rows written under it leave pending trigger events, after which PostgreSQL refuses to truncate or alter
-    the table until the transaction ends.
+    Writes to it leave pending trigger events. Then PostgreSQL refuses to truncate or alter the table until the
+    transaction ends.
     """
 
     work = models.ForeignKey(Work, on_delete=models.CASCADE)
@@ -121,9 +121,9 @@ class Authorship(models.Model):
 
     @classmethod
     def check(cls, **kwargs: Any) -> list[CheckMessage]:
-        """Leave out models.W038: where the database cannot defer, doing without the constraint is meant.
+        """Leave out models.W038: a database without deferrable constraints is meant to have none here.
 
-        Django offers SILENCED_SYSTEM_CHECKS, which would be every user's to set and would hide their own
-        models' warnings, and `Meta.required_db_features`, which would leave the whole table out on SQLite.
+        Django has two other ways. Each user would have to set SILENCED_SYSTEM_CHECKS, and it would also hide warnings
+        about their own models. `Meta.required_db_features` would leave out the whole table on SQLite.
         """
         return [message for message in super().check(**kwargs) if message.id != "models.W038"]

@@ -1,4 +1,4 @@
-"""Who borrows what, what they owe, and what they think of it."""
+"""Lending: members and their cards, copies, loans, fines and reviews."""
 
 from uuid import uuid4
 
@@ -11,7 +11,7 @@ from testdb_app.demo.models.catalogue import Work
 
 
 class Member(models.Model):
-    """A UUID key: rows come and go, and no sequence moves to tell."""
+    """A UUID key: no sequence moves when rows are inserted, so no sequence shows the change."""
 
     id = models.UUIDField(primary_key=True, default=uuid4, editable=False)
     name = models.CharField(max_length=100)
@@ -25,7 +25,7 @@ class Member(models.Model):
 
 
 class Card(models.Model):
-    """An identity that does not start at 1: the first migration starts it at 10000, and so must a reset."""
+    """An identity that does not start at 1. The first migration starts it at 10000, and a reset must do the same."""
 
     number = models.BigAutoField(primary_key=True)
     member = models.ForeignKey(Member, on_delete=models.CASCADE, related_name="cards")
@@ -39,7 +39,7 @@ class Card(models.Model):
 
 
 class Copy(models.Model):
-    """Where two branches of the reference graph meet: a copy refers to a work and to a branch."""
+    """The join of two branches of the dependency graph: a copy references a work and a branch."""
 
     work = models.ForeignKey(Work, on_delete=models.PROTECT, related_name="copies")
     branch = models.ForeignKey(Branch, on_delete=models.PROTECT, related_name="copies")
@@ -54,7 +54,7 @@ class Copy(models.Model):
 
 
 class Loan(models.Model):
-    """The largest table, which is where emptying by DELETE and by TRUNCATE part ways."""
+    """The largest table. DELETE and TRUNCATE differ most here."""
 
     copy = models.ForeignKey(Copy, on_delete=models.PROTECT, related_name="loans")
     card = models.ForeignKey(Card, on_delete=models.PROTECT, related_name="loans")
@@ -82,10 +82,10 @@ class Fine(models.Model):
 
 
 class Review(models.Model):
-    """A generic foreign key: a reference that the database does not know of.
+    """A generic foreign key: a reference without a constraint in the database.
 
-    It reviews a work, an author or a branch. The one foreign key that the database sees leads out of this
-    app, to the content types, which Django keeps in a process-wide cache as well.
+    It reviews a work, an author or a branch. Its only foreign key constraint references a table outside of this app:
+    the content types, which Django also keeps in a process-wide cache.
     """
 
     content_type = models.ForeignKey(ContentType, on_delete=models.CASCADE)

@@ -1,4 +1,4 @@
-"""manage.py loaddemo: fill the demonstration's tables."""
+"""``manage.py loaddemo``: fill the tables of the demonstration app."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Command(BaseCommand):
-    """Adds generated rows and prints how many of each model. Rows that are there already stay."""
+    """Adds generated rows, and prints the number of rows of each model. Existing rows are not changed."""
 
     help = (
         "Add generated rows to the tables of the demonstration app, in one transaction. "
@@ -45,7 +45,7 @@ class Command(BaseCommand):
         )
 
     def handle(self, *, size: int, seed: int, database: str, verbosity: int, **options: Any) -> None:
-        """Run the command: a line for each model as soon as its rows are in, and the sum when all are committed."""
+        """Run the command. Print a line for each model as soon as its rows are inserted, and the sum after the commit."""
         if size < 1:
             raise CommandError(
                 f"Cannot load {size} rows: --size is the number of rows to add. Give at least 1, "
@@ -73,7 +73,7 @@ class Command(BaseCommand):
 
 
 def check_tables(database: str, rows: dict[type[Model], int]) -> None:
-    """Raise CommandError if the demonstration's tables are not all there."""
+    """Raise CommandError if a table of the demonstration app is missing."""
     connection = connections[database]
     missing = {model._meta.db_table for model in rows} - set(connection.introspection.table_names())
     if missing:
