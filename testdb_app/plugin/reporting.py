@@ -1,7 +1,7 @@
-"""Reporting: the leak finder, and the slowest resets.
+"""Reports of a run: the leak finder, and the slowest resets.
 
-One cheap query tells whether anybody has committed at all; only then what was written is compared with the baseline.
-A sequence that has moved is told with rows that were left, and is no leak of its own: each insert moves one, rolled back or not.
+One cheap query shows whether anybody has committed. Only then are the written tables compared with the baseline. Moved
+sequences are listed with leaked rows, and are no leak of their own: each insert moves one, rolled back or not.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _Image = dict[str, tuple[int, int, int]]
 
 
 class LeakFinder:
-    """Looks for rows that were left in the databases of *aliases*, from now on. *fails*: by an error, else by a warning."""
+    """Finds rows that tests and fixtures leave in the databases of *aliases*. With *fails* it raises, else it warns."""
 
     def __init__(self, aliases: list[str], blocker: Any, *, fails: bool) -> None:
         from testdb_app.signals import reset_finished  # noqa: PLC0415 - Django is imported where it is used
@@ -42,13 +42,13 @@ class LeakFinder:
         self._warn_of_unseen()
 
     def stop(self) -> None:
-        """Check no longer."""
+        """Stop checking."""
         from testdb_app.signals import reset_finished  # noqa: PLC0415
 
         reset_finished.disconnect(dispatch_uid=__name__)
 
     def _warn_of_unseen(self) -> None:
-        """Warn, once, of the databases in which rows that are left cannot be seen."""
+        """Warn, once, of the databases in which it cannot find leaks."""
         from testdb_app.database_setup import find_obstacle  # noqa: PLC0415
 
         for alias in self._databases:
@@ -78,11 +78,11 @@ class LeakFinder:
             else:
                 warnings.warn_explicit(LeakWarning(text), LeakWarning, code.co_filename, code.co_firstlineno)
         except LeakWarning:
-            # A filter of the user's makes errors of warnings.
+            # The user's filter turns this warning into an error.
             raise LeakError(text, owner=who) from None
 
     def find_leaks(self) -> list[str]:
-        """Return what was left since the last check, a text for each database."""
+        """Return the leaks since the last check, one text for each database."""
         with self._blocker.unblock():
             return [text for database in self._databases.values() for text in database.find()]
 
@@ -92,39 +92,39 @@ class LeakFinder:
 
 
 class _DatabaseLeaks:
-    """What was left in the database of one alias, and up to which position that was reported."""
+    """The leaks in the database of one alias, and the position up to which they were reported."""
 
     def __init__(self, alias: str) -> None:
         from testdb_app.resetter import Resetter  # noqa: PLC0415
 
         self.alias = alias
-        # Kept, as it reads the schema once.
+        # One resetter, so that the schema is read once.
         self._resetter = Resetter(alias, to="baseline")
         self._position: Position | None = None
         self._was_reset = False
-        # What differed from the baseline at that position.
+        # The differences from the baseline at that position.
         self._image: _Image = {}
-        # The position at which all tables were compared, and the resetter knew the schema.
+        # The position at which all tables were compared, with the schema that the resetter has read.
         self._compared_at: Position | None = None
-        # What was reported of the schema, with which there is nothing to compare rows with.
+        # The reported changes of the schema. Rows cannot be compared after them.
         self._changes: set[str] = set()
-        # What there was, and the position up to which that is known.
+        # The objects of the database, and the position at which they were read.
         self._objects: frozenset[str] | None = None
         self._objects_at: Position | None = None
 
     def note_reset(self) -> None:
-        """Take what was left for gone. The position stays: its counts need not be read again where nothing was written."""
+        """Note that the leaked rows are gone. The position stays, so that its counts need not be read again."""
         self._was_reset, self._image = True, {}
 
     def find(self) -> Iterator[str]:
-        """Tell what was left since the last check."""
+        """Yield the leaks since the last check."""
         from django.db import Error, connections  # noqa: PLC0415
 
         from testdb_app.backends import get_backend  # noqa: PLC0415
 
         connection = connections[self.alias]
         if connection.needs_rollback or connection.closed_in_transaction:
-            return  # the next check will tell
+            return  # the next check reports it
         backend, since = get_backend(connection), self._position
         try:
             position, may_differ = backend.look_for_commits(connection, since)
@@ -137,16 +137,16 @@ class _DatabaseLeaks:
             new = [change for change in error.changes if change not in self._changes]
             self._changes.update(new)
             if new:
-                # What came or went is told already, with what has no rows.
+                # New and removed objects were reported above.
                 altered = [change for change in new if not change.endswith((" is new", " is gone"))]
                 blind = "its rows cannot be compared until a reset, as its schema is another one"
                 yield f"{self._name()}: {', '.join([*altered, blind])}"
         except (TestDBError, Error):
-            return  # it is locked, or broken: the next check will tell
+            return  # a table is locked, or the transaction broken: the next check reports it
         self._position, self._was_reset = position, False
 
     def _compare_objects(self, backend: BaseBackend, position: Position | None) -> str:
-        """Tell which tables, sequences, triggers and the like came or went. Reads them where a catalog may have been written."""
+        """Describe the objects that were created or dropped. Reads them only if a catalog may have been written."""
         from django.db import connections  # noqa: PLC0415
 
         before = self._objects
@@ -161,9 +161,9 @@ class _DatabaseLeaks:
         return ", ".join(text for text, names in told if names)
 
     def _compare_rows(self, backend: BaseBackend, since: Position, position: Position | None) -> Iterator[str]:
-        """Compare with the baseline what was written since the last check; tell what differs, and did not before.
+        """Compare the tables written since the last check with the baseline; yield the new differences.
 
-        All tables are compared unless the counters show which were written.
+        All tables are compared if the counters do not show the written ones.
         """
         before, written = self._image, backend.find_written(since, position)
         if written is not None and backend.is_schema_same(self._compared_at, position):
@@ -205,7 +205,7 @@ def _image(changes: Mapping[QualifiedName, RowChanges]) -> _Image:
 
 @contextmanager
 def _own_connection(alias: str) -> Iterator[None]:
-    """Read from outside of the transactions that are open, over a connection of our own."""
+    """Read over a connection of our own, outside of open transactions."""
     from django.db import connections  # noqa: PLC0415
 
     own = connections[alias]
@@ -221,7 +221,7 @@ def _own_connection(alias: str) -> Iterator[None]:
 
 
 def _listed(names: Iterable[str]) -> str:
-    """List some, tables first: their indexes, sequences and triggers follow from these."""
+    """List the first names, tables before their indexes, sequences and triggers."""
     found = sorted(names, key=lambda name: (not name.startswith("table "), name))
     more = f" and {len(found) - _MOST_OBJECTS} more" if len(found) > _MOST_OBJECTS else ""
     return ", ".join(found[:_MOST_OBJECTS]) + more
@@ -232,21 +232,21 @@ _MOST_TABLES = 3
 
 
 class SlowestResets:
-    """A plugin of its own, registered where the report is asked for: the *most* slowest resets, or all of them with 0."""
+    """Reports the *most* slowest resets of a run, or all with 0. A plugin object that is registered only for the option."""
 
     def __init__(self, most: int) -> None:
         from testdb_app.signals import reset_finished  # noqa: PLC0415 - Django is imported where it is used
 
         self._most = most
-        # Of this process, until a report takes them along.
+        # The resets of this process that no report carries yet.
         self._noted: list[tuple[float, str]] = []
-        # Of all processes: seconds, phase of which test, what was reset.
+        # Of all processes: seconds, the phase and the test, what was reset.
         self._collected: list[tuple[float, str, str]] = []
         reset_finished.connect(self._note, dispatch_uid=__name__)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self) -> Generator[None, Any, Any]:
-        """Have the report of a phase of a test carry the resets of that phase, also from one process to another."""
+        """Attach the resets of a test's phase to its report, which also travels between processes."""
         report = yield
         if self._noted:
             setattr(report, _ATTRIBUTE, [list(each) for each in self._noted])
@@ -254,12 +254,12 @@ class SlowestResets:
         return report
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Collect what the report carries."""
+        """Collect the resets of a report."""
         where = f"{report.when} of {report.nodeid}"
         self._collected += [(seconds, where, what) for seconds, what in getattr(report, _ATTRIBUTE, ())]
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        """Show the slowest."""
+        """Print the slowest resets."""
         slowest = sorted(self._collected, key=lambda each: -each[0])
         shown = slowest[: self._most] if self._most else slowest
         terminalreporter.write_sep("=", f"slowest {len(shown)} of {len(slowest)} resets")
@@ -267,7 +267,7 @@ class SlowestResets:
             terminalreporter.write_line(f"{seconds * 1000:8.2f} ms  {where}: {what}")
 
     def pytest_unconfigure(self) -> None:
-        """Note no more: another run may follow in this process."""
+        """Stop noting resets: another run may follow in this process."""
         from testdb_app.signals import reset_finished  # noqa: PLC0415
 
         reset_finished.disconnect(dispatch_uid=__name__)
@@ -289,6 +289,6 @@ def _describe_report(report: ResetReport) -> str:
 
 
 class LeakWarning(pytest.PytestWarning):
-    """Rows were left where other tests see them, by the test or the fixture that it names."""
+    """A test or a fixture leaked rows into the database."""
 
     __module__ = "testdb_app.pytest_plugin"

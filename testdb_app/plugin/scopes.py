@@ -1,8 +1,8 @@
-"""The open scopes of a run of pytest, as a stack: what was opened last ends first.
+"""The open scopes of a run of pytest, as a stack: the last one that was opened ends first.
 
-Below pytest's own order of fixtures there is that of the database: a savepoint can be rolled back only with all that came
-after it. So where pytest ends a fixture, those above it end first, and where a wide fixture begins, the narrower ones end
-first; pytest makes them again for the next test that asks for them, or for the one that is being set up.
+Fixtures have the order of pytest and that of the database: a savepoint can be rolled back only together with everything
+after it. So before pytest ends a fixture, those above it end. Before a wide fixture begins, the narrower ones end; pytest
+sets them up again for the test that is being set up, or the next one that uses them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Kind(StrEnum):
-    """What an entry of the stack is: one of our scopes, a fixture with rows in one, a class of unittest, a test."""
+    """The kind of an entry: one of our scopes, a fixture with rows, a unittest class, or a test."""
 
     ROLLBACK = "rollback"
     COMMITTED = "committed"
@@ -33,9 +33,9 @@ class Kind(StrEnum):
 
 
 class OpenScope:
-    """One thing that is open. ``transactions`` are rolled back when it ends; ``rank`` is that of its scope.
+    """An open scope, fixture, class or test. ``transactions`` are rolled back when it ends; ``rank`` is that of its scope.
 
-    ``in_commits`` tells of a fixture that its rows are committed.
+    With ``in_commits`` the rows of the fixture are committed.
     """
 
     def __init__(self, kind: Kind, fixturedef: Any, request: Any, *, in_commits: bool = False) -> None:
@@ -46,12 +46,12 @@ class OpenScope:
         self.rank = FUNCTION if kind is Kind.TEST else RANKS[fixturedef.scope]
         self.node = request.node
         self.transactions: list[OuterTransaction] = []
-        # What lets the end of a fixture use the database.
+        # Lets the finalizers of a fixture use the database.
         self.unblocked: AbstractContextManager[Any] = nullcontext()
 
     @property
     def title(self) -> str:
-        """Its text, for the beginning of a sentence."""
+        """Its description, for the beginning of a sentence."""
         return str(self).replace("the", "The", 1)
 
     def __str__(self) -> str:
@@ -63,7 +63,7 @@ class OpenScope:
 
 
 class ScopeStack:
-    """All that is open, the widest first. ``is_setting_up`` tells whether a test is being set up just now."""
+    """Everything that is open, the widest first. ``is_setting_up`` is on while a test is being set up."""
 
     def __init__(self) -> None:
         self.entries: list[OpenScope] = []
@@ -71,21 +71,21 @@ class ScopeStack:
         # Fixtures whose functions run, the outermost first.
         self.in_progress: list[Any] = []
         self._has_dropped = False
-        # Those that the test at hand had already, when they ended.
+        # Fixtures that the present test had already when they were ended.
         self._dropped: list[Any] = []
 
     def push(self, entry: OpenScope) -> None:
-        """Add what has just been opened."""
+        """Add an entry that was just opened."""
         self.entries.append(entry)
 
     def remove(self, entry: OpenScope) -> None:
-        """Take away what has ended, from wherever it is."""
+        """Remove an entry that has ended, wherever it is."""
         if entry in self.entries:
             self.entries.remove(entry)
 
     @property
     def is_quiet(self) -> bool:
-        """Whether nothing is open but a test, perhaps, and nothing has to be made again."""
+        """Whether at most a test is open, and no fixture has to be set up again."""
         return not self._has_dropped and all(entry.kind is Kind.TEST for entry in self.entries)
 
     def of_kind(self, *kinds: Kind) -> list[OpenScope]:
@@ -93,9 +93,9 @@ class ScopeStack:
         return [entry for entry in self.entries if entry.kind in kinds]
 
     def find_obstacle(self, rank: int, fixturedef: Any) -> OpenScope | Any | None:
-        """Return what keeps a fixture of that rank from beginning now: the test that runs, or a narrower fixture that does.
+        """Return what keeps a fixture of that rank from beginning: the test or the narrower fixture that runs.
 
-        They asked for it dynamically: what is open and narrower cannot be ended below them.
+        These have requested it dynamically, so narrower entries cannot be ended below them.
         """
         tests = self.of_kind(Kind.TEST)
         if tests and rank < FUNCTION:
@@ -106,21 +106,21 @@ class ScopeStack:
         return running[0] if running else None
 
     def make_room(self, rank: int) -> None:
-        """End all that is narrower than *rank*, the last first."""
+        """End the entries that are narrower than *rank*, the last first."""
         self.finish(self._narrower(rank))
 
     def finish_above(self, entry: OpenScope) -> None:
-        """End all that was opened after *entry*, the last first."""
+        """End the entries that were opened after *entry*, the last first."""
         if entry in self.entries:
             self.finish(self.entries[self.entries.index(entry) + 1 :])
 
     def finish_from(self, entry: OpenScope) -> None:
-        """End *entry* and all that was opened after it, the last first."""
+        """End *entry* and those opened after it, the last first."""
         if entry in self.entries:
             self.finish(self.entries[self.entries.index(entry) :])
 
     def finish_from_first(self, *kinds: Kind) -> None:
-        """End the widest entry of one of these kinds, and all that was opened after it, the last first."""
+        """End the widest entry of these kinds and those opened after it, the last first."""
         found = self.of_kind(*kinds)
         if found:
             self.finish_from(found[0])
@@ -130,7 +130,7 @@ class ScopeStack:
         return any(entry.fixturedef.argname == name for entry in self.entries)
 
     def finish(self, entries: Iterable[OpenScope]) -> None:
-        """End *entries*, the last first, as pytest ends fixtures. Raises what their ends raised, after all of them."""
+        """End *entries*, the last first, as pytest ends fixtures. Raises their first error after all have ended."""
         errors: list[BaseException] = []
         for entry in reversed(list(entries)):
             if entry in self.entries and entry.fixturedef not in self.in_progress:
@@ -143,12 +143,12 @@ class ScopeStack:
     def _finish(self, entry: OpenScope, errors: list[BaseException]) -> None:
         try:
             entry.fixturedef.finish(entry.request)
-        except BaseException as error:  # noqa: BLE001 - pytest's own outcomes are among them, and others have to end too
+        except BaseException as error:  # noqa: BLE001 - it may be an outcome of pytest, and the others have to end too
             errors.append(error)
         self.remove(entry)
 
     def forget_ended(self, request: Any) -> None:
-        """Have the test that is being set up ask again for the fixtures that were ended while it had them already."""
+        """Have the test that is being set up request again the fixtures that were ended although it had them."""
         item = _pytest_private.item_of(request)
         used = _pytest_private.fixtures_set_up(request)
         for name, fixturedef in list(used.items()):
@@ -159,11 +159,11 @@ class ScopeStack:
                 self._has_dropped = True
         for fixturedef in self._dropped:
             if fixturedef.cached_result is None and fixturedef not in self.in_progress:
-                # pytest registers the end of a fixture with those that it depends on, also where these have just ended.
+                # pytest registers the finalizer of a fixture with those that it depends on, even if these have just ended.
                 _pytest_private.forget_finalizers(fixturedef)
 
     def refill_wide(self, request: Any) -> Exception | None:
-        """Set up again the wide fixtures that the test at hand has lost that way. Returns what went wrong; see the hook."""
+        """Set up again the wide fixtures that the present test has lost. Return the error, if any."""
         if not self._has_dropped:
             return None
         self._has_dropped = False
@@ -178,13 +178,13 @@ class ScopeStack:
         return None
 
     def refill(self, item: Any) -> None:
-        """Set up again whatever it has lost. After its own set-up."""
+        """Set up again every fixture that *item* has lost. Call it after its own set-up."""
         while self._has_dropped:
             self._has_dropped = False
             _pytest_private.fill_fixtures(item)
 
     def end_set_up(self) -> None:
-        """Forget what the test at hand has lost: it has that again, or its set-up has failed."""
+        """Forget the fixtures that the present test has lost: it has them again, or its set-up has failed."""
         self.is_setting_up = self._has_dropped = False
         self._dropped.clear()
 
@@ -193,7 +193,7 @@ class ScopeStack:
 
 
 def refuse(fixturedef: Any, request: Any, error: Exception) -> Generator[None, object, object]:
-    """Have the fixture's own function raise *error*, and pytest forget that: it was this request that was wrong."""
+    """Have the function of the fixture raise *error*, and pytest forget it: only this request was wrong."""
     own = fixturedef.func
     fixturedef.func = _raising(error)
     try:
@@ -206,7 +206,7 @@ def refuse(fixturedef: Any, request: Any, error: Exception) -> Generator[None, o
 
 
 def _raising(error: Exception) -> Callable[..., Any]:
-    """Return a function in place of a fixture's own that raises *error*: a hook around it must not."""
+    """Return a function that raises *error*, in place of the function of a fixture. The hook around it must not raise."""
 
     def refuse(*_: Any, **__: Any) -> Any:
         raise error
@@ -218,15 +218,15 @@ _STACK = pytest.StashKey[ScopeStack]()
 
 
 def stack_of(config: pytest.Config) -> ScopeStack:
-    """Return the stack of the run that *config* is of."""
+    """Return the stack of the run with this *config*."""
     return config.stash.setdefault(_STACK, ScopeStack())
 
 
 def hold_scope(request: Any, blocker: Any) -> Generator[None]:
-    """Hold a scope open: the body of its fixture, whose *request* it is. *blocker* is pytest-django's.
+    """Hold a scope open. This is the body of its fixture, with its *request*; *blocker* is pytest-django's.
 
-    Raises :class:`ScopeError` where it was asked for too late, :class:`ConfigurationError` without the app, and what
-    :meth:`OuterTransaction.open` raises; at its end :class:`SessionBrokenError` if its transaction had ended before.
+    Raises :class:`ScopeError` if it was requested too late, :class:`ConfigurationError` without the app, and what
+    :meth:`OuterTransaction.open` raises. At its end it raises :class:`SessionBrokenError` if its transaction has ended early.
     """
     stack, fixturedef = stack_of(request.config), _pytest_private.definition_of(request)
     rank, name = requests.RANKS[fixturedef.scope], fixturedef.argname
@@ -238,10 +238,10 @@ def hold_scope(request: Any, blocker: Any) -> Generator[None]:
     aliases = _aliases(users)
     entry = OpenScope(Kind.COMMITTED if name in requests.COMMITTED else Kind.ROLLBACK, fixturedef, request)
     if name == "db_package":
-        # pytest takes a plugin's fixture of package scope for one of the session.
+        # pytest treats a package-scoped fixture of a plugin as one of the session.
         entry.node = _pytest_private.item_of(request).getparent(pytest.Package) or request.node
     if entry.kind is Kind.COMMITTED:
-        # Nothing can be committed in what they hold open.
+        # Nothing can be committed inside their transactions.
         stack.finish_from_first(Kind.ROLLBACK)
         stack.forget_ended(request)
         with blocker.unblock():
@@ -260,12 +260,12 @@ def hold_scope(request: Any, blocker: Any) -> Generator[None]:
             _reset(aliases)
         _close_mirrors(aliases)
     if entry.kind is Kind.COMMITTED:
-        # What a wider one has committed is gone, too.
+        # The rows of wider committed scopes were deleted, too.
         stack.finish_from_first(Kind.COMMITTED)
 
 
 def check_in_time(stack: ScopeStack, fixturedef: Any) -> None:
-    """Raise :class:`ScopeError` if a wide fixture begins when something narrower runs, or is open and cannot be ended."""
+    """Raise :class:`ScopeError` if a wide fixture begins inside a narrower one that cannot be ended."""
     obstacle = stack.find_obstacle(requests.RANKS[fixturedef.scope], fixturedef)
     if obstacle is None:
         return
@@ -282,7 +282,7 @@ def check_in_time(stack: ScopeStack, fixturedef: Any) -> None:
 
 
 def open_transactions(entry: OpenScope, aliases: Iterable[str]) -> None:
-    """Open an outer transaction of *entry* for each alias, all or none."""
+    """Open an outer transaction for each alias, all or none, and add it to *entry*."""
     from django.db import connections  # noqa: PLC0415 - Django is imported where it is used
 
     from testdb_app.transactions import OuterTransaction  # noqa: PLC0415
@@ -299,7 +299,7 @@ def open_transactions(entry: OpenScope, aliases: Iterable[str]) -> None:
 
 
 def roll_back(entry: OpenScope) -> None:
-    """Roll back what *entry* holds open. Raises :class:`SessionBrokenError` if some of it had come to an end before."""
+    """Roll back the transactions of *entry*. Raises :class:`SessionBrokenError` if one of them has ended early."""
     transactions, entry.transactions = entry.transactions, []
     faults = [
         f'{fault} (alias "{each.connection.alias}")' for each in reversed(transactions) if (fault := each.roll_back())
@@ -311,7 +311,7 @@ def roll_back(entry: OpenScope) -> None:
 
 
 def _open_wider(stack: ScopeStack, request: Any, rank: int, users: list[pytest.Item]) -> None:
-    """Open the wider scopes that tests of this one will want; ended and made again they would take this one along."""
+    """Open the wider scopes that tests of this one will use. Opened later, they would end this one first."""
     wider = [
         name
         for name, its_rank in requests.ROLLBACK.items()
@@ -324,7 +324,7 @@ def _open_wider(stack: ScopeStack, request: Any, rank: int, users: list[pytest.I
 
 
 def check_hooked(config: pytest.Config, name: str) -> None:
-    """Raise :class:`ScopeError` where no test of the run names one of our fixtures, so that nothing was prepared for *name*."""
+    """Raise :class:`ScopeError` if no test of the run names one of our fixtures: nothing was prepared for *name* then."""
     if not config.pluginmanager.has_plugin(options.HOOKS):
         raise ScopeError(
             f'The fixture "{name}" was asked for by getfixturevalue(), and no test of this run names it, so nothing was prepared '
@@ -343,7 +343,7 @@ def _check_installed(name: str) -> None:
 
 
 def _users(request: Any, name: str) -> list[pytest.Item]:
-    """Return the tests below the scope's node that use it; the one at hand may have asked dynamically."""
+    """Return the tests below the node of the scope that use it. The present one may have requested it dynamically."""
     item = _pytest_private.item_of(request)
     found = [
         each for each in request.session.items if name in requests.names_of(each) and request.node in each.listchain()
