@@ -1,4 +1,4 @@
-"""Test sessions: connections that a test owns, in which everything is undone at the end, with limits and named errors.
+"""Test sessions: connections that a test owns, with time limits and named errors. The end of a session undoes everything.
 
 ::
 

@@ -1,8 +1,8 @@
-"""Opening and ending a session, whatever goes wrong: abandoned and overdue sessions included.
+"""Open and end sessions, including forgotten, abandoned and overdue ones.
 
-A session may be forgotten: nobody has closed it, and nobody can any more. It is reported, and ended as soon as that
-is safe. Python may collect it at any time: at once when its last reference disappears, in another thread, or during a
-statement, when its connection must not be used.
+A session is forgotten if it was never closed and nothing references it any more. It is reported, and ended as soon as
+that is safe. Python may collect it at any time: as soon as its last reference disappears, in another thread, or during a
+statement. During a statement its connection must not be used.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ if TYPE_CHECKING:
 
 
 def open_session(session: OpenSession, pool: SharedPool, *, independent: str | None = None) -> None:
-    """Open *session* on its aliases' own connections, or on a new one to the alias *independent*.
+    """Open *session* on Django's connections for its aliases, or on a new connection to the alias *independent*.
 
-    Raises an error of :mod:`testdb_app.exceptions`, or Django's. Nothing is open then.
+    Raises an error of :mod:`testdb_app.exceptions`, or one of Django's database errors. Then nothing is open.
     """
     sweep()
     try:
@@ -109,7 +109,7 @@ def _open_all(session: OpenSession) -> None:
 
 
 def _watch(session: OpenSession, connection: BaseDatabaseWrapper) -> None:
-    """Put the watch of statements inside those of the outer sessions, and outside of wrappers of the code under test."""
+    """Insert the statement watch inside those of the outer sessions, and outside of the wrappers of the code under test."""
     wrappers = connection.execute_wrappers
     ours = [number for number, each in enumerate(wrappers) if isinstance(each, StatementWatch)]
     wrappers.insert(ours[-1] + 1 if ours else 0, StatementWatch(session))
@@ -119,7 +119,7 @@ _R = TypeVar("_R")
 
 
 class _Errors:
-    """Collects errors, so that all steps run. An interruption is raised before any other error."""
+    """Collects errors, so that all steps run. An interruption takes precedence over any other error."""
 
     def __init__(self) -> None:
         self.found: list[BaseException] = []
@@ -141,9 +141,9 @@ class _Errors:
 
 
 def end_session(session: OpenSession, before: Callable[[], object] | None = None, *, with_inner: bool = False) -> None:
-    """Undo what was done in *session*, and restore its connections. *before* runs first, still in the session.
+    """Undo everything that was done in *session*, and restore its connections. *before* runs first, still in the session.
 
-    With *with_inner*, sessions that were opened inside it are ended first, instead of a refusal.
+    With *with_inner*, the sessions that were opened inside it are ended first, instead of a :class:`SessionNestingError`.
 
     Raises :class:`SessionNestingError`, with nothing undone, if a session inside it is open;
     :class:`SessionLeakError` if something was committed; :class:`SessionBrokenError` if the transaction ended before
@@ -238,7 +238,7 @@ _forgotten: list[OpenSession] = []
 
 
 def forget_session(session: OpenSession) -> None:
-    """Warn that nobody has closed *session*, and end it now or at the next use of its connection that allows it."""
+    """Warn that *session* was never closed. End it now, or at the next use of its connection at which that is safe."""
     if not session.is_open:
         return
     session.when_used = sweep
@@ -256,7 +256,7 @@ def forget_session(session: OpenSession) -> None:
 
 
 def sweep() -> None:
-    """End the forgotten sessions that this thread can end now, the last ones first."""
+    """End the forgotten sessions that this thread can end now, the latest first."""
     for session in reversed(tuple(_forgotten)):
         if not session.thread.is_alive():
             abandon(session)
@@ -276,12 +276,12 @@ def abandon(session: OpenSession) -> None:
     watchdog.forget(session)
     for part in session.parts:
         raw: Any = part.connection.connection
-        # No other thread uses it any more.
+        # The connection belongs to the ended thread, and no other thread uses it any more.
         part.connection.inc_thread_sharing()
         with suppress(Exception):
             raw.close()
         pop(session, part.connection)
-    # Closing also releases what is not the thread's own, such as a place in a pool.
+    # This also releases what is shared between threads, such as a place in a pool.
     with suppress(Exception):
         session.clean_up.close()
 
@@ -309,10 +309,10 @@ logger = logging.getLogger("testdb_app")
 
 
 class Watchdog:
-    """Logs, once, that a session is overdue, and marks it: its next use raises.
+    """Logs each overdue session once, and marks it so that its next use raises an error.
 
-    The daemon thread starts with the first session that has a limit. Sessions that end in time never wake it. Only a
-    session with an earlier deadline than the present one does.
+    The daemon thread starts with the first session that has a limit. A session that ends in time never wakes it. Only a
+    session with an earlier deadline than the present one wakes it.
     """
 
     def __init__(self) -> None:
@@ -349,7 +349,7 @@ class Watchdog:
                 logger.warning("%s", session.describe_overdue())
 
     def _wait(self) -> list[OpenSession]:
-        """Sleep until a session is due or the next deadline has changed; return the sessions that are due."""
+        """Sleep until a session is overdue or the next deadline has changed. Return the overdue sessions."""
         with self._changed:
             self._wakes_at = min(self._due.values(), default=math.inf)
             left = self._wakes_at - time.monotonic()

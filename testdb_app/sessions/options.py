@@ -1,4 +1,4 @@
-"""The options of a session factory, checked: durations, limits, pools."""
+"""Check the options of a session factory: durations, limits and pools."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
 ISOLATIONS = ("rollback", "reset")
-"""How a session is undone: one transaction that is rolled back, or real commits and a reset at the end."""
+"""How a session is undone: by the rollback of its one transaction, or, after real commits, by a reset."""
 
 ALL = "__all__"
 """Every alias, as in Django's ``TestCase.databases``."""
@@ -26,10 +26,10 @@ ALL = "__all__"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionOptions:
-    """The checked options of :class:`testdb_app.sessions.TestSessionFactory`. Made by :func:`check_session_options`.
+    """The checked options of :class:`testdb_app.sessions.TestSessionFactory`. :func:`check_session_options` makes them.
 
-    ``limits`` are milliseconds by PostgreSQL's names. ``connect_timeout`` is in whole seconds, ``ownership_timeout``
-    in seconds.
+    ``limits`` maps PostgreSQL's setting names to milliseconds. ``connect_timeout`` is in whole seconds,
+    ``ownership_timeout`` in seconds.
     """
 
     databases: tuple[str, ...] | str
@@ -60,7 +60,7 @@ def check_session_options(
     allow_database: str | Iterable[str] = (),
     around: Callable[[], AbstractContextManager[object]] | None = None,
 ) -> SessionOptions:
-    """Check the options. Raises :class:`ConfigurationError` with the invalid one and its valid values."""
+    """Check the options, and return them. Raises :class:`ConfigurationError` with the invalid option and its valid values."""
     if isolation not in ISOLATIONS:
         raise ConfigurationError(f"isolation must be one of {', '.join(ISOLATIONS)}, not {isolation!r}.")
     limits = {
@@ -95,8 +95,8 @@ def _check_names(name: str, given: str | Iterable[str], *, may_be_empty: bool = 
 def check_pool_options(pool: Mapping[str, Any] | bool | None) -> Mapping[str, Any] | None:
     """Return the options of a pool as Django's ``OPTIONS["pool"]`` accepts them, or None for no pool.
 
-    Raises :class:`ConfigurationError` for options that psycopg_pool refuses, that no connection could be got with, or that
-    make no pool.
+    Raises :class:`ConfigurationError` for options that psycopg_pool refuses, that make no pool, or with which no
+    connection can be obtained.
     """
     if pool is None or pool is False:
         return None
@@ -113,14 +113,14 @@ def check_pool_options(pool: Mapping[str, Any] | bool | None) -> Mapping[str, An
     except ImportError as error:
         raise ConfigurationError('pool needs psycopg_pool: pip install "psycopg[pool]".') from error
     try:
-        # As Django makes it. It is not opened, so that it connects to nothing.
+        # Django makes it in the same way. It is not opened, so that it connects to nothing.
         ConnectionPool("", kwargs=None, open=False, configure=None, check=None, **options)
     except (TypeError, ValueError) as error:
         raise ConfigurationError(
             f"pool: psycopg_pool does not accept {dict(options)!r}: {error}. See its ConnectionPool for the options; "
             "min_size is 4 unless it is given, and Django sets conninfo, kwargs, open, configure and check itself."
         ) from error
-    # The pool does not check it. None waits forever, and with 0 no connection is ever made in time.
+    # The pool does not check its timeout. None waits forever, and with 0 no connection is ever made in time.
     timeout = options.get("timeout", 30.0)
     if not isinstance(timeout, int | float) or isinstance(timeout, bool) or timeout <= 0:
         raise ConfigurationError(f"pool: timeout must be a number of seconds above 0, not {timeout!r}.")
@@ -128,7 +128,7 @@ def check_pool_options(pool: Mapping[str, Any] | bool | None) -> Mapping[str, An
 
 
 def check_may_pool(connection: BaseDatabaseWrapper) -> None:
-    """Raise an error if a pool over the settings of *connection* would hang, or would not be used."""
+    """Raise an error if a pool with the settings of *connection* hangs, or is never used."""
     options = connection.settings_dict["OPTIONS"]
     if connection.vendor != "postgresql":
         raise UnsupportedError(
@@ -148,15 +148,16 @@ def check_may_pool(connection: BaseDatabaseWrapper) -> None:
 
 
 Duration = int | float | timedelta | str
-"""Seconds, a timedelta, or a number with a unit of PostgreSQL: "500ms", "30s", "5min", "1h", "1d"."""
+"""Seconds, a timedelta, or a number with one of PostgreSQL's units: "500ms", "30s", "5min", "1h", "1d"."""
 
-# Parsed here, although PostgreSQL would: libpq, SQLite and the threads that wait take numbers, errors compare a limit with the
-# time that has passed, and a text without a meaning is refused before anything connects. A test has the server parse them too.
-# https://www.postgresql.org/docs/current/config-setting.html#CONFIG-SETTING-NAMES-VALUES; they are case-sensitive there.
+# PostgreSQL can parse durations, but they are parsed here for three reasons. libpq, SQLite and waiting threads need numbers.
+# Errors compare a limit with the elapsed time. An invalid text is refused before anything connects. A test compares the results
+# with the server's. Units are case-sensitive:
+# https://www.postgresql.org/docs/current/config-setting.html#CONFIG-SETTING-NAMES-VALUES
 _UNITS = {"us": 0.001, "ms": 1, "s": 1_000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
 _TEXT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]+)\s*")
 _MOST = 2**31 - 1
-"""Milliseconds, the server's maximum: some 24 days."""
+"""The server's maximum in milliseconds, about 24 days."""
 
 
 def parse_duration(name: str, value: Duration | None) -> int | None:

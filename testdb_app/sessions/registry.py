@@ -1,4 +1,4 @@
-"""The registry of open sessions, in the order in which they were opened on a connection; and their errors."""
+"""The registry of open sessions, by connection and in the order of opening, and the errors of sessions."""
 
 from __future__ import annotations
 
@@ -23,27 +23,28 @@ _changing = threading.Lock()
 
 
 class Part(Protocol):
-    """What a session does to one of its connections."""
+    """The isolation of one connection of a session."""
 
     connection: BaseDatabaseWrapper
 
     def open(self) -> None:
-        """Begin. Nothing is open if it raises."""
+        """Begin the isolation. If this raises, nothing is open."""
         ...
 
     def close(self) -> TransactionFault | None:
-        """End, and return the fault that occurred meanwhile. Raises if it could not be undone."""
+        """Undo the changes, and return the fault that occurred meanwhile. Raises an error if they cannot be undone."""
         ...
 
 
 class OpenSession:
-    """The internal state of a session. It holds no reference to the user's session, which may be forgotten.
+    """The internal state of a session. It has only a weak reference to the user's session, which may be forgotten.
 
     - ``owner``: the session in messages; ``opened_at``: file and line.
-    - ``parts``: its connections, in the order of opening.
-    - ``aliases``, ``collected``, ``stacks``: for each connection, its names in the session, the numbers of callbacks
-      and savepoints at the opening, and the sessions that are open there.
-    - ``clean_up``: what runs after the parts are closed; ``handle``: the user's session.
+    - ``parts``: the isolation of each connection, in the order of opening.
+    - ``aliases``: the names of each connection in the session.
+    - ``collected``: the numbers of callbacks and savepoints on each connection at the opening.
+    - ``stacks``: the open sessions on each connection.
+    - ``clean_up``: the callbacks to run after the parts are closed; ``handle``: the weak reference.
     """
 
     def __init__(self, name: str | None, opened_at: str, options: SessionOptions) -> None:
@@ -70,7 +71,7 @@ class OpenSession:
         return f"{self.owner} ({self.thread.name}{where}, {seconds:.1f} s ago)"
 
     def check_usable(self) -> None:
-        """Raise :class:`SessionClosedError` or :class:`OwnershipTimeoutError` if the session may not be used any more."""
+        """Raise :class:`SessionClosedError` or :class:`OwnershipTimeoutError` if the session is closed or overdue."""
         if not self.is_open:
             raise SessionClosedError(
                 f"{self.owner} is not open. Use it inside its with block, or between open() and close().",
@@ -86,7 +87,7 @@ class OpenSession:
             )
 
     def check_thread(self) -> None:
-        """Raise :class:`TestSessionError` in any other thread than the one that opened it."""
+        """Raise :class:`TestSessionError` in each thread except the one that opened the session."""
         me = threading.current_thread()
         if me is not self.thread:
             raise TestSessionError(
@@ -95,7 +96,7 @@ class OpenSession:
             )
 
     def describe_overdue(self) -> str:
-        """Return a text that it has been open for too long, and what to do."""
+        """Return a message that the session has been open for too long, and how to fix that."""
         return (
             f"{self.owner}, opened at {self.opened_at} by the thread {self.thread.name}, is still open after "
             f"{self.options.ownership_timeout:g} s, which is its ownership_timeout. Close it (with, enterContext or close()), "
@@ -112,7 +113,7 @@ def push(session: OpenSession, connection: BaseDatabaseWrapper) -> None:
 
 
 def pop(session: OpenSession, connection: BaseDatabaseWrapper) -> None:
-    """Record that it is closed there."""
+    """Record that *session* is closed on *connection*."""
     with _changing:
         stack = session.stacks.pop(connection)
         stack.remove(session)
@@ -127,7 +128,7 @@ def sessions_on(connection: BaseDatabaseWrapper) -> tuple[OpenSession, ...]:
 
 
 def open_sessions() -> list[OpenSession]:
-    """Return all sessions of this process that are open, in every thread, the oldest first."""
+    """Return all open sessions of this process, in every thread, the oldest first."""
     with _changing:
         found = [each for each in _all if each.is_open]
     return sorted(found, key=lambda each: each.since)
@@ -152,7 +153,7 @@ def check_is_last(session: OpenSession) -> None:
 
 
 def find_session_of(pid: Any) -> OpenSession | None:
-    """Return the session of this process whose connection is the server's process *pid*."""
+    """Return the session of this process whose connection has the server process *pid*; None if there is none."""
     for each in open_sessions():
         for part in each.parts:
             raw = part.connection.connection
@@ -169,10 +170,10 @@ def _combine(ours: Any, theirs: Any) -> Any:
         return _made[ours, theirs]
 
     def reduce(self: TestSessionError) -> tuple[Any, ...]:
-        # Pickle does not find a class that is made at run time: the receiver makes it again.
+        # Pickle cannot import a class that is made at run time, so the receiver makes it again.
         return _rebuild, (ours, theirs, self.message), self.__dict__
 
-    # With this module's name, so that it is not mistaken for the plain class.
+    # The class gets the name of this module, so that it cannot be confused with the plain class.
     made = type(
         ours.__name__,
         (ours, theirs),
@@ -187,10 +188,10 @@ def _rebuild(ours: type[TestSessionError], theirs: type[BaseException], message:
 
 
 def make_error(ours: type[TestSessionError], error: BaseException, message: str, **details: Any) -> TestSessionError:
-    """Return an error of the class *ours* that is also an instance of Django's *error*, with the cause of *error*.
+    """Return an error of the class *ours* that is also an instance of the class of Django's *error*, with its cause.
 
-    So ``except OperationalError`` in the code under test works as it does without a session, and ``error.__cause__``
-    is still the driver's error.
+    So ``except OperationalError`` in the code under test works as it does without a session. ``error.__cause__`` is
+    still the driver's error.
     """
     made: TestSessionError = _combine(ours, type(error))(message, **details)
     made.__cause__ = error.__cause__ or error

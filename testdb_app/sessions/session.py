@@ -1,4 +1,4 @@
-"""Test sessions: :class:`TestSessionFactory` makes them, :class:`TestSession` is one, and all in it is undone at its end."""
+"""Make test sessions (:class:`TestSessionFactory`) and use them (:class:`TestSession`). The end of a session undoes all of it."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ if TYPE_CHECKING:
 
 
 class TestSessionFactory:
-    """Makes sessions: owned connections, a rollback or a reset at the end, limits, and named clean-up.
+    """Makes test sessions. A session owns its connections, has time limits, and ends with a rollback or a reset.
 
     Parameters:
 
-    - *databases*: the aliases that a session opens, all or none; ``"__all__"`` for every one.
-    - *isolation*: ``"rollback"``, one transaction that is undone at the end, or ``"reset"``, real commits and a reset
-      of the database to its baseline at the end.
-    - *statement_timeout*, *lock_timeout*, *idle_in_transaction_timeout*: the server's limits, for the session alone.
-    - *connect_timeout*: for connections that the session makes.
+    - *databases*: the aliases that a session opens, all or none; ``"__all__"`` for every alias.
+    - *isolation*: ``"rollback"`` runs the session in one transaction and rolls it back at the end. ``"reset"`` permits
+      real commits and resets the database to its baseline at the end.
+    - *statement_timeout*, *lock_timeout*, *idle_in_transaction_timeout*: the server's limits, only for the session.
+    - *connect_timeout*: the limit for connections that the session makes.
     - *ownership_timeout*: how long the session may be open.
-    - *pool*: options of psycopg_pool, as Django's ``OPTIONS["pool"]`` accepts them, for the connections of
-      :meth:`independent` sessions. :meth:`close` closes the pool.
-    - *allow_database*: names of databases that may be written to although nothing marks them as test databases.
-    - *around*: a function that returns a context manager, entered before a session is opened and left after it is
-      closed.
+    - *pool*: options of psycopg_pool for the connections of :meth:`independent` sessions, as Django's
+      ``OPTIONS["pool"]`` accepts them. :meth:`close` closes the pool.
+    - *allow_database*: names of databases that a session may write to although nothing marks them as test databases.
+    - *around*: a function that returns a context manager. The session enters it before it opens, and leaves it after it
+      has closed.
 
     Each timeout is a number of seconds, a ``timedelta``, a text with a unit ("500ms", "30s", "5min"), or None for no
     limit.
@@ -90,9 +90,9 @@ class TestSessionFactory:
     @overload
     def __call__(self, name: str | None = None, *, opened_at: str | None = None) -> TestSession: ...
     def __call__(self, name: Any = None, *, opened_at: str | None = None) -> Any:
-        """Make a session, which ``with``, ``open()`` or ``enterContext()`` opens; or decorate a function with one.
+        """Make a session, or decorate a function with one. ``with``, ``open()`` or ``enterContext()`` opens a session.
 
-        *name* is the session's name in messages. *opened_at* replaces the line that opens it there.
+        *name* is the session's name in messages. Messages show *opened_at* instead of the line that opens the session.
         """
         if callable(name):
             return TestSession(self.options, SharedPool(), name=None)(name)
@@ -101,20 +101,20 @@ class TestSessionFactory:
     def independent(
         self, name: str | None = None, *, using: str | None = None, opened_at: str | None = None
     ) -> TestSession:
-        """Make a session on a second connection to the database of *using*, by default the first of ``databases``.
+        """Make a session on a second connection to the database of the alias *using*; by default the first alias.
 
-        The ORM uses it with ``.using(session.alias)``, in the thread that opened it.
+        Use it in the ORM with ``.using(session.alias)``, in the thread that opened it.
         """
         alias = self.options.aliases[0] if using is None else using
         pool = self._pools.setdefault(alias, SharedPool())
         return TestSession(self.options, pool, name=name, independent=alias, opened_at=opened_at)
 
     def replace(self, **changes: Any) -> TestSessionFactory:
-        """Return another factory, with some options changed and a pool of its own."""
+        """Return another factory with some options changed. It has its own pool."""
         return type(self)(**{**self._given, **changes})
 
     def close(self) -> None:
-        """Close the pools. Open sessions close their connections at their end. The factory can make sessions again."""
+        """Close the pools. Open sessions close their connections at their end. The factory stays usable."""
         _close_pools(self._pools)
 
     def __enter__(self) -> Self:
@@ -137,9 +137,9 @@ _M = TypeVar("_M", bound="Model")
 
 
 class SessionData:
-    """The methods of a session that deal with rows. *using* is an alias of the session; None means its first.
+    """The methods of a session for rows. *using* is an alias of the session; None means its first alias.
 
-    The session's rollback or reset undoes what was set up. Callbacks of :meth:`on_teardown` run before that.
+    The session's rollback or reset undoes these rows. Callbacks of :meth:`on_teardown` run before that.
     """
 
     options: SessionOptions
@@ -151,7 +151,7 @@ class SessionData:
         raise NotImplementedError
 
     def ledger(self, using: str | None = None) -> DataLedger:
-        """Return the ledger of one of the session's databases: it has what was set up there."""
+        """Return the ledger of one of the session's databases. It lists the rows and callbacks registered there."""
         alias = self._connection(using).alias
         if alias not in self._ledgers:
             self._ledgers[alias] = DataLedger(alias, allow_database=self.options.allow_database)
@@ -163,7 +163,7 @@ class SessionData:
         return self.ledger().values
 
     def setup(self, build: Callable[_P, _R], /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
-        """Call *build*, and register what it makes; see :meth:`testdb_app.data.DataLedger.setup`."""
+        """Call *build*, and register the rows that it makes; see :meth:`testdb_app.data.DataLedger.setup`."""
         return self.ledger().setup(build, *args, **kwargs)
 
     def register(self, *instances: Model) -> None:
@@ -179,7 +179,7 @@ class SessionData:
         return self.ledger(using).bulk(model, rows)
 
     def make(self, model: type[_M], /, **given: Any) -> _M:
-        """Make a row, and the rows that it needs; see :func:`testdb_app.data.make`."""
+        """Make a row, and the rows that it references; see :func:`testdb_app.data.make`."""
         return self.ledger().make(model, **given)
 
     def seed(self, name: str, /, *, using: str | None = None) -> Any:
@@ -187,7 +187,7 @@ class SessionData:
         return self.ledger(using).seed(name)
 
     def on_teardown(self, function: Callable[_P, _R], /, *args: _P.args, **kwargs: _P.kwargs) -> Callable[_P, _R]:
-        """Call *function* at the end of the session, before it is undone; the last registered runs first."""
+        """Register *function*, which the end of the session calls before it undoes anything. The last one runs first."""
         return self.ledger().on_teardown(function, *args, **kwargs)
 
     def verify_clean(self, using: str | None = None, **options: Any) -> None:
@@ -195,7 +195,7 @@ class SessionData:
         assert_clean(self._connection(using).alias, **options)
 
     def verify_constraints(self, using: str | None = None, **options: Any) -> None:
-        """Assert what a commit would check, deferred keys too; see :func:`testdb_app.data.assert_constraints`."""
+        """Assert the constraints that a commit checks, deferred ones too; see :func:`testdb_app.data.assert_constraints`."""
         assert_constraints(self._connection(using).alias, **options)
 
     def verify(self, assertion: Callable[..., object], /, *args: Any, using: str | None = None, **options: Any) -> None:
@@ -230,10 +230,10 @@ R = TypeVar("R")
 
 
 class TestSession(SessionData):
-    """A session made by :class:`testdb_app.sessions.TestSessionFactory`. Use it only in the thread that opened it.
+    """A test session, made by :class:`testdb_app.sessions.TestSessionFactory`. Use it only in the thread that opened it.
 
-    It is a context manager, also for ``enterContext()``. As a decorator it opens a new session around each call. You
-    can also call ``open()`` and ``close()``. It can be opened again after its end.
+    It is a context manager, also for ``enterContext()``. As a decorator it opens a new session for each call. You can
+    also call ``open()`` and ``close()``. You can open it again after its end.
     """
 
     __test__ = False
@@ -268,7 +268,9 @@ class TestSession(SessionData):
 
     @async_unsafe("You cannot open a test session in an event loop: open it in the thread that the queries run in.")
     def open(self) -> Self:
-        """Open it on all of its databases or none, and return it. One round trip for each, if the connection exists.
+        """Open the session on all of its databases or none, and return it.
+
+        It costs one round trip for each database, if the connection exists.
 
         Raises :class:`UnsafeSessionError` if the guard refuses a database, :class:`SessionNestingError`,
         :class:`SessionBrokenError` inside a transaction that has failed, :class:`PoolTimeoutError`,
@@ -287,11 +289,11 @@ class TestSession(SessionData):
         return self
 
     def close(self) -> None:
-        """Undo what was done in it, and release its connections. Idempotent.
+        """Undo everything that was done in the session, and release its connections. Idempotent.
 
         Raises :class:`SessionNestingError`, with nothing undone, if a session inside it is open;
-        :class:`SessionLeakError` if something was committed; :class:`SessionBrokenError` if the transaction had ended
-        before.
+        :class:`SessionLeakError` if something was committed; :class:`SessionBrokenError` if the transaction had
+        already ended.
         """
         self._close(with_inner=False)
 
@@ -312,7 +314,7 @@ class TestSession(SessionData):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
-            # After an error nothing else would close the sessions inside.
+            # After an error nothing else closes the sessions inside.
             self._close(with_inner=error is not None)
         except Exception as of_closing:
             if error is None:
@@ -320,13 +322,13 @@ class TestSession(SessionData):
             error.add_note(f"While its session was closed: {type(of_closing).__name__}: {of_closing}")
 
     def __del__(self) -> None:
-        # At the end of the process the server undoes it.
+        # At the end of the process the server rolls the session back.
         session = getattr(self, "_session", None)
         if session is not None and session.is_open and not sys.is_finalizing():
             forget_session(session)
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
-        """Decorate a function: each call has a session of its own, which :func:`current_session` returns."""
+        """Decorate a function. Each call has its own session, which :func:`current_session` returns."""
 
         def make() -> AbstractContextManager[object]:
             return type(self)(
@@ -342,12 +344,12 @@ class TestSession(SessionData):
 
     @property
     def alias(self) -> str:
-        """The alias for ``.using()``: that of its only database, or of its first."""
+        """The alias for ``.using()``: the one of the session's only or first database."""
         return self.connection.alias
 
     @property
     def connection(self) -> BaseDatabaseWrapper:
-        """Django's connection of its only database, or of its first."""
+        """Django's connection to the session's only or first database."""
         return self._checked.parts[0].connection
 
     @property
@@ -377,7 +379,7 @@ class TestSession(SessionData):
 
     @contextmanager
     def savepoint(self) -> Iterator[None]:
-        """Undo only the block if it raises: an ``atomic()`` on each of the session's databases."""
+        """Roll back only the block if it raises. This is an ``atomic()`` on each of the session's databases."""
         parts, marks = self._checked.parts, self._marks()
         try:
             with ExitStack() as stack:
@@ -391,9 +393,9 @@ class TestSession(SessionData):
     def run_on_commit(self, using: str | None = None) -> list[Callable[[], Any]]:
         """Run the callbacks of ``on_commit()`` collected so far, and those that they register. Return them in order.
 
-        Errors are handled as in a commit: a robust callback that raises is logged; after an error of another the rest
-        does not run. Callbacks of an open ``atomic()`` block wait for its end. With isolation="reset" commits run the
-        callbacks, and there are none.
+        Errors are handled as in a commit. The error of a robust callback is logged. After the error of another callback
+        the rest does not run. Callbacks of an open ``atomic()`` block wait for its end. With isolation="reset" there are
+        no callbacks here, because commits run them.
         """
         session, connection = self._checked, self._connection(using)
         callbacks, savepoints = session.collected[connection]
@@ -403,10 +405,10 @@ class TestSession(SessionData):
     def allow(self, borrower: Recipient = None, *, timeout: Duration = DEFAULT_TIMEOUT) -> Iterator[None]:
         """Share the session's connections with a thread, the jobs of an executor, or every other thread, for the block.
 
-        There ``connections[alias]`` is the session's transaction, for one thread at a time: for a whole ``atomic()``
-        block, or for one statement outside of one. *timeout* limits the wait for a turn; :class:`LendingTimeoutError`
-        follows. A thread that goes on after the block gets a :class:`SessionClosedError`. With isolation="reset"
-        sharing is not needed: threads see what is committed.
+        In these threads ``connections[alias]`` uses the session's transaction. One thread uses it at a time: for a whole
+        ``atomic()`` block, or for a single statement outside of such a block. *timeout* limits the wait for a turn;
+        after it the thread gets a :class:`LendingTimeoutError`. A thread that uses the connection after the block gets a
+        :class:`SessionClosedError`. With isolation="reset" sharing is not needed, because threads see committed rows.
         """
         session = self._checked
         seconds = (parse_duration("timeout", timeout) or 0) / 1_000
@@ -439,9 +441,9 @@ _Entry = tuple[set[str], Callable[[], Any], bool]
 def run_callbacks(connection: BaseDatabaseWrapper, *, outside_of: int, after: int) -> list[Callable[[], Any]]:
     """Run the callbacks registered in a session, and those that they register, in order. Return those that ran.
 
-    *after* is the number of callbacks when the session was opened, *outside_of* the number of open savepoints then.
-    Callbacks of an open ``atomic()`` block wait for its end. A robust one that raises is logged. The error of another
-    is raised, and the later ones do not run, as in a commit.
+    *after* is the number of callbacks when the session was opened, and *outside_of* the number of open savepoints then.
+    Callbacks of an open ``atomic()`` block wait for its end. The error of a robust callback is logged. The error of
+    another callback is raised, and the later callbacks do not run, as in a commit.
     """
     ran: list[Callable[[], Any]] = []
     while due := _take_due(connection, outside_of, after):
@@ -468,9 +470,9 @@ def _take_due(connection: BaseDatabaseWrapper, outside_of: int, after: int) -> l
 
 
 def decorate(function: Callable[P, R], make: Callable[[], AbstractContextManager[object]]) -> Callable[P, R]:
-    """Return *function*, with what *make* returns entered around each call.
+    """Return *function*, wrapped so that each call runs inside the context manager that *make* returns.
 
-    Raises :class:`ConfigurationError` for functions whose body does not run while they are called.
+    Raises :class:`ConfigurationError` for async functions and generators, because their body runs after the call.
     """
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         raise ConfigurationError(

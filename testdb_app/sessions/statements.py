@@ -1,4 +1,4 @@
-"""Watches the statements of a session: an error tells which of its limits was reached, or which statement has broken it."""
+"""Watch the statements of a session. Errors name the limit that was exceeded, or the statement that broke the session."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ if TYPE_CHECKING:
     from testdb_app.sessions.registry import OpenSession
 
 _ASKING_TIMEOUT = 5
-"""Seconds to connect to the server in order to query who holds a lock."""
+"""Seconds to connect to the server for the query that finds the holders of a lock."""
 _SHARE = 0.9
-"""Clocks differ: this share of a limit counts as all of it. An earlier error comes from NOWAIT or a cancel, not from the limit.
+"""This share of a limit counts as the whole limit, because clocks differ. An earlier error comes from NOWAIT or a cancel.
 """
 
 
 class StatementWatch:
-    """An execute wrapper of Django's connection, for one session."""
+    """An execute wrapper for a Django connection, which watches the statements of one session."""
 
     def __init__(self, session: OpenSession) -> None:
         self.session = session
         self.culprit = ""
 
     def __call__(self, execute: Callable[..., Any], sql: str, params: Any, many: bool, context: Any) -> Any:
-        """Run a statement. An error is raised as what it means to the session, chained to the driver's error."""
+        """Run a statement. A database error that concerns the session becomes the session's error, chained to the driver's."""
         if self.session.when_used is not None:
-            # A forgotten session, and a later statement, unless that ends a block inside the session.
+            # The session is forgotten. A statement ends it if that is safe, unless it ends a block inside the session.
             if not str(sql).startswith(("SAVEPOINT", "RELEASE", "ROLLBACK")):
                 self.session.when_used()
             return execute(sql, params, many, context)
@@ -97,7 +97,7 @@ class StatementWatch:
         return None
 
     def _waited_for_lock(self, connection: BaseDatabaseWrapper, elapsed: float) -> bool:
-        # SQLite always waits, and only for the one lock that it has.
+        # SQLite has only one lock, and always waits for it.
         least = self.session.options.limits.get("lock_timeout")
         return connection.vendor == "sqlite" if least is None else elapsed >= _SHARE * least
 
@@ -140,7 +140,7 @@ def _describe(blocker: Blocker) -> str:
 
 
 def _find_blockers(connection: BaseDatabaseWrapper, sql: str, error: BaseException) -> list[Blocker]:
-    """Query over a new connection, because the failed one accepts no query. Returns only what could be queried."""
+    """Query the holders of the lock over a new connection, because the failed one accepts no query. Empty if that fails."""
     if connection.vendor != "postgresql":
         return []
     pid = getattr(getattr(connection.connection, "info", None), "backend_pid", None)
