@@ -1,4 +1,4 @@
-"""Capture and drop the baseline: the state that resets restore, kept inside the test database itself."""
+"""Capture and drop the baseline, the state that resets restore. It is kept inside the test database."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def capture_baseline(
     lock_timeout: float | None = None,
     state: str = BASELINE,
 ) -> Baseline:
-    """Keep the rows of every table and the state of every sequence, once, after the migrations.
+    """Capture the rows of every table and the state of every sequence. Call it once, after the migrations.
 
-    An existing baseline is returned unchanged. So a database that is kept between runs still goes back to its clean
-    state after a run was killed.
+    An existing baseline is returned unchanged. So a reset restores the clean state of a database that is kept between
+    runs, even after a run was killed.
 
     Parameters:
 
@@ -43,11 +43,11 @@ def capture_baseline(
     - *exclude*: labels and patterns of tables that no reset to this baseline touches, besides ``TESTDB["EXCLUDE"]``.
     - *replace*: whether to replace an existing baseline with the present state.
     - *allow_database* and *lock_timeout* (seconds): as for :class:`~testdb_app.resetter.Resetter`.
-    - *state*: which kept state to capture, the baseline or the one of :mod:`testdb_app.teardown`.
+    - *state*: the kept state to capture: the baseline, or the one of :mod:`testdb_app.teardown`.
 
     Raises :class:`BaselineError` if the existing baseline belongs to another schema, the guard's
-    :class:`UnsafeDatabaseError`, and other errors of :mod:`testdb_app.exceptions`. With any error nothing was changed.
-    Cost: a copy of every row; writers wait meanwhile. The role needs CREATE on the database.
+    :class:`UnsafeDatabaseError`, and other errors of :mod:`testdb_app.exceptions`. After any error nothing has changed.
+    Cost: a copy of every row; writers wait meanwhile. The role needs the CREATE privilege on the database.
     """
     options = check_options(
         using=using,
@@ -98,7 +98,7 @@ def _capture(connection: BaseDatabaseWrapper, options: ResetOptions, *, replace:
 
 
 def drop_baseline(using: str = DEFAULT_DB_ALIAS, *, allow_database: str | Iterable[str] = ()) -> None:
-    """Drop the baseline and the other kept states of the alias *using*. Without any, nothing happens.
+    """Drop the baseline and the other kept states of the alias *using*. If there are none, nothing happens.
 
     Raises the guard's :class:`UnsafeDatabaseError`, as a reset does.
     """

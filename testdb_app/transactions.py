@@ -1,11 +1,11 @@
-"""The outer transaction of sessions and scopes, which is rolled back at the end, and the faults that may break it.
+"""Open and roll back the outer transaction of sessions and scopes, and detect the faults that break it.
 
-The outer transaction is Django's own ``atomic()``, entered and left by hand, and marked as ``TestCase`` marks its
-own. Inside it ``atomic()`` is a savepoint, ``durable=True`` is allowed, and callbacks of ``on_commit()`` are
-collected. Inside another ``atomic()`` it is itself a savepoint. Outer transactions end last in, first out.
+The outer transaction is Django's ``atomic()``, entered and left by hand, and marked like the one of ``TestCase``. Inside
+it ``atomic()`` is a savepoint, ``durable=True`` is allowed, and callbacks of ``on_commit()`` are collected. Inside
+another ``atomic()`` it is itself a savepoint. The outer transaction that was opened last ends first.
 
-A fault is detected and described with its cause: the connection was closed, the server ended the session, SQL
-committed, a statement failed without a rollback, or a row refers to a missing row.
+A fault is described with its cause: the connection was closed, the server ended the session, SQL committed, a statement
+failed without a rollback, or a row references a missing row.
 """
 
 from __future__ import annotations
@@ -38,10 +38,11 @@ _MOST_ATTEMPTS = 10
 
 
 class OuterTransaction:
-    """One transaction, or savepoint, on *connection*, that *owner* (a text for messages) holds open and rolls back.
+    """A transaction or savepoint on *connection*, which is open until it is rolled back. Not thread-safe.
 
-    *allow* names databases that may be written to although nothing marks them as test databases. *limits* are
-    timeouts that end with it, as :meth:`testdb_app.backends.base.BaseBackend.begin` accepts them. Not thread-safe.
+    *owner* is a text for messages. *allow* names databases that may be written to although nothing marks them as test
+    databases. *limits* are timeouts in milliseconds, which end with the transaction; see
+    :meth:`testdb_app.backends.base.BaseBackend.begin`.
     """
 
     def __init__(
@@ -78,11 +79,12 @@ class OuterTransaction:
         return self.connection.atomic_blocks[-1:] == [self._atomic]
 
     def open(self) -> None:
-        """Begin. One round trip; one more if the guard has not checked the session, or for limits inside another one.
+        """Begin the transaction or savepoint. A connection that the server has ended meanwhile is replaced.
 
-        A connection that the server has ended meanwhile is replaced. Raises the guard's :class:`UnsafeDatabaseError`,
+        It costs one round trip. It costs one more if the guard has not checked the connection's session, or if there
+        are limits inside another transaction. Raises the guard's :class:`UnsafeDatabaseError`,
         :class:`TransactionStateError` for a connection with autocommit off, :class:`SessionBrokenError` inside a
-        transaction that has failed, and Django's database errors. Nothing is open then.
+        transaction that has failed, and Django's database errors. Then nothing is open.
         """
         connection = self.connection
         if connection.in_atomic_block:
@@ -102,7 +104,7 @@ class OuterTransaction:
                 if attempt == _MOST_ATTEMPTS or not is_lost(self.connection):
                     raise
                 self.connection.close()
-                # A new connection that is lost at once would be lost the next time, too.
+                # If a new connection is lost at once, another one would be lost too.
                 if not was_open and not self.connection.settings_dict["OPTIONS"].get("pool"):
                     raise
             else:
@@ -127,18 +129,22 @@ class OuterTransaction:
             raise
 
     def find_fault(self) -> TransactionFault | None:
-        """Return the fault of this transaction, as the driver sees it; None if there is none. Sends nothing."""
+        """Return the fault of this transaction, as the driver reports it; None if there is none. Sends no query."""
         return find_fault(self.connection, self._atomic, self._raw, self._hooks)
 
     def find_dangling_rows(self) -> TransactionFault | None:
-        """Return the deferred constraint that a commit would find violated; None if none. A few round trips, changes nothing."""
+        """Return the violated deferred constraint at which a commit would fail; None if there is none.
+
+        It costs a few round trips, and changes nothing.
+        """
         return find_dangling_rows(self.connection)
 
     def roll_back(self) -> TransactionFault | None:
-        """Undo all that was written in it, and return its fault, or None. One round trip; two for a savepoint.
+        """Roll back everything written in it, and return its fault, or None.
 
-        A connection that was closed or lost meanwhile stays closed, and the next statement opens a new one. Raises
-        :class:`SessionNestingError`, and changes nothing, if a transaction that was opened later is still open.
+        It costs one round trip, or two for a savepoint. A connection that was closed or lost meanwhile stays closed, and
+        the next statement opens a new one. Raises :class:`SessionNestingError`, and changes nothing, if an outer
+        transaction that was opened later is still open.
         """
         if not self.is_open:
             return None
@@ -150,7 +156,7 @@ class OuterTransaction:
             if fault is None or not fault.is_fatal:
                 fault = self._undo() or fault or left_open
         except BaseException:
-            # Interrupted: the session's state is unknown. The server undoes what was in it.
+            # After an interruption the state of the connection is unknown. When it is closed, the server rolls back.
             with suppress(DatabaseError, InterfaceError):
                 close_for_good(connection)
             raise
@@ -162,7 +168,7 @@ class OuterTransaction:
         return fault
 
     def _check_may_nest(self) -> None:
-        """Refuse to open a savepoint in a failed transaction: none is possible, and nothing would be undone."""
+        """Refuse to open a savepoint in a failed transaction. No savepoint is possible there, and nothing would be undone."""
         if has_failed(self.connection):
             hooks = _hooks.get(self.connection)
             raise SessionBrokenError(
@@ -173,7 +179,7 @@ class OuterTransaction:
             )
 
     def _begin(self) -> str:
-        """Begin with a savepoint. Its presence at the end proves that no SQL has committed."""
+        """Begin the transaction with a savepoint. If the savepoint exists at the end, no SQL has committed."""
         name = f"testdb_outer_{next(_numbers)}"
         self.backend.begin(self.connection, name, self.limits)
         return name
@@ -194,7 +200,7 @@ class OuterTransaction:
         return None
 
     def _leave(self) -> None:
-        """Leave the block, rolling back."""
+        """Leave the ``atomic()`` block with a rollback."""
         connection, atomic = self.connection, self._atomic
         self._atomic = self._raw = None
         if atomic is not None and atomic in connection.atomic_blocks:
@@ -202,7 +208,7 @@ class OuterTransaction:
             atomic.__exit__(None, None, None)
 
     def _leave_blocks_above(self) -> TransactionFault | None:
-        """Leave the blocks that were entered by hand inside it and not left."""
+        """Leave the ``atomic()`` blocks inside it that were entered by hand and not left. Return that fault, or None."""
         if not leave_blocks(self.connection, above=self._atomic):
             return None
         return TransactionFault(what="an atomic() block was entered in it, and not left", is_fatal=False)
@@ -242,9 +248,9 @@ def open_transactions(connection: BaseDatabaseWrapper) -> tuple[OuterTransaction
 
 @contextmanager
 def connections_kept_open() -> Iterator[None]:
-    """Make ``close()`` do nothing to connections with an outer transaction, while the block runs.
+    """Make ``close()`` do nothing on connections with an outer transaction, while the block runs.
 
-    For ``TestCase.tearDownClass()``, which closes every connection, whatever else uses it.
+    ``TestCase.tearDownClass()`` needs it, because it closes every connection, even one that others use.
     """
     hooks = list(_hooks.values())
     for each in hooks:
@@ -258,10 +264,10 @@ def connections_kept_open() -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransactionFault:
-    """Why an outer transaction cannot go on, as a clause: "the connection was closed (shop/tests.py:12)".
+    """The reason that an outer transaction cannot continue, as a clause: "the connection was closed (shop/tests.py:12)".
 
-    With ``is_fatal`` the transaction is lost, with everything that was written in it; otherwise it can be rolled
-    back. With ``committed`` SQL ended it, and what was written in it may have been committed.
+    If ``is_fatal``, the transaction is lost with everything written in it; otherwise it can be rolled back. If
+    ``committed``, SQL ended the transaction, and its changes may have been committed.
     """
 
     what: str
@@ -294,7 +300,7 @@ def find_fault(
 
 
 def describe_end(connection: BaseDatabaseWrapper, hooks: ConnectionHooks | None) -> TransactionFault:
-    """Describe how a transaction ended that no longer exists."""
+    """Return the fault of a transaction that no longer exists: how it ended."""
     if is_lost(connection):
         return TransactionFault(what=_LOST)
     by = (hooks.ended_by if hooks else "") or "by SQL (COMMIT or ROLLBACK)"
@@ -317,14 +323,17 @@ def has_failed(connection: BaseDatabaseWrapper) -> bool:
 
 
 def close_for_good(connection: BaseDatabaseWrapper) -> None:
-    """Close *connection*. A pooled one is really closed: its next user must not get a session in an unknown state."""
+    """Close *connection*. A pooled one is really closed, because its next user must not get it in an unknown state."""
     if connection.settings_dict["OPTIONS"].get("pool") and connection.connection is not None:
         connection.connection.close()
     connection.close()
 
 
 def find_dangling_rows(connection: BaseDatabaseWrapper) -> TransactionFault | None:
-    """Return the deferred constraint that a commit would find violated; None if none. A few round trips, changes nothing."""
+    """Return the violated deferred constraint at which a commit would fail; None if there is none.
+
+    It costs a few round trips, and changes nothing.
+    """
     try:
         with transaction.atomic(using=connection.alias):
             get_backend(connection).check_deferred(connection)
@@ -343,10 +352,10 @@ _MOST_OF_A_STATEMENT = 200
 
 
 class ConnectionHooks:
-    """Hooks into one connection: where it was closed, which statement failed, and a refusal to commit.
+    """Hooks into one connection. They record the closing line, the failed statement and the statement that ended the transaction.
 
-    ``transactions`` own the connection's transaction (each with an ``owner``, a text), the innermost last. *status*
-    returns the driver's view of it. The statement that ended the transaction is recorded.
+    They also refuse a commit or rollback by hand. ``transactions`` are the outer transactions on the connection, the
+    innermost last; each has an ``owner``, a text. *status* returns the driver's status of the transaction.
     """
 
     def __init__(self, connection: BaseDatabaseWrapper, status: Callable[[], TransactionStatus]) -> None:
@@ -361,11 +370,11 @@ class ConnectionHooks:
         self._hooked: dict[str, Any] = {"close": self._note_close, "validate_no_atomic_block": self._refuse}
         for name, function in self._hooked.items():
             setattr(connection, name, function)
-        # Not at the end: execute_wrapper() removes the last one when it is left.
+        # It is not appended at the end, because execute_wrapper() removes the last wrapper when it is left.
         connection.execute_wrappers.insert(0, self._note_failure)
 
     def remove(self) -> None:
-        """Restore the connection as it was."""
+        """Remove the hooks from the connection."""
         for name, function in self._hooked.items():
             if self.connection.__dict__.get(name) == function:
                 delattr(self.connection, name)
@@ -408,7 +417,7 @@ def shorten(sql: object) -> str:
 
 
 def caller() -> str:
-    """Return file and line of the innermost frame outside of the machinery."""
+    """Return file and line of the innermost frame outside of Django's database code, the driver and this package."""
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(_BELOW):
         frame = frame.f_back

@@ -1,4 +1,4 @@
-"""Independent connections and their pool: a second connection to a database, under an alias of its own."""
+"""Independent connections and their pool. Each is a second connection to a database, under its own alias."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _changing = threading.Lock()
 
 @contextmanager
 def independent_connection(alias: str, session: OpenSession, pool: SharedPool) -> Iterator[BaseDatabaseWrapper]:
-    """Open another connection to the database of *alias* while the block runs, from *pool* if the options say so.
+    """Open another connection to the database of *alias* while the block runs, from *pool* if the options require one.
 
-    The ORM uses it by its name: ``.using(connection.alias)``. Nothing stays in Django's settings or connections.
-    Raises :class:`PoolTimeoutError` and Django's database errors.
+    The ORM uses it with ``.using(connection.alias)``. Afterwards Django's settings and connections are as before. Raises
+    :class:`PoolTimeoutError` and Django's database errors.
     """
     with ExitStack() as stack:
         primary = connections[find_primary(alias)]
@@ -60,7 +60,7 @@ def independent_connection(alias: str, session: OpenSession, pool: SharedPool) -
 
 @contextmanager
 def _number() -> Iterator[int]:
-    """Yield the least number that is free, so that the same few names are reused."""
+    """Yield the smallest free number, so that the same few names are reused."""
     with _changing:
         number = next(each for each in range(1, len(_numbers) + 2) if each not in _numbers)
         _numbers.add(number)
@@ -73,7 +73,7 @@ def _number() -> Iterator[int]:
 
 @cache
 def _name(alias: str, number: int) -> str:
-    # One object for each name: the interpreter's caches keep the names of attributes, and this becomes one.
+    # There is one object for each name, because the name becomes an attribute's, and the interpreter's caches keep those.
     return f"{alias}_independent_{number}"
 
 
@@ -97,10 +97,10 @@ def _make(primary: BaseDatabaseWrapper, name: str, session: OpenSession) -> Base
 
 
 def _close(connection: BaseDatabaseWrapper, session: OpenSession) -> None:
-    """Close it, also a connection to a shared in-memory database, which Django keeps open.
+    """Close *connection*, even if it leads to a shared in-memory database, which Django keeps open.
 
-    The session state that committing code has set cannot be undone: the next user of the pool gets another
-    connection.
+    Settings that committing code has changed on the connection cannot be undone. So the next user of the pool gets
+    another connection.
     """
     raw = connection.connection
     with suppress(DatabaseError, InterfaceError):
@@ -113,15 +113,15 @@ def _close(connection: BaseDatabaseWrapper, session: OpenSession) -> None:
 
 
 def _forget(name: str) -> None:
-    with suppress(AttributeError):  # its thread may have ended
+    with suppress(AttributeError):  # the thread of the connection may have ended
         del connections[name]
     RAN_DB_VERSION_CHECK.discard(name)
 
 
 class SharedPool:
-    """One pool of the driver for all independent sessions of a factory to one alias, and the holders of its connections.
+    """The driver's pool for all independent sessions of one factory and alias, and the holders of its connections.
 
-    It is opened with the first session, and closed with the factory.
+    The first session opens it, and the factory closes it.
     """
 
     def __init__(self) -> None:
@@ -130,7 +130,7 @@ class SharedPool:
         self._lock = threading.Lock()
 
     def attach(self, connection: BaseDatabaseWrapper) -> None:
-        """Make *connection*, whose settings require a pool, use this one."""
+        """Make *connection* use this pool. Its settings must require a pool."""
         pooled: Any = connection
         with self._lock:
             if self.pool is not None:
@@ -143,7 +143,7 @@ class SharedPool:
         django_private.forget_pool(connection)
 
     def close(self) -> None:
-        """Close the connections in the pool now, and the others when they are released."""
+        """Close the free connections of the pool now, and the others when they are released."""
         with self._lock:
             pool, self.pool = self.pool, None
         if pool is not None:
@@ -158,7 +158,7 @@ class SharedPool:
                 self._holders.remove(session)
 
     def explain(self, error: OperationalError, session: OpenSession) -> BaseException:
-        """Return the error for a pool without a free connection: its holders, or that no connection could be made."""
+        """Return the error to raise for *error*. It names the holders of the connections, or says that none could be made."""
         with self._lock:
             holders = [str(each) for each in self._holders]
             pool = self.pool
@@ -189,15 +189,15 @@ _WHO = ("USER", "PASSWORD", "OPTIONS", "AUTOCOMMIT", "TIME_ZONE")
 
 
 def database_of(connection: BaseDatabaseWrapper) -> tuple[str, ...]:
-    """Return what distinguishes databases: server and name."""
+    """Return the identity of the database that *connection* leads to: engine, name, host and port."""
     return tuple(str(connection.settings_dict.get(key)) for key in _WHERE)
 
 
 def group_aliases(aliases: Sequence[str]) -> dict[str, list[str]]:
-    """Return the aliases to open, and for each the other aliases that share its connection.
+    """Return the aliases to open, and for each of them the other aliases that share its connection.
 
-    These are its test mirrors, which then see its uncommitted rows. They are also aliases that connect to the same
-    database in the same way: in two transactions they would wait for each other's locks. Raises
+    Its test mirrors share it, so that they see its uncommitted rows. Aliases that connect to the same database in the
+    same way share it too, because in two transactions they would wait for each other's locks. Raises
     :class:`ConfigurationError` for an unknown alias.
     """
     if len(aliases) == 1 and aliases[0] in connections:
@@ -223,7 +223,7 @@ def find_primary(alias: str) -> str:
     mirrored = settings["TEST"].get("MIRROR")
     if not mirrored or mirrored == alias or mirrored not in connections:
         return alias
-    # Django's runner gives a mirror the name of its primary. Outside of a test run the mirror is a database of its own.
+    # Django's runner gives a mirror the name of its primary. Outside of a test run the mirror is a separate database.
     is_mirroring = str(settings["NAME"]) == str(connections[mirrored].settings_dict["NAME"])
     return find_primary(str(mirrored)) if is_mirroring else alias
 
@@ -231,13 +231,13 @@ def find_primary(alias: str) -> str:
 def _connects_as(connection: BaseDatabaseWrapper) -> str:
     settings: Mapping[str, Any] = connection.settings_dict
     if connection.vendor == "sqlite" and ":memory:" in str(settings["NAME"]):
-        return connection.alias  # each connection has a database of its own
+        return connection.alias  # each connection has its own database
     return repr([settings.get(key) for key in (*_WHERE, *_WHO)])
 
 
 @contextmanager
 def sharing(primary: str, others: Iterable[str]) -> Iterator[None]:
-    """Use the connection of *primary*, of this thread, for *others* while the block runs."""
+    """Use this thread's connection of the alias *primary* for the aliases *others* while the block runs."""
     storage = django_private.get_connection_storage()  # the earlier connections must come back
     earlier = {alias: getattr(storage, alias, None) for alias in others}
     try:

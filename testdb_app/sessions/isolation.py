@@ -1,4 +1,4 @@
-"""How a session isolates a connection: by a transaction that is rolled back, or by commits and a reset."""
+"""Isolate a connection of a session: with a transaction that is rolled back, or with commits and a reset."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from testdb_app.transactions import OuterTransaction, TransactionFault, open_tra
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
-# The session that will reset each database. A second one would delete what the first has committed.
+# The session that resets each database at its end. A second one would delete the rows that the first has committed.
 _resetting: dict[tuple[str, ...], OpenSession] = {}
 _claiming = threading.Lock()
 
 
 class RollbackIsolation:
-    """One outer transaction. Limits end with it; a vendor without limits for a transaction restores them."""
+    """One outer transaction. Limits end with it. A vendor without limits for a transaction restores the earlier ones."""
 
     def __init__(self, connection: BaseDatabaseWrapper, session: OpenSession) -> None:
         self.connection = connection
@@ -42,7 +42,7 @@ class RollbackIsolation:
         )
 
     def open(self) -> None:
-        """Begin the transaction."""
+        """Begin the transaction, with the session's limits. Nothing is open if this raises an error."""
         options = self.session.options
         if options.limits and not self._has_local_limits:
             self._earlier = get_backend(self.connection).limit(self.connection, options.limits)
@@ -57,7 +57,7 @@ class RollbackIsolation:
             raise
 
     def close(self) -> TransactionFault | None:
-        """Roll it back."""
+        """Roll the transaction back, and return its fault, or None."""
         try:
             return self.outer.roll_back()
         finally:
@@ -72,7 +72,8 @@ class RollbackIsolation:
 class ResetIsolation:
     """Real commits, and a reset to the baseline at the end.
 
-    Inside another session with a reset of the same database, an independent connection does not reset at its own end.
+    An independent connection inside another session that resets the same database does not reset it. The other session
+    does.
     """
 
     def __init__(self, connection: BaseDatabaseWrapper, session: OpenSession, *, primary: str) -> None:
@@ -89,7 +90,11 @@ class ResetIsolation:
         return self.primary != self.connection.alias
 
     def open(self) -> None:
-        """Capture a baseline, if there is none, and set the limits."""
+        """Capture a baseline if there is none, and set the limits.
+
+        Raises :class:`SessionNestingError` inside a transaction or another session that resets the database, and
+        :class:`UnsupportedError` if there can be no baseline.
+        """
         options = self.session.options
         self._check_may_commit()
         with connecting_within(self.connection, options.connect_timeout):
@@ -111,7 +116,7 @@ class ResetIsolation:
             raise
 
     def close(self) -> TransactionFault | None:
-        """Undo what is not committed, restore the limits, and reset."""
+        """Roll back uncommitted changes, restore the limits, and reset."""
         try:
             self._check_nothing_is_open()
             leave_blocks(self.connection)
@@ -164,7 +169,7 @@ class ResetIsolation:
 
 
 def take_back(connection: BaseDatabaseWrapper, allow_database: tuple[str, ...]) -> bool:
-    """Reset what a session should not have committed. Return False if there is no baseline."""
+    """Undo by a reset what a session should not have committed. Return False inside a transaction or without a baseline."""
     if connection.in_atomic_block or get_backend(connection).read_baseline(connection) is None:
         return False
     get_resetter(connection.alias, "baseline", allow_database=allow_database).reset()
@@ -173,7 +178,7 @@ def take_back(connection: BaseDatabaseWrapper, allow_database: tuple[str, ...]) 
 
 @contextmanager
 def connecting_within(connection: BaseDatabaseWrapper, seconds: int | None) -> Iterator[None]:
-    """Limit the time in which new connections must be made. A pool has a timeout of its own."""
+    """Limit the time to make a new connection to *seconds*, while the block runs. A pool has its own timeout."""
     if seconds is None or connection.vendor != "postgresql":
         yield
         return
