@@ -1,6 +1,6 @@
-"""Find data migrations and call receivers of ``post_migrate``: both write rows that a reset to empty deletes.
+"""Find data migrations, and call receivers of ``post_migrate``. Both write rows that a reset to empty deletes.
 
-Receivers can be called again, as Django's ``flush`` does. A data migration runs only once.
+Receivers can be called again, as Django's ``flush`` does. Data migrations run only once.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _WRITES_ROWS = re.compile(
     r"\bINSERT\s+INTO\b(?!\s+sqlite_sequence)|\bUPDATE\s+(?!ON\b|OR\b|OF\b)|\bCOPY\s|\bMERGE\s+INTO\b|\bREPLACE\s+INTO\b|\bSELECT\s.*\sINTO\s",
     re.IGNORECASE | re.DOTALL,
 )
-# Names that code calls to write rows: methods of managers, instances, cursors, commands, and of files with SQL.
+# Names in code that may write rows: methods of managers, instances, cursors and files with SQL, and calls of commands.
 _WRITING_NAMES = {
     *("create", "acreate", "bulk_create", "get_or_create", "update_or_create", "save", "asave", "save_base", "update"),
     *("bulk_update", "add", "set", "call_command", "executemany", "copy", "copy_from", "copy_expert", "read_text"),
@@ -48,7 +48,7 @@ _WRITING_NAMES = {
 
 
 def was_migrated(connection: BaseDatabaseWrapper) -> bool:
-    """Whether ``migrate`` was run on the database; then receivers of ``post_migrate`` find their tables."""
+    """Whether ``migrate`` was run on the database, so that receivers of ``post_migrate`` find their tables."""
     try:
         with get_backend(connection).catalog_first(connection):
             if MigrationRecorder(connection).applied_migrations():
@@ -63,14 +63,14 @@ def was_migrated(connection: BaseDatabaseWrapper) -> bool:
 def find_data_migrations(connection: BaseDatabaseWrapper) -> tuple[tuple[str, str], ...]:
     """Return the app labels and names of the applied migrations that may have written rows, sorted.
 
-    These are migrations of installed apps with ``RunPython`` whose code may write rows, or with ``RunSQL`` that inserts or
-    updates. Migrations of Django's own apps are left out: receivers of ``post_migrate`` create their rows. Cost: the
-    import of every migration, and two queries.
+    These are migrations of installed apps with a ``RunPython`` whose code may write rows, or a ``RunSQL`` that inserts or
+    updates rows. Migrations of Django's own apps are left out, because receivers of ``post_migrate`` create their rows.
+    Cost: the import of every migration, and two queries.
     """
     try:
         with get_backend(connection).catalog_first(connection):
             loader = MigrationLoader(connection, ignore_no_migrations=True)
-    except Exception as error:  # noqa: BLE001 - a project's migrations may raise whatever they like when they are imported
+    except Exception as error:  # noqa: BLE001 - the import of a project's migrations may raise any error
         logger.info("%s: the migrations cannot be read: %s", connection.alias, error)
         return ()
     return tuple(
@@ -104,7 +104,7 @@ def _may_write_rows(operation: Any, using: str, label: str) -> bool:
 
 
 def _code_may_write(function: Any, seen: set[Any]) -> bool:
-    """Whether *function*, or a function that it names, may write rows; True if its code cannot be read."""
+    """Whether *function*, or a function that it calls by name, may write rows. True if its code cannot be read."""
     if not isinstance(function, FunctionType):
         return not (inspect.isbuiltin(function) or inspect.ismodule(function))
     pending, names = [function.__code__], set[str]()
@@ -126,7 +126,8 @@ def _code_may_write(function: Any, seen: set[Any]) -> bool:
 def send_post_migrate(using: str, *, verbosity: int = 0, interactive: bool = False) -> None:
     """Call the receivers of ``post_migrate`` for the alias *using*, as ``flush`` does.
 
-    Raises :class:`PostMigrateError` for the first receiver that fails, chained to its error. Earlier writes stay.
+    Raises :class:`PostMigrateError` for the first receiver that fails, chained to its error. Rows that were written before
+    stay.
     """
     with _explaining(using):
         emit_post_migrate_signal(verbosity, interactive, using)
@@ -148,8 +149,8 @@ def _explaining(using: str) -> Iterator[None]:
 def call_named_receivers(using: str) -> None:
     """Call the receivers of ``post_migrate`` in the apps of ``TESTDB["POST_MIGRATE"]``, as ``flush`` does for the alias *using*.
 
-    Each is called once for each installed app with models, with the arguments of
-    :func:`django.core.management.sql.emit_post_migrate_signal`. Raises :class:`PostMigrateError`.
+    Each receiver is called once for each installed app with models, with the arguments that
+    :func:`django.core.management.sql.emit_post_migrate_signal` passes. Raises :class:`PostMigrateError`.
     """
     named = get_settings().post_migrate
     signal = Signal()
@@ -167,7 +168,7 @@ def call_named_receivers(using: str) -> None:
 
 
 def find_uncalled_receivers() -> list[str]:
-    """Return the names of the receivers outside of Django that resets do not call, because ``POST_MIGRATE`` is not set."""
+    """Return the names of the receivers outside of Django that resets do not call. Empty if ``POST_MIGRATE`` is set."""
     get_settings()
     if "POST_MIGRATE" in getattr(settings, "TESTDB", {}):
         return []
@@ -175,8 +176,8 @@ def find_uncalled_receivers() -> list[str]:
 
 
 def describe_uncalled_receivers() -> str | None:
-    """Return the line that names these receivers at the beginning of a run; None if there are none."""
-    # Without a baseline, each is called after each flush.
+    """Return a message with the receivers of :func:`find_uncalled_receivers`, for the start of a run. None if there are none."""
+    # Without a baseline, every receiver is called after each flush.
     has_baseline = any(get_backend(connections[alias]).supports_baseline for alias in connections)
     found = find_uncalled_receivers() if has_baseline else []
     if not found:
@@ -189,7 +190,7 @@ def describe_uncalled_receivers() -> str | None:
 
 
 def _entries() -> list[Any]:
-    """Return Django's entries of the receivers of ``post_migrate``; the second part is the receiver, or a reference to it."""
+    """Return Django's entries for receivers of ``post_migrate``. Item 1 of each is the receiver, or a weak reference to it."""
     return [entry for entry in list(post_migrate.receivers) if _receiver_of(entry) is not None]
 
 
@@ -199,7 +200,7 @@ def _receiver_of(entry: Any) -> Any:
 
 
 def _label_of(entry: Any) -> str | None:
-    """Return the label of the app that defines a receiver, or "" outside of all apps; None for Django's own."""
+    """Return the label of the app that defines a receiver; "" if no app does, and None for Django's own receivers."""
     module = _module_of(_receiver_of(entry))
     if module.partition(".")[0] == "django":
         return None
@@ -221,7 +222,7 @@ def _name_of(receiver: Any) -> str:
 
 
 def _find_receiver(traceback: TracebackType | None) -> str:
-    """Return the name of the function that Django's dispatcher called."""
+    """Return the name of the receiver that Django's dispatcher called, from *traceback*."""
     is_next = False
     while traceback is not None:
         code = traceback.tb_frame.f_code

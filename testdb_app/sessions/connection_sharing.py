@@ -1,9 +1,9 @@
-"""Sharing a session's connections with other threads: ``session.allow()``.
+"""Share a session's connections with other threads: ``session.allow()``.
 
-Each thread that shares a connection has a Django connection with a state of its own, over the session's transaction.
-To the thread it behaves like any other. Statements outside of ``atomic()`` are committed at once, and an ``atomic()``
-block commits at its end, also a durable one. Each of these is a savepoint in the session's transaction, and no other
-thread uses the transaction meanwhile. So an error of the thread undoes the thread's part and nothing else.
+Each sharing thread has a Django connection with its own state, over the session's transaction. To the thread it behaves
+like any other connection. Statements outside of ``atomic()`` are committed at once, and an ``atomic()`` block commits at
+its end, even a durable one. Each of these is a savepoint in the session's transaction, and no other thread uses the
+transaction meanwhile. So an error in the thread undoes only the thread's part.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from testdb_app.sessions.registry import OpenSession
 
 Recipient = threading.Thread | Executor | None
-"""What a session's connections are shared with; None means every other thread."""
+"""The thread or executor that a session's connections are shared with; None means every other thread."""
 
 DEFAULT_TIMEOUT = 10.0
 """Seconds that a thread waits for its turn."""
@@ -41,10 +41,10 @@ DEFAULT_TIMEOUT = 10.0
 def sharing(
     session: OpenSession, connections: dict[BaseDatabaseWrapper, Iterable[str]], recipient: Recipient, timeout: float
 ) -> Iterator[None]:
-    """Share *connections*, each with its aliases, while the block runs."""
+    """Share *connections*, each with its aliases, with *recipient* while the block runs. *timeout* is in seconds."""
     _check(recipient)
     loans = [
-        # One connection has one turn, whichever session shares it.
+        # Each connection has only one turn, even if several sessions share it.
         SharedConnection(session, connection, aliases, turn=find_turn(connection) or Turn(session.owner, timeout))
         for connection, aliases in connections.items()
     ]
@@ -81,7 +81,7 @@ def _admit(loan: SharedConnection, recipient: Recipient) -> None:
 
 @contextmanager
 def _submitting(executor: Executor, loans: Sequence[SharedConnection]) -> Iterator[None]:
-    """Run the jobs submitted in the block with the shared connections, and restore the threads after each job."""
+    """Run the jobs that are submitted in the block with the shared connections. Restore the thread after each job."""
     submit: Callable[..., Any] = executor.submit
 
     def submit_shared(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
@@ -115,7 +115,7 @@ def _run(loans: Sequence[SharedConnection], function: Callable[..., Any], /, *ar
 
 
 class _TurnTaker:
-    """An execute wrapper for the session's own thread: its statements wait for their turn, too."""
+    """An execute wrapper for the session's own thread, whose statements also wait for their turn."""
 
     def __init__(self, turn: Turn) -> None:
         self.turn = turn
@@ -144,11 +144,11 @@ class SharedConnection:
         self._base = len(connection.atomic_blocks)
 
     def admit(self, thread: threading.Thread) -> None:
-        """Share it with *thread*."""
+        """Share the connection with *thread*."""
         self._threads[thread] = None
 
     def dismiss(self, thread: threading.Thread) -> None:
-        """Stop sharing it with *thread*."""
+        """Stop sharing the connection with *thread*."""
         self._threads.pop(thread, None)
 
     def find(self, thread: threading.Thread) -> Any:
@@ -158,14 +158,18 @@ class SharedConnection:
         found = self._threads.get(thread)
         if found is None:
             found = self._threads[thread] = make_thread_connection(self.connection, self)
-            # Inside its own wrapper, which waits for its turn: that wait is not part of any statement's time.
+            # They go inside the connection's own wrapper, which waits for the turn. So the wait counts as no statement's time.
             found.execute_wrappers += [
                 each for each in self.connection.execute_wrappers if not isinstance(each, _TurnTaker)
             ]
         return found
 
     def get_connection(self) -> Any:
-        """Return the driver's connection; raise an error if the thread may not use it any more."""
+        """Return the driver's connection.
+
+        Raises :class:`SessionClosedError` if the sharing has ended, and :class:`SessionBrokenError` if the connection
+        was closed.
+        """
         if not self.is_open:
             self._refuse(
                 SessionClosedError,
@@ -181,7 +185,7 @@ class SharedConnection:
         return self._raw
 
     def collect(self, entries: Iterable[tuple[set[str], Callable[[], Any], bool]]) -> None:
-        """Add callbacks of a sharing thread to the session's."""
+        """Add callbacks of a sharing thread to those of the session."""
         with self.turn.taken("on_commit()"):
             inside = {name for name in self.connection.savepoint_ids if name is not None}
             django: Any = self.connection  # the stubs leave out whether one is robust
@@ -193,13 +197,13 @@ class SharedConnection:
             self.turn.give_back()
 
     def begin(self) -> None:
-        """Serialise the statements of the session's own thread from now on."""
+        """From now on let the statements of the session's own thread wait for their turn."""
         self.connection.execute_wrappers.insert(0, self._taker)
 
     def end(self) -> None:
         """Wait until the transaction of a sharing thread has ended, and stop sharing.
 
-        Raises :class:`LendingTimeoutError`, with the sharing ended, if that takes too long.
+        Raises :class:`LendingTimeoutError` if that takes too long. The sharing has ended then, too.
         """
         try:
             self.turn.take("the end of allow()")
@@ -227,7 +231,7 @@ def put_up(loan: SharedConnection) -> None:
 
 
 def take_down(loan: SharedConnection) -> None:
-    """Stop new threads from finding it. Threads that have it keep it, and their next use raises."""
+    """Hide the connection that *loan* shares from new threads. Threads that have it keep it, and its next use raises an error."""
     with _changing:
         _loans.remove(loan)
         if not _loans:
@@ -252,7 +256,7 @@ def own_connection(alias: str) -> Any:
 
 
 class SharedStorage:
-    """Replaces the storage behind ``django.db.connections`` while anything is shared, and searches shared connections first."""
+    """Replaces the storage behind ``django.db.connections`` during sharing. It searches the shared connections first."""
 
     def __init__(self, storage: Any) -> None:
         object.__setattr__(self, "storage", storage)
@@ -273,7 +277,8 @@ def _find(alias: str) -> Any:
     for loan in reversed(tuple(_loans)):
         if alias in loan.aliases and (found := loan.find(thread)) is not None:
             if not _is_of_executor(thread):
-                # It stays after the sharing has ended; its next use raises. The threads of an executor go on to other work.
+                # The thread keeps it after the sharing has ended, and its next use raises an error. Threads of an executor do
+                # not keep it, because they go on to other work.
                 found.earlier = own_connection(alias)
                 setattr(get_storage(), alias, found)
             return found
@@ -300,7 +305,7 @@ def _enter_in_turn(self: Any) -> None:
         loan.turn.give_back()
         raise
     if django_private.is_of_test_case(self):
-        # A session inside a session: a sharing thread takes part in it.
+        # This is a session inside the session, and sharing threads take part in it.
         loan.turn.give_back()
 
 
@@ -319,7 +324,7 @@ def _exit_in_turn(self: Any, *exc: Any) -> None:
 
 
 def _loan_of(block: transaction.Atomic) -> SharedConnection | None:
-    """Return what shares the connection of *block*, if this is the thread of its session."""
+    """Return the shared connection that *block* uses in the session's own thread; None if there is none."""
     connection = transaction.get_connection(block.using)
     return next((loan for loan in reversed(_loans) if loan.connection is connection), None)
 
@@ -344,29 +349,32 @@ _numbers = itertools.count(1)
 
 
 class ConnectionSharer(Protocol):
-    """What shares a connection: :class:`testdb_app.sessions.connection_sharing.SharedConnection`."""
+    """The interface of :class:`testdb_app.sessions.connection_sharing.SharedConnection` for the connections of threads."""
 
     turn: Turn
     is_open: bool
 
     def get_connection(self) -> Any:
-        """Return the driver's connection, or raise."""
+        """Return the driver's connection. Raises an error if the thread may not use it any more."""
         ...
 
     def collect(self, entries: Any) -> None:
-        """Add callbacks of ``on_commit()`` to the session's."""
+        """Add callbacks of ``on_commit()`` to those of the session."""
         ...
 
 
 class ThreadConnection(_Base):
-    """The methods that differ. :func:`make_thread_connection` mixes them into the class of the session's connection."""
+    """The methods in which a thread's connection differs from the session's, whose class is the other base class.
+
+    :func:`make_thread_connection` makes the combined class.
+    """
 
     pool = None
     earlier: Any = None
-    """The thread's connection from before; it stays the thread's own."""
+    """The thread's own connection, from before the sharing."""
 
     def attach(self, loan: ConnectionSharer) -> None:
-        """Attach to *loan*, in the thread that calls this."""
+        """Attach this connection to *loan*, for the calling thread."""
         self._loan = loan
         self._savepoint_of_thread: str | None = None
         self.autocommit = True
@@ -375,7 +383,7 @@ class ThreadConnection(_Base):
     # Opening and closing: the thread has no connection of its own.
 
     def ensure_connection(self) -> None:
-        """Use the session's connection. Raises if the sharing has ended, or the session is broken."""
+        """Use the session's connection. Raises an error if the sharing has ended, or the session is broken."""
         self.connection = self._loan.get_connection()
 
     def connect(self) -> None:
@@ -383,7 +391,7 @@ class ThreadConnection(_Base):
         self.ensure_connection()
 
     def close(self) -> None:
-        """Undo what the thread has left open. The connection stays the session's."""
+        """Roll back what the thread has left open. The session keeps the connection open."""
         if self.in_atomic_block:
             return
         self.run_on_commit = []
@@ -394,14 +402,14 @@ class ThreadConnection(_Base):
         self._loan.turn.give_up()
 
     def is_usable(self) -> bool:
-        """Whether the sharing has not ended."""
+        """Whether the connection is still shared."""
         return self._loan.is_open
 
     def close_if_unusable_or_obsolete(self) -> None:
         """Do nothing: the session handles age and errors."""
 
     def close_if_health_check_failed(self) -> None:
-        """Do nothing."""
+        """Do nothing: the session handles this."""
 
     # Transactions are savepoints, each within one turn.
 
@@ -448,7 +456,7 @@ class ThreadConnection(_Base):
             cursor.execute(sql)
 
     def _take_turn(self, execute: Callable[..., Any], sql: str, params: Any, many: bool, context: Any) -> Any:
-        """Run a statement in the thread's turn; outside of a transaction, in a savepoint of its own."""
+        """Run a statement in the thread's turn. Outside of a transaction, it gets its own savepoint."""
         with self._loan.turn.taken(shorten(sql)):
             if self._savepoint_of_thread is not None:
                 return execute(sql, params, many, context)
@@ -470,7 +478,7 @@ class ThreadConnection(_Base):
     # Callbacks go to the session, which decides when they run.
 
     def on_commit(self, func: Callable[[], Any], robust: bool = False) -> None:
-        """Collect a callback with the session's."""
+        """Add a callback to those of the session, inside ``atomic()`` at the end of the block."""
         if self.in_atomic_block:
             super().on_commit(func, robust=robust)
         else:
@@ -492,7 +500,7 @@ def _class_of(cls: Any) -> Any:
 
 
 def make_thread_connection(connection: _Base, loan: ConnectionSharer) -> Any:
-    """Return a connection for the calling thread over *connection*, which belongs to another thread."""
+    """Return a connection for the calling thread. It uses *connection*, which belongs to another thread."""
     made = _class_of(type(connection))(connection.settings_dict, connection.alias)
     made.attach(loan)
     return made
@@ -501,7 +509,7 @@ def make_thread_connection(connection: _Base, loan: ConnectionSharer) -> Any:
 class Turn:
     """A reentrant lock for one thread at a time. Its timeout error names the thread that holds it.
 
-    *owner* is the session's text for messages, *timeout* seconds.
+    *owner* is the session's text for messages. *timeout* is in seconds.
     """
 
     def __init__(self, owner: str, timeout: float) -> None:
@@ -514,7 +522,10 @@ class Turn:
         self._doing = ""
 
     def take(self, doing: str) -> None:
-        """Wait for the turn; others see *doing*. Raises :class:`LendingTimeoutError`, also an ``OperationalError``."""
+        """Wait for the turn. *doing* describes its use in the errors of other threads.
+
+        Raises :class:`LendingTimeoutError`, which is also an ``OperationalError``.
+        """
         me = threading.current_thread()
         with self._free:
             if self._holder is not me:
@@ -524,7 +535,7 @@ class Turn:
             self._depth += 1
 
     def give_back(self) -> None:
-        """Release the turn once; call it as often as the turn was taken."""
+        """Release the turn once. Call this as often as the turn was taken."""
         with self._free:
             if self._holder is not threading.current_thread():
                 return
