@@ -1,4 +1,4 @@
-"""The terminal of a command: width, colours, encoding, folded lines, elapsed seconds."""
+"""Write to the terminal of a command: width, colours, encoding, folded lines and elapsed time."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from testdb_app.schema import on_one_line
 from testdb_app.showdeps.picture import PLAIN, Paint, cells
 
 NARROWEST = 40
-"""Lines are not folded below this number of columns: the terminal breaks them."""
+"""The minimum number of columns for folding. A narrower terminal breaks the lines itself."""
 
 
 def width_of(stream: Any) -> int | None:
-    """Return the columns of the terminal that *stream* is; None if it is no terminal: lines then stay whole."""
+    """Return the number of columns of the terminal *stream*. None if it is no terminal: then lines stay whole."""
     return max(NARROWEST, shutil.get_terminal_size().columns) if stream.isatty() else None
 
 
 def folded(text: str, stream: Any, *, used: int = 0) -> str:
-    """Fold every line of *text* to the terminal that *stream* is; *used* columns of the first line are occupied."""
+    """Fold every line of *text* to the width of the terminal *stream*. *used* columns of the first line are occupied."""
     width = width_of(stream)
     if width is None:
         return text
@@ -33,20 +33,20 @@ def folded(text: str, stream: Any, *, used: int = 0) -> str:
 
 
 def explained(message: str, stream: Any) -> str:
-    """Fold the text of a ``CommandError``; Django writes its name before it."""
+    """Fold the text of a ``CommandError``. Django writes the name of the class before it."""
     return folded(on_one_line(message, keep="\n\t"), stream, used=len("CommandError: "))
 
 
 def is_coloured(stream: Any, options: dict[str, Any]) -> bool:
-    """Whether to use colours on *stream*: on a terminal, unless they are switched off, or if they are forced."""
+    """Whether to use colours on *stream*. True on a terminal unless they are switched off, and if they are forced."""
     return bool(options["force_color"] or (stream.isatty() and not options["no_color"]))
 
 
 def paint_of(style: Any) -> Paint:
-    """Return the colours of Django's *style*, but no yellow, which is unreadable on a light background.
+    """Return the colours of Django's *style* without yellow, which is unreadable on a light background.
 
-    So cycles have the magenta of server errors instead of the yellow of warnings, in Django's dark and light palette
-    alike.
+    So cycles have the magenta of server errors instead of the yellow of warnings. This is the same in Django's dark and
+    light palettes.
     """
     return Paint(
         heading=style.MIGRATE_HEADING,
@@ -64,12 +64,12 @@ def paint_for(stream: Any, style: Any, options: dict[str, Any]) -> Paint:
 
 
 def encoding_of(stream: Any) -> str:
-    """Return the encoding of *stream*; UTF-8 for text in memory."""
+    """Return the encoding of *stream*. It is UTF-8 for a stream in memory."""
     return getattr(stream, "encoding", None) or "utf-8"
 
 
 def write_text(stream: Any, text: str) -> None:
-    """Write *text* unchanged, except that characters missing in the encoding are escaped.
+    """Write *text*. Characters that the encoding does not have are escaped.
 
     A reader that closes the pipe early (head, a pager) causes no error.
     """
@@ -78,19 +78,19 @@ def write_text(stream: Any, text: str) -> None:
         stream.write(text.encode(encoding, "backslashreplace").decode(encoding), ending="")
         stream.flush()
     except BrokenPipeError:
-        # Python would report the error once more at its last flush.
+        # Otherwise Python reports the error again when it flushes the stream at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 DELAY = 1.0
-"""Seconds before anything is shown: most work is done by then."""
+"""Seconds before the line is shown. Most work takes less time."""
 
 
 @contextmanager
 def elapsed_time(stream: TextIO, text: str, *, silent: bool = False) -> Iterator[None]:
     """Show *text* and the elapsed seconds on *stream*, if it is a terminal and the block takes longer than a second.
 
-    The line is overwritten in place, and removed at the end.
+    The line is updated in place, and removed at the end.
     """
     if silent or not stream.isatty():
         yield
@@ -123,9 +123,9 @@ _HANG = 4
 
 
 def fold(line: str, width: int, *, used: int = 0) -> str:
-    """Break *line* where it is wider than *width* columns; *used* columns are occupied by something before it.
+    """Break *line* into lines of at most *width* columns. *used* columns before it are occupied.
 
-    Continuation lines are indented by four more than the line. A word that is too long for any line stays whole.
+    Continuation lines are indented by four more columns than the line. A word that is too long for any line stays whole.
     Colour codes take no columns.
     """
     indent = len(line) - len(line.lstrip(" "))

@@ -28,7 +28,7 @@ from testdb_app.resetter import Resetter
 from testdb_app.schema import LeftOut, QualifiedName, on_one_line
 from testdb_app.showdeps.picture import PLAIN, Paint
 
-# Models of Django whose rows receivers of post_migrate make again.
+# Django's models whose rows are recreated by receivers of post_migrate.
 _REMADE = {"contenttypes.ContentType", "auth.Permission", "sites.Site"}
 _MARKS = {
     "mark_protected": (Mark.PROTECTED, True),
@@ -39,7 +39,7 @@ _MARKS = {
 
 
 class Command(BaseCommand):
-    """The command; see ``--help``."""
+    """Empties a database, or resets it to its baseline; see ``--help``."""
 
     help = (
         "Empties the tables of a test database in the order of its foreign keys and puts its sequences back to their "
@@ -54,7 +54,7 @@ class Command(BaseCommand):
         add_arguments(parser)
 
     def execute(self, *args: Any, **options: Any) -> str | None:
-        """Treat NO_COLOR (https://no-color.org), which Django ignores, as ``--no-color``."""
+        """Treat the variable NO_COLOR (https://no-color.org), which Django ignores, as ``--no-color``."""
         if os.environ.get("NO_COLOR") and not options["force_color"]:
             options["no_color"] = True
         return super().execute(*args, **options)
@@ -194,10 +194,10 @@ class Command(BaseCommand):
         write_text(self.stdout, folded("\n".join(lines), self.stdout) + "\n")
 
     def _confirm(self, what: list[str], name: str) -> bool:
-        """Prompt on standard error, so that standard output has the report alone."""
+        """Prompt on standard error, so that standard output has only the report."""
         first, *rest = what
         rest.append("Type the name of the database to go on, anything else to cancel:")
-        # Highlight only what is about to happen, and to which database.
+        # Highlight only the line with the action and the database.
         self.stderr.write(folded(first, self.stderr), self.style.ERROR)
         self.stderr.write(folded("\n".join(rest), self.stderr), str)
         is_typed = self.stderr.isatty() and sys.stdin.isatty()
@@ -216,7 +216,7 @@ class Command(BaseCommand):
 
 
 def _find_migrated_rows(resetter: Resetter, reset: ResetPreview | ResetReport, **options: Any) -> MigratedRows:
-    """Return the rows of ``migrate`` that a reset to empty deletes, or has deleted; none if a baseline keeps them."""
+    """Return the rows made by ``migrate`` that a reset to empty deletes, or has deleted; none if a baseline keeps them."""
     connection, backend = resetter.connection, get_backend(resetter.connection)
     is_empty = reset.target == "empty" and (options["to"] is None or backend.read_baseline(connection) is None)
     if not is_empty or not was_migrated(connection):
@@ -243,7 +243,7 @@ def _find_migrated_rows(resetter: Resetter, reset: ResetPreview | ResetReport, *
 
 
 def _send_post_migrate(resetter: Resetter, **options: Any) -> tuple[dict[QualifiedName, int], CommandError | None]:
-    """Call the receivers of ``post_migrate``. Return the rows that they made, by table, and the error of a failed one."""
+    """Call the receivers of ``post_migrate``. Return the rows that they made, by table, and the error of a failed receiver."""
     error = None
     verbosity = options["verbosity"] if options["format"] == "text" else 0
     try:
@@ -382,11 +382,11 @@ def _add_what_is_kept(parser: ArgumentParser) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MigratedRows:
-    """Rows that a reset to empty deletes although ``migrate`` made them.
+    """Rows that ``migrate`` made and that a reset to empty deletes.
 
-    ``data_migrations`` made rows that do not come back. ``remade`` are labels of models whose rows receivers of
-    ``post_migrate`` make. With ``sends`` the command calls these receivers after the reset. With ``can_capture`` the
-    database can have a baseline.
+    Nothing recreates the rows of ``data_migrations``. ``remade`` has the labels of models whose rows are recreated by
+    receivers of ``post_migrate``. If ``sends``, the command calls these receivers after the reset. If ``can_capture``,
+    the database can have a baseline.
     """
 
     data_migrations: tuple[str, ...] = ()
@@ -395,7 +395,7 @@ class MigratedRows:
     can_capture: bool = True
 
     def describe(self) -> Iterator[str]:
-        """Yield what a reset does, or has done, to these rows, and how to keep them."""
+        """Yield lines about the effect of the reset on these rows, before it or after it, and about how to keep them."""
         if self.data_migrations:
             capture = "capture a baseline after the migrations, before anything else is written: resetdb --capture; or "
             yield (
@@ -409,7 +409,7 @@ class MigratedRows:
 
 
 def describe_post_migrate(made: Mapping[QualifiedName, int]) -> Iterator[str]:
-    """Yield the line of the rows that receivers of ``post_migrate`` made after the reset, by table."""
+    """Yield the line with the rows that receivers of ``post_migrate`` made after the reset, by table."""
     if made:
         tables = tuple(f"{name} {rows:,}" for name, rows in sorted(made.items()))
         total = plural(sum(made.values()), "row")
@@ -417,7 +417,7 @@ def describe_post_migrate(made: Mapping[QualifiedName, int]) -> Iterator[str]:
 
 
 def describe_database(identity: DatabaseIdentity) -> str:
-    """Return where a connection leads: the live name, the alias, the server."""
+    """Return the database that a connection leads to: its live name, the alias and the server."""
     return f'database "{on_one_line(identity.name)}" (alias "{identity.alias}", {identity.server})'
 
 
@@ -427,7 +427,7 @@ def plural(number: int, noun: str) -> str:
 
 
 def describe_baseline(baseline: Baseline | None) -> str:
-    """Return what a baseline contains, and since when; None is one that was dropped."""
+    """Return the contents of a baseline and the time of its capture. None stands for a dropped baseline."""
     if baseline is None:
         return "There is no baseline now"
     return (
@@ -437,7 +437,7 @@ def describe_baseline(baseline: Baseline | None) -> str:
 
 
 def baseline_as_dict(identity: DatabaseIdentity, baseline: Baseline | None) -> dict[str, Any]:
-    """Return the contents of a baseline as JSON's types; None is one that was dropped."""
+    """Return the contents of a baseline as types of JSON. None stands for a dropped baseline."""
     tables = baseline.tables.values() if baseline is not None else ()
     return {
         "alias": identity.alias,
@@ -450,7 +450,7 @@ def baseline_as_dict(identity: DatabaseIdentity, baseline: Baseline | None) -> d
 
 
 def describe_loss(preview: ResetPreview, migrated: MigratedRows = MigratedRows()) -> Iterator[str]:
-    """Yield the lines to confirm: the database, the target state, and what would be deleted."""
+    """Yield the lines to confirm: the database, the target state, and the rows that would be deleted."""
     tables = sum(1 for rows in preview.rows.values() if rows)
     what = f"{plural(preview.total_rows, 'row')} in {plural(tables, 'table')} will be removed, "
     sequences = plural(len(preview.plan.sequences), "sequence")
@@ -467,7 +467,7 @@ def describe_loss(preview: ResetPreview, migrated: MigratedRows = MigratedRows()
 
 
 def describe_preview(preview: ResetPreview, paint: Paint = PLAIN) -> Iterator[str]:
-    """Yield the lines of a plan: each table to be emptied, in order, how and why; sequences; what stays."""
+    """Yield the lines of a plan: each table to be emptied, in order, with method and reason; sequences; tables that stay."""
     if not preview.plan.steps:
         yield f"Nothing to do: no row and no moved sequence in scope in {describe_database(preview.identity)}."
     else:
@@ -496,7 +496,7 @@ def describe_preview(preview: ResetPreview, paint: Paint = PLAIN) -> Iterator[st
 
 
 def describe_report(report: ResetReport, verbosity: int, paint: Paint = PLAIN) -> Iterator[str]:
-    """Yield the lines of a report; with *verbosity* 2 and more also each table, each sequence and what stayed."""
+    """Yield the lines of a report. From *verbosity* 2 on, list each table, each sequence and the tables that stayed."""
     where = f'database "{on_one_line(report.database)}" (alias "{report.alias}", {report.server})'
     if not report.tables and not report.sequences:
         yield f"Nothing to do: no row and no moved sequence in scope in {where}."

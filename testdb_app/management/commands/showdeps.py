@@ -1,4 +1,4 @@
-"""``manage.py showdeps``: the dependency graph of a database, for people and machines. Only reads."""
+"""``manage.py showdeps``: draw the dependency graph of a database, for people and machines. It only reads."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Command(BaseCommand):
     requires_system_checks: list[str] = []  # noqa: RUF012 - Django's own notation
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Declare the options."""
+        """Add the arguments."""
         parser.add_argument(
             "args",
             metavar="app_label[.ModelName]",
@@ -86,13 +86,13 @@ class Command(BaseCommand):
         parser.add_argument("--output", metavar="FILE", help="Write to this file instead of standard output.")
 
     def execute(self, *args: Any, **options: Any) -> str | None:
-        """Respect NO_COLOR (https://no-color.org), which Django ignores."""
+        """Treat the variable NO_COLOR (https://no-color.org), which Django ignores, as ``--no-color``."""
         if os.environ.get("NO_COLOR") and not options.get("force_color"):
             options["no_color"] = True
         return super().execute(*args, **options)
 
     def handle(self, *labels: str, **options: Any) -> None:
-        """Read the dependency graph, draw it, check it."""
+        """Run the command: read the dependency graph, draw it and check it."""
         connection = connections[options["database"]]
         if options["count_rows"] and options["format"] != "html":
             raise CommandError("Only --format html shows rows: add it, or leave out --count-rows.", returncode=2)
@@ -142,7 +142,7 @@ class Command(BaseCommand):
         return picture, problems
 
     def _appearance(self, options: dict[str, Any]) -> dict[str, Any]:
-        """Return how the picture may look on its target: a file, a pipe or a terminal."""
+        """Return the options of the picture that fit its target: a file, a pipe or a terminal."""
         if options["output"]:
             return {}
         encoding = encoding_of(self.stdout)
@@ -193,7 +193,7 @@ def _cycle_problem(cycle: Cycle, picture: Picture) -> str:
 
 @contextmanager
 def _errors_explained(connection: BaseDatabaseWrapper, stderr: Any) -> Iterator[None]:
-    """Turn errors that the user can fix into messages without a traceback."""
+    """Convert errors that the user can fix into messages without a traceback."""
     try:
         yield
     except TestDBError as error:
@@ -208,9 +208,9 @@ def _errors_explained(connection: BaseDatabaseWrapper, stderr: Any) -> Iterator[
 
 
 def _write_file(path: Path, text: str) -> None:
-    """Write all of it or nothing: under a temporary name beside *path*, then renamed.
+    """Write the whole file or nothing. It is written under a temporary name beside *path*, and then renamed.
 
-    A device or a named pipe is written to, not replaced, and a symbolic link is followed.
+    A device or a named pipe is written to instead of replaced. A symbolic link is followed.
     """
     try:
         if path.exists() and not path.is_file():
