@@ -1,4 +1,4 @@
-"""Pictures of the dependency graph, by format. Pure: a :class:`Picture` comes in, text goes out."""
+"""Render the dependency graph in several formats. The package is pure: each format turns a :class:`Picture` into text."""
 
 from __future__ import annotations
 
@@ -21,6 +21,6 @@ FORMATS: Mapping[str, Callable[[Picture], str]] = MappingProxyType(
         "html": html.render_html,
     }
 )
-"""The formats by name. Each function returns text that ends with a newline, or nothing at all."""
+"""The formats by name. Each function returns text that ends with a newline, or an empty text."""
 
 __all__ = ["FORMATS", "PLAIN", "Assets", "Cycle", "Paint", "Picture", "reach"]

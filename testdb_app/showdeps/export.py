@@ -1,17 +1,17 @@
-"""The formats ``dot``, ``mermaid`` and ``json``: the dependency graph for other programs.
+"""Write the formats ``dot``, ``mermaid`` and ``json``: the dependency graph for other programs.
 
-``dot``: for Graphviz. Nodes are called ``t0``, ``t1``, …, so a table's name occurs only in labels. Inside a label
+``dot`` is for Graphviz. Nodes are called ``t0``, ``t1``, …, so a table's name occurs only in labels. Inside a label
 Graphviz interprets backslashes (``\\N`` is the node's name) and HTML entities, so both are escaped.
 
-``mermaid``: a flowchart for pages that draw Mermaid, such as those of code hosts. It is not an entity-relationship
+``mermaid`` is a flowchart for pages that draw Mermaid, such as those of code hosts. It is not an entity-relationship
 diagram, because only a flowchart's labels can hold any name. Nodes are called ``t0``, ``t1``, …. In labels every
 character that Mermaid, Markdown or HTML could interpret is an entity code.
 
-``json``: the graph for machines. ASCII only, so that it survives every terminal and pipe.
+``json`` is the graph for machines. It is ASCII only, so that every terminal and pipe can pass it on.
 
 The structure of the JSON is stable; a change that breaks a reader raises ``schema_version``. Tables and sequences
 have an ``id``: their qualified name, quoted as in SQL where necessary. References use the ``id``. ``schema`` and
-``name`` are the bare text. Lists are sorted by name, except for ``order`` and the columns of a key.
+``name`` are not quoted. Lists are sorted by name, except for ``order`` and the columns of a key.
 
 - ``schema_version``: 1.
 - ``database``: ``alias``, ``name`` (where the connection leads), ``vendor`` ("postgresql", "sqlite", …).
@@ -51,10 +51,10 @@ STUCK_COLOR = "#c00000"
 
 
 def render_dot(picture: Picture) -> str:
-    """Write a directed graph: arrows point from the referencing to the referenced table.
+    """Write a directed graph. Arrows point from the referencing to the referenced table.
 
-    Cycles are orange, and red if they are not deferrable. Tables without a model are dashed. The tooltip of a table
-    names its models, the tooltip of an arrow its action on delete.
+    Cycles are orange, or red if they are not deferrable. Tables without a model are dashed. The tooltip of a table names
+    its models. The tooltip of an arrow names its action on delete.
     """
     return "\n".join(["digraph dependencies {", *_dot_body(picture), "}"]) + "\n"
 
@@ -95,23 +95,23 @@ def _edge(key: ForeignKey, picture: Picture) -> str:
 
 
 def quote(*lines: str) -> str:
-    """Return *lines* as one string of the DOT language, shown literally, one below the other."""
+    """Return *lines* as one string of the DOT language, which Graphviz shows literally and one below the other."""
     escaped = (line.replace("&", "&amp;").replace("\\", "\\\\").replace('"', '\\"') for line in lines)
     return '"' + "\\n".join(escaped) + '"'
 
 
 MAX_EDGES = 500
 MAX_CHARACTERS = 50_000
-"""Mermaid's ``maxEdges`` and ``maxTextSize``. Above them a page shows an error; a diagram cannot raise them."""
+"""Mermaid's ``maxEdges`` and ``maxTextSize``. Above them a page shows an error, and a diagram cannot raise them."""
 
 _SPECIAL = re.compile(r"[^0-9A-Za-z_., ()]|(?<![0-9A-Za-z])_|_(?![0-9A-Za-z])", re.ASCII)
 
 
 def render_mermaid(picture: Picture) -> str:
-    """Write a flowchart: arrows point from the referencing to the referenced table, one for all keys between the two.
+    """Write a flowchart. One arrow stands for all keys from a referencing to a referenced table.
 
-    Cycles are orange, and red if they are not deferrable. Tables without a model are dashed. A flowchart that is too
-    large for a page is drawn all the same, with a comment that says so.
+    Cycles are orange, or red if they are not deferrable. Tables without a model are dashed. If the flowchart is too large
+    for a page, it is still written, with a comment that says so.
     """
     lines = list(_mermaid_body(picture))
     head = ["flowchart " + ("RL" if picture.reverse else "LR"), f"%% {on_one_line(picture.title)}"]
@@ -161,9 +161,9 @@ def _class_of(name: QualifiedName, picture: Picture) -> str:
 
 
 def escape(text: str) -> str:
-    """Return *text* with all but letters, digits and harmless punctuation as entity codes (``#34;``).
+    """Return *text* with entity codes (``#34;``) for all but letters, digits and harmless punctuation.
 
-    An underscore inside a word stays; at its edge it would be Markdown's emphasis.
+    An underscore inside a word stays. At the edge of a word it is escaped, because Markdown would read it as emphasis.
     """
     return _SPECIAL.sub(lambda match: f"#{ord(match[0])};", text)
 

@@ -1,10 +1,11 @@
-"""The format ``html``: the dependency graph as one page that any browser opens, without the network.
+"""Write the format ``html``: the dependency graph as one page that any browser opens, without the network.
 
 The data is JSON inside the page. The page's script inserts it into the document as text, never as markup. The page's
-own policy permits only that one script and that one style, identified by their hashes (https://www.w3.org/TR/CSP3/).
+content security policy permits only this script and this style, identified by their hashes
+(https://www.w3.org/TR/CSP3/).
 
-Tables are in columns by level, ordered so that the curves between them rarely cross. The order inside a level is
-found by barycenters, swept in both directions: K. Sugiyama, S. Tagawa, M. Toda, "Methods for Visual Understanding of
+Tables are in columns by level, ordered so that the curves between them rarely cross. Barycenters, swept in both
+directions, give the order inside a level: K. Sugiyama, S. Tagawa, M. Toda, "Methods for Visual Understanding of
 Hierarchical System Structures", IEEE Trans. SMC 11 (1981).
 """
 
@@ -43,12 +44,12 @@ def render_html(picture: Picture) -> str:
         "data": as_script_data(page_data(picture)),
         "script": assets.script,
     }
-    # In one pass: inserted text is not searched again.
+    # One pass replaces everything, so that inserted text is not searched again.
     return _PLACE.sub(lambda match: parts[match[1]], assets.template)
 
 
 def as_script_data(content: Any) -> str:
-    """Return ASCII JSON in which no HTML parser finds the end of a script."""
+    """Return *content* as ASCII JSON in which no HTML parser finds the end of a script."""
     text = json.dumps(content, separators=(",", ":"))
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
@@ -65,9 +66,9 @@ def _hash(text: str) -> str:
 
 
 def page_data(picture: Picture) -> dict[str, Any]:
-    """Return the data that the page's script draws. Tables are numbers: positions in ``tables``, which is sorted by name.
+    """Return the data that the page's script draws. A table is a number: its position in ``tables``, which is sorted by name.
 
-    Everything is text for people; names are quoted as in SQL where necessary.
+    Texts are for people. Names are quoted as in SQL where necessary.
     """
     number_of = {name: number for number, name in enumerate(picture.tables)}
     return {
@@ -157,7 +158,7 @@ def _details(details: TableDetails) -> dict[str, Any]:
 
 
 def _rows(names: list[QualifiedName], details: Mapping[QualifiedName, TableDetails]) -> dict[str, Any]:
-    """Sum up the rows of a table and its partitions; a table that is partitioned itself stores none."""
+    """Return the sum of the rows of a table and its partitions. A partitioned table itself stores no rows."""
     known = [details[name] for name in names if name in details and details[name].rows is not None]
     return {
         "rows": sum(each.rows or 0 for each in known) if known else None,
@@ -193,7 +194,7 @@ def _cycle(cycle: Cycle, picture: Picture) -> dict[str, Any]:
 
 
 def _order(picture: Picture, number_of: Mapping[QualifiedName, int]) -> Iterator[list[dict[str, Any]]]:
-    """Yield the steps: tables that store rows; those of a cycle together, because one statement empties them."""
+    """Yield the steps with the tables that store rows. The tables of a cycle are one step, because one statement empties them."""
     group_of = {name: group for group, names in enumerate(picture.graph.deletion_groups()) for name in names}
     steps: dict[int, list[dict[str, Any]]] = {}
     for name in picture.order:
@@ -209,16 +210,16 @@ MOST_ROWS = 80
 
 
 class Column(NamedTuple):
-    """One column: its level, and its tables from top to bottom. A level with many tables has several columns."""
+    """One column of tables, from top to bottom, and its level. A level with many tables has several columns."""
 
     level: int
     tables: tuple[QualifiedName, ...]
 
 
 def arrange(picture: Picture) -> tuple[Column, ...]:
-    """Arrange the tables without partitions in columns, those of the picture's first level to the left.
+    """Arrange the tables without partitions in columns, with the picture's first level on the left.
 
-    Tables without a key are below the others. Costs O((tables + keys) log tables).
+    Tables without a key are below the others. Cost: O((tables + keys) log tables).
     """
     near = _neighbours(picture)
     levels = [(number, sorted(names, key=lambda name: (not near[name], name))) for number, names in picture.levels]
@@ -245,7 +246,7 @@ def _neighbours(picture: Picture) -> dict[QualifiedName, set[QualifiedName]]:
 
 
 def _place(names: list[QualifiedName], place: dict[QualifiedName, float]) -> None:
-    """Store the position of each, from 0 to 1, because levels have different heights."""
+    """Store the position of each table as a number from 0 to 1, because levels have different heights."""
     for number, name in enumerate(names):
         place[name] = (number + 0.5) / len(names)
 
@@ -254,7 +255,7 @@ def _by_barycenter(
     near: dict[QualifiedName, set[QualifiedName]], place: dict[QualifiedName, float], done: frozenset[QualifiedName]
 ) -> Callable[[QualifiedName], tuple[bool, float, QualifiedName]]:
     def key(name: QualifiedName) -> tuple[bool, float, QualifiedName]:
-        # The sum of floats depends on their order, and a set has none.
+        # The sum of floats depends on their order, and a set has no fixed order.
         placed = sorted(place[other] for other in near[name] if other in done)
         return not near[name], sum(placed) / len(placed) if placed else place[name], name
 
@@ -262,17 +263,17 @@ def _by_barycenter(
 
 
 def _split(names: list[QualifiedName], rows: int) -> list[tuple[QualifiedName, ...]]:
-    """Split into parts of similar length, at most *rows* long."""
+    """Split a column into parts of similar length, with at most *rows* tables each."""
     parts = ceil(len(names) / rows)
     return [tuple(names[len(names) * n // parts : len(names) * (n + 1) // parts]) for n in range(parts)]
 
 
 SCRIPTS = ("model.js", "elements.js", "map.js", "panel.js", "main.js")
-"""The page's script: these files, in this order, are one module."""
+"""The files of the page's script. In this order they are one module."""
 
 
 def read_assets() -> Assets:
-    """Read the template, the style and the script from the installed package, also from inside an archive."""
+    """Read the template, the style and the script from the installed package, even from inside an archive."""
     folder = files("testdb_app.showdeps") / "page"
     return Assets(
         template=(folder / "page.html").read_text("utf-8"),

@@ -1,4 +1,4 @@
-"""The picture that every format draws: tables, levels, cycles and notes; and the colours of a terminal."""
+"""Prepare the picture that every format draws: tables, levels, cycles, notes, and the colours of a terminal."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def reach(schema: Schema, start: Iterable[QualifiedName], *, reverse: bool = False) -> frozenset[QualifiedName]:
     """Return *start* and all tables that it depends on; with *reverse*, all tables that depend on it.
 
-    A partition includes its whole partitioned table, so that no key of a sibling is lost.
+    A partition includes its whole partitioned table, so that the keys of its siblings are included.
     """
     graph = DependencyGraph.from_schema(schema)
     roots = partition_roots(schema)
@@ -39,7 +39,7 @@ def reach(schema: Schema, start: Iterable[QualifiedName], *, reverse: bool = Fal
 
 
 def partition_roots(schema: Schema) -> dict[QualifiedName, QualifiedName]:
-    """Return, for each partition, the topmost table that it is a partition of."""
+    """Return for each partition its root: the topmost table that it is a partition of."""
     found: dict[QualifiedName, QualifiedName] = {}
     for table in schema.tables:
         top = table
@@ -52,14 +52,15 @@ def partition_roots(schema: Schema) -> dict[QualifiedName, QualifiedName]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cycle:
-    """Tables that reference each other in a ring or in several connected rings, or one that references itself.
+    """Tables that reference each other in a ring or in several connected rings, or a table that references itself.
 
     - ``number``: from 1, in the order of the names.
-    - ``members``: all tables on it, sorted; ``tables``: the same with partitions replaced by their root.
-    - ``keys``: the declared foreign keys between them; ``ring``: a shortest ring of them, one that is not deferrable
-      if there is one.
-    - ``deferrable``: whether each ring has a deferrable key. Rows that refer to each other can then be loaded and
-      removed one by one in a transaction.
+    - ``members``: all tables on it, sorted.
+    - ``tables``: the same with partitions replaced by their root.
+    - ``keys``: the declared foreign keys between them.
+    - ``ring``: a shortest ring of these keys; a ring that is not deferrable, if there is one.
+    - ``deferrable``: whether each ring has a deferrable key. If so, rows that reference each other can be inserted and
+      deleted one by one in a transaction.
     """
 
     number: int
@@ -100,7 +101,7 @@ def find_cycles(
 
 
 def _ring(keys: Iterable[ForeignKey], root_of: Mapping[QualifiedName, QualifiedName]) -> tuple[ForeignKey, ...]:
-    """Find a shortest ring of *keys* through the first table that is on one, roots instead of partitions."""
+    """Return a shortest ring of *keys* through the first table that is on a ring. Partitions are replaced by their root."""
     by_pair: dict[tuple[QualifiedName, QualifiedName], ForeignKey] = {}
     for key in keys:
         pair = (root_of.get(key.table, key.table), root_of.get(key.referenced, key.referenced))
@@ -116,7 +117,7 @@ def _ring(keys: Iterable[ForeignKey], root_of: Mapping[QualifiedName, QualifiedN
 
 
 def show_parts(parts: tuple[str, ...]) -> str:
-    """Return a list of columns, with a comma between them."""
+    """Return the names of columns as text, with commas between them."""
     return ", ".join(map(show_part, parts))
 
 
@@ -126,17 +127,17 @@ def counted(number: int, noun: str) -> str:
 
 
 def cells(text: str) -> int:
-    """Return the number of terminal columns of *text*: two for wide characters, none for combining ones."""
+    """Return the number of terminal columns of *text*. Wide characters take two columns, and combining ones take none."""
     if text.isascii():
         return len(text)
     wide = sum(unicodedata.east_asian_width(char) in {"W", "F"} for char in text)
-    # Marks, and characters that select a variant of the one before.
+    # These are marks, and characters that select a variant of the preceding character.
     marks = sum(unicodedata.category(char) in {"Mn", "Me"} for char in text)
     return len(text) + wide - marks
 
 
 def notes(name: QualifiedName, picture: Picture) -> Iterator[str]:
-    """Yield the peculiarities of a table, in a few words each."""
+    """Yield short notes about the special properties of a table."""
     table = picture.whole.by_name[name]
     if table.kind is TableKind.PARTITIONED:
         yield counted(picture.partition_counts.get(name, 0), "partition")
@@ -159,7 +160,7 @@ def _unpainted(text: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Paint:
-    """Colours for people: functions that wrap a text in a terminal's codes. The default is no colour."""
+    """Colours for people: functions that wrap a text in a terminal's colour codes. By default there are no colours."""
 
     heading: Callable[[str], str] = _unpainted
     table: Callable[[str], str] = _unpainted
@@ -181,7 +182,7 @@ class Arrow(NamedTuple):
 
     @property
     def key(self) -> ForeignKey:
-        """The key, or one of the same keys."""
+        """The foreign key, or the first of the same keys of several partitions."""
         return self.keys[0]
 
 
@@ -191,7 +192,7 @@ class Picture:
 
     Parameters:
 
-    - *whole*: the whole schema; levels, order and cycles are always those of the whole.
+    - *whole*: the whole schema. Levels, order and cycles are always those of the whole schema.
     - *title*: the database, for people; *alias* and *database*: its names for machines.
     - *shown*: the tables to draw; None for all. See :func:`reach`.
     - *labels*: the models of each table.
@@ -199,7 +200,7 @@ class Picture:
       labels of models that no migration creates.
     - *reverse*: referenced tables first; *cycles_only*: only tables and keys that are on a cycle.
     - *width*: columns of the terminal; *ascii_only*: no line-drawing characters; *paint*: the colours.
-    - *details*: the columns and rows of tables, and *assets*: the parts of a page, both for ``html`` only.
+    - *details* (the columns and rows of tables) and *assets* (the parts of a page): only for ``html``.
     """
 
     whole: Schema
@@ -221,12 +222,12 @@ class Picture:
 
     @cached_property
     def graph(self) -> DependencyGraph[QualifiedName]:
-        """The graph of the whole schema, each partition a node of its own."""
+        """The graph of the whole schema. Each partition is a separate node."""
         return DependencyGraph.from_schema(self.whole)
 
     @cached_property
     def cycles(self) -> tuple[Cycle, ...]:
-        """The cycles with a table that is shown, all of them complete."""
+        """The cycles that contain a shown table. Each of them is complete."""
         return tuple(
             cycle
             for cycle in find_cycles(self.whole, self.graph, self.root_of)
@@ -235,7 +236,7 @@ class Picture:
 
     @cached_property
     def cycle_of(self) -> Mapping[QualifiedName, Cycle]:
-        """For each table on a cycle, that cycle."""
+        """The cycle of each table that is on one."""
         return {name: cycle for cycle in self.cycles for name in cycle.members}
 
     def cycle_of_key(self, key: ForeignKey) -> Cycle | None:
@@ -245,7 +246,7 @@ class Picture:
 
     @cached_property
     def schema(self) -> Schema:
-        """The schema, restricted to what is shown: the sequences too, unless everything is."""
+        """The schema, restricted to the shown tables and their sequences. If all tables are shown, it has all sequences."""
         if self.shown is None and not self.cycles_only:
             return self.whole
         kept: AbstractSet[QualifiedName] = self.whole.by_name.keys() if self.shown is None else self.shown
@@ -262,13 +263,13 @@ class Picture:
 
     @cached_property
     def order(self) -> tuple[QualifiedName, ...]:
-        """The tables in the order to delete in, partitions among them; reversed, the order to insert in."""
+        """The shown tables and partitions in the order to delete in; with ``reverse``, in the order to insert in."""
         order = tuple(name for name in self.graph.deletion_order() if name in self.schema.by_name)
         return order[::-1] if self.reverse else order
 
     @cached_property
     def root_of(self) -> Mapping[QualifiedName, QualifiedName]:
-        """For each partition of the whole schema, the topmost table that it is a partition of."""
+        """The root of each partition of the whole schema: the topmost table that it is a partition of."""
         return partition_roots(self.whole)
 
     def root(self, name: QualifiedName) -> QualifiedName:
@@ -277,7 +278,7 @@ class Picture:
 
     @cached_property
     def partition_counts(self) -> Mapping[QualifiedName, int]:
-        """For each partitioned table, the number of tables that store its rows."""
+        """The number of tables that store the rows of each partitioned table."""
         counts: dict[QualifiedName, int] = {}
         for name, root in self.root_of.items():
             counts[root] = counts.get(root, 0) + self.whole.by_name[name].stores_rows
@@ -285,9 +286,9 @@ class Picture:
 
     @cached_property
     def levels(self) -> tuple[tuple[int, tuple[QualifiedName, ...]], ...]:
-        """The tables without partitions by level, with its number: the highest first; in reverse, 0 first.
+        """The numbers of the levels, each with its tables without partitions. The highest is first; with ``reverse``, 0 is first.
 
-        Partitions count with their root, which has the level of the highest of them.
+        Partitions belong to the level of their root, which is the highest level among them.
         """
         roots = {self.root(table.name) for table in self.schema.tables}
         graph = DependencyGraph(
@@ -310,7 +311,7 @@ class Picture:
 
     @cached_property
     def arrows_of(self) -> Mapping[QualifiedName, tuple[Arrow, ...]]:
-        """For each table without partitions, its arrows. The same key of several partitions is one arrow."""
+        """The arrows of each table without partitions. The same key of several partitions is one arrow."""
         found: dict[QualifiedName, dict[object, list[ForeignKey]]] = {}
         for key in self.keys:
             source, target = self.root(key.table), self.root(key.referenced)
@@ -331,7 +332,7 @@ class Picture:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assets:
-    """The template of a page, its style and its script.
+    """The template, the style and the script of a page.
 
     ``template`` contains ``{{title}}``, ``{{policy}}``, ``{{style}}``, ``{{data}}`` and ``{{script}}``.
     """

@@ -1,6 +1,6 @@
-"""The formats ``tree`` and ``order``: the dependency graph as text for people and pipes.
+"""Write the formats ``tree`` and ``order``: the dependency graph as text for people and pipes.
 
-Lines are broken between words, never inside a name: a cut could make two names equal.
+Lines are broken between words, never inside a name, because two broken names could look equal.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class _Glyphs(NamedTuple):
 _UNICODE = _Glyphs(branch="├─ ", last="└─ ", bar="│  ", arrow="→")
 _ASCII = _Glyphs(branch="|- ", last="`- ", bar="|  ", arrow="->")
 GLYPHS = "".join(_UNICODE)
-"""Characters that a terminal must be able to show; otherwise ``ascii_only`` is needed."""
+"""The characters that a terminal must be able to show. Otherwise ``ascii_only`` is needed."""
 
 
 class _Word(NamedTuple):
-    """A text that is not broken, its colour, and the number of spaces before it."""
+    """A text that stays on one line, its colour, and the number of spaces before it."""
 
     text: str
     paint: Callable[[str], str]
@@ -39,7 +39,7 @@ class _Word(NamedTuple):
 
 
 def render_tree(picture: Picture) -> str:
-    """Draw the picture for a terminal, ``width`` columns wide if the names permit it."""
+    """Draw the picture for a terminal. It is at most ``width`` columns wide, unless a name is too long."""
     sections = [_header(picture)]
     if picture.cycles_only:
         sections += [_cycle_section(cycle, picture) for cycle in picture.cycles]
@@ -170,7 +170,7 @@ def _missing_tables(picture: Picture) -> Iterator[str]:
 
 
 def _flow(words: Iterable[_Word], width: int, *, first: str = "", hang: str) -> Iterator[str]:
-    """Set *words* into lines of *width*: the first indented by *first*, the others by *hang*."""
+    """Fill lines of *width* columns with *words*. The first line is indented by *first*, the others by *hang*."""
     line, used, is_empty = first, cells(first), True
     for word in words:
         spaces = 0 if is_empty else word.spaces
@@ -185,9 +185,9 @@ def _flow(words: Iterable[_Word], width: int, *, first: str = "", hang: str) -> 
 
 
 def render_order(picture: Picture) -> str:
-    """List every table that is shown, partitions too; with ``reverse`` in the order to insert in.
+    """List every shown table and partition in the order to delete in; with ``reverse``, in the order to insert in.
 
-    Names are written as in SQL: in double quotes where necessary, with ``U&"…"`` for invisible characters. So a line
-    is always one table.
+    Names are written as in SQL: in double quotes where necessary, and with ``U&"…"`` for invisible characters. So each
+    line is exactly one table.
     """
     return "".join(f"{name!s}\n" for name in picture.order)
