@@ -158,7 +158,7 @@ class SharedConnection:
         found = self._threads.get(thread)
         if found is None:
             found = self._threads[thread] = make_thread_connection(self.connection, self)
-            # They go inside the connection's own wrapper, which waits for the turn. So the wait counts as no statement's time.
+            # They go inside the connection's own wrapper, which waits for the turn. So the wait is not part of a statement's time.
             found.execute_wrappers += [
                 each for each in self.connection.execute_wrappers if not isinstance(each, _TurnTaker)
             ]
@@ -380,7 +380,7 @@ class ThreadConnection(_Base):
         self.autocommit = True
         self.execute_wrappers.append(self._take_turn)
 
-    # Opening and closing: the thread has no connection of its own.
+    # Opening and closing: the thread does not have its own connection.
 
     def ensure_connection(self) -> None:
         """Use the session's connection. Raises an error if the sharing has ended, or the session is broken."""

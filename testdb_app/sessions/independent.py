@@ -73,7 +73,7 @@ def _number() -> Iterator[int]:
 
 @cache
 def _name(alias: str, number: int) -> str:
-    # There is one object for each name, because the name becomes an attribute's, and the interpreter's caches keep those.
+    # There is only one object for each name. It becomes the name of an attribute, and the interpreter's caches keep those.
     return f"{alias}_independent_{number}"
 
 
