@@ -158,7 +158,7 @@ class SharedConnection:
         found = self._threads.get(thread)
         if found is None:
             found = self._threads[thread] = make_thread_connection(self.connection, self)
-            # They go inside the connection's own wrapper, which waits for the turn. So the wait is not part of a statement's time.
+            # They go inside the connection's own wrapper, which waits for the turn. So the wait is no part of a statement's time.
             found.execute_wrappers += [
                 each for each in self.connection.execute_wrappers if not isinstance(each, _TurnTaker)
             ]
