@@ -1,4 +1,4 @@
-"""The app: it registers the checks and tells the guard the names of the databases before a test runner changes them."""
+"""The app configuration: registers the system checks, and gives the guard the configured database names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ class TestDBConfig(AppConfig):
     verbose_name = "Test database reset"
 
     def ready(self) -> None:
-        """Register the system checks; remember the configured databases, and be told which ones are made. Touches none."""
+        """Register the system checks, and have the guard remember the configured databases and hook their creation.
+
+        A test runner changes the names later. Connects to no database.
+        """
         from testdb_app import checks, guard  # noqa: PLC0415 - Django's apps must be ready first
 
         checks.register_checks()

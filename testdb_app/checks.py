@@ -1,8 +1,8 @@
-"""System checks: what is wrong, or dangerous, before any reset runs.
+"""System checks: find wrong or dangerous settings before any reset runs.
 
 ==================== =======================================================================================
 ``testdb_app.E001``  ``settings.TESTDB`` has an unknown key or an invalid value
-``testdb_app.E002``  a test database is a real one: by its name, on SQLite by the file
+``testdb_app.E002``  a test database is a real one; compared by name, on SQLite by file
 ``testdb_app.E003``  an open connection pool leads to another database than the settings name
 ``testdb_app.W001``  ``testdb_app`` is installed in a deployment (``check --deploy``)
 ``testdb_app.W002``  ``testdb_app.demo`` is installed in a deployment (``check --deploy``)
@@ -35,9 +35,9 @@ def register_checks() -> None:
 
 
 def find_faults(aliases: Iterable[str]) -> list[str]:
-    """Return what keeps the databases of *aliases* from being reset, whatever the tests do: to be told once, at the start.
+    """Return the faults that prevent every reset of the databases of *aliases*. Report them once, at the start of a run.
 
-    Looks at the settings and the driver, and connects to nothing.
+    Reads the settings and the driver's name, and connects to no database.
     """
     faults: list[str] = []
     if not apps.is_installed("testdb_app"):
@@ -52,7 +52,7 @@ def find_faults(aliases: Iterable[str]) -> list[str]:
 
 
 def check_settings(**_: Any) -> list[CheckMessage]:
-    """E001: the setting TESTDB can be read."""
+    """E001: check that ``settings.TESTDB`` has known keys and valid values."""
     try:
         get_settings()
     except ConfigurationError as error:
@@ -61,7 +61,7 @@ def check_settings(**_: Any) -> list[CheckMessage]:
 
 
 def check_test_names(**_: Any) -> list[CheckMessage]:
-    """E002: no alias has a test database that is the real database of an alias, unless that is allowed by name."""
+    """E002: check that no test database is the real database of an alias, unless the settings allow it by name."""
     return list(_equal_names())
 
 
@@ -69,7 +69,7 @@ def _equal_names() -> Iterator[CheckMessage]:
     try:
         allowed = get_settings().allowed_databases
     except ConfigurationError:
-        allowed = ()  # E001
+        allowed = ()  # E001 reports it
     for alias in connections:
         test_name = _test_name(alias)
         owner = next((real for real in connections if test_name and _is_database_of(real, alias, test_name)), None)
@@ -86,14 +86,14 @@ def _equal_names() -> Iterator[CheckMessage]:
 
 
 def _is_database_of(owner: str, alias: str, name: str) -> bool:
-    """Whether the database that *alias* would have under *name* is the one that *owner* had before any test runner."""
+    """Whether *alias* would reach, under *name*, the database that *owner* had before any test runner."""
     if not is_configured_for(owner, connections.settings[alias], name):
         return False
     return vendor_of(connections.settings[alias]) == "sqlite" or _server(owner) == _server(alias)
 
 
 def _test_name(alias: str) -> str | None:
-    """Return the name that Django's test runner gives the test database of *alias*; None where it makes none."""
+    """Return the name that Django's test runner gives the test database of *alias*; None if the runner makes none."""
     test = connections.settings[alias].get("TEST", {})
     configured = get_configured_name(alias)
     if test.get("MIRROR") or test.get("NAME"):
@@ -107,7 +107,7 @@ def _server(alias: str) -> tuple[str, ...]:
 
 
 def check_pools(**_: Any) -> list[CheckMessage]:
-    """E003: an open psycopg pool leads to the database that the settings name."""
+    """E003: check that each open psycopg pool leads to the database that the settings name."""
     return list(_stale_pools())
 
 
@@ -127,7 +127,7 @@ def _stale_pools() -> Iterator[CheckMessage]:
 
 
 def check_drivers(**_: Any) -> list[CheckMessage]:
-    """W003: every PostgreSQL alias is used through psycopg 3."""
+    """W003: check that every PostgreSQL alias uses psycopg 3."""
     return [
         Warning(text, hint=remedy, obj=alias, id="testdb_app.W003")
         for alias, text, remedy in _other_drivers(connections)
@@ -148,7 +148,7 @@ def _other_drivers(aliases: Iterable[str]) -> Iterator[tuple[str, str, str]]:
 
 
 def check_deployment(**_: Any) -> list[CheckMessage]:
-    """W001, W002: neither the app nor its demonstration models belongs in a deployment."""
+    """W001, W002: check that a deployment installs neither the app nor its demonstration models."""
     found: list[CheckMessage] = []
     for name, number in (("testdb_app", 1), ("testdb_app.demo", 2)):
         if apps.is_installed(name):

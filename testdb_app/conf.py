@@ -1,4 +1,4 @@
-"""The settings: one dict, ``TESTDB``, whose unknown keys are refused; and the checked options of a reset."""
+"""Settings: reads and checks the dict ``settings.TESTDB``, and the options of a reset."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from testdb_app.baseline_state import FLUSHED
 from testdb_app.exceptions import ConfigurationError
 
 ALL_APPS = "all"
-"""The value of ``POST_MIGRATE`` that stands for every app but Django's own."""
+"""The value of ``POST_MIGRATE`` that means every app except Django's own."""
 STRATEGIES = ("auto", "delete", "truncate")
 KEEP_CONNECTIONS = ("auto", "never", "always")
 
@@ -30,8 +30,8 @@ class Settings:
     - ``lock_timeout``: seconds that a reset waits for locks.
     - ``post_migrate``: apps whose receivers of ``post_migrate`` are called after a test that changed something, or ("all",).
     - ``truncate_above``: bytes per table from which ``auto`` truncates instead of deleting.
-    - ``keep_connections``: "auto" keeps a connection between two tests where its session is proved to be as good as a new
-      one, "never" closes it, "always" keeps what can be put back.
+    - ``keep_connections``: "auto" keeps a connection between two tests if its session is proved to be as good as a new
+      one. "never" closes it. "always" keeps what can be put back.
     """
 
     allowed_databases: tuple[str, ...] = ()
@@ -71,11 +71,11 @@ def _names(key: str, value: Any) -> tuple[str, ...]:
 
 
 def _apps(key: str, value: Any) -> tuple[str, ...]:
-    """Return labels of apps; *value* is "all", or a list of labels and dotted names."""
+    """Return the labels of the apps in *value*, which is "all", or a list of labels and dotted names."""
     if value == ALL_APPS:
         return (ALL_APPS,)
     names = _names(key, value)
-    # A test may have replaced the list of the apps.
+    # A test may have replaced the list of installed apps.
     installed = [config for configs in (apps.app_configs, *apps.stored_app_configs) for config in configs.values()]
     known = {name: config.label for config in installed for name in (config.label, config.name)}
     for name in names:
@@ -90,7 +90,7 @@ def _apps(key: str, value: Any) -> tuple[str, ...]:
 
 
 def check_strategy(key: str, value: Any) -> str:
-    """Return *value* if it is a strategy; raise :class:`ConfigurationError` that names *key* otherwise."""
+    """Return *value*. Raises :class:`ConfigurationError`, which names *key*, if it is no strategy."""
     if value not in STRATEGIES:
         raise ConfigurationError(f"{key} must be one of {', '.join(STRATEGIES)}, not {value!r}.")
     return str(value)
@@ -105,7 +105,7 @@ def _keep_connections(key: str, value: Any) -> str:
 
 
 def check_seconds(key: str, value: Any) -> float:
-    """Return *value* in seconds if it is a positive number; raise :class:`ConfigurationError` otherwise."""
+    """Return *value* as a float. Raises :class:`ConfigurationError` unless it is above 0 and at most 86,400 seconds."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 86_400:
         raise ConfigurationError(f"{key} must be a number of seconds above 0 and at most 86400, not {value!r}.")
     return float(value)
@@ -129,15 +129,15 @@ _CHECKS = {
 
 
 TARGETS = ("baseline", "empty")
-"""The states that a reset can go to. None means the baseline where the database has one, and empty otherwise.
+"""The states that a reset can go to. None means the baseline if the database has one, and empty otherwise.
 
-There is one more, which :mod:`testdb_app.teardown` keeps: :data:`testdb_app.baseline_state.FLUSHED`.
+:mod:`testdb_app.teardown` keeps one more: :data:`testdb_app.baseline_state.FLUSHED`.
 """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResetOptions:
-    """What :class:`testdb_app.resetter.Resetter` was asked for; see there. Made by :func:`check_options`."""
+    """The checked options of a :class:`testdb_app.resetter.Resetter`; see there. :func:`check_options` makes them."""
 
     include: tuple[str, ...]
     exclude: tuple[str, ...]
@@ -160,9 +160,9 @@ def check_options(
     allow_database: str | Iterable[str],
     lock_timeout: float | None,
 ) -> ResetOptions:
-    """Check the arguments and fill in ``settings.TESTDB`` for what is None.
+    """Check the options of a reset, and replace None by the value in ``settings.TESTDB``.
 
-    Raises :class:`ConfigurationError` that names the argument and the values that it takes.
+    Raises :class:`ConfigurationError`, which names the wrong argument and the values that it takes.
     """
     settings = get_settings()
     if to is not None and to not in {*TARGETS, FLUSHED}:

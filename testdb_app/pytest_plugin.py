@@ -1,6 +1,6 @@
-"""The pytest plugin: every option, fixture and mark, over pytest-django.
+"""The pytest plugin: its options, fixtures and marks, which build on pytest-django.
 
-pytest imports it in every run where the package is installed. So it imports Django inside functions only, and registers no
+pytest imports it in every run if the package is installed. So it imports Django inside functions only. It registers no
 hook around fixtures and tests until a test, an option or an ini key uses the plugin. ``testdb_app.plugin`` does the work.
 """
 
@@ -33,7 +33,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare the mark, and check the options."""
+    """Declare the marks, and check the options."""
     config.addinivalue_line(
         "markers",
         f"{requests.MARK}(databases): the databases, a list of aliases or '__all__', that db_class, db_module, db_package, "
@@ -60,12 +60,12 @@ def _register_hooks(config: pytest.Config) -> None:
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
-    """Return the line of the header: what is switched on."""
+    """Return the header's line, which lists what is switched on."""
     return options.header(config)
 
 
 def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> str | None:
-    """Name the receivers that a flush would call, where tests reset."""
+    """Return a line with the receivers of ``post_migrate`` that resets do not call, if tests reset."""
     if not config.pluginmanager.has_plugin(options.HOOKS):
         return None
     from testdb_app.plugin import transactional  # noqa: PLC0415
@@ -74,9 +74,9 @@ def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Ite
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Add the marks for pytest-django that follow from our fixtures."""
+    """Add pytest-django's marks for our fixtures, and register the hooks if *item* needs them."""
     _collect_session_test(item)
-    # Without it there is one error, after the collection.
+    # Without pytest-django there is one error, after the collection.
     if requests.uses_ours(item) and item.config.pluginmanager.hasplugin("django"):
         requests.add_mark(item)
         _register_hooks(item.config)
@@ -86,19 +86,19 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Refuse a set-up that cannot work, once and before anything else; a process of xdist leaves it to its controller."""
+    """Refuse a set-up that cannot work, once and before anything else. A worker of xdist leaves this to its controller."""
     if not options.is_worker(session.config) and not session.config.option.collectonly:
         _refuse(options.find_fault(session.config))
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Refuse it as well where only the tests, or their fixtures, ask for the plugin."""
+    """Refuse such a set-up also if only the tests, or their fixtures, use the plugin."""
     config = session.config
     if not config.option.collectonly and not session.testsfailed:
         fault = options.find_fault(config, session.items)
         if fault is not None and options.is_worker(config):
-            # Told by the process that began it, once for all of these.
+            # The controller reports it, once for all workers.
             config.workeroutput[_FAULT] = fault  # type: ignore[attr-defined]
             session.items.clear()
         else:
@@ -107,7 +107,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """Take over what a process of xdist has found wrong."""
+    """Keep the fault that a worker of xdist has found."""
     fault = getattr(node, "workeroutput", {}).get(_FAULT)
     if fault is not None:
         node.config.stash[_FOUND] = fault
@@ -115,14 +115,14 @@ def pytest_testnodedown(node: Any) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Have a run that was refused so end as one that was refused at once."""
+    """End a run that a worker refused with the exit status of a usage error."""
     fault = session.config.stash.get(_FOUND, None)
     if fault is not None:
         session.exitstatus = pytest.ExitCode.USAGE_ERROR
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Tell why."""
+    """Print the fault that a worker found."""
     fault = config.stash.get(_FOUND, None)
     if fault is not None:
         terminalreporter.write_line(f"ERROR: {fault}", red=True)
@@ -141,9 +141,10 @@ def _hold_scope(request: Any, blocker: Any) -> Generator[None]:
 
 @pytest.fixture
 def reset_db(request: Any, transactional_db: None) -> None:
-    """Require a test database in which the test commits, and which is reset to the baseline after it.
+    """Let the test commit to a test database, and reset that to the baseline after the test.
 
-    As ``transactional_db``, at the cost of what the test writes; the rows that migrations made are there for the next test.
+    Like ``transactional_db``, but the cost depends on what the test writes, and the next test finds the rows that migrations
+    made.
     """
     if "reset_db" not in requests.names_of(request.node):
         from testdb_app.plugin import scopes  # noqa: PLC0415
@@ -153,46 +154,47 @@ def reset_db(request: Any, transactional_db: None) -> None:
 
 @pytest.fixture(scope="class")
 def reset_db_class(request: Any, django_db_setup: None, django_db_blocker: Any) -> Generator[None]:
-    """Require a test database in which the tests of the class commit, and which is reset to the baseline after the last one."""
+    """Let the tests of the class commit to a test database, and reset that to the baseline after the last one."""
     yield from _hold_scope(request, django_db_blocker)
 
 
 @pytest.fixture(scope="module")
 def reset_db_module(request: Any, django_db_setup: None, django_db_blocker: Any) -> Generator[None]:
-    """Require a test database in which the tests of the module commit, and which is reset to the baseline after the last one."""
+    """Let the tests of the module commit to a test database, and reset that to the baseline after the last one."""
     yield from _hold_scope(request, django_db_blocker)
 
 
 @pytest.fixture(scope="class")
 def db_class(request: Any, django_db_setup: None, django_db_blocker: Any) -> Generator[None]:
-    """Require a transaction around the tests of the class, which is rolled back at the end; each test is a savepoint in it.
+    """Run the tests of the class in one transaction, which is rolled back at the end. Each test is a savepoint in it.
 
-    For fixtures of class scope that make rows once for all tests of the class.
+    Use it in class-scoped fixtures that make rows once for all tests of the class.
     """
     yield from _hold_scope(request, django_db_blocker)
 
 
 @pytest.fixture(scope="module")
 def db_module(request: Any, django_db_setup: None, django_db_blocker: Any) -> Generator[None]:
-    """Require a transaction around the tests of the module, which is rolled back at the end; each test is a savepoint in it.
+    """Run the tests of the module in one transaction, which is rolled back at the end. Each test is a savepoint in it.
 
-    For fixtures of module scope that make rows once for all tests of the module.
+    Use it in module-scoped fixtures that make rows once for all tests of the module.
     """
     yield from _hold_scope(request, django_db_blocker)
 
 
 @pytest.fixture(scope="package")
 def db_package(request: Any, django_db_setup: None, django_db_blocker: Any) -> Generator[None]:
-    """Require a transaction around the tests of the package, which is rolled back at the end; each test is a savepoint in it.
+    """Run the tests of the package in one transaction, which is rolled back at the end. Each test is a savepoint in it.
 
-    The package is the folder with an ``__init__.py`` that the first test that asks for it is in; its packages belong to it.
+    The package is the folder with an ``__init__.py`` around the first test that requests the fixture. Packages inside that
+    folder belong to it.
     """
     yield from _hold_scope(request, django_db_blocker)
 
 
 @pytest.fixture(scope="session")
 def db_session(request: Any, django_db_setup: None, django_db_blocker: Any) -> Generator[None]:
-    """Require a transaction around all tests of the process, which is rolled back at the end; each test is a savepoint in it."""
+    """Run all tests of the process in one transaction, which is rolled back at the end. Each test is a savepoint in it."""
     yield from _hold_scope(request, django_db_blocker)
 
 
@@ -200,7 +202,7 @@ _SESSION_HOOKS = "testdb_session_hooks"
 
 
 def _configure_sessions(config: pytest.Config) -> None:
-    """Make the mark known."""
+    """Declare the mark of test sessions."""
     config.addinivalue_line(
         "markers",
         f"{requests.SESSION_MARK}(**options): options of testdb_app's TestSessionFactory for the fixture test_session, such as "
@@ -209,14 +211,14 @@ def _configure_sessions(config: pytest.Config) -> None:
 
 
 def _collect_session_test(item: pytest.Item) -> None:
-    """Have something done around fixtures only where a test names ours."""
+    """Register the hooks of test sessions, once a test uses one of their fixtures."""
     if _uses(item) and not item.config.pluginmanager.has_plugin(_SESSION_HOOKS):
         item.config.pluginmanager.register(_SessionHooks(), _SESSION_HOOKS)
 
 
 @pytest.fixture(scope="session")
 def test_session_factory(django_db_setup: None, django_db_blocker: Any) -> Iterator[TestSessionFactory]:
-    """Return a factory of test sessions on the test databases, with no limits. While one is open, access is not blocked.
+    """Return a factory of test sessions on the test databases, without limits. An open session unblocks database access.
 
     Override it in a module, a class or a conftest.py, at any scope, to change its options::
 
@@ -233,9 +235,9 @@ def test_session_factory(django_db_setup: None, django_db_blocker: Any) -> Itera
 
 @pytest.fixture
 def test_session(request: pytest.FixtureRequest, test_session_factory: TestSessionFactory) -> Iterator[TestSession]:
-    """Open a test session for the test, which is rolled back after it, or reset if it says ``isolation="reset"``.
+    """Open a test session for the test, and roll it back afterwards; with ``isolation="reset"``, reset the databases.
 
-    Its options are those of ``test_session_factory``, changed by the marks ``@pytest.mark.test_session(…)``.
+    The marks ``@pytest.mark.test_session(…)`` override the options of ``test_session_factory``.
     """
     changes = requests.session_options(request.node)
     path, line, _ = request.node.location
@@ -254,7 +256,7 @@ def _uses(item: Any) -> bool:
 
 
 class _StandIn:
-    """Stands for the tests with sessions where pytest-django asks which databases the tests of a run need."""
+    """Represents the tests with sessions when pytest-django collects the databases that a run needs."""
 
     fixturenames = ()
     cls = None
@@ -264,24 +266,24 @@ class _StandIn:
         self.databases = databases
 
     def get_closest_marker(self, name: str) -> Any:
-        """Ask for the databases, as the mark ``django_db`` does."""
+        """Return a mark ``django_db`` that names the databases; None for other names."""
         return pytest.mark.django_db(databases=self.databases).mark if name == "django_db" else None
 
 
 class _SessionHooks:
-    """What is done in runs in which a test names one of the fixtures."""
+    """Hooks of runs in which a test uses a fixture of test sessions."""
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Have tests with sessions run first, as pytest-django does it with tests that roll back: it knows only its own.
+        """Run tests with sessions first, as pytest-django orders tests that roll back: it knows only its own.
 
-        A flush of Django's, after a transactional test, would take the rows of the migrations before they see them.
+        Otherwise Django's flush after a transactional test would delete the rows of the migrations before them.
         """
         items.sort(key=lambda item: not _uses(item))
 
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_fixture_setup(self, fixturedef: Any, request: Any) -> Generator[None, object, object]:
-        """Have pytest-django set up the databases of sessions too: those that no test asks for it leaves as they really are."""
+        """Make pytest-django set up the databases of sessions, too: it leaves an unneeded alias at the real database."""
         if fixturedef.argname == DB_HELPER:
             error = _find_session_in_the_way(request)
             if error is not None:
@@ -298,7 +300,7 @@ class _SessionHooks:
 
 
 def _find_session_in_the_way(request: Any) -> Exception | None:
-    """Return why a transactional test cannot run while a wide session is open: its flush would break that."""
+    """Return the error of a transactional test while a wide session is open: its flush would break that session."""
     opened: Any = sys.modules.get("testdb_app.sessions.registry")
     if opened is None or not requests.commits(request.node):
         return None

@@ -1,6 +1,6 @@
-"""A test runner for ``manage.py test`` that captures the baseline as soon as the test databases are there.
+"""A test runner for ``manage.py test`` that captures the baselines as soon as the test databases exist.
 
-``TEST_RUNNER = "testdb_app.runner.ResetDiscoverRunner"``, or :class:`ResetRunnerMixin` before a runner of one's own.
+Set ``TEST_RUNNER = "testdb_app.runner.ResetDiscoverRunner"``, or name :class:`ResetRunnerMixin` before your own runner class.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ else:
 
 @dataclass(frozen=True, slots=True)
 class WorkerInitializer:
-    """Does what *initialize* does when a worker of ``--parallel`` starts, and prepares the databases that it has to itself.
+    """Calls *initialize* when a worker of ``--parallel`` starts, and then prepares the worker's own databases.
 
-    *initialize* is the function of the project's own suite, or Django's. With *resets_all* every ``TransactionTestCase`` of the
-    worker resets, as it does in this process. *needed* are the aliases that tests reset. It is pickled where workers are spawned.
+    *initialize* is the function of the project's own suite, or Django's. With *resets_all*, every ``TransactionTestCase`` of
+    the worker resets, as in this process. *needed* are the aliases that tests reset. Spawned workers get it pickled.
     """
 
     initialize: Callable[..., Any]
@@ -56,7 +56,7 @@ class WorkerInitializer:
     needed: frozenset[str]
 
     def __call__(self, *arguments: Any, **options: Any) -> None:
-        """Initialize the worker. The arguments are Django's; the seventh names the aliases that the tests use."""
+        """Initialize the worker. The arguments are Django's; the seventh holds the aliases that the tests use."""
         self.initialize(*arguments, **options)
         used = options.get("used_aliases") or (arguments[6] if len(arguments) > 6 else None)
         for alias in used if used is not None else connections:
@@ -64,14 +64,14 @@ class WorkerInitializer:
                 try:
                     prepare_test_databases([alias], needed=self.needed)
                 except (TestDBError, Error) as error:
-                    # A worker that fails here is started again without end. The first test that resets there says it, too.
+                    # A worker that fails here is started again without end. The first test that resets there raises the error.
                     logger.warning("Worker %d: %s", os.getpid(), error)
         if self.resets_all:
             reset_all()
 
 
 def _parallel_suites(suite: Any) -> Iterator[ParallelTestSuite]:
-    """Yield the suites of parallel processes: *suite* itself, as Django makes it, or those that a project has put into it."""
+    """Yield the parallel suites: *suite* itself, as Django makes it, or those that a project has put into it."""
     if isinstance(suite, ParallelTestSuite):
         yield suite
     elif isinstance(suite, TestSuite):
@@ -82,20 +82,21 @@ def _parallel_suites(suite: Any) -> Iterator[ParallelTestSuite]:
 class ResetRunnerMixin(_Base):
     """Prepares the test databases for resets, after they were made and before the first test.
 
-    With ``--keepdb`` they go back to their baselines before the migrations, so that rows of a killed run do not
-    get into the one that is captured after them. Connections and pools are closed first: otherwise they still lead to the
-    real database. ``reset_transaction_tests``, or the option ``--reset-transaction-tests``, has every ``TransactionTestCase`` of
-    the project end with a reset to the baseline instead of a flush, without a change to it.
+    With ``--keepdb``, the databases are reset to their baselines before the migrations. So rows of a killed run do not get
+    into the baseline that is captured after them. Connections and pools are closed first: otherwise they still lead to the
+    real database. With ``reset_transaction_tests``, or the option ``--reset-transaction-tests``, every
+    ``TransactionTestCase`` of the project ends with a reset to the baseline instead of a flush. The tests stay unchanged.
 
-    Baselines are captured of the databases that tests reset: those in ``databases`` of the classes with :class:`ResetMixin`, or
-    of every ``TransactionTestCase`` with that option. ``reset_aliases`` names others: those that test sessions reset.
+    Baselines are captured for the databases that tests reset. These are in ``databases`` of the classes with
+    :class:`ResetMixin`, or of every ``TransactionTestCase`` with that option. ``reset_aliases`` adds others, such as those
+    that test sessions reset.
 
-    What the runner of one's own does stays: its suite of parallel processes, and what that does when a worker starts.
+    Your own runner's suite of parallel processes is kept, and so is what it does when a worker starts.
     """
 
     reset_transaction_tests: ClassVar[bool] = False
     reset_aliases: ClassVar[Collection[str]] = ()
-    # Of the tests of this run; None until they are known.
+    # The aliases that tests of this run reset; None until the tests are loaded.
     needed_aliases: frozenset[str] | None = None
 
     def __init__(self, *arguments: Any, reset_transaction_tests: bool = False, **options: Any) -> None:
@@ -113,12 +114,12 @@ class ResetRunnerMixin(_Base):
         )
 
     def build_suite(self, *arguments: Any, **options: Any) -> TestSuite:
-        """Build the suite, and have each worker of it prepare its databases after what it does when it starts."""
+        """Build the suite, and make each of its workers prepare its databases after its own initialization."""
         suite = super().build_suite(*arguments, **options)
         self.needed_aliases = self._find_needed_aliases(suite)
         for parallel in _parallel_suites(suite):
             initialize: Any = parallel.init_worker
-            # Django hands the function behind the method to the processes.
+            # Django passes the function behind the method to the processes.
             prepared = MethodType(
                 WorkerInitializer(initialize.__func__, self.resets_all, self.needed_aliases), parallel
             )
@@ -126,7 +127,7 @@ class ResetRunnerMixin(_Base):
         return suite
 
     def get_databases(self, suite: Any) -> Any:
-        """Return the aliases that tests use, and see which of them they reset: the suite may have grown."""
+        """Return the aliases that tests use. Also find again those that tests reset: the suite may have grown."""
         self.needed_aliases = self._find_needed_aliases(suite)
         return super().get_databases(suite)
 
@@ -140,9 +141,9 @@ class ResetRunnerMixin(_Base):
         return frozenset(found)
 
     def setup_databases(self, **kwargs: Any) -> Any:
-        """Make the test databases, and capture their baselines, or go back to those that they have kept.
+        """Make the test databases, and capture their baselines, or reset kept databases to theirs.
 
-        Raises :class:`ConfigurationError` for a set-up with which none could be reset, before any is made.
+        Raises :class:`ConfigurationError`, before any database is made, for a set-up that prevents every reset.
         """
         aliases = kwargs.get("aliases")
         check_set_up(connections if aliases is None else aliases)
@@ -166,7 +167,7 @@ class ResetRunnerMixin(_Base):
         return made
 
     def run_suite(self, suite: Any, **kwargs: Any) -> Any:
-        """Run the tests."""
+        """Run the tests, with resets in place of flushes if that is switched on."""
         with resetting_all() if self.resets_all else nullcontext():
             return super().run_suite(suite, **kwargs)
 

@@ -1,4 +1,4 @@
-"""The signals of a reset, and Django's own caches, which a reset clears.
+"""The signals that a reset sends, and the caches of Django that it clears.
 
 ::
 
@@ -32,28 +32,28 @@ A receiver that raises makes ``reset()`` raise, after the reset is done.
 """
 
 reset_finished = Signal()
-"""Sent after every reset, also one that found nothing to do, with ``using`` and ``report`` as above: for reports of time."""
+"""Sent after every reset, even one that found nothing to do, with ``using`` and ``report`` as above. Reports of time use it."""
 
 
-# The tables of models whose managers keep rows in memory for as long as the process lives.
+# Tables whose managers keep rows in memory as long as the process lives.
 _CACHED = {"django_content_type": ("contenttypes", "ContentType"), "django_site": ("sites", "Site")}
 
 
 def clear_caches(tables: frozenset[QualifiedName]) -> None:
-    """Clear the caches over *tables*, those whose rows changed. Touches no database."""
+    """Clear Django's caches of *tables*, whose rows changed. Touches no database."""
     for table in tables:
         if table.name in _CACHED:
             _clear(*_CACHED[table.name])
 
 
 def clear_all_caches() -> None:
-    """Clear them whether or not rows changed, as Django's flush does between tests, which may count queries."""
+    """Clear all of these caches, as Django's flush does between tests: a test may count queries."""
     for app_label, model in _CACHED.values():
         _clear(app_label, model)
 
 
 def remember_content_types() -> dict[str, Any]:
-    """Return the content types in the cache, by alias, for :func:`recall_content_types`."""
+    """Return the cached content types, by alias, for :func:`recall_content_types`."""
     if not apps.is_installed("django.contrib.contenttypes"):
         return {}
     cache = django_private.content_type_cache(_content_types())
@@ -61,7 +61,7 @@ def remember_content_types() -> dict[str, Any]:
 
 
 def recall_content_types(remembered: dict[str, Any]) -> None:
-    """Have *remembered*, and no others, in the cache. Their rows must be as they were then."""
+    """Put *remembered*, and nothing else, into the cache of content types. Their rows must be unchanged since."""
     if apps.is_installed("django.contrib.contenttypes"):
         cache = django_private.content_type_cache(_content_types())
         cache.clear()

@@ -1,6 +1,6 @@
-"""Test cases with real commits whose teardown resets: change the base class of a ``TransactionTestCase``, and nothing else.
+"""Test cases that commit, and reset the database in place of Django's flush.
 
-What they share is :class:`ResetMixin`, for bases of one's own::
+Change the base class of a ``TransactionTestCase``, and nothing else. For another base class, use :class:`ResetMixin`::
 
     class BrowserTest(ResetMixin, StaticLiveServerTestCase): ...
 """
@@ -32,7 +32,7 @@ from testdb_app.teardown import (
 if TYPE_CHECKING:
 
     class _Base(TransactionTestCase):
-        """With the hooks that the type stubs leave out."""
+        """Declares the hooks that the type stubs leave out."""
 
         @classmethod
         def _pre_setup(cls) -> None: ...
@@ -46,23 +46,23 @@ else:
 
 
 class ResetMixin(_Base):
-    """Resets at the end of each test what it wrote, in place of Django's flush. To be named before the base class.
+    """Resets what each test wrote, in place of Django's flush. Name the mixin before the base class.
 
     ``reset_to`` is the state that a test leaves behind:
 
     - "baseline", the default: the rows that the migrations made, and no others. It is captured once, before the first
-      of these tests, or by the runner in :mod:`testdb_app.runner` as soon as the databases are there;
-    - "empty": what Django's flush leaves, no rows but those that handlers of ``post_migrate`` make. These are kept, too, and
-      the handlers run once; see :mod:`testdb_app.teardown`.
+      of these tests. The runner in :mod:`testdb_app.runner` captures it as soon as the databases are there;
+    - "empty": what Django's flush leaves, no rows except those that handlers of ``post_migrate`` make. These are kept, too,
+      and the handlers run once; see :mod:`testdb_app.teardown`.
 
-    Sequences go back, too, so the first row that a test makes has the same key each time. All else is as Django
+    Sequences are reset, too, so the first row that a test makes has the same key each time. All else is as Django
     documents it for ``TransactionTestCase``; ``serialized_rollback`` has nothing left to do.
     """
 
     reset_to: ClassVar[str] = "baseline"
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Raise :class:`ConfigurationError` for a ``TestCase``: a reset cannot run inside its transaction."""
+        """Raise :class:`ConfigurationError` for a subclass of ``TestCase``: a reset cannot run inside its transaction."""
         super().__init_subclass__(**options)
         if issubclass(cls, TestCase):
             raise ConfigurationError(
@@ -83,7 +83,7 @@ class ResetMixin(_Base):
 
     @classmethod
     def setUpClass(cls) -> None:
-        """Take back what the set-up of the class wrote, if none of its tests begins."""
+        """Set up the class. If none of its tests begins, reset what its set-up wrote."""
         cls.addClassCleanup(clean_up_unused, cls)
         super().setUpClass()
 
@@ -115,7 +115,7 @@ class ResetLiveServerTestCase(ResetMixin, LiveServerTestCase):
 
 
 def _pre_setup(cls: type[Any]) -> None:
-    # A class that rolls back needs no baseline, and is in its transaction by now.
+    # A class that rolls back needs no baseline, and its transaction is already open.
     rolls_back = issubclass(cls, TestCase)
     if not (rolls_back and django_private.supports_transactions(cls)):
         for alias in django_private.databases_of(cls, include_mirrors=False):
@@ -162,14 +162,14 @@ _HOOKS: dict[str, Any] = {
 
 @contextmanager
 def resetting_all() -> Iterator[None]:
-    """Have every ``TransactionTestCase`` end with a reset while the block runs, Django's own classes included."""
+    """Make every ``TransactionTestCase``, Django's own classes included, end with a reset while the block runs."""
     with _hooked(_HOOKS):
         yield
 
 
 @contextmanager
 def keeping_all() -> Iterator[None]:
-    """Have every ``TransactionTestCase`` leave what it has committed while the block runs: a wider scope resets it."""
+    """Make every ``TransactionTestCase`` keep what it committed while the block runs: a wider scope resets it."""
     in_scope = {"_pre_setup": classmethod(_pre_setup_in_scope), "_fixture_teardown": keep_after}
     with _hooked({**_HOOKS, **in_scope, "setUpClass": _STOCK["setUpClass"]}):
         yield
@@ -186,7 +186,7 @@ def _hooked(hooks: dict[str, Any]) -> Iterator[None]:
 
 
 def reset_all() -> None:
-    """Have every ``TransactionTestCase`` of this process end with a reset from now on."""
+    """Make every ``TransactionTestCase`` of this process end with a reset from now on."""
     _hook(_HOOKS)
 
 

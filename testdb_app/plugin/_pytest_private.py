@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 DB_HELPER = "_django_db_helper"
-"""The fixture of pytest-django that sets up the database for one test; ``db`` and ``transactional_db`` ask for it."""
+"""The fixture of pytest-django that sets up the database for one test; ``db`` and ``transactional_db`` depend on it."""
 CLASS_FIXTURE = "_unittest_setUpClass_fixture_"
-"""How the names of the fixtures begin that pytest makes for ``setUpClass()``; the class's name follows."""
+"""The prefix of the fixtures that pytest makes for ``setUpClass()``; the class's name follows."""
 
 
 def item_of(request: Any) -> Any:
@@ -25,23 +25,23 @@ def request_of(item: Any) -> Any:
 
 
 def definition_of(request: Any) -> Any:
-    """Return the definition of the fixture whose request it is."""
+    """Return the definition of the fixture that *request* belongs to."""
     return request._fixturedef
 
 
 def fixtures_set_up(request: Any) -> dict[str, Any]:
-    """Return the definitions that the test at hand has used, by name: the live dictionary. What is deleted is set up again."""
+    """Return the definitions that the present test has used, by name. A name deleted from this live dict is set up again."""
     used: dict[str, Any] = request._fixture_defs
     return used
 
 
 def collected_definitions(request: Any, name: str) -> Sequence[Any]:
-    """Return the definitions of a fixture that the test at hand found when it was collected; the last one is used."""
+    """Return the definitions of a fixture that the present test found at its collection; pytest uses the last one."""
     return request._arg2fixturedefs.get(name) or ()
 
 
 def find_definitions(request: Any, name: str) -> Sequence[Any]:
-    """Return the definitions of a fixture that the test at hand can see; the last one is used."""
+    """Return the definitions of a fixture that the present test can see; pytest uses the last one."""
     manager, item = request._fixturemanager, request._pyfuncitem
     try:
         found = manager.getfixturedefs(name, item)
@@ -56,10 +56,10 @@ def was_requested_through(request: Any, name: str) -> bool:
 
 
 def forget_finalizers(fixturedef: Any) -> None:
-    """Have a fixture that has ended not end again."""
+    """Keep a fixture that has ended from ending again."""
     fixturedef._finalizers.clear()
 
 
 def fill_fixtures(item: Any) -> None:
-    """Set up the fixtures that a test asks for and has not."""
+    """Set up the fixtures that a test requests and does not have."""
     item._request._fillfixtures()

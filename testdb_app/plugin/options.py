@@ -1,4 +1,4 @@
-"""Options and ini keys of the plugin, and its line in the header."""
+"""The plugin's options and ini keys, and its line in pytest's header."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def is_worker(config: pytest.Config) -> bool:
 
 
 def find_fault(config: pytest.Config, items: Iterable[pytest.Item] = ()) -> str | None:
-    """Return the faults of the set-up in one text; None if there are none, or the run does not use the plugin.
+    """Return the faults of the set-up in one text; None without faults, or if the run does not use the plugin.
 
     A run uses it by an option, an ini key, a fixture or a class of one of *items*, or by the app in INSTALLED_APPS.
     """
@@ -94,7 +94,7 @@ def _find_users(config: pytest.Config, items: Iterable[pytest.Item]) -> Iterator
 
 
 def will_reset(item: pytest.Item) -> bool:
-    """Whether *item* resets databases, at its end or at that of a scope, as far as its collection tells."""
+    """Whether *item* resets databases, at its end or at the end of a scope, as far as its collection shows."""
     return (
         (requests.commits(item) and resets(item))
         or bool(requests.committed_scopes(item))
@@ -103,7 +103,7 @@ def will_reset(item: pytest.Item) -> bool:
 
 
 def aliases_to_reset(items: Iterable[pytest.Item], every: Iterable[str]) -> set[str]:
-    """Return the aliases, of *every*, that *items* reset or compare with a baseline, as far as their collection tells."""
+    """Return the aliases, of *every*, that *items* reset or compare with a baseline, as far as their collection shows."""
     found: set[str] = set()
     for item in items:
         named: list[Any] = []
@@ -133,28 +133,28 @@ def _is_installed() -> bool:
 
 
 def resets_all(config: pytest.Config) -> bool:
-    """Whether every test that commits is to end with a reset."""
+    """Whether every test that commits ends with a reset."""
     return bool(config.getoption(RESET) or config.getini(RESET))
 
 
 def resets(item: pytest.Item) -> bool:
-    """Whether *item* is to end with a reset, if it commits."""
+    """Whether *item* ends with a reset, if it commits."""
     return "reset_db" in requests.names_of(item) or resets_all(item.config)
 
 
 def leaks(config: pytest.Config) -> str | None:
-    """Return what to do about rows that are left: "warn", "fail", or None."""
+    """Return what to do about leaked rows: "warn", "fail", or None."""
     return str(config.getoption(LEAKS) or config.getini(LEAKS)) or None
 
 
 def durations(config: pytest.Config) -> int | None:
-    """Return how many of the slowest resets to show, 0 for all; None for no report."""
+    """Return the number of the slowest resets to show: 0 for all, None for no report."""
     given: Any = config.getoption(DURATIONS)
     return None if given is None else int(given)
 
 
 def header(config: pytest.Config) -> str | None:
-    """Return the line of the header; None if nothing is switched on."""
+    """Return the header's line; None if nothing is switched on."""
     mode = leaks(config)
     on = [
         "transactional tests reset to the baseline" if resets_all(config) else "",
