@@ -1,10 +1,14 @@
 """The contract of a backend: base classes with working defaults, and the values that they take and return.
 
-A backend is stateless and knows one vendor. *Introspection* reads the catalog, *operations* writes SQL. A backend never
-decides what may be reset or in what order: the guard and the plan do.
+A backend is stateless and serves one vendor. Its *introspection* reads the catalog, its *operations* write SQL. A backend
+never decides what may be reset (:mod:`testdb_app.guard`) or in what order (:mod:`testdb_app.plan`).
 
-:class:`BaseBackend` is the part that a reset needs. :class:`BaseDataBackend` is the part for set-up, teardown and
-verification in :mod:`testdb_app.data`.
+:class:`BaseBackend` is the part that :mod:`testdb_app.resetter` calls. :class:`BaseDataBackend` is the part for set-up,
+teardown and verification in :mod:`testdb_app.data`. The vendors are :mod:`testdb_app.backends.postgresql`,
+:mod:`testdb_app.backends.sqlite` and, for all others, :mod:`testdb_app.backends.generic`.
+
+A reset goes through the values in this order: :class:`DatabaseIdentity`, :class:`DatabaseState`, :class:`ResetPlan`,
+:class:`Script`.
 """
 
 from __future__ import annotations
@@ -41,7 +45,7 @@ OWN_SCHEMA = "testdb"
 
 
 def has_autocommit(connection: BaseDatabaseWrapper) -> bool:
-    """Whether *connection* commits each statement, or will when it is opened. Opens nothing, unlike Django's own method."""
+    """Whether *connection* commits each statement, or will once it is open. Unlike Django's method, it opens no connection."""
     if connection.in_atomic_block:
         return False
     return bool(connection.autocommit if connection.connection is not None else connection.settings_dict["AUTOCOMMIT"])
@@ -49,37 +53,37 @@ def has_autocommit(connection: BaseDatabaseWrapper) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class FileName:
-    """The meaning of a SQLite database's name: a path and the options of a URI (https://www.sqlite.org/uri.html)."""
+    """A SQLite database name, split into a path and the options of its URI (https://www.sqlite.org/uri.html)."""
 
     path: str
     options: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, name: str) -> FileName:
-        """Read a name as SQLite does; Django always allows URIs."""
+        """Parse a name as SQLite does. Django always allows URIs."""
         if not name.startswith("file:"):
             return cls(name)
         path, _, query = name.removeprefix("file:").partition("#")[0].partition("?")
         if path.startswith("//"):
             path = "/" + path[2:].partition("/")[2]
-        # Of several options of one name the last one is valid. The text after a NUL is ignored.
+        # SQLite uses the last of several options with one name, and ignores the text after a NUL.
         options = dict(parse_qsl(query, keep_blank_values=True))
         return cls(unquote(path).partition("\0")[0], options)
 
     @property
     def is_in_memory(self) -> bool:
-        """Whether it means a database in memory, or a temporary one."""
+        """Whether the name means an in-memory or a temporary database."""
         is_temporary = self.path in {"", ":memory:"}
         return is_temporary or self.options.get("mode") == "memory" or self.options.get("vfs") == "memdb"
 
 
 def is_same_file(path: str, other: str) -> bool:
-    """Whether two paths lead to one file: by device and inode if it exists, otherwise by the path behind the links."""
+    """Whether two paths lead to one file. Compares device and inode if it exists, otherwise the resolved paths."""
     try:
         return Path(path).samefile(other)
     except FileNotFoundError:
-        # An existing file differs from a missing one; and resolving the links of a path takes a call for each of its
-        # folders.
+        # An existing file differs from a missing one. This test avoids resolving links, which takes a call for each
+        # folder in the path.
         if Path(path).exists() or Path(other).exists():
             return False
     except OSError:
@@ -88,7 +92,7 @@ def is_same_file(path: str, other: str) -> bool:
 
 
 def baseline_unsupported(connection: BaseDatabaseWrapper) -> UnsupportedError:
-    """Return the error of a vendor that cannot copy and compare rows exactly."""
+    """Return the error for a vendor that cannot copy and compare rows exactly."""
     return UnsupportedError(
         f"A baseline is not supported on {connection.display_name}. Nothing was changed. Reset to empty, and make the rows "
         "that every test needs in a fixture."
@@ -96,7 +100,7 @@ def baseline_unsupported(connection: BaseDatabaseWrapper) -> UnsupportedError:
 
 
 class TransactionStatus(StrEnum):
-    """The state of the transaction on a connection, as the driver knows it."""
+    """The transaction state of a connection, as the driver reports it."""
 
     NONE = "none"
     OPEN = "open"
@@ -105,7 +109,7 @@ class TransactionStatus(StrEnum):
 
 
 class Failure(StrEnum):
-    """The reasons for a refused statement that a test session tells apart."""
+    """Why the database refused a statement, as far as a test session distinguishes the reasons."""
 
     STATEMENT_TIMEOUT = "statement time-out"
     LOCK_TIMEOUT = "lock time-out"
@@ -115,7 +119,7 @@ class Failure(StrEnum):
 
 
 class Mark(StrEnum):
-    """A mark inside a database. PROTECTED holds in every copy of it; TEST only in the database that it was given to."""
+    """A mark inside a database. PROTECTED also holds in every copy; TEST holds only in the database that received it."""
 
     PROTECTED = "protected"
     TEST = "test"
@@ -125,16 +129,22 @@ class Mark(StrEnum):
 class DatabaseIdentity:
     """The database that a connection really leads to, read over the live connection.
 
-    ``configured`` is the name in the connection's settings, ``name`` the live one. ``server`` is text for people.
-    ``warning`` says what is unknown about it; None for nothing. ``marks`` are those inside the database that hold for it.
-    With ``has_fixed_snapshot`` the transaction does not see what others commit. With ``is_replica`` the session fires
-    other triggers and rules than usual, and checks no foreign key (PostgreSQL's ``session_replication_role``).
-    ``is_live`` is off if the live connection cannot be queried, and ``name`` is the settings'.
+    - ``configured``, ``name``: the name in the connection's settings, and the live one.
+    - ``server``: a text for people.
+    - ``has_fixed_snapshot``: the transaction does not see what others commit.
+    - ``is_replica``: the session fires other triggers and rules than usual, and checks no foreign key (PostgreSQL's
+      ``session_replication_role``).
+    - ``is_live``: False if the live connection cannot be queried; ``name`` then comes from the settings.
+    - ``warning``: what is unknown about the database; None for nothing.
+    - ``marks``: the marks inside the database that hold for it.
+    - ``misfit``: why a test mark inside the database does not count: another database received it.
 
-    The rest differs in a copy of the database: ``oid``, the database's own number in its server (0 if there is none);
-    ``system_identifier``, the server's ('' if it has none, or the role may not read it); ``server_started``, when the
-    server began to run, as a text to compare ('' if unknown); ``file``, the file of a SQLite database that is not in
-    memory. ``misfit`` says why a test mark inside the database does not count: it was given to another one.
+    A copy of the database differs in these:
+
+    - ``oid``: the number of the database in its server; 0 if there is none.
+    - ``system_identifier``: identifies the server; '' if it has none, or the role may not read it.
+    - ``server_started``: when the server started, as a text to compare; '' if unknown.
+    - ``file``: the file of a SQLite database; '' in memory.
     """
 
     alias: str
@@ -167,14 +177,14 @@ class DatabaseIdentity:
 class DatabaseState:
     """The state of a database, read once before a reset.
 
-    - ``token``: equal to the ``Schema.token`` read earlier exactly if the schema has not changed since.
-    - ``sizes``: the tables that may hold rows, with their bytes (0: unknown). A superset, never too small. If
-      ``is_precise``, instead those that were written since the last reset of the same resetter.
-    - ``states``: the sequences that are not at their start, and where they are (None: unknown).
+    - ``token``: equals the ``Schema.token`` read earlier if and only if the schema has not changed since.
+    - ``sizes``: the tables that may hold rows, with their bytes (0: unknown). The set may be too large, never too small.
+    - ``is_precise``: ``sizes`` has instead the tables written since the last reset of the same resetter.
+    - ``states``: the sequences that are not at their start, each with its state (None: unknown).
+    - ``missing``: the relations that the role lacks a privilege to empty, each with that privilege.
     - ``shape``: what a baseline depends on besides the schema, as it is now; see
       :class:`testdb_app.baseline_state.Baseline`.
-    - ``copies``: the counters of the baseline's copies, as ``Baseline.counters`` has them.
-    - ``missing``: relations for which the role lacks a privilege that emptying them would need, and which.
+    - ``copies``: the counters of the baseline's copies, in the form of ``Baseline.counters``.
     """
 
     identity: DatabaseIdentity
@@ -193,7 +203,7 @@ class DatabaseState:
 
 
 class Action(StrEnum):
-    """The actions of a step: empty tables by DELETE or TRUNCATE, restore their baseline's rows, or put sequences back."""
+    """What a step does: empty tables by DELETE or TRUNCATE, restore their baseline rows, or restart sequences."""
 
     DELETE = "delete"
     TRUNCATE = "truncate"
@@ -202,7 +212,7 @@ class Action(StrEnum):
 
 
 class Restoration(StrEnum):
-    """The ways to restore rows: those that differ, by one statement a group of tables; all anew; or row by row, in passes."""
+    """How rows are restored: those that differ, by one statement for each group of tables; all anew; or row by row, in passes."""
 
     DIFFERENCES = "differences"
     ANEW = "anew"
@@ -211,11 +221,13 @@ class Restoration(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One step of a plan: ``names`` are tables that are handled together (a cycle, a truncation's closure), or a sequence.
+    """One step of a plan.
 
-    ``reason`` says why the step is done this way, unless that is plain. With ``waits`` off, a lock that is not free at
-    once is an error: the plan has another way. With ``rewrites`` on, a restoring step deletes and inserts all rows. With
-    ``in_passes`` on, it and the others like it continue without the rows that are refused, and retry these.
+    - ``names``: the tables that are handled together (a cycle, or a truncation's closure), or one sequence.
+    - ``reason``: why the step is done this way, unless that is plain.
+    - ``waits``: if off, a lock that is not free at once is an error, because the plan has another way.
+    - ``rewrites``: a restoring step deletes and inserts all rows.
+    - ``in_passes``: all restoring steps with this flag continue without the rows that are refused, and retry those.
     """
 
     action: Action
@@ -231,9 +243,10 @@ class ResetPlan:
     """What a reset does, in order.
 
     - ``steps`` empty tables, referencing tables first, then restart sequences.
-    - ``checks`` are foreign keys of tables that stay; no row may refer to an emptied table by them.
-    - ``verify`` are tables to read once more before the commit: a trigger that this role cannot switch off may write
-      to them.
+    - ``checks`` are foreign keys of tables that stay. By them no row may refer to an emptied table.
+    - ``verify`` are tables to read once more before the commit, because a trigger that this role cannot switch off may
+      write to them.
+    - ``kept`` are relations that the reset leaves alone.
     - ``stale_views`` are materialized views over the emptied tables.
     """
 
@@ -260,9 +273,12 @@ class ResetPlan:
 class ScriptContext:
     """What the SQL of a plan depends on besides the plan.
 
-    The plan leads to the rows of ``baseline``, or to no rows. The transaction first proves that it is where ``identity``
-    was read, and that nothing forbids a reset there by now. ``lock_timeout`` is in seconds. ``within_transaction``: in a
-    savepoint of the caller's transaction. ``for_tracker``: see :class:`Script`.
+    - ``baseline``: the rows that the plan leads to; None for no rows.
+    - ``identity``: the transaction first proves that it runs where this was read, and that nothing forbids a reset there
+      by now.
+    - ``lock_timeout``: in seconds.
+    - ``within_transaction``: run in a savepoint of the caller's transaction.
+    - ``for_tracker``: write the script for a change tracker; see :class:`Script`.
     """
 
     schema: Schema
@@ -275,10 +291,10 @@ class ScriptContext:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capture:
-    """What a capture keeps as ``state``: the rows of ``tables``, and where ``sequences`` are.
+    """What a capture stores as ``state``: the rows of ``tables`` and the states of ``sequences``.
 
-    ``excluded`` are the tables that no reset to it may touch. ``lock_timeout`` is in seconds. The transaction proves of
-    ``identity`` what that of a reset does.
+    No reset to it may touch the tables of ``excluded``. ``lock_timeout`` is in seconds. The transaction proves
+    ``identity`` as the transaction of a reset does; see :class:`ScriptContext`.
     """
 
     schema: Schema
@@ -294,10 +310,11 @@ class Capture:
 class Statement:
     """One SQL statement.
 
-    ``counts`` names the tables whose removed rows its result reports, in the order of the columns, or, for a single
-    table, by its row count. ``changes`` names those whose removed, updated and inserted rows it reports, in three columns
-    each. With ``is_lock`` it only takes locks before others need them. With ``is_proof`` it fails, and its transaction
-    with it, if the script must not run.
+    - ``counts``: the tables whose removed rows the result reports, in the order of the columns. For a single table the
+      row count may report them.
+    - ``changes``: the tables whose removed, updated and inserted rows the result reports, in three columns each.
+    - ``is_lock``: it only takes locks, before later statements need them.
+    - ``is_proof``: it fails, and its transaction with it, if the script must not run.
     """
 
     sql: str
@@ -311,11 +328,15 @@ class Statement:
 class Script:
     """A whole reset as SQL, in one transaction.
 
-    ``opening`` begins it and takes the ``locks`` (relation → mode). Then, under the locks, ``checks`` (foreign keys of
-    tables that stay) must have no row; ``body`` empties and restarts; the tables of ``verify`` must be empty now; and
-    ``closing`` commits. If there is nothing to check or verify, all of it is one round trip. A script for a change
-    tracker lacks the beginning and has sequences set after the commit: ``restarted``; it ``is_plain`` if it writes to no
-    catalog.
+    1. ``opening`` begins the transaction and takes the ``locks`` (relation → mode).
+    2. ``checks`` are foreign keys of tables that stay. Under the locks, no row may refer by them.
+    3. ``body`` empties tables and restarts sequences.
+    4. The tables of ``verify`` must be empty now.
+    5. ``closing`` commits.
+
+    A script with nothing to check or verify takes one round trip. A script for a change tracker does not begin the
+    transaction, and the sequences of ``restarted`` are set after its commit. Such a script ``is_plain`` if it writes to
+    no catalog.
     """
 
     opening: tuple[Statement, ...]
@@ -334,7 +355,7 @@ class Script:
         return self.opening + self.body + self.closing
 
     def refuse_references(self, counts: Iterable[int]) -> None:
-        """Raise :class:`ExclusionError` if any of *counts*, the rows that refer by each of ``checks``, is not 0."""
+        """Raise :class:`ExclusionError` unless all *counts* are 0: the numbers of rows that refer by each of ``checks``."""
         found = [(str(key), rows) for key, rows in zip(self.checks, counts, strict=True) if rows]
         if found:
             raise ExclusionError(
@@ -349,8 +370,9 @@ class Script:
 class FoundChanges:
     """What a change tracker found written since the last reset, in the database of ``identity``.
 
-    With ``is_nothing`` it is proved that nothing was. ``key`` is equal for the same tables and sequences of the same
-    database, so that a script for them can be used again; None if the script should be written anew.
+    - ``is_nothing``: it is proved that nothing was written.
+    - ``key``: equal for the same tables and sequences of the same database, so that their script can be used again. None
+      if the script should be written anew.
     """
 
     identity: DatabaseIdentity
@@ -362,14 +384,14 @@ class ChangeTracker(ABC):
     """Remembers a database from one reset to the next, to find what was written in between.
 
     It belongs to one resetter, and is valid as long as the schema and the options that it was made with. It never writes
-    by itself: the resetter asks it what was written, asks the guard, plans, and has it run the script.
+    by itself. The resetter calls :meth:`find_changes`, asks the guard, plans from :meth:`describe`, and calls :meth:`run`.
     """
 
     @abstractmethod
     def renew(self, connection: BaseDatabaseWrapper, observation: DatabaseState) -> None:
         """Remember the state of the database right after a reset that *observation* led to.
 
-        Nothing is remembered if somebody else may have written meanwhile.
+        It remembers nothing if another session may have written meanwhile.
         """
         ...
 
@@ -377,35 +399,37 @@ class ChangeTracker(ABC):
     def find_changes(
         self, connection: BaseDatabaseWrapper, *, after: FoundChanges | None = None
     ) -> FoundChanges | None:
-        """Find what was written since the last reset. Reads only. None: a full scan is needed.
+        """Find what was written since the last reset; None if a full scan is needed. Reads only.
 
-        *after* is what was found before, if :meth:`run` has shown that it was not all, or there is no script for it: more
-        is read then.
+        *after* is the earlier finding, if :meth:`run` has shown that it was incomplete, or if it has no script. Then more
+        is read.
         """
         ...
 
     @abstractmethod
     def describe(self, found: FoundChanges) -> DatabaseState | None:
-        """Return what was *found* as a state to plan from; None if only a script that was written before can be used."""
+        """Return *found* as a state to plan from; None if only a script that was written before can be used."""
         ...
 
     @abstractmethod
     def run(
         self, connection: BaseDatabaseWrapper, found: FoundChanges, script: Script, *, lock_timeout: float
     ) -> Mapping[QualifiedName, RowChanges] | None:
-        """Run *script*, and return the changes; None if something else than *found* was written, with nothing changed.
+        """Run *script* and return the changes; return None, with nothing changed, if something else than *found* was written.
 
-        *lock_timeout* in seconds. Raises what :meth:`BaseBackend.run` raises, with nothing changed.
+        *lock_timeout* is in seconds. Raises what :meth:`BaseBackend.run` raises, with nothing changed.
         """
         ...
 
 
 class BaseBackend(ABC):
-    """One vendor.
+    """What a reset, a capture and a test session need from one vendor.
 
-    ``warning`` says what this backend cannot promise; None if it keeps every promise. With ``has_local_limits`` limits
-    can end with a transaction. ``ways_to_restore`` are the ways to restore rows, in the order to try them in. The
-    defaults of the methods about baselines and marks are those of a vendor that supports neither.
+    - ``warning``: what this backend cannot promise; None if it keeps every promise.
+    - ``has_local_limits``: limits can end with a transaction.
+    - ``ways_to_restore``: the ways to restore rows, in the order to try them in.
+
+    The methods about baselines and marks have the defaults of a vendor that supports neither.
     """
 
     vendor: ClassVar[str]
@@ -431,10 +455,10 @@ class BaseBackend(ABC):
     def read_details(
         self, connection: BaseDatabaseWrapper, schema: Schema, *, count_rows: bool
     ) -> Mapping[QualifiedName, TableDetails]:
-        """Read, for pictures, what the schema lacks: the columns, unique keys and rows of each table of *schema*.
+        """Read the columns, unique keys and row numbers of each table of *schema*, which pictures show.
 
-        Rows are the server's estimate if it keeps one, with no table read or waited for; with *count_rows* every table is
-        read. Raises :class:`~testdb_app.exceptions.LockTimeoutError` if one cannot be read.
+        The row numbers are the server's estimates if it keeps them; no table is read or waited for. With *count_rows* every
+        table is read. Raises :class:`~testdb_app.exceptions.LockTimeoutError` if one cannot be read.
         """
         ...
 
@@ -442,9 +466,9 @@ class BaseBackend(ABC):
     def read_state(
         self, connection: BaseDatabaseWrapper, *, lock_timeout: float, baseline: Baseline | None = None
     ) -> DatabaseState:
-        """Find the tables that may hold rows and the sequences that have moved. Waits at most *lock_timeout* seconds for locks.
+        """Find the tables that may hold rows and the sequences that have moved. Reads only.
 
-        Reads only. With the known *baseline*, also reads what that depends on.
+        Waits at most *lock_timeout* seconds for locks. With the known *baseline*, also reads what that depends on.
 
         Raises :class:`~testdb_app.exceptions.LockTimeoutError`, and Django's database errors.
         """
@@ -452,14 +476,14 @@ class BaseBackend(ABC):
 
     @abstractmethod
     def count_rows(self, connection: BaseDatabaseWrapper, tables: Iterable[QualifiedName]) -> dict[QualifiedName, int]:
-        """Count the rows of each of *tables* itself (without partitions and inheritance children)."""
+        """Count the rows of each of *tables*, without those of its partitions and inheritance children."""
         ...
 
     @abstractmethod
     def count_references(
         self, connection: BaseDatabaseWrapper, keys: Sequence[ForeignKey], baseline: Baseline | None = None
     ) -> tuple[int, ...]:
-        """Count, for each key, the rows of its referencing table that refer to some row, except to rows of *baseline*."""
+        """Count, for each key, the rows of its referencing table that refer to any row, except to rows of *baseline*."""
         ...
 
     @abstractmethod
@@ -474,29 +498,29 @@ class BaseBackend(ABC):
     def run(
         self, connection: BaseDatabaseWrapper, script: Script, *, within_transaction: bool
     ) -> dict[QualifiedName, RowChanges]:
-        """Run *script*, all or nothing, and return what was changed per table, if the server reports it.
+        """Run *script*, all or nothing, and return the changes of each table, if the server reports them.
 
         Raises an error of :mod:`testdb_app.exceptions`, chained to the database's own, with everything rolled back.
         """
         ...
 
     def change_tracker(self, schema: Schema) -> ChangeTracker | None:
-        """Return a change tracker for a database with that schema, which remembers nothing yet; None if the vendor has none."""
+        """Return a new change tracker for a database with that schema; None if the vendor has none. It remembers nothing yet."""
         return None
 
     def renew_session(self, connection: BaseDatabaseWrapper, *, mode: str) -> bool:
-        """Leave *connection* with a session that is as good as a new one, or closed. No transaction may be open.
+        """Close the session of *connection*, or make it as good as a new one. No transaction may be open.
 
         *mode* is ``TESTDB["KEEP_CONNECTIONS"]``: "auto", "never" or "always". Returns whether the session that
         *connection* has after the reset may stay open for the next test.
 
-        By default the session is closed. The session that the reset then opens is as good as new for the next test.
+        By default the session is closed. The reset then opens another, which is as good as new for the next test.
         """
         connection.close()
         return True
 
     def release_session(self, connection: BaseDatabaseWrapper, *, keep: bool) -> None:
-        """Close the session after the reset unless *keep*, the result of :meth:`renew_session`; otherwise prepare its first use.
+        """Prepare the session for its next use after the reset if *keep*, the result of :meth:`renew_session`; else close it.
 
         By default nothing is done.
         """
@@ -508,47 +532,47 @@ class BaseBackend(ABC):
         """
 
     def transaction_status(self, connection: BaseDatabaseWrapper) -> TransactionStatus:
-        """Return the state of the transaction on *connection*, which is open, as the driver knows it. Sends nothing.
+        """Return the transaction state of the open *connection*, as the driver reports it. Sends nothing.
 
-        By default it is what Django believes.
+        By default it is the state that Django assumes.
         """
         return TransactionStatus.OPEN if connection.in_atomic_block else TransactionStatus.NONE
 
     def look_for_commits(self, connection: BaseDatabaseWrapper, since: Position | None) -> tuple[Position | None, bool]:
-        """Return the present position of the database, and whether rows may have been committed since *since*, an earlier one.
+        """Return the present position of the database, and whether rows may have been committed after the position *since*.
 
-        Never no if rows were committed. Two round trips at most; reads only, also inside a transaction.
+        The answer is never no if rows were committed. Two round trips at most; reads only, also inside a transaction.
 
         By default rows may always have been committed.
         """
         return None, True
 
     def is_schema_same(self, before: Position | None, after: Position | None) -> bool:
-        """Whether it is certain that nothing was created, dropped or altered between two positions of :meth:`look_for_commits`.
+        """Whether it is certain that nothing was created, dropped or altered between two positions.
 
-        By default nothing is certain.
+        :meth:`look_for_commits` returns positions. By default nothing is certain.
         """
         return False
 
     def find_written(self, before: Position | None, after: Position | None) -> frozenset[int] | None:
-        """Return the OIDs of all tables that were written between two such positions; None if that is not certain.
+        """Return the OIDs of all tables that were written between two positions; None if that is not certain.
 
         By default it is unknown.
         """
 
     def read_objects(self, connection: BaseDatabaseWrapper) -> frozenset[str]:
-        """Return the tables, sequences, triggers and other objects, each by its kind and name. Reads only.
+        """Return the tables, sequences, triggers and other objects, each as its kind and name. Reads only.
 
-        By default it is what Django's introspection lists.
+        By default they are those that Django's introspection lists.
         """
         with connection.cursor() as cursor:
             found = connection.introspection.get_table_list(cursor)
         return frozenset(f"{'view' if each.type == 'v' else 'table'} {each.name}" for each in found)
 
     def note_start(self, connection: BaseDatabaseWrapper) -> Position | None:
-        """Return the position of the database before anybody writes; None if the vendor has no counters to prove it later.
+        """Return the position of the database before anybody writes; None if the vendor has no counters.
 
-        Some round trips, on a connection that is in no transaction.
+        :meth:`is_unwritten` compares with it later. Takes some round trips. The connection must be in no transaction.
         """
         return None
 
@@ -560,13 +584,13 @@ class BaseBackend(ABC):
         return False
 
     def begin(self, connection: BaseDatabaseWrapper, savepoint: str, limits: Mapping[str, int]) -> None:
-        """Begin the transaction that Django has announced, with a savepoint, and *limits* that end with it. One round trip.
+        """Begin the transaction that Django has announced, make a savepoint, and set *limits* for it. One round trip.
 
         *limits* are milliseconds by PostgreSQL's names: ``statement_timeout``, ``lock_timeout``,
         ``idle_in_transaction_session_timeout``. Raises :class:`~testdb_app.exceptions.UnsupportedError` for limits that
         the vendor does not have, and Django's database errors.
 
-        By default Django begins, and the savepoint is made as Django's own are.
+        By default Django begins the transaction, and the savepoint is made as Django makes its own.
         """
         if limits:
             self.limit(connection, limits)
@@ -586,11 +610,9 @@ class BaseBackend(ABC):
     def limit(
         self, connection: BaseDatabaseWrapper, limits: Mapping[str, int], *, local: bool = False
     ) -> Mapping[str, str]:
-        """Set *limits* as for :meth:`begin`, for the connection or (*local*) the transaction, and return the earlier ones.
+        """Set *limits*, as for :meth:`begin`, and return the earlier ones. One round trip.
 
-        One round trip.
-
-        By default there are no limits, and each is refused.
+        They hold for the connection, or with *local* for the transaction. By default each limit is refused.
         """
         if limits:
             names = " and ".join(sorted(limits))
@@ -607,15 +629,14 @@ class BaseBackend(ABC):
         """
 
     def classify(self, error: BaseException) -> Failure:
-        """Return why the database raised Django's *error*."""
+        """Return why the database refused the statement that raised Django's *error*."""
         return Failure.OTHER
 
     def explain(self, connection: BaseDatabaseWrapper, error: Error, *, doing: str) -> TestDBError:
-        """Return the package's error for Django's *error*, raised by a statement of this package; *doing* begins its message.
+        """Return the package's error for Django's *error*, which a statement of this package raised.
 
-        Nothing was changed, and nothing is open.
-
-        By default the error contains what the database said.
+        *doing* begins the message. Call it when nothing was changed and no transaction is open. By default the message
+        contains the text of the database.
         """
         name, why = connection.settings_dict["NAME"], reason_of(error)
         if connection.connection is None:
@@ -631,14 +652,14 @@ class BaseBackend(ABC):
     def find_blockers(
         self, connection: BaseDatabaseWrapper, pid: object, sql: str, error: BaseException
     ) -> list[Blocker]:
-        """Return the sessions with locks that the session *pid* may have waited for with *sql*. Reads over a new *connection*.
+        """Return the sessions whose locks the session *pid* may have waited for with *sql*. Reads over a new *connection*.
 
         By default none are found.
         """
         return []
 
     def check_deferred(self, connection: BaseDatabaseWrapper) -> None:
-        """Check the constraints that wait for the commit; may leave them immediate. Inside a transaction.
+        """Check the constraints that are deferred to the commit, inside a transaction. It may leave them immediate.
 
         Raises Django's :class:`~django.db.IntegrityError`, which names table, key and value.
 
@@ -654,7 +675,11 @@ class BaseBackend(ABC):
         present: bool,
         identity: DatabaseIdentity | None = None,
     ) -> None:
-        """Set a mark inside the database, or remove it. Idempotent."""
+        """Set a mark inside the database if *present*, else remove it. Idempotent.
+
+        The transaction proves that it runs where *identity* was read, if one is given. By default it raises
+        :class:`~testdb_app.exceptions.UnsupportedError`.
+        """
         raise UnsupportedError(
             f'The mark "{mark}" is not supported on {connection.display_name}. Name the databases that may be reset in '
             'TESTDB["ALLOWED_DATABASES"] or with --allow-database instead.'
@@ -663,15 +688,15 @@ class BaseBackend(ABC):
     def count_changes(
         self, connection: BaseDatabaseWrapper, baseline: Baseline, tables: Iterable[QualifiedName]
     ) -> dict[QualifiedName, RowChanges]:
-        """Count what a restoration of *tables* would change now, by comparing each with its copy. Reads only."""
+        """Compare each of *tables* with its copy, and count what a restoration would change now. Reads only."""
         raise baseline_unsupported(connection)
 
     def read_baseline(self, connection: BaseDatabaseWrapper, state: str = BASELINE) -> Baseline | None:
-        """Read the database's baseline, or another *state*, without the rows; None if there is none. Reads only."""
+        """Read the baseline, or another *state*, without its rows; None if there is none. Reads only."""
         return None
 
     def compare_earlier(self, connection: BaseDatabaseWrapper, schema: Schema) -> EarlierFormat:
-        """Compare every table with its copy in a baseline of the earlier format. Reads only; costs all rows.
+        """Compare every table with its copy in a baseline of the earlier format. Reads only, and reads all rows.
 
         Raises :class:`~testdb_app.exceptions.BaselineFormatError` if that cannot be done.
 
@@ -682,9 +707,9 @@ class BaseBackend(ABC):
     def read_contents(
         self, connection: BaseDatabaseWrapper, tables: Iterable[QualifiedName]
     ) -> Mapping[QualifiedName, object]:
-        """Return all rows of *tables* and where their sequences are, to compare; nothing if that cannot be read. Reads only.
+        """Return all rows of *tables* and the states of their sequences, to compare; nothing if they cannot be read. Reads only.
 
-        For a vendor without a baseline, and for small tables. By default it cannot be read.
+        This is for a vendor without a baseline, and for small tables. By default they cannot be read.
         """
         return {}
 
@@ -695,7 +720,7 @@ class BaseBackend(ABC):
         raise baseline_unsupported(connection)
 
     def write_baseline(self, connection: BaseDatabaseWrapper, capture: Capture) -> Baseline:
-        """Capture, in place of what is kept as that state. All or nothing.
+        """Capture a state, and replace what the database keeps under its name. All or nothing.
 
         Raises an error of :mod:`testdb_app.exceptions`, with nothing changed.
         """
@@ -709,25 +734,24 @@ class BaseBackend(ABC):
         *,
         identity: DatabaseIdentity | None = None,
     ) -> Baseline:
-        """Replace everything that the database keeps of that *state*, except the rows, by *baseline*. All or nothing.
+        """Replace everything except the rows that the database keeps of *state* by *baseline*. All or nothing.
 
-        Here and below the transaction proves that it is where *identity* was read, if one is given.
-
-        Returns the baseline with the counters that are right from then on.
+        The transaction proves that it runs where *identity* was read, if one is given. Returns the baseline with the
+        counters that are valid from then on.
         """
         raise baseline_unsupported(connection)
 
     def catalog_first(self, connection: BaseDatabaseWrapper) -> AbstractContextManager[None]:
-        """Make Django's own queries of the catalog find the database's operators before those of any schema of the user's.
+        """Make Django's own queries of the catalog find the database's operators before those in a schema of the user.
 
         By default nothing is done: users cannot define operators.
         """
         return nullcontext()
 
     def write_restarts(self, connection: BaseDatabaseWrapper, schema: Schema, baseline: Baseline) -> tuple[str, ...]:
-        """Write the statements that set to 1 the sequences of tables without rows that the *baseline* has elsewhere.
+        """Write the statements that set sequences to 1, for tables without rows whose sequences have moved in *baseline*.
 
-        By default it does as Django does for the vendor.
+        By default it does what Django does for the vendor.
         """
         if not connection.features.supports_sequence_reset:
             return ()
@@ -744,28 +768,31 @@ class BaseBackend(ABC):
         return tuple(connection.ops.sequence_reset_by_name_sql(no_style(), listed)) if listed else ()
 
     def drop_baseline(self, connection: BaseDatabaseWrapper, *, identity: DatabaseIdentity | None = None) -> None:
-        """Remove all that :meth:`write_baseline` has captured from the database. Does nothing if there is none."""
+        """Remove everything that :meth:`write_baseline` has captured from the database. Idempotent.
+
+        The transaction proves that it runs where *identity* was read, if one is given.
+        """
 
 
 class Position:
-    """A moment in what was committed to a database, by which a later one is judged. Each vendor has a class of its own."""
+    """What was committed to a database up to one moment, to compare with a later one. Each vendor has its own class."""
 
     __slots__ = ()
 
 
 class StoredState(Protocol):
-    """The rows of some tables as they were, wherever they are kept. It belongs to one session of the database."""
+    """The stored rows of some tables, as they were at one moment. It belongs to one session of the database."""
 
     def compare(self, connection: BaseDatabaseWrapper, later: StoredState | None, limit: int) -> list[TableDifference]:
-        """Return what differs from *later*, another state of the same database, or from the present rows.
+        """Return the differences from *later*, another state of the same database; None for the present rows.
 
-        At most *limit* rows of each kind and table are reported. Raises :class:`~testdb_app.exceptions.SnapshotError` if
-        the kept rows are gone, or the tables are other ones.
+        Reports at most *limit* rows of each kind and table. Raises :class:`~testdb_app.exceptions.SnapshotError` if the
+        stored rows are gone, or the tables are other ones.
         """
         ...
 
     def close(self, connection: BaseDatabaseWrapper) -> None:
-        """Remove what was kept from the database. Idempotent; a session that has ended has nothing left."""
+        """Remove the stored rows from the database. Idempotent; a session that has ended has nothing left."""
         ...
 
 
@@ -773,26 +800,26 @@ class BaseDataBackend(ABC):
     """One vendor's part for the data helpers. Stateless; nothing here commits inside the caller's transaction."""
 
     def quote(self, connection: BaseDatabaseWrapper, name: QualifiedName | str) -> str:
-        """Quote an identifier for SQL. In SQL with parameters, ``%`` in it must be doubled.
+        """Quote an identifier for SQL. If the SQL has parameters, double each ``%`` in the result.
 
-        By default it does as Django does.
+        By default it does what Django does.
         """
         return connection.ops.quote_name(name.name if isinstance(name, QualifiedName) else name)
 
     @abstractmethod
     def read_schema(self, connection: BaseDatabaseWrapper, before: Schema | None) -> Schema:
-        """Return the schema: *before* itself if it is still valid, which is cheaper to find out than to read it."""
+        """Return the schema, or *before* itself if that is still valid. The check is cheaper than reading the schema."""
         ...
 
     @abstractmethod
     def read_keys(
         self, connection: BaseDatabaseWrapper, tables: Iterable[QualifiedName]
     ) -> Mapping[QualifiedName, tuple[str, ...]]:
-        """Return the columns that identify the rows of each table; none for a table without such a key."""
+        """Return the columns that identify a row, for each of *tables*; none for a table without such a key."""
         ...
 
     def prove(self, connection: BaseDatabaseWrapper, identity: DatabaseIdentity, schema: Schema) -> None:
-        """Fail, and with it the open transaction, unless it is where *identity* was read and may still write there.
+        """Fail, and the open transaction with it, unless it runs where *identity* was read and may still write there.
 
         Raises :class:`~testdb_app.exceptions.UnsafeDatabaseError`.
 
@@ -800,9 +827,9 @@ class BaseDataBackend(ABC):
         """
 
     def comparison(self, sign: str) -> str:
-        """Write the operator ``=``, ``>=`` or ``<=`` of numbers, whatever operators the session's search path has.
+        """Return the SQL for the operator ``=``, ``>=`` or ``<=`` of numbers, which no search path can replace by another.
 
-        By default it is the sign: nothing else can have an operator's name.
+        By default it is the sign itself, because nothing else can have the name of an operator.
         """
         return sign
 
@@ -811,14 +838,14 @@ class BaseDataBackend(ABC):
     ) -> tuple[str, ...]:
         """Return the operators by which values of key *columns* are equal.
 
-        By default it is the only one.
+        By default it is ``=``, the only one.
         """
         return ("=",) * len(columns)
 
     def accepting_deletes(
         self, connection: BaseDatabaseWrapper, schema: Schema, tables: Iterable[QualifiedName]
     ) -> AbstractContextManager[None]:
-        """Let the server delete from *tables*, inside an open transaction, also where a publication makes it refuse.
+        """Let the server delete from *tables*, even where a publication makes it refuse. Inside an open transaction.
 
         Raises :class:`~testdb_app.exceptions.PublicationError` if it would still refuse.
 
@@ -830,10 +857,10 @@ class BaseDataBackend(ABC):
     def delete_together(
         self, connection: BaseDatabaseWrapper, deletes: Sequence[tuple[QualifiedName, str, Sequence[Any]]]
     ) -> list[int]:
-        """Delete rows that may refer to each other, inside an open transaction; return how many of each table.
+        """Delete rows that may refer to each other, and return the number for each entry. Inside an open transaction.
 
-        Each entry has a table, a condition in which ``%`` is doubled, and its parameters.
-        Foreign keys between the tables are checked after all of it.
+        Each entry has a table, a condition in which ``%`` is doubled, and its parameters. Foreign keys between the tables
+        are checked after the last deletion.
         """
         ...
 
@@ -841,20 +868,22 @@ class BaseDataBackend(ABC):
     def insert_rows(
         self, connection: BaseDatabaseWrapper, table: QualifiedName | str, columns: Sequence[str], rows: Iterable[Any]
     ) -> int:
-        """Insert rows of values for *columns* in the fastest way; return how many. All or nothing."""
+        """Insert *rows*, values for *columns*, in the vendor's fastest way, and return their number. All or nothing."""
         ...
 
     def reserve_keys(self, connection: BaseDatabaseWrapper, table: str, column: str, number: int) -> Sequence[int]:
-        """Take that many values of the sequence behind a column, for rows that are about to be inserted with them.
+        """Take *number* values from the sequence of a column, for rows that are about to be inserted with them.
 
-        *table* is its name as SQL has it.
-
-        By default it is refused, as are the other two below.
+        *table* is its name as it stands in SQL. By default this raises
+        :class:`~testdb_app.exceptions.UnsupportedError`.
         """
         raise _unsupported(connection, "reserving the keys of rows")
 
     def store_state(self, connection: BaseDatabaseWrapper, tables: frozenset[QualifiedName] | None) -> StoredState:
-        """Keep the rows of *tables*, or of all that a reset may touch, as this session sees them now."""
+        """Store the rows of *tables* as this session sees them now; with None, of all tables that a reset may touch.
+
+        By default this raises :class:`~testdb_app.exceptions.UnsupportedError`.
+        """
         raise _unsupported(connection, "a snapshot")
 
     @abstractmethod
@@ -865,16 +894,19 @@ class BaseDataBackend(ABC):
         tables: Iterable[QualifiedName],
         limit: int,
     ) -> list[TableDifference]:
-        """Return what differs in *tables* from the baseline, or from no rows if there is none."""
+        """Return the differences between *tables* and the baseline, or empty tables if there is no baseline."""
         ...
 
     @abstractmethod
     def find_violations(self, connection: BaseDatabaseWrapper, schema: Schema, limit: int) -> list[Violation]:
-        """Find constraints that rows break, including those that are checked only at the end of the transaction."""
+        """Find constraints that rows violate, including those that are checked only at the end of the transaction."""
         ...
 
     def find_late_sequences(self, connection: BaseDatabaseWrapper, schema: Schema) -> list[LateSequence]:
-        """Find sequences whose next value is not beyond all values of a column that uses them."""
+        """Find sequences whose next value is not beyond all values of a column that uses them.
+
+        By default this raises :class:`~testdb_app.exceptions.UnsupportedError`.
+        """
         raise _unsupported(connection, "a look at where sequences are")
 
 
