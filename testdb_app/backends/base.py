@@ -677,7 +677,7 @@ class BaseBackend(ABC):
     ) -> None:
         """Set a mark inside the database if *present*, else remove it. Idempotent.
 
-        The transaction proves that it runs where *identity* was read, if one is given. By default it raises
+        *identity* is the database that the guard has checked, if it was read. By default this raises
         :class:`~testdb_app.exceptions.UnsupportedError`.
         """
         raise UnsupportedError(

@@ -1,11 +1,17 @@
-"""Commits: whether anybody has committed in the database since an earlier :class:`PostgreSQLPosition`.
+"""Find out whether anybody has committed in the database since an earlier :class:`PostgreSQLPosition`.
 
-Each write of a row takes a transaction id, and ``pg_xact_status()`` reports what became of it. A transaction that was rolled
-back left nothing. A transaction that committed may have written in another database, because all databases of a server
-share the ids. So the rows ever written in this database are compared, catalogs included. If the counters can be trusted
-(:mod:`testdb_app.backends.postgresql.counters`) and have not moved, nobody has written here. Otherwise somebody may have,
-and the rows must be compared. ``pg_snapshot_xmax()`` is one more than the latest id that has completed. So an id that is
-still in use is either not counted yet, or remembered as unfinished.
+The proof has two steps:
+
+1. Each transaction that writes a row takes a transaction id, and ``pg_xact_status()`` reports its outcome. A transaction
+   that was rolled back left nothing. ``pg_snapshot_xmax()`` is one more than the latest id that has completed. So an id
+   that is still in use is either not counted yet, or remembered as unfinished.
+2. A transaction that committed may have written in another database, because all databases of a server share the ids. So
+   the counts of rows ever written in this database are compared, catalogs included. If the counters can be trusted
+   (:mod:`testdb_app.backends.postgresql.counters`) and have not moved, nobody has written here. Otherwise somebody may
+   have, and the caller must compare the rows.
+
+The check for leaks and a late capture of the baseline use this. A reset uses
+:mod:`testdb_app.backends.postgresql.change_tracker` instead.
 """
 
 from __future__ import annotations
@@ -45,21 +51,24 @@ _UNFINISHED = (
     "SELECT id::pg_catalog.text, 'in progress' FROM pg_catalog.pg_snapshot_xip(pg_catalog.pg_current_snapshot()) id"
 )
 _MOST = 5_000
-"""If more ids than this were used, they are not checked one by one: somebody may have committed."""
+"""The most ids that are checked one by one. If more were used, somebody may have committed."""
 _COUNTED = Command(counters.COUNTED, often=True)
 _WRITTEN = Command(counters.WRITTEN, often=True)
 _NAME = f"{unique_prefix()}next".encode()
-# By the driver's connection: whether the query for the next id is prepared there under that name; False after a failure.
+# For each connection of the driver: whether the query for the next id is prepared there; False after a failure.
 _is_prepared: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PostgreSQLPosition(Position):
-    """The next id at one moment, and the earlier ones that were in use then.
+    """The transaction ids and counters of a server at one moment.
 
-    ``counted`` is what was written up to then or later, with the rows of each table that is no catalog and of its toast
-    table; None if that cannot be trusted. ``opened`` counts the sessions of this process up to that reading. ``sequences`` is
-    a text of their states, where it was asked for.
+    - ``next``: the next id.
+    - ``unfinished``: the earlier ids that were in use then.
+    - ``counted``: the rows written up to then or later, also for each table that is no catalog, together with its toast
+      table. None if that cannot be trusted.
+    - ``opened``: how many sessions this process had opened when ``counted`` was read.
+    - ``sequences``: the states of all sequences as a text; None unless :func:`note_start` has read them.
     """
 
     next: int
@@ -74,7 +83,10 @@ class PostgreSQLPosition(Position):
         return both is not None and both[0].sums == both[1].sums
 
     def compare(self, later: PostgreSQLPosition) -> tuple[CounterReading, CounterReading] | None:
-        """Return both readings if they show what was written up to *later*: the same sessions are there, or more of ours."""
+        """Return both readings if their difference shows what was written up to *later*, else None.
+
+        It does if the conditions are the same, apart from the sessions that this process has opened meanwhile.
+        """
         was, now = self.counted, later.counted
         if was is None or now is None or now.conditions != was.conditions.with_more(later.opened - self.opened):
             return None
@@ -84,8 +96,8 @@ class PostgreSQLPosition(Position):
 def check_for_commits(connection: BaseDatabaseWrapper, since: Position | None) -> tuple[PostgreSQLPosition, bool]:
     """Return the present position, and whether anybody may have committed rows in this database after *since*.
 
-    One round trip if no id was used since; otherwise two. A third if one of the ids was committed, and a fourth if that
-    was in this database. One more the first time on a connection.
+    Cost: one round trip if no id was used since, otherwise two. A third if one of the ids was committed, and a fourth if
+    that was in this database. One more the first time on a connection.
     """
     following = _read_next(connection)
     if not isinstance(since, PostgreSQLPosition):
@@ -104,7 +116,7 @@ def check_for_commits(connection: BaseDatabaseWrapper, since: Position | None) -
 
 
 def is_schema_same(before: Position | None, after: Position | None) -> bool:
-    """Whether no row of a catalog was written between two positions, so that nothing was created, dropped or altered."""
+    """Whether nothing was created, dropped or altered between two positions: no row of a catalog was written."""
     if not isinstance(before, PostgreSQLPosition) or not isinstance(after, PostgreSQLPosition):
         return False
     was, now = before.counted, after.counted
@@ -119,8 +131,8 @@ def is_schema_same(before: Position | None, after: Position | None) -> bool:
 def find_written(before: Position | None, after: Position | None) -> frozenset[int] | None:
     """Return the OIDs of the tables that were written between two positions; None if the counts do not show it.
 
-    They show it if no catalog was written (TRUNCATE writes to one), and if the counts of these tables add up to the
-    database's.
+    They show it under two conditions. No catalog was written (TRUNCATE writes to one). The counts of these tables add up
+    to the count of the database.
     """
     if not is_schema_same(before, after):
         return None
@@ -135,7 +147,7 @@ def find_written(before: Position | None, after: Position | None) -> frozenset[i
 
 
 def note_start(connection: BaseDatabaseWrapper) -> PostgreSQLPosition:
-    """Return the present position of the database, before anybody has written to it."""
+    """Return the present position of the database, before anybody has written to it, for :func:`is_unwritten`."""
     sequences = _read_sequences(connection)
     return replace(check_for_commits(connection, None)[0], sequences=sequences)
 
@@ -143,7 +155,8 @@ def note_start(connection: BaseDatabaseWrapper) -> PostgreSQLPosition:
 def is_unwritten(connection: BaseDatabaseWrapper, start: Position) -> bool:
     """Whether nothing was committed to the database, and no sequence moved, since *start*.
 
-    Sessions may have come and gone, if nobody else is connected now or was then: who has gone has reported what it wrote.
+    Other sessions may have come and gone, if none is connected now and none was then: a session that ends reports what it
+    wrote.
     """
     connection.ensure_connection()
     if not isinstance(start, PostgreSQLPosition) or not is_idle(connection):
@@ -162,7 +175,7 @@ def is_unwritten(connection: BaseDatabaseWrapper, start: Position) -> bool:
 
 
 def _read_next(connection: BaseDatabaseWrapper) -> int:
-    """Return the next id. Runs after every test, so it is prepared and avoids the driver's cursors: half the time."""
+    """Return the next id. It runs after every test, so it is prepared and avoids the driver's cursors. This halves the time."""
     connection.ensure_connection()
     raw = connection.connection
     with connection.wrap_database_errors, raw.lock:
@@ -175,7 +188,7 @@ def _read_next(connection: BaseDatabaseWrapper) -> int:
 
 
 def _execute_next(conn: Any, raw: Any, *, may_prepare: bool) -> Any:
-    # Not in a transaction: behind a pooler that has switched servers, the error would end that transaction.
+    # Never prepare in a transaction: behind a pooler that has switched servers, the error would end that transaction.
     if may_prepare and raw not in _is_prepared:
         _is_prepared[raw] = conn.prepare(_NAME, _NEXT.encode()).status == COMMAND_OK
     if may_prepare and _is_prepared[raw]:
@@ -189,13 +202,13 @@ def _execute_next(conn: Any, raw: Any, *, may_prepare: bool) -> Any:
 def _count(
     connection: BaseDatabaseWrapper, position: PostgreSQLPosition, before: CounterReading | None
 ) -> PostgreSQLPosition:
-    """Return *position* with what was written, after this session has reported, unless that cannot be trusted.
+    """Return *position* with the counters, unless they cannot be trusted. This session reports its own counts first.
 
-    One round trip, and another for the tables if anything was written since *before*. The next id was read before: whoever
-    commits after that, perhaps counted in one of the two and not in the other, is found again next time.
+    Cost: one round trip, and another for the tables if anything was written since *before*. The next id was read earlier.
+    So a later commit, which perhaps only one of the two readings counts, is found again next time.
     """
     if not is_idle(connection):
-        # Inside a transaction a session does not report what it did before.
+        # Inside a transaction a session does not report its earlier writes.
         return position
     try:
         pipeline = pipeline_of(connection)
@@ -213,7 +226,7 @@ def _count(
 
 
 def _read_sequences(connection: BaseDatabaseWrapper) -> str:
-    """Return where each sequence is that is not at its start, as a text to compare. The round trips of a full scan's."""
+    """Return the states of the sequences that are not at their start, as a text to compare. Round trips as in a full scan."""
     states, unreadable = read_all_states(
         partial(read_rows, connection), read_rows(connection, sequence_states(connection))
     )

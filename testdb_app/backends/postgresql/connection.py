@@ -1,8 +1,10 @@
-"""Send SQL to PostgreSQL: several statements in one round trip, by simple messages or libpq's pipeline mode.
+"""Send several SQL statements to PostgreSQL in one round trip, by simple messages or in libpq's pipeline mode.
 
-:func:`run_sql` sends one message of the simple protocol: the server parses and plans all its statements each time.
-:class:`Pipeline` sends each statement by itself, and prepares those that are sent again, so that these are only executed.
-Both work below the cursors of psycopg, which would add as much time as the server needs.
+:func:`run_sql` sends one message of the simple protocol. The server parses and plans all its statements each time.
+:class:`Pipeline` sends each statement by itself, and prepares those that it sends again. The server then only executes
+those. Both work below the cursors of psycopg, which would add as much time as the server needs.
+
+:mod:`testdb_app.backends.postgresql.queries` reads rows through this module.
 """
 
 from __future__ import annotations
@@ -25,10 +27,10 @@ if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
 SAFE_PATH = "SET LOCAL search_path = pg_catalog, pg_temp"
-"""Makes a transaction take operators, functions and types from the catalog. Temporary tables come last, and hide none of it."""
+"""Makes a transaction take operators, functions and types from the catalog. Temporary tables come last and hide nothing in it."""
 
 WITHOUT_JIT = "SET LOCAL jit = off"
-"""Makes a transaction compile nothing. The planner overrates queries of the catalog, and compiling one takes seconds."""
+"""Turns off JIT for a transaction. The planner overrates queries of the catalog, and to compile one takes seconds."""
 
 # libpq's PQTRANS_IDLE, PQTRANS_ACTIVE, PQTRANS_INTRANS and PQTRANS_INERROR; psycopg is imported late, because it is optional.
 _IDLE = 0
@@ -50,10 +52,12 @@ class Result:
 
 @contextmanager
 def raw_cursor(connection: BaseDatabaseWrapper) -> Iterator[Any]:
-    """Yield the psycopg cursor below Django's, connecting first if necessary; errors become Django's.
+    """Yield the psycopg cursor below Django's cursor. Connects first if necessary; errors become Django's.
 
-    Django's own would let psycopg prepare a statement that runs often (with ``prepare_threshold`` set), and several
+    With ``prepare_threshold`` set, Django's cursor would let psycopg prepare a statement that runs often. But several
     statements in one string cannot be prepared.
+
+    Raises :class:`~testdb_app.exceptions.UnsupportedError` for another driver than psycopg 3.
     """
     with connection.cursor() as cursor, connection.wrap_database_errors:
         raw = cursor.cursor
@@ -75,9 +79,9 @@ def _is_psycopg_3(cursor: object) -> bool:
 
 
 def run_sql(connection: BaseDatabaseWrapper, sql: str) -> list[Result]:
-    """Send *sql*, one or several statements without parameters, and return one result for each. One round trip.
+    """Send one or several statements without parameters, and return one result for each. One round trip.
 
-    ``%`` is literal. Raises Django's database errors.
+    ``%`` in *sql* is literal. Raises Django's database errors.
     """
     results: list[Result] = []
     with raw_cursor(connection) as cursor:
@@ -89,25 +93,25 @@ def run_sql(connection: BaseDatabaseWrapper, sql: str) -> list[Result]:
 
 
 def server_version(connection: BaseDatabaseWrapper) -> int:
-    """Return the version of the server at the other end now, as 180000. Django remembers the version of the first server."""
+    """Return the version of the present server, such as 180000. Django remembers the version of the first server."""
     connection.ensure_connection()
     with connection.wrap_database_errors:
         return int(connection.connection.info.server_version)
 
 
 def is_nested(connection: BaseDatabaseWrapper) -> bool:
-    """Whether a message of ours would be part of a transaction: an open one, or one that the driver begins."""
+    """Whether our next message would be part of a transaction: an open one, or one that the driver begins."""
     raw = connection.connection
     return not has_autocommit(connection) or (raw is not None and not raw.closed and not is_idle(connection))
 
 
 def is_idle(connection: BaseDatabaseWrapper) -> bool:
-    """Whether no transaction is open on the connection, as the driver knows; this includes one that was begun behind Django."""
+    """Whether no transaction is open on the connection, as the driver reports it. This includes one begun behind Django."""
     return bool(connection.connection.pgconn.transaction_status == _IDLE)
 
 
 def transaction_status(connection: BaseDatabaseWrapper) -> TransactionStatus:
-    """Return what the driver knows of the transaction; see :class:`testdb_app.backends.base.BaseBackend`."""
+    """Return the transaction state as the driver reports it; see :class:`testdb_app.backends.base.BaseBackend`."""
     return _STATUS.get(connection.connection.pgconn.transaction_status, TransactionStatus.LOST)
 
 
@@ -122,10 +126,15 @@ def read_safely(
 ) -> list[Result]:
     """Run queries that change nothing; return the results of *first*, then those of *queries*. One round trip.
 
-    The operators and types in *queries* come from ``pg_catalog``, whatever the ``search_path`` has. Those of *first*, and
-    of *queries* with *safe_path* off, must be qualified one by one: they use the ``search_path`` as it is. *settings* are
-    statements for the transaction; no setting stays. With *one_snapshot* all queries see the same, unless a transaction
-    is open.
+    Parameters:
+
+    - *queries*: their operators and types come from ``pg_catalog``, whatever the ``search_path`` has.
+    - *first*: queries that use the ``search_path`` as it is, so each operator and type must be qualified.
+    - *settings*: statements for the transaction. No setting stays.
+    - *safe_path*: if off, *queries* use the ``search_path`` as *first* does.
+    - *one_snapshot*: all queries see the same snapshot, unless a transaction is open.
+
+    Raises Django's database errors, with the transaction rolled back, or the savepoint in the caller's transaction.
     """
     nested = is_nested(connection)
     # Several statements in one message are one transaction, in which SET LOCAL holds.
@@ -146,7 +155,7 @@ def read_safely(
 
 @contextmanager
 def rolled_back_on_error(connection: BaseDatabaseWrapper, *, savepoint: bool = False) -> Iterator[None]:
-    """Leave no transaction of ours open, however the block ends; in the caller's, roll back to our savepoint."""
+    """Roll back our transaction if the block raises; with *savepoint*, roll the caller's back to our savepoint."""
     try:
         yield
     except BaseException:
@@ -159,9 +168,9 @@ def rolled_back_on_error(connection: BaseDatabaseWrapper, *, savepoint: bool = F
 
 
 NOT_PREPARED = "26000"
-"""The SQLSTATE of the execution of a statement that is not prepared."""
+"""The SQLSTATE if an executed statement is not prepared."""
 PREFIX = "testdb_"
-"""The beginning of the names of all prepared statements of this package."""
+"""All prepared statements of this package have names that begin with this."""
 _MOST_PREPARED = 128
 _MOST_SEEN = 1024
 
@@ -174,13 +183,13 @@ _Sent = tuple[str, bytes] | None
 
 
 def unique_prefix() -> str:
-    """Return a beginning for names of prepared statements: another program behind the same pooler may prepare too."""
+    """Return a unique prefix for the names of prepared statements: another program behind the same pooler may prepare too."""
     return f"{PREFIX}{uuid.uuid4().hex[:12]}_"
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One statement, with its arguments as PostgreSQL writes them (None: NULL). With *often* it is prepared the first time."""
+    """One statement, with its arguments as PostgreSQL's texts (None: NULL). With *often* it is prepared at the first use."""
 
     sql: str
     arguments: tuple[str | None, ...] = ()
@@ -188,10 +197,10 @@ class Command:
 
 
 class Pipeline:
-    """Sends batches of commands over one connection of the driver, and remembers what it has prepared there.
+    """Sends batches of commands over one connection of the driver, and remembers the statements prepared there.
 
-    Statements are prepared when they are sent the second time, 128 at most. Those not used for the longest time are
-    dropped.
+    A statement is prepared when it is sent for the second time. At most 128 stay prepared: those not used for the longest
+    time are dropped.
     """
 
     def __init__(self) -> None:
@@ -202,10 +211,10 @@ class Pipeline:
         self._names: dict[str, bytes] = {}
 
     def run(self, connection: BaseDatabaseWrapper, *batches: Sequence[Command]) -> list[Result]:
-        """Run the batches, each ended by a sync: there the session reports its counts, and an error skips the rest of the batch.
+        """Run the batches and return the results of all commands. One round trip.
 
-        Returns the results of all commands. Raises Django's database errors, for the first command that failed. One round
-        trip.
+        A sync ends each batch: there the session reports its counts, and an error skips the rest of the batch. Raises
+        Django's database errors, for the first command that failed.
         """
         connection.validate_thread_sharing()
         raw = connection.connection
@@ -227,7 +236,7 @@ class Pipeline:
                 for command in batch:
                     sent.extend(self._send(conn, command))
                 conn.pipeline_sync()
-            # The class's own method: the observer of the user's statements is not called for ours.
+            # Call the method of the class, so that the observer of the user's statements is not called for ours.
             answers = type(raw).wait(raw, _receive(conn, len(batches)))
         finally:
             if conn.status == _CONNECTION_OK:
@@ -235,7 +244,7 @@ class Pipeline:
         return self._read(sent, answers)
 
     def _send(self, conn: Any, command: Command) -> Iterator[_Sent]:
-        """Send *command*. Yield, for each answer that will come, what it prepares, or None for the command's own."""
+        """Send *command*. Yield one item for each expected answer: the statement that it prepares, or None for the result."""
         arguments = [None if argument is None else argument.encode() for argument in command.arguments]
         name = self._names.pop(command.sql, None)
         if name is not None:
@@ -288,12 +297,12 @@ class Pipeline:
         return Result(rows, answer.command_tuples or 0)
 
 
-# The pipeline of each of the driver's connections, whoever uses it.
+# For each connection of the driver: its pipeline, which all users share.
 _PIPELINES: weakref.WeakKeyDictionary[Any, Pipeline] = weakref.WeakKeyDictionary()
 
 
 def pipeline_of(connection: BaseDatabaseWrapper) -> Pipeline:
-    """Return the pipeline over the driver's connection, which must be open. It remembers what is prepared there."""
+    """Return the pipeline of the driver's connection, which must be open. It is the same one each time."""
     raw = connection.connection
     if raw not in _PIPELINES:
         _PIPELINES[raw] = Pipeline()
@@ -301,7 +310,7 @@ def pipeline_of(connection: BaseDatabaseWrapper) -> Pipeline:
 
 
 def _receive(conn: Any, syncs: int) -> Generator[int, int, list[Any]]:
-    """Send what is left to send and collect all answers; a generator for the driver's ``wait()``, which obeys Ctrl-C."""
+    """Send the unsent rest and collect all answers. A generator for the driver's ``wait()``, which obeys Ctrl-C."""
     while conn.flush():
         if (yield _READ_OR_WRITE) & _READ:
             conn.consume_input()

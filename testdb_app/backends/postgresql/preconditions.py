@@ -1,18 +1,21 @@
-"""SQL that proves, inside the transaction that reads or writes, that it may; and the errors for its refusals.
+"""Write the SQL that proves, inside a transaction, that it may read or write; and explain its refusals.
 
-A proof is one query. If something does not hold, the query fails, and its transaction with it. Its text names its
-operators and types in full, because it also runs under the user's ``search_path``. It relies on nothing that an earlier
-transaction has set: behind a pool that was another session.
+A proof is one query. If a condition does not hold, the query fails, and its transaction with it. The text qualifies all
+operators and types, because it also runs under the user's ``search_path``. It relies on no setting of an earlier
+transaction, because behind a pool that was another session. A proof has two parts:
 
 **The database is the one that the guard checked.** A pool in transaction mode, a proxy or a failover may lead each
-transaction to another server. Name and OID distinguish the database from others of its
-cluster and from its copies there. The system identifier distinguishes the cluster. The start of the server distinguishes it
-from a physical copy that was started since.
+transaction to another server. Name and OID distinguish the database from others in its cluster, and from its copies
+there. The system identifier distinguishes the cluster. The start of the server distinguishes it from a physical copy that
+was started since.
 
 **The schema** ``testdb`` **is the app's own.** The owner of a schema, or of a table in it, may put a view or a trigger
-there. That code runs as the role that reads or writes. So both must belong to this role, to a superuser, or, unless this
-role is a superuser itself, to a role whose privileges it has. Once that holds, nobody else can replace them: only an
-owner may drop.
+there. That code runs as the role that reads or writes. So both must belong to this role, to a superuser, or to a role
+whose privileges this role has. If this role is a superuser itself, the last case does not count. Once that holds, nobody
+else can replace them, because only an owner may drop.
+
+:mod:`testdb_app.backends.postgresql.operations` puts the proof into the script of a reset.
+:mod:`testdb_app.guard` has the rules that are checked first.
 """
 
 from __future__ import annotations
@@ -30,17 +33,17 @@ if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
 _BEGIN, _END = "testdb_app refuses: ", " (testdb_app)"
-"""A failing proof tries to read a text between these two as a number. So the server's error contains it, in any language."""
+"""A failing proof casts a text between these two to a number. So the server's error contains it, in any language."""
 _NOT_A_NUMBER = "22P02"
 CHANGED_COPY = "testdb_app finds damage: "
-"""The beginning of the text that :func:`counted_or_changed` tries to read as a number."""
+"""The beginning of the text that :func:`counted_or_changed` casts to a number."""
 
 # Whether this role ("me") may trust what the role "o" owns.
 _TRUSTED = "(o.oid = me.oid OR o.rolsuper OR (NOT me.rolsuper AND pg_catalog.pg_has_role(o.oid, 'USAGE')))"
 _ME = "(SELECT r.oid, r.rolsuper FROM pg_catalog.pg_roles r WHERE r.rolname = current_user) me"
 _OWN_NAME = "(protected|test|(baseline|flushed)(_[0-9]+)?)"
 
-# fault, of the schema and of the relations in it that the app reads or writes; no row if there is no such schema
+# Columns: fault. Rows: the faults of the schema and of the relations in it that the app reads or writes; none without it.
 _FAULTS = """
 SELECT pg_catalog.format('the schema testdb belongs to the role %I', o.rolname) AS fault
   FROM pg_catalog.pg_namespace n
@@ -79,9 +82,9 @@ _ALL = f"(c.relname ~ '^{_OWN_NAME}$' OR (me.rolsuper AND c.relkind = ANY ('{{r,
 
 
 def own_faults(names: Iterable[str] | None = None) -> str:
-    """Write the query of the faults of the schema ``testdb`` and the relations *names* in it: a text, or NULL.
+    """Write the query that lists the faults of the schema ``testdb`` and its relations *names*, as a text or NULL.
 
-    Without *names* it checks all that the app could read there, which takes a scan of ``pg_class``.
+    Without *names* it checks every relation that the app could read there, which takes a scan of ``pg_class``.
     """
     which = _ALL
     if names is not None:
@@ -91,7 +94,7 @@ def own_faults(names: Iterable[str] | None = None) -> str:
 
 
 def _refuse(reason: str) -> str:
-    """Write a query that fails with the text that the query *reason* finds, unless that finds NULL or nothing."""
+    """Write a query that fails with the text that the query *reason* returns, unless it returns NULL or no row."""
     return f"SELECT pg_catalog.concat('{_BEGIN}', w.why, '{_END}')::integer FROM ({reason}) w (why) WHERE w.why IS NOT NULL"
 
 
@@ -131,7 +134,7 @@ def _find(error: BaseException, beginning: str) -> str | None:
 
 
 def explain_refusal(connection: BaseDatabaseWrapper, reason: str, act: str = "reset") -> UnsafeDatabaseError:
-    """Return the package's error for what did not hold."""
+    """Return the package's error for the conditions in *reason*, which did not hold; *act* is the verb in its message."""
     name = str(connection.settings_dict["NAME"])
     # The tag of the first reason names the rule, in the same words as the guard's rules.
     tag = _TAG.match(reason)
@@ -178,11 +181,11 @@ SELECT ARRAY(SELECT o.oid::bigint
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Precondition:
-    """The place where a transaction may write: the database that the guard checked, as long as writing there is still allowed.
+    """The conditions under which a transaction may write: it is in the database that the guard checked, and still may.
 
-    ``reads`` are the relations of the schema ``testdb`` that it reads or writes; None for any. ``owners`` are the roles
-    that :data:`OWNERS` has found, so that they need not be read again; None if they have not been read.
-    ``may_be_protected`` is on for what may write to a protected database: setting and removing its mark.
+    - ``owners``: the OIDs of the roles that :data:`OWNERS` found, so that they are not read again; None if not read.
+    - ``reads``: the relations of the schema ``testdb`` that the transaction reads or writes; None for any.
+    - ``may_be_protected``: it may write to a protected database, to set or remove the mark.
     """
 
     database: str
@@ -214,7 +217,7 @@ class Precondition:
         )
 
     def prove(self) -> str:
-        """Write the query that fails with what does not hold, if the transaction must not write."""
+        """Write the query that fails, with the conditions that do not hold, if the transaction must not write."""
         cases = [
             f"CASE WHEN {holds} THEN NULL ELSE {fault} END"
             for holds, fault in (
@@ -231,10 +234,10 @@ class Precondition:
         return _refuse(f"SELECT w.why FROM (SELECT {found} AS why OFFSET 0) w WHERE w.why OPERATOR(pg_catalog.<>) ''")
 
     def holds(self) -> str:
-        """Write the condition that all of it holds, as fast as the server can evaluate it, for a prepared statement.
+        """Write the fastest expression that is true if all conditions hold, for a prepared statement.
 
-        It leaves out the start of the server, which the caller compares with more, and the relations that are read: as
-        long as the owners are the same, nobody else can have put anything in their place.
+        It leaves out the start of the server, which the caller compares together with other values. It also leaves out
+        the relations that are read: as long as the owners are the same, nobody else can have replaced them.
         """
         stranger = qualify(f"NOT n.nspowner = ANY ('{{{','.join(map(str, self.owners or ()))}}}')")
         own = _HAS_OWN_SCHEMA.replace("{stranger}", stranger)
@@ -264,7 +267,7 @@ class Precondition:
         return f"pg_catalog.current_database() OPERATOR(pg_catalog.=) {quote_literal(self.database)}"
 
     def _is_oid(self) -> str:
-        # The folder of a file of the database is its OID. This function costs a third of a lookup in pg_database.
+        # The files of a database lie in a folder named by its OID. This function costs a third of a lookup in pg_database.
         folder = "pg_catalog.split_part(pg_catalog.pg_relation_filepath('pg_catalog.pg_class'::pg_catalog.regclass), '/', -2)"
         return f"{folder} OPERATOR(pg_catalog.=) '{self.oid}'"
 
