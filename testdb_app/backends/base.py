@@ -4,8 +4,8 @@ A backend is stateless and serves one vendor. Its *introspection* reads the cata
 never decides what may be reset (:mod:`testdb_app.guard`) or in what order (:mod:`testdb_app.plan`).
 
 :class:`BaseBackend` is the part that :mod:`testdb_app.resetter` calls. :class:`BaseDataBackend` is the part for set-up,
-teardown and verification in :mod:`testdb_app.data`. The vendors are :mod:`testdb_app.backends.postgresql`,
-:mod:`testdb_app.backends.sqlite` and, for all others, :mod:`testdb_app.backends.generic`.
+teardown and verification in :mod:`testdb_app.data`. The vendors are ``postgresql``,
+``sqlite`` and, for all others, ``generic``.
 
 A reset goes through the values in this order: :class:`DatabaseIdentity`, :class:`DatabaseState`, :class:`ResetPlan`,
 :class:`Script`.

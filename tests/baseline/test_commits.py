@@ -5,6 +5,7 @@ Ids are those of the whole server, where other tests run: only what has to be to
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from typing import Any
@@ -215,3 +216,9 @@ def test_a_sequence_that_was_only_put_elsewhere_is_no_unwritten_database(scratch
     with scratch.connect() as other:
         other.execute("SELECT setval('s', 5, false)")
     assert not is_unwritten(scratch.connection, start)
+
+
+def test_a_lower_id_is_of_another_server_where_anything_may_have_been_committed(scratch: Any) -> None:
+    here = note_start(scratch.connection)
+    elsewhere = dataclasses.replace(here, next=here.next + 1_000_000, counted=None)
+    assert check_for_commits(scratch.connection, elsewhere)[1]

@@ -104,7 +104,8 @@ def check_for_commits(connection: BaseDatabaseWrapper, since: Position | None) -
         return _count(connection, PostgreSQLPosition(next=following), None), True
     if following == since.next and not since.unfinished:
         return since, False
-    are_few = following - since.next <= _MOST
+    # A lower id is that of another server, behind the same alias.
+    are_few = 0 <= following - since.next <= _MOST
     ids = [*since.unfinished, *range(since.next, following)] if are_few else []
     (result,) = run_sql(connection, _FATES.format(",".join(map(str, ids))) if are_few else _UNFINISHED)
     fates = rows_of(result)
