@@ -35,7 +35,7 @@ if [ -n "${DATABASE_URL:-}" ]; then
 else
     say "- PostgreSQL: an embedded server, which stops two seconds after its last user"
 fi
-[ $# -gt 0 ] || say "- about 3,000 tests on PostgreSQL and 1,800 on SQLite: six to eight minutes on two quiet cores"
+[ $# -gt 0 ] || say "- about 3,000 tests on PostgreSQL and 1,800 on SQLite: six to seven minutes on two quiet cores"
 make_environment dev
 cd "$ROOT"
 # Hundreds of the tests' processes would compile the same modules: half of all the time.

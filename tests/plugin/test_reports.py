@@ -81,14 +81,14 @@ def test_the_test_or_the_fixture_that_left_rows_is_named(run: Runner, options: t
     text = "\n".join(told)
     assert "The test test_it.py::test_2_leaks leaked rows into the database" in text
     assert "public.shop_shelf (2 more), sequences moved: " in text
-    assert 'The fixture "wide" (module scope) has left what' in text
+    assert 'The fixture "wide" (module scope) leaked rows' in text
     assert "public.shop_shelf (1 more)" in text
     if not options:
-        assert "The end of a fixture, after the test test_it.py::test_5_is_flushed, has left" in text
+        assert "The end of a fixture, after the test test_it.py::test_5_is_flushed, leaked rows" in text
         flushed = next(line for line in told if line.startswith("The test test_it.py::test_5_is_flushed"))
         assert "public.shop_shelf (1 missing)" in flushed, "the flush takes the rows of migrations"
         assert len(told) == 4
-    assert not re.search(r"test_[136]_clean has left", text)
+    assert not re.search(r"test_[136]_clean leaked rows", text)
     assert "testdb_app: leaks: warn" in run("-v", "--testdb-leaks=warn", "-k", "clean").stdout
 
 
@@ -97,7 +97,7 @@ def test_a_leak_can_be_a_failure(run: Runner) -> None:
     run.write(LEAKING)
     done = run("--testdb-leaks=fail", "-k", "test_1 or test_2 or test_3", fails=True)
     assert outcomes(done) == {"passed": 3, "error": 1, "deselected": 2}
-    assert "LeakError: The test test_it.py::test_2_leaks has left what" in done.stdout
+    assert "LeakError: The test test_it.py::test_2_leaks leaked rows" in done.stdout
 
 
 @pytest.mark.postgresql
@@ -141,9 +141,9 @@ def test_4_is_told(db):
     )
     done = run("--testdb-leaks=warn", fails=True)
     told = re.findall(r"LeakWarning: (.*)", done.stdout)
-    assert [text.split(" has left")[0] for text in told] == ["The test test_it.py::test_4_is_told"]
+    assert [text.split(" leaked rows")[0] for text in told] == ["The test test_it.py::test_4_is_told"]
     assert outcomes(done) == {"passed": 4, "error": 1}
-    assert "LeakError: The test test_it.py::test_2_fails has left what" in done.stdout
+    assert "LeakError: The test test_it.py::test_2_fails leaked rows" in done.stdout
     for options in (("-W", f"ignore::{name}"), ("-o", f"filterwarnings=ignore::{name}")):
         assert "LeakWarning: " not in run("--testdb-leaks=warn", *options, "-k", "test_4").stdout
 
@@ -206,7 +206,7 @@ def test_7_truncates(db):
     execute("TRUNCATE shop_shelf CASCADE")
 """
     )
-    told = re.findall(r"LeakWarning: (.*?) has left what .*?: (public\S* \([^)]*\))", run("--testdb-leaks=warn").stdout)
+    told = re.findall(r"LeakWarning: (.*?) leaked rows .*?: (public\S* \([^)]*\))", run("--testdb-leaks=warn").stdout)
     assert told == [
         ("The test test_it.py::test_3_leaks", "public.shop_shelf (1 more)"),
         ("The test test_it.py::test_6_leaks_again", "public.shop_shelf (1 more)"),
@@ -255,7 +255,7 @@ class TestIt(TestCase):
     if run.project.is_postgresql:
         assert "The test test_it.py::TestIt::test_1 leaked rows into the database" in done.stdout
         assert "public.made" in done.stdout
-    assert "test_2 has left" not in done.stdout
+    assert "test_2 leaked rows" not in done.stdout
 
 
 def test_an_ini_value_that_cannot_be_meant_is_refused(run: Runner) -> None:
@@ -327,7 +327,7 @@ def test_what_a_test_left_or_took_away_of_the_schema_is_named(run: Runner) -> No
     told = re.findall(r"(\S+): LeakWarning: (.*)", done.stdout)
     texts = [text for _, text in told]
     assert any(
-        text.startswith("The test test_it.py::test_1_leaves_a_table has left")
+        text.startswith("The test test_it.py::test_1_leaves_a_table leaked rows into the database")
         and "left table public.made, sequence public.made_id_seq" in text
         and "cannot be compared until a reset" in text
         for text in texts
