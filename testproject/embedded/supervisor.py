@@ -212,21 +212,7 @@ class Cluster:
         return [*options, f"--locale={_utf8_locale()}"]
 
     def _run(self, program: str, *arguments: str, feed: str = "") -> None:
-        done = subprocess.run(
-            [self.installation.program(program), *arguments],
-            input=feed,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            cwd="/",
-            check=False,
-            **self.account.identity(),
-        )
-        print(done.stdout, flush=True)
-        if done.returncode != 0:
-            raise ServerStartError(
-                f"{self.installation.program(program)} failed (exit status {done.returncode}):\n{done.stdout.strip()}"
-            )
+        print(self.account.run(self.installation.program(program), *arguments, feed=feed), flush=True)
 
     def _launch(self, data: Path, server_lock: int) -> subprocess.Popen[bytes] | None:
         settings = {**_SETTINGS, "unix_socket_directories": str(self.folders.socket)}
@@ -344,6 +330,25 @@ class Account:
         folder.mkdir(mode=0o700, exist_ok=True)
         if self.user is not None and self.group is not None:
             os.chown(folder, self.user, self.group)
+
+    def run(self, program: Path, *arguments: str, feed: str = "") -> str:
+        """Run a program to its end, with *feed* as its input, and return its output.
+
+        :raises ServerStartError: it failed; the message has the output.
+        """
+        done = subprocess.run(
+            [program, *arguments],
+            input=feed,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd="/",
+            check=False,
+            **self.identity(),
+        )
+        if done.returncode != 0:
+            raise ServerStartError(f"{program} failed (exit status {done.returncode}):\n{done.stdout.strip()}")
+        return done.stdout
 
     def can_run(self, installation: Installation) -> bool:
         """Say whether this account can reach the programs and the files that they read."""

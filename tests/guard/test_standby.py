@@ -48,17 +48,7 @@ class Cluster:
         return self.folder / "data"
 
     def run(self, program: str, *arguments: str, feed: str = "") -> None:
-        done = subprocess.run(
-            [self.installation.program(program), *arguments],
-            input=feed,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            cwd="/",
-            check=False,
-            **self.account.identity(),
-        )
-        assert done.returncode == 0, done.stdout
+        self.account.run(self.installation.program(program), *arguments, feed=feed)
 
     def make(self, *, is_standby: bool) -> None:
         options = ["-U", SUPERUSER, "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync", "--no-instructions"]
