@@ -62,6 +62,11 @@ def reason_of(error: BaseException) -> str:
     return " ".join(str(error).split()).rstrip(".?! ")
 
 
+def first_line_of(error: BaseException) -> str:
+    """Return the first line of the database's *error*; those after it quote the statement and the place in it."""
+    return str(error).strip().split("\n")[0]
+
+
 class TestDBError(Exception):
     """Base of all errors that this package raises itself.
 

@@ -243,9 +243,15 @@ class Resetter:
             # Rows that this role cannot see may differ, so a table that hides rows counts as different.
             differing = frozenset(counted) | {table.name for table in context.schema.tables if table.hides_rows}
         new_tables = frozenset() if self.within_transaction else context.new_tables
-        plan = self._plan(
-            observation, context, strategy, restoration=restoration, differing=differing, new_tables=new_tables
+        plan = context.plan(
+            observation,
+            strategy=strategy,
+            truncate_above=self.options.truncate_above,
+            restoration=restoration,
+            differing=differing,
+            new_tables=new_tables,
         )
+        self._check_references(context, plan)
         changes: Mapping[QualifiedName, RowChanges] = {}
         if plan.steps:
             script = self._write_sql(context, plan, timeout, observation.identity)
@@ -337,28 +343,11 @@ class Resetter:
         counted = self.backend.count_changes(self.connection, context.baseline, sorted(tables))
         return {name: changes for name, changes in counted.items() if changes}
 
-    def _plan(
-        self,
-        observation: DatabaseState,
-        context: ResetContext,
-        strategy: str,
-        *,
-        restoration: Restoration = Restoration.DIFFERENCES,
-        differing: frozenset[QualifiedName] | None = None,
-        new_tables: frozenset[QualifiedName] = frozenset(),
-    ) -> ResetPlan:
-        plan = context.plan(
-            observation,
-            strategy=strategy,
-            truncate_above=self.options.truncate_above,
-            restoration=restoration,
-            differing=differing,
-            new_tables=new_tables,
-        )
+    def _check_references(self, context: ResetContext, plan: ResetPlan) -> None:
+        """Raise :class:`ExclusionError` if rows of tables that stay refer to rows that *plan* deletes."""
         if plan.checks:
             counts = self.backend.count_references(self.connection, plan.checks, context.baseline)
             check_references(context.schema, context.scope, plan.checks, counts)
-        return plan
 
     def _write_sql(
         self,
@@ -405,10 +394,17 @@ class Resetter:
     def _preview(self) -> ResetPreview:
         observation, context = self._read_state()
         changes = self._count_changes(context)
-        plan = self._plan(observation, context, self.options.strategy, differing=frozenset(changes))
+        options = self.options
+        plan = context.plan(
+            observation,
+            strategy=options.strategy,
+            truncate_above=options.truncate_above,
+            differing=frozenset(changes),
+        )
+        self._check_references(context, plan)
         emptied = [name for name in plan.tables if context.schema.by_name[name].stores_rows and name not in changes]
         removed = {name: changes[name].removed for name in plan.tables if name in changes}
-        script = self._write_sql(context, plan, self.options.lock_timeout, observation.identity)
+        script = self._write_sql(context, plan, options.lock_timeout, observation.identity)
         return ResetPreview(
             identity=observation.identity,
             plan=plan,

@@ -61,7 +61,13 @@ from testdb_app.baseline_state import (
     not_proved,
     to_document,
 )
-from testdb_app.exceptions import BaselineError, MissingPrivilegeError, TransactionStateError, UnsupportedError
+from testdb_app.exceptions import (
+    BaselineError,
+    MissingPrivilegeError,
+    TransactionStateError,
+    UnsupportedError,
+    first_line_of,
+)
 from testdb_app.schema import QualifiedName, Schema
 from testdb_app.selection import make_scope
 
@@ -140,7 +146,7 @@ def read_baseline(connection: BaseDatabaseWrapper, state: str) -> Baseline | Non
     except DatabaseError as error:
         if sqlstate(error)[:2] not in ABOUT_OBJECTS:
             raise
-        raise not_as_captured(where, [f"its document cannot be read ({_first_line(error)})"]) from error
+        raise not_as_captured(where, [f"its document cannot be read ({first_line_of(error)})"]) from error
     if len(rows) != 1:
         raise not_as_captured(where, [f"its document, {_document(state)}, has {len(rows)} rows instead of one"])
     baseline = replace(from_document(json.loads(rows[0][0]), where=where), counters=now, document=_document(state))
@@ -172,7 +178,7 @@ def _verify(connection: BaseDatabaseWrapper, baseline: Baseline) -> None:
     except DatabaseError as error:
         if sqlstate(error)[:2] not in ABOUT_OBJECTS:
             raise
-        raise not_as_captured(where, [f"its copies cannot be read ({_first_line(error)})"]) from error
+        raise not_as_captured(where, [f"its copies cannot be read ({first_line_of(error)})"]) from error
     faults = []
     for table, ((rows, found),) in zip(tables, results, strict=True):
         if rows != table.rows:
@@ -220,7 +226,7 @@ def compare_earlier(connection: BaseDatabaseWrapper, schema: Schema) -> EarlierF
     except DatabaseError as error:
         if sqlstate(error)[:2] not in ABOUT_OBJECTS:
             raise
-        raise not_proved(where, [_first_line(error)]) from error
+        raise not_proved(where, [first_line_of(error)]) from error
     changes = [f"table {name} is gone" for name in earlier.tables if name not in scope.tables]
     for table, ((is_other, columns),) in zip(kept, results, strict=False):
         if set(columns) != {column.name for column in table.columns}:
@@ -254,10 +260,6 @@ def _compare_texts(table: BaselineTable) -> str:
 
 def _start(schema: Schema, name: QualifiedName) -> SequenceState:
     return SequenceState(last_value=schema.sequences_by_name[name].start, is_called=False)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0]
 
 
 def write_baseline(connection: BaseDatabaseWrapper, capture: Capture) -> Baseline:
@@ -370,7 +372,7 @@ def _check_readable(connection: BaseDatabaseWrapper, tables: Iterable[BaselineTa
             ((unreadable,),) = rows_of(run_sql(connection, query)[0])
         except DatabaseError as error:
             run_sql(connection, "ROLLBACK TO SAVEPOINT testdb_capture")
-            unreadable, why = table.rows, str(error).strip().split("\n")[0]
+            unreadable, why = table.rows, first_line_of(error)
         if unreadable:
             kinds = ", ".join(f"{c.name} ({c.type})" for c in table.columns if c.type)
             raise UnsupportedError(

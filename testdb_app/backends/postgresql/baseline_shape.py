@@ -11,6 +11,7 @@ from typing import Any
 
 from testdb_app.backends.postgresql.sql import quote, quote_literal
 from testdb_app.baseline_state import KEPT_STATES, KIND_OF, MIGRATIONS_IN, BaselineColumn, describe_tables
+from testdb_app.exceptions import first_line_of
 from testdb_app.schema import QualifiedName, Schema
 
 # For this transaction: names, types and values must be spelled alike in every session, whatever its settings.
@@ -293,8 +294,7 @@ def shape_queries(
 
 def unreadable(name: QualifiedName, error: BaseException) -> dict[str, str]:
     """Return the entry of the shape for a list of migrations that cannot be read, now or any more."""
-    why = str(error).strip().split("\n")[0]
-    return {_migrations_in(name): f"cannot be read: {why}"}
+    return {_migrations_in(name): f"cannot be read: {first_line_of(error)}"}
 
 
 def _migrations_in(name: QualifiedName) -> str:

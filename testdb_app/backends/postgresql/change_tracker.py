@@ -86,9 +86,10 @@ class TrackerState(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CountedChanges(FoundChanges):
-    """What the counters show, and from which source."""
+    """What the counters show, and from which source. ``what`` are the OIDs of the written tables and sequences."""
 
     written: Written
+    what: _What = ((), ())
     source: Source
 
 
@@ -187,7 +188,7 @@ class PostgreSQLChangeTracker(ChangeTracker):
             # Nothing was read before, which would have found the connection lost.
             return None
         self._to_skip = 0
-        what = _what(found.written)
+        what = found.what
         memory.predicted = what if what == memory.last and found.key is not None and script.is_plain else None
         memory.last = what
         if script.is_plain:
@@ -236,7 +237,9 @@ class PostgreSQLChangeTracker(ChangeTracker):
         if written is None:
             return None
         key = (_place(memory.identity), predicted)
-        return CountedChanges(identity=memory.identity, key=key, written=written, source=Source.PREDICTION)
+        return CountedChanges(
+            identity=memory.identity, key=key, written=written, what=predicted, source=Source.PREDICTION
+        )
 
     def _read_candidates(self, connection: BaseDatabaseWrapper, memory: Memory) -> CountedChanges | None:
         reading = self._read_again(connection, memory)
@@ -290,16 +293,13 @@ def _changes_of(memory: Memory, written: Written, source: Source) -> CountedChan
         count > _MOST_ROWS_UNINDEXED for oid, count in written.tables.items() if oid in unindexed
     ):
         return None
-    key = (_place(memory.identity), _what(written)) if rows <= _MOST_ROWS_UNINDEXED else None
-    return CountedChanges(identity=memory.identity, key=key, written=written, source=source)
+    what = tuple(sorted(written.tables)), tuple(sorted(written.sequences))
+    key = (_place(memory.identity), what) if rows <= _MOST_ROWS_UNINDEXED else None
+    return CountedChanges(identity=memory.identity, key=key, written=written, what=what, source=source)
 
 
 def _place(identity: DatabaseIdentity) -> tuple[str, int, str, str]:
     return identity.name, identity.oid, identity.system_identifier, identity.server_started
-
-
-def _what(written: Written) -> _What:
-    return tuple(sorted(written.tables)), tuple(sorted(written.sequences))
 
 
 _SEQUENCES_A_MESSAGE = 2_000

@@ -28,6 +28,7 @@ from testdb_app.exceptions import (
     TestDBError,
     TooManyLocksError,
     TransactionStateError,
+    first_line_of,
     reason_of,
 )
 from testdb_app.schema import QualifiedName, on_one_line
@@ -308,7 +309,7 @@ def describe_database(connection: BaseDatabaseWrapper) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0].rstrip(".")
+    return first_line_of(error).rstrip(".")
 
 
 def _lock_timeout(
