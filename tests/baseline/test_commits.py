@@ -150,6 +150,8 @@ def test_a_commit_in_another_database_between_the_queries_does_not_hide_which_ta
     elsewhere.execute("CREATE TABLE b (id integer)")
     scratch.execute("CREATE TABLE a (id integer); CREATE TABLE c (id integer)")
     table = scratch.value("SELECT 'a'::regclass::oid::bigint")
+    # A session that still ends is one more in the first position, and then everything may have been written.
+    wait_for_the_others_to_go(scratch)
     before_each_reading(lambda: elsewhere.execute("INSERT INTO b VALUES (1)"))
     position, _ = check_for_commits(scratch.connection, None)
     for _ in range(3):
@@ -169,6 +171,7 @@ def test_a_commit_in_this_database_between_the_queries_is_found_by_this_check_or
 ) -> None:
     scratch.execute("CREATE TABLE a (id integer); CREATE TABLE c (id integer)")
     table = scratch.value("SELECT 'a'::regclass::oid::bigint")
+    wait_for_the_others_to_go(scratch)
     position, _ = check_for_commits(scratch.connection, None)
     readings: list[int] = []
 
