@@ -156,6 +156,30 @@ def overridden_settings() -> dict[str, Any]:
     return found
 
 
+@contextmanager
+def settings_observed(note: Callable[[str], None]) -> Iterator[None]:
+    """Call *note* with the name of each setting that is read from ``django.conf.settings`` while the block runs.
+
+    Values that were read before are kept in the object's ``__dict__``: only ``__getattribute__`` sees each read.
+    """
+    kind: Any = type(settings)
+    own, inherited = vars(kind).get("__getattribute__"), kind.__getattribute__
+
+    def get(lazy: Any, name: str) -> Any:
+        if name.isupper():
+            note(name)
+        return inherited(lazy, name)
+
+    kind.__getattribute__ = get
+    try:
+        yield
+    finally:
+        if own is None:
+            del kind.__getattribute__
+        else:
+            kind.__getattribute__ = own
+
+
 def primary_key_as(instance: Any, model: Any) -> Any:
     """Return the primary key that *instance* has as a row of *model*, its own class or a parent."""
     return instance._get_pk_val(model._meta)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -32,6 +33,8 @@ class Settings:
     - ``truncate_above``: bytes per table from which ``auto`` truncates instead of deleting.
     - ``keep_connections``: "auto" keeps a connection between two tests if its session is proved to be as good as a new
       one. "never" closes it. "always" keeps what can be put back.
+    - ``template_depends``: what a template database depends on besides what is found: globs relative to the project's root,
+      "env:NAME" and "setting:NAME". With "!" before it, something is left out.
     """
 
     allowed_databases: tuple[str, ...] = ()
@@ -41,6 +44,7 @@ class Settings:
     truncate_above: int = 4 * 1024 * 1024
     keep_connections: str = "auto"
     post_migrate: tuple[str, ...] = ()
+    template_depends: tuple[str, ...] = ()
 
 
 def get_settings() -> Settings:
@@ -89,6 +93,20 @@ def _apps(key: str, value: Any) -> tuple[str, ...]:
     return tuple(known.get(name, name) for name in names)
 
 
+_DEPENDENCY = re.compile(r"!?(?:(?:env|setting):\w+|(?!\w{2,}:)[^!\s].*)")
+
+
+def _dependencies(key: str, value: Any) -> tuple[str, ...]:
+    names = _names(key, value)
+    for name in names:
+        if not _DEPENDENCY.fullmatch(name):
+            raise ConfigurationError(
+                f'settings.TESTDB["{key}"] has an invalid item {name!r}. An item is a pattern of files ("data/**/*.csv"), '
+                '"env:NAME" or "setting:NAME", and may have a "!" before it.'
+            )
+    return names
+
+
 def check_strategy(key: str, value: Any) -> str:
     """Return *value*. Raises :class:`ConfigurationError`, which names *key*, if it is no strategy."""
     if value not in STRATEGIES:
@@ -125,6 +143,7 @@ _CHECKS = {
     "post_migrate": _apps,
     "truncate_above": _bytes,
     "keep_connections": _keep_connections,
+    "template_depends": _dependencies,
 }
 
 

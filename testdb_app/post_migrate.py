@@ -175,6 +175,12 @@ def find_uncalled_receivers() -> list[str]:
     return sorted({_name_of(_receiver_of(entry)) for entry in _entries() if _label_of(entry) is not None})
 
 
+def receiver_names(*signals: Signal) -> list[str]:
+    """Return the names of all receivers of *signals* but this package's own, sorted."""
+    names = {_name_of(_receiver_of(entry)) for signal in signals for entry in _entries(signal)}
+    return sorted(name for name in names if not name.startswith("testdb_app."))
+
+
 def describe_uncalled_receivers() -> str | None:
     """Return a message with the receivers of :func:`find_uncalled_receivers`, for the start of a run. None if there are none."""
     # Without a baseline, every receiver is called after each flush.
@@ -189,9 +195,9 @@ def describe_uncalled_receivers() -> str | None:
     )
 
 
-def _entries() -> list[Any]:
-    """Return Django's entries for receivers of ``post_migrate``. Item 1 of each is the receiver, or a weak reference to it."""
-    return [entry for entry in list(post_migrate.receivers) if _receiver_of(entry) is not None]
+def _entries(signal: Signal = post_migrate) -> list[Any]:
+    """Return Django's entries for receivers of *signal*. Item 1 of each is the receiver, or a weak reference to it."""
+    return [entry for entry in list(signal.receivers) if _receiver_of(entry) is not None]
 
 
 def _receiver_of(entry: Any) -> Any:

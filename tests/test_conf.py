@@ -14,7 +14,8 @@ from testdb_app.exceptions import ConfigurationError
 from testdb_app.resetter import Resetter
 
 KNOWN = (
-    "Known keys: ALLOWED_DATABASES, EXCLUDE, STRATEGY, LOCK_TIMEOUT, TRUNCATE_ABOVE, KEEP_CONNECTIONS, POST_MIGRATE."
+    "Known keys: ALLOWED_DATABASES, EXCLUDE, STRATEGY, LOCK_TIMEOUT, TRUNCATE_ABOVE, KEEP_CONNECTIONS, POST_MIGRATE, "
+    "TEMPLATE_DEPENDS."
 )
 
 
@@ -41,6 +42,7 @@ def test_every_key_arrives_at_its_field(settings: Any) -> None:
         "TRUNCATE_ABOVE": 0,
         "KEEP_CONNECTIONS": "never",
         "POST_MIGRATE": ["testdb_app.demo"],
+        "TEMPLATE_DEPENDS": ["seeds/**/*.json", "env:SHOP_MODE", "!setting:MEDIA_URL"],
     }
     assert get_settings() == Settings(
         allowed_databases=("shop",),
@@ -50,6 +52,7 @@ def test_every_key_arrives_at_its_field(settings: Any) -> None:
         truncate_above=0,
         keep_connections="never",
         post_migrate=("testdb_demo",),
+        template_depends=("seeds/**/*.json", "env:SHOP_MODE", "!setting:MEDIA_URL"),
     )
     assert len(settings.TESTDB) == len(fields(Settings))
 

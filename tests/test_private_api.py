@@ -6,6 +6,7 @@ import inspect
 import unittest
 
 import pytest
+from django.conf import settings as settings_of_django
 from django.contrib.contenttypes.models import ContentType
 from django.db import connections, models, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -131,3 +132,15 @@ class FixtureForAClassTest(unittest.TestCase):
 
     def test_it_has_the_name_that_is_expected(self):
         assert any(name.startswith(pytest_private.CLASS_FIXTURE) for name in self.fixturenames)
+
+
+def test_each_read_of_a_setting_is_observed_and_nothing_stays_behind(settings):
+    settings.SHOP_RATE = 3
+    before, seen = dict(vars(type(settings_of_django))), []
+    with django_private.settings_observed(seen.append):
+        assert [settings_of_django.SHOP_RATE, settings_of_django.SHOP_RATE] == [3, 3]
+        with pytest.raises(AttributeError):
+            assert settings_of_django.SHOP_NONE
+    assert settings_of_django.SHOP_RATE == 3
+    assert seen == ["SHOP_RATE", "SHOP_RATE", "SHOP_NONE"]
+    assert dict(vars(type(settings_of_django))) == before

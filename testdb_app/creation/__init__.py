@@ -1,0 +1,1 @@
+"""Make test databases from templates: migrate once, and clone."""
