@@ -73,11 +73,32 @@ def creation_observed(creation: Any, note: Callable[[Any, str], None]) -> Iterat
             note(cursor, name)
         return result
 
+    outer = vars(creation).get("_execute_create_test_db")
     creation._execute_create_test_db = execute
     try:
         yield
     finally:
         del creation._execute_create_test_db
+        if outer is not None:
+            creation._execute_create_test_db = outer
+
+
+def create_as_django_does(creation: Any, name: str, *, verbosity: int, autoclobber: bool, suffix: str) -> None:
+    """Have Django make the test database *name*, with *suffix* after CREATE DATABASE, and replace an existing one.
+
+    Unless *autoclobber*, Django asks first, and ends the process if the answer is no.
+    """
+    creation.sql_table_creation_suffix = lambda: suffix
+    creation._get_test_db_name = lambda: name
+    try:
+        creation._create_test_db(verbosity, autoclobber, False)
+    finally:
+        del creation.sql_table_creation_suffix, creation._get_test_db_name
+
+
+def set_serialized_contents(connection: Any, contents: str) -> None:
+    """Keep the rows of the migrations for ``serialized_rollback``, as Django's ``create_test_db()`` does."""
+    connection._test_serialized_contents = contents
 
 
 def find_pool(connection: Any) -> Any:

@@ -7,17 +7,22 @@
 ``testdb_app.W001``  ``testdb_app`` is installed in a deployment (``check --deploy``)
 ``testdb_app.W002``  ``testdb_app.demo`` is installed in a deployment (``check --deploy``)
 ``testdb_app.W003``  a PostgreSQL alias is used through another driver than psycopg 3, and cannot be reset
+``testdb_app.I001``  there are so many migrations that test databases from templates save much time
 ==================== =======================================================================================
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from django.apps import apps
-from django.core.checks import CheckMessage, Error, Tags, Warning, register  # noqa: A004 - Django's name
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Info, Tags, Warning, register  # noqa: A004 - Django's name
 from django.db import connections
+from django.db.migrations.loader import MigrationLoader
 
 from testdb_app import _django_private as django_private
 from testdb_app.conf import get_settings
@@ -32,6 +37,7 @@ def register_checks() -> None:
     register(check_pools, Tags.compatibility)
     register(check_drivers, Tags.compatibility)
     register(check_deployment, Tags.security, deploy=True)
+    register(check_migrations, Tags.compatibility)
 
 
 def find_faults(aliases: Iterable[str]) -> list[str]:
@@ -145,6 +151,38 @@ def _other_drivers(aliases: Iterable[str]) -> Iterator[tuple[str, str, str]]:
                 f'The alias "{alias}" uses PostgreSQL through {driver}, and testdb_app needs psycopg 3 to reset it.',
                 'Install it, and Django takes it: pip install "django-testdb-app[postgresql]".',
             )
+
+
+MANY_MIGRATIONS = 100
+"""The number of migrations that take about five seconds: applied one by one, each takes longer than the one before."""
+
+
+def check_migrations(**_: Any) -> list[CheckMessage]:
+    """I001: recommend templates where there are many migrations, unless ``TESTDB`` says whether to use them."""
+    given = getattr(settings, "TESTDB", {})
+    if not isinstance(given, Mapping) or "TEMPLATES" in given:
+        return []
+    folders = [folder for config in apps.get_app_configs() for folder in _find_migrations(config.label)]
+    number = sum(path.name[0] not in "_~" for folder in folders for path in Path(folder).glob("*.py"))
+    if number < MANY_MIGRATIONS:
+        return []
+    return [
+        Info(
+            f"{number} migrations run before the tests, in each run and in each of its workers.",
+            hint='Set TESTDB["TEMPLATES"] = True: they run once, and test databases are clones. False silences this.',
+            id="testdb_app.I001",
+        )
+    ]
+
+
+def _find_migrations(label: str) -> Iterable[str]:
+    """Return the folders with the migrations of an app, without importing these."""
+    name, _ = MigrationLoader.migrations_module(label)
+    try:
+        found = find_spec(name) if name else None
+    except (ImportError, ValueError):
+        found = None
+    return (found.submodule_search_locations or ()) if found is not None else ()
 
 
 def check_deployment(**_: Any) -> list[CheckMessage]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from datetime import timedelta
 from typing import Any
 
 from django.apps import apps
@@ -33,8 +35,11 @@ class Settings:
     - ``truncate_above``: bytes per table from which ``auto`` truncates instead of deleting.
     - ``keep_connections``: "auto" keeps a connection between two tests if its session is proved to be as good as a new
       one. "never" closes it. "always" keeps what can be put back.
+    - ``templates``: whether test databases are clones of a template, so that migrations run once.
     - ``template_depends``: what a template database depends on besides what is found: globs relative to the project's root,
       "env:NAME" and "setting:NAME". With "!" before it, something is left out.
+    - ``template_cache``: the folder for templates as files; relative to the project. None for no files.
+    - ``template_max_age``: seconds after which a template is built anew; None for no limit.
     """
 
     allowed_databases: tuple[str, ...] = ()
@@ -44,7 +49,10 @@ class Settings:
     truncate_above: int = 4 * 1024 * 1024
     keep_connections: str = "auto"
     post_migrate: tuple[str, ...] = ()
+    templates: bool = False
     template_depends: tuple[str, ...] = ()
+    template_cache: str | None = None
+    template_max_age: float | None = None
 
 
 def get_settings() -> Settings:
@@ -129,6 +137,30 @@ def check_seconds(key: str, value: Any) -> float:
     return float(value)
 
 
+def _flag(key: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigurationError(f'settings.TESTDB["{key}"] must be True or False, not {value!r}.')
+    return value
+
+
+def _folder(key: str, value: Any) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value) or not isinstance(os.fspath(value), str):
+        raise ConfigurationError(f'settings.TESTDB["{key}"] must be the path of a folder, or None, not {value!r}.')
+    return os.fspath(value)
+
+
+def _age(key: str, value: Any) -> float | None:
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value > 0):
+        raise ConfigurationError(
+            f'settings.TESTDB["{key}"] must be a number of seconds above 0, a timedelta, or None, not {value!r}.'
+        )
+    return value
+
+
 def _bytes(key: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ConfigurationError(f'settings.TESTDB["{key}"] must be a number of bytes, 0 or more, not {value!r}.')
@@ -144,6 +176,9 @@ _CHECKS = {
     "truncate_above": _bytes,
     "keep_connections": _keep_connections,
     "template_depends": _dependencies,
+    "templates": _flag,
+    "template_cache": _folder,
+    "template_max_age": _age,
 }
 
 

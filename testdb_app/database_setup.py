@@ -107,6 +107,13 @@ def prepare_test_database(using: str, *, allow_database: tuple[str, ...] = ()) -
     _starts.pop(key, None)
 
 
+def note_prepared(using: str) -> None:
+    """Record that the test database of *using* was made as its baseline: it needs neither a capture nor a reset."""
+    key = (using, _name(using))
+    _prepared[key] = None
+    _starts.pop(key, None)
+
+
 def _find_doubtful(using: str) -> list[str]:
     """Return the tables that differ from the baseline of an earlier schema, or cannot be compared with it.
 

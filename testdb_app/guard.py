@@ -41,9 +41,11 @@ import inspect
 import json
 import logging
 import os
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from multiprocessing import parent_process
 from pathlib import Path
@@ -391,6 +393,39 @@ def mark_kept_database(connection: BaseDatabaseWrapper) -> None:
 _refuses = False
 _stays = False
 
+Maker = Callable[[Any, str, Callable[[], Any], Mapping[str, Any]], Any]
+"""Makes a test database in place of Django. It gets Django's object, the name of the method, that method as a function
+without arguments, and the arguments by name; it returns what the method returns."""
+_maker: ContextVar[Maker | None] = ContextVar("testdb_maker", default=None)
+
+
+@contextmanager
+def made_by(maker: Maker) -> Iterator[None]:
+    """Have *maker* make the test databases while the block runs, and their clones for parallel workers.
+
+    The hooks refuse and record as for Django's own methods. A test database that *maker* itself has made by these methods
+    is made by Django.
+    """
+    token = _maker.set(maker)
+    try:
+        yield
+    finally:
+        _maker.reset(token)
+
+
+def record_made(alias: str, name: str) -> None:
+    """Record that this run made the database *name* for tests. The caller has made it, where no database was.
+
+    For a maker whose CREATE DATABASE the hooks cannot see. The next check of the live connection stores where it is.
+    """
+    before = _made.get((alias, name), MadeDatabase(stays=_stays))
+    _made[alias, name] = replace(before, is_kept=False, place=None)
+
+
+def forget_made(alias: str, name: str) -> None:
+    """Forget a database that was dropped, or has another name now."""
+    _made.pop((alias, name), None)
+
 
 @contextmanager
 def setting_up_databases(*, stays: bool = False) -> Iterator[None]:
@@ -434,13 +469,17 @@ def _wrap(original: Callable[..., Any], hook: Callable[..., Any], signature: ins
         connection = creation.connection
         # A copy of a connection, or a connection without an alias, belongs to no test database.
         is_own = connection.alias in connections and connections[connection.alias] is connection
-        if not is_own or connection.alias in _hooked:
+        key = connection.alias, django_private.get_test_database_name(creation) if is_own else ""
+        if not is_own or key in _hooked:
             return call()
-        _hooked.add(connection.alias)
+        given = _arguments(signature, creation, *arguments, **options)
+        maker = _maker.get() if original.__name__ in _MADE_BY else None
+        make = call if maker is None else functools.partial(_make, maker, creation, original.__name__, call, given)
+        _hooked.add(key)
         try:
-            return hook(creation, call, _arguments(signature, creation, *arguments, **options))
+            return hook(creation, make, given)
         finally:
-            _hooked.discard(connection.alias)
+            _hooked.discard(key)
 
     hooked.__testdb_hook__ = True  # type: ignore[attr-defined]
     return hooked
@@ -456,8 +495,16 @@ def _arguments(signature: inspect.Signature, *arguments: Any, **options: Any) ->
     return bound.arguments
 
 
-_hooked: set[str] = set()
-"""The aliases whose hooks run now. A method that calls the one it overrides is recorded once."""
+_hooked: set[tuple[str, str]] = set()
+"""The aliases, and their names for tests, whose hooks run now. A method that calls the one it overrides is recorded once."""
+
+
+def _make(maker: Maker, creation: Any, method: str, call: Callable[[], Any], given: Mapping[str, Any]) -> Any:
+    token = _maker.set(None)  # Django makes what the maker itself asks for
+    try:
+        return maker(creation, method, call, given)
+    finally:
+        _maker.reset(token)
 
 
 def _create_test_db(creation: Any, call: Callable[[], Any], given: Mapping[str, Any]) -> Any:
@@ -469,7 +516,9 @@ def _create_test_db(creation: Any, call: Callable[[], Any], given: Mapping[str, 
     with _recorded(creation, name, keeps=keeps):
         if _refuses or not keeps:
             _refuse_configured(creation, name, act="use as a test database" if keeps else "drop", loses_all=not keeps)
+        started = time.monotonic()
         result = call()
+        seconds_to_create[connection.alias] = time.monotonic() - started
         # A vendor's override may have used another name.
         final = str(connection.settings_dict["NAME"])
         if final != name:
@@ -681,6 +730,9 @@ def _inherited(connection: BaseDatabaseWrapper) -> dict[str, Any]:
     return found
 
 
+seconds_to_create: dict[str, float] = {}
+"""How long each alias's test database took in this process, with its migrations."""
+
 _HOOKS: dict[str, Callable[[Any, Callable[[], Any], Mapping[str, Any]], Any]] = {
     "create_test_db": _create_test_db,
     "clone_test_db": _clone_test_db,
@@ -688,6 +740,7 @@ _HOOKS: dict[str, Callable[[Any, Callable[[], Any], Mapping[str, Any]], Any]] = 
     "setup_worker_connection": _setup_worker_connection,
     "destroy_test_db": _destroy_test_db,
 }
+_MADE_BY = ("create_test_db", "clone_test_db")
 
 
 # The refusals ---------------------------------------------------------------------------------------------------------

@@ -172,6 +172,11 @@ def find_uncalled_receivers() -> list[str]:
     get_settings()
     if "POST_MIGRATE" in getattr(settings, "TESTDB", {}):
         return []
+    return find_foreign_receivers()
+
+
+def find_foreign_receivers() -> list[str]:
+    """Return the names of the receivers of ``post_migrate`` outside of Django."""
     return sorted({_name_of(_receiver_of(entry)) for entry in _entries() if _label_of(entry) is not None})
 
 

@@ -87,8 +87,13 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Refuse a set-up that cannot work, once and before anything else. A worker of xdist leaves this to its controller."""
-    if not options.is_worker(session.config) and not session.config.option.collectonly:
-        _refuse(options.find_fault(session.config))
+    config = session.config
+    if not options.is_worker(config) and not config.option.collectonly:
+        _refuse(options.find_fault(config))
+    if not config.option.collectonly and options.uses_templates(config):
+        from testdb_app.plugin.creation_hooks import CreationHooks  # noqa: PLC0415 - only a run that uses templates
+
+        config.pluginmanager.register(CreationHooks(config), options.CREATION_HOOKS)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -106,16 +111,24 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 @pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker of xdist when the run began: with ``--create-db``, one of them builds a template anew."""
+    node.workerinput[options.STARTED] = options.started(node.config)
+
+
+@pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
     """Keep the fault that a worker of xdist has found."""
-    fault = getattr(node, "workeroutput", {}).get(_FAULT)
-    if fault is not None:
-        node.config.stash[_FOUND] = fault
+    output = getattr(node, "workeroutput", {})
+    if _FAULT in output:
+        node.config.stash[_FOUND] = output[_FAULT]
+    options.note_seconds(node.config, output.get(options.SECONDS, 0.0))
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """End a run that a worker refused with the exit status of a usage error."""
+    """End a run that a worker refused with the exit status of a usage error. Store how long the databases took."""
+    options.store_seconds(session.config)
     fault = session.config.stash.get(_FOUND, None)
     if fault is not None:
         session.exitstatus = pytest.ExitCode.USAGE_ERROR

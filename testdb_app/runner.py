@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import logging
 import os
-from argparse import ArgumentParser
+import sys
+from argparse import ArgumentParser, BooleanOptionalAction
 from collections.abc import Callable, Collection, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from types import MethodType
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -21,6 +22,7 @@ from django.test import utils as django_utils
 from django.test.runner import DiscoverRunner, ParallelTestSuite
 from django.test.utils import get_unique_databases_and_mirrors
 
+from testdb_app.conf import get_settings
 from testdb_app.database_setup import (
     check_set_up,
     forget_test_databases,
@@ -28,7 +30,7 @@ from testdb_app.database_setup import (
     restore_kept_databases,
 )
 from testdb_app.exceptions import TestDBError
-from testdb_app.guard import close, setting_up_databases
+from testdb_app.guard import close, made_by, setting_up_databases
 from testdb_app.post_migrate import describe_uncalled_receivers
 from testdb_app.testcases import ResetMixin, reset_all, resetting_all
 
@@ -99,9 +101,22 @@ class ResetRunnerMixin(_Base):
     # The aliases that tests of this run reset; None until the tests are loaded.
     needed_aliases: frozenset[str] | None = None
 
-    def __init__(self, *arguments: Any, reset_transaction_tests: bool = False, **options: Any) -> None:
+    def __init__(
+        self,
+        *arguments: Any,
+        reset_transaction_tests: bool = False,
+        testdb_templates: bool | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(*arguments, **options)
         self.resets_all = reset_transaction_tests or self.reset_transaction_tests
+        self._templates = testdb_templates
+        self._finish_templates: Callable[[], None] = lambda: None
+
+    @property
+    def uses_templates(self) -> bool:
+        """Whether test databases come from templates: the option, or ``TESTDB["TEMPLATES"]`` without one."""
+        return get_settings().templates if self._templates is None else self._templates
 
     @classmethod
     def add_arguments(cls, parser: ArgumentParser) -> None:
@@ -111,6 +126,12 @@ class ResetRunnerMixin(_Base):
             "--reset-transaction-tests",
             action="store_true",
             help="End every TransactionTestCase with a reset to the baseline, instead of a flush.",
+        )
+        parser.add_argument(
+            "--testdb-templates",
+            action=BooleanOptionalAction,
+            default=None,
+            help='Clone the test databases from a template, so that migrations run once. Default: TESTDB["TEMPLATES"].',
         )
 
     def build_suite(self, *arguments: Any, **options: Any) -> TestSuite:
@@ -150,10 +171,10 @@ class ResetRunnerMixin(_Base):
         forget_test_databases()
         for connection in connections.all(initialized_only=True):
             close(connection)
-        if self.keepdb:
+        if self.keepdb and not self.uses_templates:
             databases, _ = get_unique_databases_and_mirrors(kwargs.get("aliases"))
             restore_kept_databases(aliases[0] for _, aliases in databases.values())
-        with setting_up_databases(stays=bool(self.keepdb)):
+        with self._from_templates(), setting_up_databases(stays=bool(self.keepdb)):
             made = super().setup_databases(**kwargs)
         try:
             aliases = [connection.alias for connection, _, is_first in made if is_first]
@@ -165,6 +186,29 @@ class ResetRunnerMixin(_Base):
             self.teardown_databases(made)
             raise
         return made
+
+    @contextmanager
+    def _from_templates(self) -> Iterator[None]:
+        """Have the test databases come from templates, if that is switched on."""
+        if not self.uses_templates:
+            yield
+            return
+        from testdb_app.creation.progress import Progress  # noqa: PLC0415 - only a run that uses templates imports this
+        from testdb_app.creation.templates import TemplateMaker  # noqa: PLC0415
+
+        def write(line: str) -> None:
+            if self.verbosity > 0:
+                self.log(line)
+
+        maker = TemplateMaker(Progress(write, terminal=sys.stderr if self.verbosity > 0 else None))
+        self._finish_templates = maker.finish
+        with made_by(maker):
+            yield
+
+    def teardown_databases(self, old_config: Any, **kwargs: Any) -> None:
+        """Drop the test databases, and store the use of their templates."""
+        super().teardown_databases(old_config, **kwargs)
+        self._finish_templates()
 
     def run_suite(self, suite: Any, **kwargs: Any) -> Any:
         """Run the tests, with resets in place of flushes if that is switched on."""

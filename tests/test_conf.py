@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import fields
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +17,7 @@ from testdb_app.resetter import Resetter
 
 KNOWN = (
     "Known keys: ALLOWED_DATABASES, EXCLUDE, STRATEGY, LOCK_TIMEOUT, TRUNCATE_ABOVE, KEEP_CONNECTIONS, POST_MIGRATE, "
-    "TEMPLATE_DEPENDS."
+    "TEMPLATE_DEPENDS, TEMPLATES, TEMPLATE_CACHE, TEMPLATE_MAX_AGE."
 )
 
 
@@ -43,6 +45,9 @@ def test_every_key_arrives_at_its_field(settings: Any) -> None:
         "KEEP_CONNECTIONS": "never",
         "POST_MIGRATE": ["testdb_app.demo"],
         "TEMPLATE_DEPENDS": ["seeds/**/*.json", "env:SHOP_MODE", "!setting:MEDIA_URL"],
+        "TEMPLATES": True,
+        "TEMPLATE_CACHE": Path(".testdb"),
+        "TEMPLATE_MAX_AGE": timedelta(days=1),
     }
     assert get_settings() == Settings(
         allowed_databases=("shop",),
@@ -53,6 +58,9 @@ def test_every_key_arrives_at_its_field(settings: Any) -> None:
         keep_connections="never",
         post_migrate=("testdb_demo",),
         template_depends=("seeds/**/*.json", "env:SHOP_MODE", "!setting:MEDIA_URL"),
+        templates=True,
+        template_cache=".testdb",
+        template_max_age=86_400,
     )
     assert len(settings.TESTDB) == len(fields(Settings))
 

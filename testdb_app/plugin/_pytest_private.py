@@ -5,7 +5,9 @@ Read on pytest 9.0.3 and 9.2.0 and pytest-django 4.14.0. ``tests/test_private_ap
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 DB_HELPER = "_django_db_helper"
@@ -63,3 +65,16 @@ def forget_finalizers(fixturedef: Any) -> None:
 def fill_fixtures(item: Any) -> None:
     """Set up the fixtures that a test requests and does not have."""
     item._request._fillfixtures()
+
+
+def write_past_capture(config: Any, line: str) -> None:
+    """Write a line to the terminal while a fixture is set up; in a worker of pytest-xdist, to its standard error."""
+    manager = config.pluginmanager.getplugin("capturemanager")
+    reporter = config.pluginmanager.getplugin("terminalreporter")
+    with manager.global_and_fixture_disabled() if manager is not None else nullcontext():
+        if reporter is None:
+            sys.stderr.write(f"{line}\n")
+            sys.stderr.flush()
+        else:
+            reporter.ensure_newline()
+            reporter.write_line(line)

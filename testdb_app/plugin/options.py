@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -13,13 +14,24 @@ from testdb_app.plugin import requests
 RESET = "testdb_reset_transactional"
 LEAKS = "testdb_leaks"
 DURATIONS = "testdb_durations"
+TEMPLATES = "testdb_templates"
 HOOKS = "testdb_hooks"
 """The name of the plugin object that holds the hooks around fixtures and tests."""
+CREATION_HOOKS = "testdb_creation_hooks"
+"""The name of the plugin object that makes test databases from templates."""
+STARTED = "testdb_started"
+SECONDS = "testdb_seconds"
+_SECONDS = pytest.StashKey[float]()
+_SECONDS_OF_LAST_RUN = "testdb/seconds"
+SLOW = 5.0
+"""Seconds for the test databases from which the header recommends templates."""
+_STARTED = pytest.StashKey[float]()
 LEAK_MODES = ("warn", "fail")
 _HELP = {
     RESET: "End every transactional test (by transactional_db, live_server or the mark) with a reset instead of a flush.",
     LEAKS: "After each test and each wide fixture, find committed rows that it left in the database: warn, or fail.",
     DURATIONS: "Show the N slowest resets, and what they reset.",
+    TEMPLATES: "Clone the test databases from a template, so that migrations run once and not in every run and worker.",
 }
 
 
@@ -29,22 +41,40 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption("--testdb-reset-transactional", action="store_true", default=False, help=_HELP[RESET])
     group.addoption("--testdb-leaks", choices=LEAK_MODES, default=None, help=_HELP[LEAKS])
     group.addoption("--testdb-durations", type=int, metavar="N", default=None, help=_HELP[DURATIONS])
+    group.addoption("--testdb-templates", dest=TEMPLATES, action="store_true", default=None, help=_HELP[TEMPLATES])
+    group.addoption(
+        "--no-testdb-templates",
+        dest=TEMPLATES,
+        action="store_false",
+        default=None,
+        help="Run the migrations, as Django does.",
+    )
+    parser.addini(TEMPLATES, _HELP[TEMPLATES], type="bool", default=None)
     parser.addini(RESET, _HELP[RESET], type="bool", default=False)
     parser.addini(LEAKS, _HELP[LEAKS], default="")
 
 
 def check_options(config: pytest.Config) -> None:
     """Raise :class:`pytest.UsageError` for an invalid value."""
-    try:
-        config.getini(RESET)
-    except (TypeError, ValueError, pytest.UsageError) as error:
-        raise pytest.UsageError(f"The ini key {RESET} must be true or false: {error}.") from error
+    for key in (RESET, TEMPLATES):
+        try:
+            config.getini(key)
+        except (TypeError, ValueError, pytest.UsageError) as error:
+            raise pytest.UsageError(f"The ini key {key} must be true or false: {error}.") from error
     mode = config.getini(LEAKS)
     if mode and mode not in LEAK_MODES:
         raise pytest.UsageError(f"The ini key {LEAKS} must be one of {', '.join(LEAK_MODES)}, not {mode!r}.")
     wanted = durations(config)
     if wanted is not None and wanted < 0:
         raise pytest.UsageError(f"--testdb-durations must be 0 (all) or more, not {wanted}.")
+
+
+def started(config: pytest.Config) -> float:
+    """Return when the run began, in seconds since the epoch; for a worker of pytest-xdist, when its controller began."""
+    if is_worker(config):
+        given: float = config.workerinput[STARTED]  # type: ignore[attr-defined]
+        return given
+    return config.stash.setdefault(_STARTED, time.time())
 
 
 def is_worker(config: pytest.Config) -> bool:
@@ -87,6 +117,8 @@ def _find_users(config: pytest.Config, items: Iterable[pytest.Item]) -> Iterator
         yield f"The option {LEAKS}"
     if durations(config) is not None:
         yield f"The option {DURATIONS}"
+    if _wants_templates(config):
+        yield f"The option {TEMPLATES}"
     for item in items:
         names = requests.ours(item)
         if names:
@@ -137,6 +169,26 @@ def resets_all(config: pytest.Config) -> bool:
     return bool(config.getoption(RESET) or config.getini(RESET))
 
 
+def _wants_templates(config: pytest.Config) -> bool | None:
+    """Return what the options and the ini file say of templates; None if they do not say it."""
+    given: bool | None = config.getoption(TEMPLATES)
+    return config.getini(TEMPLATES) if given is None else given
+
+
+def uses_templates(config: pytest.Config) -> bool:
+    """Whether test databases come from templates: the option, then the ini key, then ``TESTDB["TEMPLATES"]``."""
+    wanted = _wants_templates(config)
+    if wanted is not None or not _is_installed():
+        return bool(wanted)
+    from testdb_app.conf import get_settings  # noqa: PLC0415 - Django is imported where it is used
+    from testdb_app.exceptions import ConfigurationError  # noqa: PLC0415
+
+    try:
+        return get_settings().templates
+    except ConfigurationError:
+        return False  # find_fault() reports it
+
+
 def resets(item: pytest.Item) -> bool:
     """Whether *item* ends with a reset, if it commits."""
     return "reset_db" in requests.names_of(item) or resets_all(item.config)
@@ -162,4 +214,28 @@ def header(config: pytest.Config) -> str | None:
         "durations of resets" if durations(config) is not None else "",
     ]
     told = ", ".join(each for each in on if each)
-    return f"testdb_app: {told}" if told else None
+    lines = [f"testdb_app: {told}"] if told else []
+    cache = getattr(config, "cache", None)
+    seconds = cache.get(_SECONDS_OF_LAST_RUN, 0.0) if cache is not None else 0.0
+    if seconds > SLOW and not is_worker(config) and _wants_templates(config) is None and not uses_templates(config):
+        lines.append(
+            f"testdb_app: the test databases took {seconds:.0f} s in the last run; with {TEMPLATES} = true in the ini file "
+            "migrations run once"
+        )
+    return "\n".join(lines) or None
+
+
+def note_seconds(config: pytest.Config, seconds: float) -> None:
+    """Note how long the test databases of a process took; the longest time counts."""
+    config.stash[_SECONDS] = max(seconds, config.stash.get(_SECONDS, 0.0))
+
+
+def store_seconds(config: pytest.Config) -> None:
+    """Store how long the test databases took, for the header of the next run. A worker hands it to its controller."""
+    guard: Any = sys.modules.get("testdb_app.guard")
+    note_seconds(config, sum(guard.seconds_to_create.values()) if guard is not None else 0.0)
+    seconds, cache = config.stash[_SECONDS], getattr(config, "cache", None)
+    if is_worker(config):
+        config.workeroutput[SECONDS] = seconds  # type: ignore[attr-defined]
+    elif cache is not None and seconds > 0:
+        cache.set(_SECONDS_OF_LAST_RUN, round(seconds, 1))

@@ -38,7 +38,8 @@ def before_the_databases(config: pytest.Config, blocker: Any, *, restores: bool)
     with blocker.unblock():
         for connection in connections.all(initialized_only=True):
             guard.close(connection)
-        if restores and given.reuse_db and not given.create_db:
+        # A kept clone of a template is reset or replaced when it is needed.
+        if restores and given.reuse_db and not given.create_db and not options.uses_templates(config):
             aliases = [alias for alias in connections if not connections[alias].settings_dict["TEST"]["MIRROR"]]
             database_setup.restore_kept_databases(aliases)
 

@@ -88,9 +88,9 @@ def test_the_page_of_the_settings_tells_every_key_with_its_default() -> None:
 
 
 def test_the_page_of_the_settings_tells_every_check() -> None:
-    ids = set(re.findall(r"testdb_app\.[EW]\d{3}", inspect.getsource(checks)))
+    ids = set(re.findall(r"testdb_app\.[EWI]\d{3}", inspect.getsource(checks)))
     assert len(ids) >= 5
-    assert set(re.findall(r"^\| `(testdb_app\.[EW]\d{3})` \|", read("settings.md"), re.MULTILINE)) == ids
+    assert set(re.findall(r"^\| `(testdb_app\.[EWI]\d{3})` \|", read("settings.md"), re.MULTILINE)) == ids
 
 
 def test_the_page_of_the_errors_has_a_heading_for_each() -> None:
@@ -236,7 +236,7 @@ def test_the_page_on_pytest_tells_every_fixture_option_ini_key_and_mark(pytestco
     keys = {key for key in pytestconfig._parser._inidict if key.startswith("testdb")}
     marks = {mark.partition("(")[0] for mark in pytestconfig.getini("markers") if mark.startswith("testdb")}
     assert {"reset_db", "db_class", "db_session", "reset_db_module"} <= fixtures
-    assert {"--testdb-reset-transactional", "--testdb-leaks", "--testdb-durations"} <= options
+    assert {"--testdb-reset-transactional", "--testdb-leaks", "--testdb-durations", "--testdb-templates"} <= options
     assert {"testdb_reset_transactional", "testdb_leaks"} <= keys
     assert "testdb" in marks
     words = fixtures | options | keys | marks

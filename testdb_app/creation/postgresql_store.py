@@ -1,0 +1,421 @@
+"""Templates as databases of a PostgreSQL server.
+
+A template is named ``testdb_tpl_<16 hex of its key>_<alias>``. Its document is the comment of the database, and it is shut
+to connections. While it is built, its name ends in ``_building``: the name alone says what it is, and RENAME is the commit.
+A clone gets its document, too, until its comment is that of a migration: "testdb clone" with the template and the OID.
+
+All statements run on a connection of the driver to the database ``postgres``, outside of Django's. CREATEDB is enough.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from django.db import connections
+from django.db.backends.base.base import NO_DB_ALIAS
+from psycopg import sql
+
+from testdb_app import _django_private as django_private
+from testdb_app.creation.store import BUILDING, PREFIX, PresentDatabase, TemplateStore, unique_suffix
+from testdb_app.creation.template import DatabaseProperties, Template
+from testdb_app.guard import get_configured_name, vendor_of
+
+if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
+    from testdb_app.creation.store import Spare
+
+SPARE, OLD = "testdb_next_", "testdb_old_"
+_TEMPLATE, _CLONE = "testdb template ", "testdb clone "
+_LOCK_CLASS = 0x7E57DB
+_POLL = 0.05
+"""Seconds between two attempts to get a lock. Waiting in the server would be ended by its timeouts."""
+_FILE_COPY = frozenset({"pgroonga"})
+"""Extensions with files of their own, which WAL_LOG does not copy."""
+_LONGEST_NAME = 63
+_LISTS = frozenset({"search_path", "temp_tablespaces", "local_preload_libraries", "session_preload_libraries"})
+"""Settings that PostgreSQL stores as lists of identifiers, quoted where that is needed (GUC_LIST_QUOTE)."""
+_ITEM = re.compile(r'"((?:[^"]|"")*)"|([^,\s"]+)')
+
+_SERVER = """
+SELECT pg_catalog.current_setting('server_version_num'),
+       coalesce(pg_catalog.pg_database_collation_actual_version(d.oid), ''),
+       d.datcollate, d.datctype, pg_catalog.pg_encoding_to_char(d.encoding)
+  FROM pg_catalog.pg_database d WHERE d.datname OPERATOR(pg_catalog.=) 'template1'
+"""
+_TEMPLATES = """
+SELECT d.datname::pg_catalog.text, pg_catalog.shobj_description(d.oid, 'pg_database')
+  FROM pg_catalog.pg_database d
+ WHERE pg_catalog.starts_with(d.datname::pg_catalog.text, %s)
+   AND pg_catalog.pg_get_userbyid(d.datdba) OPERATOR(pg_catalog.=) current_user
+"""
+_DATABASE = """
+SELECT d.oid::pg_catalog.int8, pg_catalog.shobj_description(d.oid, 'pg_database'),
+       pg_catalog.pg_get_userbyid(d.datdba) OPERATOR(pg_catalog.=) current_user
+  FROM pg_catalog.pg_database d WHERE d.datname OPERATOR(pg_catalog.=) %s::pg_catalog.name
+"""
+_SETTINGS = """
+SELECT coalesce(r.rolname, '')::pg_catalog.text, pg_catalog.split_part(c, '=', 1),
+       pg_catalog.substr(c, pg_catalog.strpos(c, '=') OPERATOR(pg_catalog.+) 1)
+  FROM pg_catalog.pg_database d
+  JOIN pg_catalog.pg_db_role_setting s ON s.setdatabase OPERATOR(pg_catalog.=) d.oid
+  LEFT JOIN pg_catalog.pg_roles r ON r.oid OPERATOR(pg_catalog.=) s.setrole
+ CROSS JOIN pg_catalog.unnest(s.setconfig) WITH ORDINALITY AS u(c, position)
+ WHERE d.datname OPERATOR(pg_catalog.=) %s::pg_catalog.name
+ ORDER BY 1, u.position
+"""
+_GRANTS = """
+SELECT d.datacl IS NOT NULL, d.datconnlimit, coalesce(r.rolname, '')::pg_catalog.text, a.privilege_type, a.is_grantable
+  FROM pg_catalog.pg_database d
+  LEFT JOIN pg_catalog.aclexplode(d.datacl) a ON true
+  LEFT JOIN pg_catalog.pg_roles r ON r.oid OPERATOR(pg_catalog.=) a.grantee
+ WHERE d.datname OPERATOR(pg_catalog.=) %s::pg_catalog.name
+"""
+_EXTENSIONS = """
+SELECT e.name::pg_catalog.text, e.default_version
+  FROM pg_catalog.pg_available_extensions e WHERE e.name OPERATOR(pg_catalog.=) ANY(%s)
+"""
+_TIMES = """
+SELECT n.nspname::pg_catalog.text, c.relname::pg_catalog.text, a.attname::pg_catalog.text
+  FROM pg_catalog.pg_class c
+  JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+  JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) c.oid
+ WHERE c.relkind OPERATOR(pg_catalog.=) 'r'
+   AND NOT pg_catalog.starts_with(n.nspname::pg_catalog.text, 'pg_')
+   AND n.nspname OPERATOR(pg_catalog.<>) 'information_schema' AND n.nspname OPERATOR(pg_catalog.<>) 'testdb'
+   AND c.relname OPERATOR(pg_catalog.<>) 'django_migrations'
+   AND a.atttypid OPERATOR(pg_catalog.=) ANY ('{timestamptz,timestamp}'::pg_catalog.regtype[])
+   AND NOT a.attisdropped AND a.attnum OPERATOR(pg_catalog.>) 0 AND pg_catalog.pg_relation_size(c.oid) OPERATOR(pg_catalog.>) 0
+ ORDER BY 1, 2, 3
+"""
+_IS_RECENT = """
+SELECT 1 FROM {table} t
+ WHERE t.{column} OPERATOR(pg_catalog.>) (pg_catalog.now() OPERATOR(pg_catalog.-) pg_catalog.make_interval(secs => {seconds}))
+   AND t.{column} OPERATOR(pg_catalog.<=) pg_catalog.now() LIMIT 1
+"""
+_COPIES_BY_CLONE = """
+SELECT s.setting FROM pg_catalog.pg_settings s WHERE s.name OPERATOR(pg_catalog.=) 'file_copy_method'
+"""
+_BACKEND = "SELECT pg_catalog.pg_backend_pid()"
+_SIZE = "SELECT pg_catalog.pg_database_size(d.oid) FROM pg_catalog.pg_database d WHERE d.datname = %s::pg_catalog.name"
+
+
+class PostgreSQLStore(TemplateStore):
+    """The templates on the server of *connection*."""
+
+    def __init__(self, connection: BaseDatabaseWrapper) -> None:
+        super().__init__(connection)
+        self.server: Any = connect_for_maintenance(connection)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.server.close()
+
+    def find_obstacle(self) -> str | None:
+        """Return why templates cannot be kept: behind a pooler a session and its lock are not ours alone."""
+        backend = self._value(_BACKEND)
+        if backend != self.server.info.backend_pid:
+            return "the connection goes through a pooler, where no session has a lock of its own"
+        return None
+
+    def read_server_parts(self) -> dict[str, str]:
+        """Return the major version, and what a database takes over from template1."""
+        version, collation, *locale = self._execute(_SERVER).fetchone()
+        return {
+            "PostgreSQL": str(int(version) // 10_000),
+            "collation version of the server": collation,
+            "locale of the server": " ".join(locale),
+        }
+
+    def list_templates(self) -> list[Template]:
+        """Return the templates that bear our name and our mark and belong to our role. One round trip."""
+        found = []
+        for name, comment in self._execute(_TEMPLATES, [PREFIX]).fetchall():
+            if comment and comment.startswith(_TEMPLATE) and not name.endswith(BUILDING):
+                template = Template.from_document(name, comment.removeprefix(_TEMPLATE))
+                if template is not None:
+                    found.append(template)
+        return found
+
+    def read_available_extensions(self, names: list[str]) -> dict[str, str]:
+        """Return the versions that the server would install today. One round trip, if there are names."""
+        return dict(self._execute(_EXTENSIONS, [names]).fetchall()) if names else {}
+
+    def name_template(self, key: str) -> str:
+        """Return the name of the template with that key."""
+        return cut(f"{PREFIX}{key[:16]}_{self.connection.alias}").removesuffix(BUILDING)
+
+    @contextmanager
+    def lock(self, key: str, on_wait: Callable[[], None]) -> Iterator[None]:
+        """Hold a session's advisory lock; see :meth:`TemplateStore.lock`."""
+        if not self._try_lock(key):
+            on_wait()
+            while not self._try_lock(key):
+                time.sleep(_POLL)
+        try:
+            yield
+        finally:
+            with suppress(psycopg.Error):  # a lost session has no lock
+                self._unlock(key)
+
+    def begin(self, template: Template) -> str:
+        """Return a scratch name, and hold its lock until this store is closed: no collection takes it meanwhile."""
+        scratch = f"{PREFIX}{template.static[:8]}_{unique_suffix()}{BUILDING}"
+        self._try_lock(scratch)
+        return scratch
+
+    def started(self, scratch: str, template: Template) -> None:
+        """Write the mark into the comment; see :meth:`TemplateStore.started`."""
+        self._comment(scratch, _TEMPLATE + template.as_document())
+
+    def read_properties(self, scratch: str) -> DatabaseProperties:
+        """Read the settings, the grants, the comment and the limit of connections. Three round trips."""
+        grants = self._execute(_GRANTS, [scratch]).fetchall()
+        _, comment, _ = self._execute(_DATABASE, [scratch]).fetchone()
+        return DatabaseProperties(
+            settings=tuple(self._execute(_SETTINGS, [scratch]).fetchall()),
+            grants=tuple(row[2:] for row in grants) if grants[0][0] else None,
+            comment=None if comment and comment.startswith(_TEMPLATE) else comment,
+            connection_limit=grants[0][1],
+        )
+
+    def read_extensions(self) -> dict[str, str]:
+        """Return the extensions of the database that the connection leads to. Two round trips."""
+        with self.connection.cursor() as cursor:
+            cursor.execute("SELECT e.extname::pg_catalog.text FROM pg_catalog.pg_extension e")
+            names = sorted(name for (name,) in cursor.fetchall())
+        return self.read_available_extensions(names)
+
+    def find_frozen(self, seconds: float) -> tuple[str, ...]:
+        """Return the columns with times of the build; see :meth:`TemplateStore.find_frozen`. One query a column."""
+        found = []
+        with self.connection.cursor() as cursor:
+            cursor.execute(_TIMES)
+            for schema, table, column in cursor.fetchall():
+                query = sql.SQL(_IS_RECENT).format(
+                    column=sql.Identifier(column),
+                    table=sql.Identifier(schema, table),
+                    seconds=sql.Literal(seconds + 60),
+                )
+                cursor.execute(query.as_string(self.server), None)
+                if cursor.fetchone():
+                    found.append(f"{table}.{column}")
+        return tuple(found)
+
+    def commit(self, scratch: str, template: Template) -> None:
+        """Shut it, write its document, and rename it; see :meth:`TemplateStore.commit`."""
+        if self.server.closed or self.server.broken:  # the server has ended a session that was idle for long
+            self.server = connect_for_maintenance(self.connection)
+        self._run("ALTER DATABASE {} ALLOW_CONNECTIONS false", scratch)
+        self._comment(scratch, _TEMPLATE + template.as_document())
+        earlier = next((each for each in self.list_templates() if each.name == template.name), None)
+        if earlier is not None and earlier.made < template.made - template.seconds:
+            self.drop(earlier.name)
+        try:
+            self._rename(scratch, template.name)
+        except psycopg.errors.DuplicateDatabase:
+            self.drop(scratch)
+        self._unlock(scratch)
+
+    def drop(self, name: str) -> None:
+        """Drop a database; see :meth:`TemplateStore.drop`."""
+        with suppress(psycopg.errors.InvalidCatalogName):
+            self._run("DROP DATABASE {}", name)
+
+    def touch(self, template: Template) -> None:
+        """Write the document again; see :meth:`TemplateStore.touch`."""
+        with suppress(psycopg.errors.InternalError_, psycopg.errors.InvalidCatalogName):
+            self._comment(template.name, _TEMPLATE + template.as_document())
+
+    def collect(self, template: Template) -> list[str]:
+        """Drop templates, spares and half-built databases; see :meth:`TemplateStore.collect`."""
+        dropped = []
+        for each in self.unneeded(self.list_templates(), template.family):
+            with suppress(psycopg.errors.ObjectInUse):  # somebody clones it now
+                self.drop(each.name)
+                dropped.append(each.name)
+        self.drop_left_over()
+        return dropped
+
+    def drop_left_over(self) -> None:
+        """Drop what no living process holds the lock of; see :meth:`TemplateStore.drop_left_over`."""
+        for prefix, mark in ((PREFIX, _TEMPLATE), (SPARE, _CLONE), (OLD, _CLONE)):
+            for name, comment in self._execute(_TEMPLATES, [prefix]).fetchall():
+                is_left = prefix != PREFIX or name.endswith(BUILDING)
+                if is_left and comment and comment.startswith(mark) and self._try_lock(name):
+                    with suppress(psycopg.errors.ObjectInUse):
+                        self.drop(name)
+                    self._unlock(name)
+
+    # Clones -----------------------------------------------------------------------------------------------------------
+
+    def read_size(self, name: str) -> int:
+        """Return the size of a database in bytes. One round trip."""
+        return int(self._value(_SIZE, [name]))
+
+    def find_present(self, name: str) -> PresentDatabase | None:
+        """Read the comment of the database; see :meth:`TemplateStore.find_present`. One round trip."""
+        row = self._execute(_DATABASE, [cut(name)]).fetchone()
+        if row is None:
+            return None
+        oid, comment, is_own = row
+        if is_own and comment and comment.startswith(_CLONE):
+            with suppress(ValueError, KeyError, TypeError):
+                given = json.loads(comment.removeprefix(_CLONE))
+                # A dump with --create has the comment, too.
+                if given["oid"] == oid:
+                    return PresentDatabase(str(given["template"]), float(given["made"]))
+        return PresentDatabase()
+
+    def clone(
+        self, creation: Any, template: Template, name: str, *, spare: Spare | None, verbosity: int, replaces: bool
+    ) -> None:
+        """Rename a clone, or have Django make one over a database that is not ours; see :meth:`TemplateStore.clone`."""
+        present = self.find_present(name)
+        if present is None or (present.is_clone and replaces):
+            made = spare.name if spare is not None else self.make_spare(template)
+            try:
+                self._swap_in(made, name, replaces=present is not None)
+                return
+            except (psycopg.errors.ObjectInUse, psycopg.errors.DuplicateDatabase):
+                self.drop(made)  # Django reports it
+        # Django puts its parameters into the statement by Python's % operator, and passes none to the driver.
+        clause = self._write_clause(template).as_string(self.server)
+        django_private.create_as_django_does(creation, name, verbosity=verbosity, autoclobber=replaces, suffix=clause)
+        self._complete(cut(name), template)
+
+    def _write_clause(self, template: Template) -> sql.Composed:
+        """Return what follows CREATE DATABASE for a clone of *template*.
+
+        WAL_LOG is the safe choice: FILE_COPY needs two checkpoints, so on a disk it is three to eight times slower. It is
+        used where the server clones files by reference, and for extensions whose files WAL_LOG does not copy.
+        """
+        row = self._execute(_COPIES_BY_CLONE).fetchone()
+        copies = bool(_FILE_COPY & template.extensions.keys()) or (row is not None and row[0] == "clone")
+        return sql.SQL("WITH TEMPLATE {} STRATEGY {}").format(
+            sql.Identifier(template.name), sql.SQL("FILE_COPY" if copies else "WAL_LOG")
+        )
+
+    def make_spare(self, template: Template) -> str:
+        """Make a clone of *template* under a spare name, with all that CREATE DATABASE does not copy. Return that name.
+
+        The lock of the name is held until the store is closed.
+        """
+        spare = SPARE + unique_suffix()
+        self._try_lock(spare)
+        self._execute(sql.SQL("CREATE DATABASE {} {}").format(sql.Identifier(spare), self._write_clause(template)))
+        self._complete(spare, template)
+        return spare
+
+    def _complete(self, name: str, template: Template) -> None:
+        """Give the fresh clone *name* the settings, grants and comment of *template*, or the mark of a clone."""
+        given = template.properties
+        oid, _, _ = self._execute(_DATABASE, [name]).fetchone()
+        mark = _CLONE + json.dumps({"template": template.name, "made": template.made, "oid": oid})
+        self._comment(name, mark if given.comment is None else given.comment)
+        for role, setting, value in given.settings:
+            target = sql.SQL("DATABASE {}").format(sql.Identifier(name))
+            if role:
+                target = sql.SQL("ROLE {} IN DATABASE {}").format(sql.Identifier(role), sql.Identifier(name))
+            self._execute(_set(target, setting, value))
+        if given.connection_limit != -1:
+            limit = sql.Literal(given.connection_limit)
+            self._execute(sql.SQL("ALTER DATABASE {} CONNECTION LIMIT {}").format(sql.Identifier(name), limit))
+        if given.grants is not None:
+            self._run("REVOKE ALL ON DATABASE {} FROM PUBLIC, CURRENT_USER", name)
+            for grantee, privilege, may_grant in given.grants:
+                self._execute(
+                    sql.SQL("GRANT {} ON DATABASE {} TO {} {}").format(
+                        sql.SQL(privilege),
+                        sql.Identifier(name),
+                        sql.Identifier(grantee) if grantee else sql.SQL("PUBLIC"),
+                        sql.SQL("WITH GRANT OPTION" if may_grant else ""),
+                    )
+                )
+
+    def _swap_in(self, spare: str, name: str, *, replaces: bool) -> None:
+        """Give *spare* the name of a test database, in one transaction with the rename of the one that had it.
+
+        That one is dropped later, because DROP takes as long as a clone.
+        """
+        with self.server.transaction():
+            if replaces:
+                self._rename(cut(name), OLD + unique_suffix())
+            self._rename(spare, cut(name))
+
+    # ------------------------------------------------------------------------------------------------------------------
+
+    def _execute(self, query: Any, parameters: Any = None) -> Any:
+        return self.server.execute(query, parameters)
+
+    def _value(self, query: str, parameters: Any = None) -> Any:
+        (value,) = self._execute(query, parameters).fetchone()
+        return value
+
+    def _run(self, statement: str, *names: str) -> None:
+        self._execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
+
+    def _comment(self, name: str, text: str) -> None:
+        self._execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(sql.Identifier(name), sql.Literal(text)))
+
+    def _rename(self, name: str, to: str) -> None:
+        self._run("ALTER DATABASE {} RENAME TO {}", name, to)
+
+    def _try_lock(self, key: str) -> bool:
+        query = "SELECT pg_catalog.pg_try_advisory_lock(%s::int4, pg_catalog.hashtext(%s))"
+        return bool(self._value(query, [_LOCK_CLASS, key]))
+
+    def _unlock(self, key: str) -> None:
+        self._execute("SELECT pg_catalog.pg_advisory_unlock(%s::int4, pg_catalog.hashtext(%s))", [_LOCK_CLASS, key])
+
+
+def cut(name: str) -> str:
+    """Return the name as PostgreSQL cuts it, at 63 bytes."""
+    return name.encode()[:_LONGEST_NAME].decode(errors="ignore")
+
+
+def _set(target: Any, setting: str, value: str) -> Any:
+    if setting.lower() in _LISTS:
+        found = [quoted.replace('""', '"') if quoted else plain for quoted, plain in _ITEM.findall(value)]
+        written = sql.SQL(", ").join(map(sql.Literal, found)) if found else sql.Literal("")
+    else:
+        written = sql.Literal(value)
+    name = sql.SQL(".").join(map(sql.Identifier, setting.split(".")))
+    return sql.SQL("ALTER {} SET {} TO {}").format(target, name, written)
+
+
+def connect_for_maintenance(connection: BaseDatabaseWrapper) -> psycopg.Connection[Any]:
+    """Connect to ``postgres``, by the driver, with what the settings of *connection* say. All processes must agree on it.
+
+    Where that database does not exist, the first one that an alias has configured on PostgreSQL takes its place, as in
+    Django.
+    """
+    wrapper: Any = type(connection)({**connection.settings_dict, "NAME": None}, alias=NO_DB_ALIAS)
+    parameters = wrapper.get_connection_params()
+    for own in ("context", "cursor_factory", "prepare_threshold"):
+        parameters.pop(own, None)
+    try:
+        server = psycopg.connect(**parameters, autocommit=True)
+    except psycopg.OperationalError:
+        names = [get_configured_name(alias) for alias in connections]
+        fallback = next(
+            (
+                name
+                for alias, name in zip(connections, names, strict=True)
+                if name and name != "postgres" and vendor_of(connections.settings[alias]) == "postgresql"
+            ),
+            None,
+        )
+        if fallback is None:
+            raise
+        server = psycopg.connect(**{**parameters, "dbname": fallback}, autocommit=True)
+    role = connection.settings_dict.get("OPTIONS", {}).get("assume_role")
+    if role:
+        server.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(role)))
+    return server

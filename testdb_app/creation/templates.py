@@ -1,0 +1,408 @@
+"""Test databases from templates: Django's migrations run once, and each run and each worker gets a clone.
+
+:class:`TemplateMaker` takes the place of Django's ``create_test_db()`` and ``clone_test_db()``. For each database:
+
+1. The key of what the migrations depend on is read; see :mod:`testdb_app.creation.key`.
+2. A template with that key is looked up. If there is none, Django makes a database under a scratch name, which is then
+   renamed to be the template. One process builds it, and others with that key wait.
+3. The template is cloned, and the clone gets the name that Django uses. If pytest has had the clone made while it
+   collected the tests, only the name changes.
+
+What cannot have a template goes on as without this package, and one line says why.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import django
+from django.conf import settings
+from django.db import DEFAULT_DB_ALIAS, DatabaseError, connections
+
+from testdb_app import _django_private as django_private
+from testdb_app import database_setup, guard
+from testdb_app.backends import get_backend
+from testdb_app.baseline import capture_baseline
+from testdb_app.conf import get_settings
+from testdb_app.creation.ahead import SpareMaker
+from testdb_app.creation.key import (
+    Manifest,
+    StaticKey,
+    describe_differences,
+    full_digest,
+    project_root,
+    read_static_key,
+    read_used_parts,
+)
+from testdb_app.creation.progress import Progress
+from testdb_app.creation.template import Template, describe_seconds
+from testdb_app.creation.trace import Trace
+from testdb_app.exceptions import ResetError, TestDBError, UnsupportedError
+from testdb_app.post_migrate import call_named_receivers, find_foreign_receivers
+from testdb_app.resetter import Resetter
+
+if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
+    from testdb_app.creation.store import Spare, TemplateStore
+
+logger = logging.getLogger("testdb_app")
+
+CLONES_ARE_CHEAPER = 64 * 1024 * 1024
+"""Bytes of a template up to which a new clone costs less than the first reset of a process. Measured: 2.7 ms for 1 MB."""
+
+
+class TemplateMaker:
+    """Makes the test databases of one run from templates. The guard's hooks call it; see :func:`testdb_app.guard.made_by`.
+
+    Parameters:
+
+    - *progress*: where to write what is done.
+    - *not_before*: seconds since the epoch; an older template is built anew.
+    - *spares*: the clones that are made ahead.
+    """
+
+    def __init__(self, progress: Progress, *, not_before: float = 0.0, spares: SpareMaker | None = None) -> None:
+        self.progress = progress
+        self.not_before = not_before
+        self.spares = spares
+        # By alias: the template of its test database in this run.
+        self.templates: dict[str, Template] = {}
+        self.aliases: set[str] = set()
+
+    def __call__(self, creation: Any, method: str, call: Callable[[], Any], given: Mapping[str, Any]) -> Any:
+        """Make a test database, or a clone for a parallel worker, as the hook of the guard asks for it."""
+        if method == "clone_test_db":
+            return self._clone_for_worker(creation, call, given)
+        return self._create(creation, call, given)
+
+    def finish(self) -> None:
+        """Do what need not be done before the first test: store the use of the templates, drop replaced databases.
+
+        Never raises: what fails is done by a later run.
+        """
+        for alias, template in self.templates.items():
+            with suppress(Exception), open_store(connections[alias]) as store:
+                store.touch(template.with_use())
+                store.drop_left_over()
+        self.templates.clear()
+
+    def _create(self, creation: Any, call: Callable[[], Any], given: Mapping[str, Any]) -> Any:
+        connection = creation.connection
+        self.aliases.add(connection.alias)
+        self.templates.pop(connection.alias, None)
+        obstacle = find_obstacle(creation)
+        if obstacle is not None:
+            return self._as_django_does(connection, obstacle, call)
+        with open_store(connection) as store:
+            obstacle = store.find_obstacle()
+            if obstacle is not None:
+                return self._as_django_does(connection, obstacle, call)
+            template, is_built = self.find_or_build(store, creation)
+            if template.elsewhere and not is_built:
+                aliases = ", ".join(f'"{alias}"' for alias in template.elsewhere)
+                return self._as_django_does(connection, f"its migrations write to {aliases} too", call)
+            name = django_private.get_test_database_name(creation)
+            if not self._provide(store, creation, template, name, given):
+                kept = f'"{name}" is kept, and was not made from a template: --create-db replaces it'
+                return self._as_django_does(connection, kept, call)
+            self.templates[connection.alias] = template
+        settings.DATABASES[connection.alias]["NAME"] = connection.settings_dict["NAME"] = name
+        connection.ensure_connection()
+        if given.get("serialize"):
+            django_private.set_serialized_contents(connection, creation.serialize_db_to_string())
+        if os.environ.get("RUNNING_DJANGOS_TEST_SUITE") == "true":
+            creation.mark_expected_failures_and_skips()
+        if template.baseline:
+            database_setup.note_prepared(connection.alias)
+            guard.mark_kept_database(connection)
+        if not is_built:
+            call_named_receivers(connection.alias)
+            self.progress.report(connection.alias, describe_use(template), about=template.key)
+        return name
+
+    def _as_django_does(self, connection: BaseDatabaseWrapper, why: str, call: Callable[[], Any]) -> Any:
+        self.progress.report(connection.alias, f'no template for "{connection.alias}": {why}')
+        return call()
+
+    def _clone_for_worker(self, creation: Any, call: Callable[[], Any], given: Mapping[str, Any]) -> Any:
+        connection = creation.connection
+        template = self.templates.get(connection.alias)
+        if template is None or connection.vendor == "sqlite":  # Django copies the file or the memory
+            return call()
+        name = str(creation.get_test_db_clone_settings(given["suffix"])["NAME"])
+        with open_store(connection) as store:
+            # Django replaces these without a question.
+            if not self._provide(store, creation, template, name, {**given, "autoclobber": True}):
+                return call()
+        return None
+
+    def _provide(
+        self, store: TemplateStore, creation: Any, template: Template, name: str, given: Mapping[str, Any]
+    ) -> bool:
+        """Make *name* a fresh clone, or reset it if it is kept and that is cheaper. False: it is kept and not ours."""
+        connection = creation.connection
+        keeps = bool(given.get("keepdb"))
+        present = store.find_present(name) if keeps else None
+        if present is not None and not present.is_clone:
+            return False
+        with self._taken_spare(connection.alias, template) as spare:
+            is_costly = spare is None and store.read_size(template.name) > CLONES_ARE_CHEAPER
+            if (
+                present is not None
+                and present.is_clone_of(template)
+                and is_costly
+                and _reset(connection, name, template)
+            ):
+                return True
+            guard.close(connection)
+            store.clone(
+                creation,
+                template,
+                name,
+                spare=spare,
+                verbosity=int(given.get("verbosity", 1)),
+                replaces=keeps or bool(given.get("autoclobber")),
+            )
+        guard.record_made(connection.alias, name)
+        return True
+
+    @contextmanager
+    def _taken_spare(self, alias: str, template: Template) -> Iterator[Spare | None]:
+        if self.spares is None:
+            yield None
+        else:
+            with self.spares.taken(alias, template) as spare:
+                yield spare
+
+    # Templates --------------------------------------------------------------------------------------------------------
+
+    def find_or_build(self, store: TemplateStore, creation: Any) -> tuple[Template, bool]:
+        """Return the template of the database that *creation* makes, and whether it was built now."""
+        connection = creation.connection
+        static = read_key(store)
+        found, why = find_for(store, static, not_before=self.not_before)
+        if found is not None:
+            return found, False
+
+        def show_wait() -> None:
+            self.progress.say(f'waiting for another process that builds the template of "{connection.alias}"')
+
+        with store.lock(f"{connection.alias}:{static.digest}", show_wait):
+            found, why = find_for(store, static, not_before=self.not_before)
+            if found is not None:
+                return found, False
+            self.progress.say(f'building the template of "{connection.alias}" ({why})')
+            template = self._build(store, creation, static)
+        took = f'template {template.short_name} of "{connection.alias}" built in {describe_seconds(template.seconds)}'
+        frozen = f"; these columns hold the time of the build: {', '.join(template.frozen)}" if template.frozen else ""
+        self.progress.say(took + frozen)
+        return template, True
+
+    def _build(self, store: TemplateStore, creation: Any, static: StaticKey) -> Template:
+        """Have Django make and migrate a database under a scratch name, and make it the template."""
+        connection = creation.connection
+        started = time.time()
+        template = Template(
+            name="",
+            alias=connection.alias,
+            project=str(project_root()),
+            static=static.digest,
+            parts=static.parts,
+            key="",
+            manifest=Manifest(files=(), settings=(), environment=()),
+            used_parts={},
+            made=started,
+            used=started,
+            seconds=0.0,
+        )
+        store.collect(template)
+        scratch = store.begin(template)
+        try:
+            with _named_for_tests(connection, scratch):
+                template = self._migrate(store, creation, template, static)
+            store.commit(scratch, template)
+        except BaseException:
+            guard.close(connection)
+            with suppress(Exception):  # the error of the build is the one to report
+                store.drop(scratch)
+            raise
+        finally:
+            guard.forget_made(connection.alias, scratch)
+        return template
+
+    def _migrate(self, store: TemplateStore, creation: Any, template: Template, static: StaticKey) -> Template:
+        connection = creation.connection
+        scratch = django_private.get_test_database_name(creation)
+        # Django 6.0 serializes elsewhere, and deprecates the argument.
+        options = {"serialize": False} if django.VERSION < (6, 0) else {}
+        elsewhere: set[str] = set()
+        begun = time.perf_counter()
+        total = sum(name.endswith(".py") for name in static.parts)  # nearly: helpers beside the migrations count
+        with (
+            Trace() as trace,
+            _writes_noted(connection.alias, elsewhere),
+            self.progress.of_migrations(connection, total),
+        ):
+            creation.create_test_db(verbosity=0, autoclobber=True, **options)
+        seconds = time.perf_counter() - begun
+        store.started(scratch, template)
+        baseline = _capture(connection)
+        manifest = trace.manifest()
+        template = replace(
+            template,
+            manifest=manifest,
+            extensions=store.read_extensions(),
+            frozen=store.find_frozen(seconds),
+            baseline=baseline,
+            elsewhere=tuple(sorted(elsewhere)),
+            receivers=tuple(find_foreign_receivers()),
+            seconds=seconds,
+            made=time.time(),
+        )
+        guard.close(connection)
+        used = read_parts_now(store, template)
+        key = full_digest(static, used)
+        properties = store.read_properties(scratch)
+        return replace(template, used_parts=used, key=key, name=store.name_template(key), properties=properties)
+
+
+@contextmanager
+def migrated_database(connection: BaseDatabaseWrapper, *, say: Callable[[str], None]) -> Iterator[str]:
+    """Yield a readable scratch database with the state of a fresh ``migrate``: its name, or the path of a SQLite file.
+
+    It is a clone of the template, which is built if need be, and it is dropped at the end. Nobody may be connected to it
+    then. Raises :class:`UnsupportedError` if there can be no template.
+    """
+    creation = connection.creation
+    with open_store(connection) as store:
+        obstacle = find_obstacle(creation) or store.find_obstacle()
+        if obstacle is not None:
+            raise UnsupportedError(f'There can be no template for alias "{connection.alias}": {obstacle}.')
+        template, _ = TemplateMaker(Progress(say)).find_or_build(store, creation)
+        scratch = store.make_spare(template)
+        try:
+            yield scratch
+        finally:
+            store.drop(scratch)
+
+
+def open_store(connection: BaseDatabaseWrapper) -> TemplateStore:
+    """Return the store of templates on the server of *connection*. Raises the driver's errors."""
+    from testdb_app.creation.postgresql_store import PostgreSQLStore  # noqa: PLC0415 - it imports the driver
+
+    return PostgreSQLStore(connection)
+
+
+def find_obstacle(creation: Any) -> str | None:
+    """Return why the test database of *creation* cannot come from a template, or None. Connects to nothing."""
+    if creation.connection.vendor != "postgresql":
+        return f"{creation.connection.vendor} is not supported"
+    methods = ("create_test_db", "clone_test_db", django_private.CREATE_METHOD, django_private.CLONE_METHOD)
+    for method in methods:
+        if not django_private.is_method_of_django(creation, method):
+            return f"{type(creation).__module__}.{type(creation).__qualname__} overrides {method}()"
+    return None
+
+
+def find_for(
+    store: TemplateStore, static: StaticKey | None = None, *, not_before: float = 0.0
+) -> tuple[Template | None, str]:
+    """Return the template that fits now, and is not older than *not_before*; or None, and why there is none.
+
+    *static* is what :func:`read_key` returns.
+    """
+    static = static or read_key(store)
+    project, alias = str(project_root()), store.connection.alias
+    oldest = max(not_before, time.time() - (get_settings().template_max_age or time.time()))
+    why = "there is none yet"
+    for template in sorted(store.list_templates(), key=lambda each: each.used):
+        parts = read_parts_now(store, template)
+        if template.static == static.digest and full_digest(static, parts) == template.key:
+            if template.made >= oldest:
+                return template, ""
+            return None, "it was asked for" if template.made < not_before else "it is older than TEMPLATE_MAX_AGE"
+        if (template.project, template.alias) == (project, alias):
+            # In the end, what differs from the one that was used last.
+            changed = describe_differences({**template.parts, **template.used_parts}, {**static.parts, **parts})
+            why = f"changed: {', '.join(changed[:3])}" + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+    return None, why
+
+
+def describe_use(template: Template) -> str:
+    """Return the line of a run that uses *template*."""
+    which = "" if template.alias == DEFAULT_DB_ALIAS else f' "{template.alias}"'
+    return f"test database{which} from template {template.short_name} ({template.describe_age()})"
+
+
+def read_key(store: TemplateStore) -> StaticKey:
+    """Return what is known of the key before a build."""
+    return read_static_key(store.connection, store.read_server_parts())
+
+
+def read_parts_now(store: TemplateStore, template: Template) -> dict[str, str]:
+    """Return what the build of *template* used, with its present contents."""
+    available = store.read_available_extensions(sorted(template.extensions))
+    return {
+        **read_used_parts(template.manifest),
+        **{f"extension {name}": version for name, version in available.items()},
+    }
+
+
+def _capture(connection: BaseDatabaseWrapper) -> str:
+    """Capture the baseline inside the template; return when that was, or "" if there can be none."""
+    try:
+        return capture_baseline(connection.alias).captured_at
+    except (UnsupportedError, ResetError) as error:
+        logger.info("%s: the template has no baseline: %s", connection.alias, error)
+        return ""
+
+
+def _reset(connection: BaseDatabaseWrapper, name: str, template: Template) -> bool:
+    """Reset the kept clone *name* to the rows of *template*; False if it cannot be, as after a change of its schema."""
+    with guard.renamed(connection, name), guard.treated_as_kept(connection, name):
+        try:
+            baseline = get_backend(connection).read_baseline(connection)
+            if baseline is None or baseline.captured_at != template.baseline:
+                return False  # a run without templates has captured its own
+            Resetter(connection.alias, to="baseline", once=True).reset()
+        except (TestDBError, DatabaseError) as error:
+            logger.info("%s: the kept clone is replaced: %s", connection.alias, error)
+            return False
+    return True
+
+
+@contextmanager
+def _named_for_tests(connection: BaseDatabaseWrapper, name: str) -> Iterator[None]:
+    """Have Django make its test database under *name* while the block runs."""
+    test = connection.settings_dict["TEST"]
+    names = test["NAME"], connection.settings_dict["NAME"], settings.DATABASES[connection.alias]["NAME"]
+    test["NAME"] = name
+    try:
+        yield
+    finally:
+        guard.close(connection)
+        test["NAME"], connection.settings_dict["NAME"], settings.DATABASES[connection.alias]["NAME"] = names
+
+
+@contextmanager
+def _writes_noted(alias: str, elsewhere: set[str]) -> Iterator[None]:
+    """Note the aliases that statements other than queries run on while *alias* is migrated."""
+
+    def note(other: str, execute: Any, query: Any, parameters: Any, many: bool, context: Any) -> Any:
+        if not str(query).lstrip(" \n(").upper().startswith(("SELECT", "SHOW", "SAVEPOINT", "RELEASE", "PRAGMA")):
+            elsewhere.add(other)
+        return execute(query, parameters, many, context)
+
+    with ExitStack() as stack:
+        for other in connections:
+            if other != alias:
+                stack.enter_context(connections[other].execute_wrapper(partial(note, other)))
+        yield

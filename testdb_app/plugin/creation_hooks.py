@@ -1,0 +1,96 @@
+"""Hooks of runs whose test databases come from templates."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+from django.db import connections
+
+from testdb_app import guard
+from testdb_app.creation.ahead import SpareMaker
+from testdb_app.creation.progress import Progress
+from testdb_app.creation.store import TemplateStore
+from testdb_app.creation.template import Template
+from testdb_app.creation.templates import TemplateMaker, describe_use, find_for, find_obstacle, open_store
+from testdb_app.plugin import options, transactional
+from testdb_app.plugin._pytest_private import write_past_capture
+
+_ALIASES = "testdb/aliases"
+"""Where pytest's cache keeps the aliases that the last run made test databases for."""
+
+
+class CreationHooks:
+    """Has the test databases made from templates, ahead where that is possible."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        given: Any = config.option
+        self.is_worker = options.is_worker(config)
+        is_quiet = self.is_worker or given.verbose < 0
+        self.progress = Progress(self._write, terminal=None if self.is_worker else sys.__stderr__, is_quiet=is_quiet)
+        self.not_before = options.started(config) if given.create_db else 0.0
+        # Workers of xdist make the databases, not their controller.
+        self.makes_none = not self.is_worker and bool(getattr(given, "numprocesses", None))
+        self.spares: SpareMaker | None = None
+        aliases = self._aliases_of_last_run()
+        # These options change the key, in a fixture.
+        if aliases and not (self.makes_none or given.create_db or given.nomigrations):
+            self.spares = SpareMaker(aliases, self._find)
+        self.maker = TemplateMaker(self.progress, not_before=self.not_before, spares=self.spares)
+
+    def _write(self, line: str) -> None:
+        write_past_capture(self.config, line)
+
+    def _aliases_of_last_run(self) -> list[str]:
+        cache = getattr(self.config, "cache", None)
+        found = cache.get(_ALIASES, []) if cache is not None else []
+        return [alias for alias in connections if alias in found]
+
+    def _find(self, alias: str) -> tuple[TemplateStore, Template | None]:
+        connection = connections[alias]
+        store = open_store(connection)
+        if connection.vendor != "postgresql" or find_obstacle(connection.creation) or store.find_obstacle():
+            return store, None
+        return store, find_for(store)[0]
+
+    def pytest_report_header(self) -> list[str]:
+        """Return what the workers of xdist will do: these have no header of their own."""
+        lines = []
+        for alias in self._aliases_of_last_run() if self.makes_none else ():
+            with open_store(connections[alias]) as store:
+                if find_obstacle(connections[alias].creation) or store.find_obstacle():
+                    continue
+                template, why = find_for(store)
+            lines.append(describe_use(template) if template else f'the template of "{alias}" is to be built ({why})')
+        return [f"testdb: {line}" for line in lines]
+
+    def pytest_report_collectionfinish(self) -> list[str]:
+        """Return what was made while the tests were collected."""
+        if self.spares is None:
+            return []
+        found = self.spares.find_templates()
+        self.progress.known = {alias: template.key for alias, template in found.items()}
+        return [f"testdb: {describe_use(template)}" for template in found.values()]
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef: Any, request: Any) -> Generator[None, object, object]:
+        """Make the test databases from templates when pytest-django sets them up."""
+        if fixturedef.argname != "django_db_setup":
+            return (yield)
+        blocker = request.getfixturevalue("django_db_blocker")
+        transactional.before_the_databases(self.config, blocker, restores=False)
+        with guard.made_by(self.maker), transactional.setting_up_databases(self.config):
+            result = yield
+        used = sorted(self.maker.aliases)
+        if used != self._aliases_of_last_run() and self.config.cache is not None:
+            self.config.cache.set(_ALIASES, used)
+        return result
+
+    def pytest_unconfigure(self) -> None:
+        """Note the use of the templates, and drop what is not needed any more."""
+        self.maker.finish()
+        if self.spares is not None:
+            self.spares.close()
