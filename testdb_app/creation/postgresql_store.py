@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 SPARE, OLD = "testdb_next_", "testdb_old_"
 _TEMPLATE, _CLONE = "testdb template ", "testdb clone "
+_AGREED = "postgres"
+"""The database that all processes connect to: advisory locks hold inside of one."""
 _LOCK_CLASS = 0x7E57DB
 _POLL = 0.05
 """Seconds between two attempts to get a lock. Waiting in the server would be ended by its timeouts."""
@@ -396,22 +398,20 @@ def connect_for_maintenance(connection: BaseDatabaseWrapper) -> psycopg.Connecti
     Where that database does not exist, the first one that an alias has configured on PostgreSQL takes its place, as in
     Django.
     """
-    wrapper: Any = type(connection)({**connection.settings_dict, "NAME": None}, alias=NO_DB_ALIAS)
-    parameters = wrapper.get_connection_params()
+    # Not None as in Django's own: that drops the service with its host.
+    wrapper: Any = type(connection)({**connection.settings_dict, "NAME": _AGREED}, alias=NO_DB_ALIAS)
+    parameters = {**wrapper.get_connection_params(), "dbname": _AGREED}
     for own in ("context", "cursor_factory", "prepare_threshold"):
         parameters.pop(own, None)
     try:
         server = psycopg.connect(**parameters, autocommit=True)
     except psycopg.OperationalError:
-        names = [get_configured_name(alias) for alias in connections]
-        fallback = next(
-            (
-                name
-                for alias, name in zip(connections, names, strict=True)
-                if name and name != "postgres" and vendor_of(connections.settings[alias]) == "postgresql"
-            ),
-            None,
+        configured = (
+            get_configured_name(alias)
+            for alias in connections
+            if vendor_of(connections.settings[alias]) == "postgresql"
         )
+        fallback = next((name for name in configured if name and name != _AGREED), None)
         if fallback is None:
             raise
         server = psycopg.connect(**{**parameters, "dbname": fallback}, autocommit=True)

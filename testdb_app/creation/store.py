@@ -47,7 +47,7 @@ class PresentDatabase:
 class TemplateStore(ABC):
     """The templates of one server, or of one folder, that this role may use. A context manager.
 
-    Each method raises the driver's own errors.
+    Each method raises the driver's own errors, and has changed nothing that matters then.
     """
 
     def __init__(self, connection: BaseDatabaseWrapper) -> None:

@@ -44,7 +44,7 @@ from testdb_app.creation.key import (
 from testdb_app.creation.progress import Progress
 from testdb_app.creation.template import Template, describe_seconds
 from testdb_app.creation.trace import Trace
-from testdb_app.exceptions import ResetError, TestDBError, UnsupportedError
+from testdb_app.exceptions import ResetError, TestDBError, UnsupportedError, first_line_of
 from testdb_app.post_migrate import call_named_receivers, find_foreign_receivers
 from testdb_app.resetter import Resetter
 
@@ -98,22 +98,13 @@ class TemplateMaker:
         connection = creation.connection
         self.aliases.add(connection.alias)
         self.templates.pop(connection.alias, None)
-        obstacle = find_obstacle(creation)
-        if obstacle is not None:
-            return self._as_django_does(connection, obstacle, call)
-        with open_store(connection) as store:
-            obstacle = store.find_obstacle()
-            if obstacle is not None:
-                return self._as_django_does(connection, obstacle, call)
-            template, is_built = self.find_or_build(store, creation)
-            if template.elsewhere and not is_built:
-                aliases = ", ".join(f'"{alias}"' for alias in template.elsewhere)
-                return self._as_django_does(connection, f"its migrations write to {aliases} too", call)
-            name = django_private.get_test_database_name(creation)
-            if not self._provide(store, creation, template, name, given):
-                kept = f'"{name}" is kept, and was not made from a template: --create-db replaces it'
-                return self._as_django_does(connection, kept, call)
-            self.templates[connection.alias] = template
+        name = django_private.get_test_database_name(creation)
+        try:
+            template, is_built = self._make(creation, name, given)
+        except _NoTemplateError as why:
+            self.progress.report(connection.alias, f'no template for "{connection.alias}": {why}')
+            return call()
+        self.templates[connection.alias] = template
         settings.DATABASES[connection.alias]["NAME"] = connection.settings_dict["NAME"] = name
         connection.ensure_connection()
         if given.get("serialize"):
@@ -128,9 +119,15 @@ class TemplateMaker:
             self.progress.report(connection.alias, describe_use(template), about=template.key)
         return name
 
-    def _as_django_does(self, connection: BaseDatabaseWrapper, why: str, call: Callable[[], Any]) -> Any:
-        self.progress.report(connection.alias, f'no template for "{connection.alias}": {why}')
-        return call()
+    def _make(self, creation: Any, name: str, given: Mapping[str, Any]) -> tuple[Template, bool]:
+        """Make the database *name*; return its template, and whether that was built now. Raises :class:`_NoTemplateError`."""
+        with _opened_store(creation) as store:
+            template, is_built = self.find_or_build(store, creation, verbosity=int(given.get("verbosity", 1)))
+            if template.elsewhere and not is_built:
+                aliases = ", ".join(f'"{alias}"' for alias in template.elsewhere)
+                raise _NoTemplateError(f"its migrations write to {aliases} too")
+            self._provide(store, creation, template, name, given)
+        return template, is_built
 
     def _clone_for_worker(self, creation: Any, call: Callable[[], Any], given: Mapping[str, Any]) -> Any:
         connection = creation.connection
@@ -138,21 +135,24 @@ class TemplateMaker:
         if template is None or connection.vendor == "sqlite":  # Django copies the file or the memory
             return call()
         name = str(creation.get_test_db_clone_settings(given["suffix"])["NAME"])
-        with open_store(connection) as store:
-            # Django replaces these without a question.
-            if not self._provide(store, creation, template, name, {**given, "autoclobber": True}):
-                return call()
+        try:
+            with _opened_store(creation) as store:
+                # Django replaces these without a question.
+                self._provide(store, creation, template, name, {**given, "autoclobber": True})
+        except _NoTemplateError as why:
+            self.progress.report(connection.alias, f'no template for "{name}": {why}')
+            return call()
         return None
 
     def _provide(
         self, store: TemplateStore, creation: Any, template: Template, name: str, given: Mapping[str, Any]
-    ) -> bool:
-        """Make *name* a fresh clone, or reset it if it is kept and that is cheaper. False: it is kept and not ours."""
+    ) -> None:
+        """Make *name* a fresh clone of *template*, or reset it if it is kept and that is cheaper."""
         connection = creation.connection
         keeps = bool(given.get("keepdb"))
         present = store.find_present(name) if keeps else None
         if present is not None and not present.is_clone:
-            return False
+            raise _NoTemplateError(f'"{name}" is kept, and was not made from a template: --create-db replaces it')
         with self._taken_spare(connection.alias, template) as spare:
             is_costly = spare is None and store.read_size(template.name) > CLONES_ARE_CHEAPER
             if (
@@ -161,7 +161,7 @@ class TemplateMaker:
                 and is_costly
                 and _reset(connection, name, template)
             ):
-                return True
+                return
             guard.close(connection)
             store.clone(
                 creation,
@@ -172,7 +172,6 @@ class TemplateMaker:
                 replaces=keeps or bool(given.get("autoclobber")),
             )
         guard.record_made(connection.alias, name)
-        return True
 
     @contextmanager
     def _taken_spare(self, alias: str, template: Template) -> Iterator[Spare | None]:
@@ -184,8 +183,11 @@ class TemplateMaker:
 
     # Templates --------------------------------------------------------------------------------------------------------
 
-    def find_or_build(self, store: TemplateStore, creation: Any) -> tuple[Template, bool]:
-        """Return the template of the database that *creation* makes, and whether it was built now."""
+    def find_or_build(self, store: TemplateStore, creation: Any, *, verbosity: int = 0) -> tuple[Template, bool]:
+        """Return the template of the database that *creation* makes, and whether it was built now.
+
+        From a *verbosity* of 2 on, Django's output of a build is shown.
+        """
         connection = creation.connection
         static = read_key(store)
         found, why = find_for(store, static, not_before=self.not_before)
@@ -200,13 +202,13 @@ class TemplateMaker:
             if found is not None:
                 return found, False
             self.progress.say(f'building the template of "{connection.alias}" ({why})')
-            template = self._build(store, creation, static)
+            template = self._build(store, creation, static, verbosity)
         took = f'template {template.short_name} of "{connection.alias}" built in {describe_seconds(template.seconds)}'
         frozen = f"; these columns hold the time of the build: {', '.join(template.frozen)}" if template.frozen else ""
         self.progress.say(took + frozen)
         return template, True
 
-    def _build(self, store: TemplateStore, creation: Any, static: StaticKey) -> Template:
+    def _build(self, store: TemplateStore, creation: Any, static: StaticKey, verbosity: int) -> Template:
         """Have Django make and migrate a database under a scratch name, and make it the template."""
         connection = creation.connection
         started = time.time()
@@ -227,7 +229,7 @@ class TemplateMaker:
         scratch = store.begin(template)
         try:
             with _named_for_tests(connection, scratch):
-                template = self._migrate(store, creation, template, static)
+                template = self._migrate(store, creation, template, static, verbosity)
             store.commit(scratch, template)
         except BaseException:
             guard.close(connection)
@@ -238,7 +240,9 @@ class TemplateMaker:
             guard.forget_made(connection.alias, scratch)
         return template
 
-    def _migrate(self, store: TemplateStore, creation: Any, template: Template, static: StaticKey) -> Template:
+    def _migrate(
+        self, store: TemplateStore, creation: Any, template: Template, static: StaticKey, verbosity: int
+    ) -> Template:
         connection = creation.connection
         scratch = django_private.get_test_database_name(creation)
         # Django 6.0 serializes elsewhere, and deprecates the argument.
@@ -251,7 +255,7 @@ class TemplateMaker:
             _writes_noted(connection.alias, elsewhere),
             self.progress.of_migrations(connection, total),
         ):
-            creation.create_test_db(verbosity=0, autoclobber=True, **options)
+            creation.create_test_db(verbosity=verbosity if verbosity > 1 else 0, autoclobber=True, **options)
         seconds = time.perf_counter() - begun
         store.started(scratch, template)
         baseline = _capture(connection)
@@ -274,6 +278,31 @@ class TemplateMaker:
         return replace(template, used_parts=used, key=key, name=store.name_template(key), properties=properties)
 
 
+class _NoTemplateError(Exception):
+    """The test database is made as without templates. The message says why."""
+
+
+@contextmanager
+def _opened_store(creation: Any) -> Iterator[TemplateStore]:
+    """Open the store. Raises :class:`_NoTemplateError` if there can be no template, or the server refuses what it needs."""
+    obstacle = find_obstacle(creation)
+    if obstacle is not None:
+        raise _NoTemplateError(obstacle)
+    with _named_errors(creation.connection), open_store(creation.connection) as store:
+        obstacle = store.find_obstacle()
+        if obstacle is not None:
+            raise _NoTemplateError(obstacle)
+        yield store
+
+
+@contextmanager
+def _named_errors(connection: Any) -> Iterator[None]:
+    try:
+        yield
+    except connection.Database.Error as error:  # the driver's: a migration's error is Django's
+        raise _NoTemplateError(first_line_of(error)) from error
+
+
 @contextmanager
 def migrated_database(connection: BaseDatabaseWrapper, *, say: Callable[[str], None]) -> Iterator[str]:
     """Yield a readable scratch database with the state of a fresh ``migrate``: its name, or the path of a SQLite file.
@@ -282,16 +311,17 @@ def migrated_database(connection: BaseDatabaseWrapper, *, say: Callable[[str], N
     then. Raises :class:`UnsupportedError` if there can be no template.
     """
     creation = connection.creation
-    with open_store(connection) as store:
-        obstacle = find_obstacle(creation) or store.find_obstacle()
-        if obstacle is not None:
-            raise UnsupportedError(f'There can be no template for alias "{connection.alias}": {obstacle}.')
-        template, _ = TemplateMaker(Progress(say)).find_or_build(store, creation)
-        scratch = store.make_spare(template)
-        try:
-            yield scratch
-        finally:
-            store.drop(scratch)
+    try:
+        with ExitStack() as stack:
+            store = stack.enter_context(_opened_store(creation))
+            template, _ = TemplateMaker(Progress(say)).find_or_build(store, creation)
+            scratch = store.make_spare(template)
+            stack.callback(store.drop, scratch)
+            opened = stack.pop_all()
+    except _NoTemplateError as why:
+        raise UnsupportedError(f'There can be no template for alias "{connection.alias}": {why}.') from why
+    with opened:
+        yield scratch
 
 
 def open_store(connection: BaseDatabaseWrapper) -> TemplateStore:
@@ -320,20 +350,24 @@ def find_for(
     *static* is what :func:`read_key` returns.
     """
     static = static or read_key(store)
-    project, alias = str(project_root()), store.connection.alias
-    oldest = max(not_before, time.time() - (get_settings().template_max_age or time.time()))
-    why = "there is none yet"
-    for template in sorted(store.list_templates(), key=lambda each: each.used):
-        parts = read_parts_now(store, template)
-        if template.static == static.digest and full_digest(static, parts) == template.key:
-            if template.made >= oldest:
-                return template, ""
-            return None, "it was asked for" if template.made < not_before else "it is older than TEMPLATE_MAX_AGE"
-        if (template.project, template.alias) == (project, alias):
-            # In the end, what differs from the one that was used last.
-            changed = describe_differences({**template.parts, **template.used_parts}, {**static.parts, **parts})
-            why = f"changed: {', '.join(changed[:3])}" + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
-    return None, why
+    present = store.list_templates()
+    max_age = get_settings().template_max_age
+    for template in present:
+        if template.static == static.digest and full_digest(static, read_parts_now(store, template)) == template.key:
+            if template.made < not_before:
+                return None, "it was asked for"
+            if max_age is not None and template.made < time.time() - max_age:
+                return None, f"the present one is older than {describe_seconds(max_age)}"
+            return template, ""
+    own = str(project_root()), store.connection.alias
+    related = [template for template in present if (template.project, template.alias) == own]
+    if not related:
+        return None, "there is none yet"
+    nearest = max(related, key=lambda each: each.used)
+    changed = describe_differences(
+        {**nearest.parts, **nearest.used_parts}, {**static.parts, **read_parts_now(store, nearest)}
+    )
+    return None, f"changed: {', '.join(changed[:3])}" + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
 
 
 def describe_use(template: Template) -> str:
