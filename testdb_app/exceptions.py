@@ -12,6 +12,7 @@
     │   ├── SeedError             the order of the seeds has a cycle
     │   ├── MakeError             no row can be made without more values
     │   └── SnapshotError         the snapshot is gone, or belongs to another schema
+    ├── ArchiveError              the archive of a template cannot be written, read or restored
     ├── PostMigrateError          a receiver of post_migrate failed after a reset; the reset is committed
     ├── VerificationError         an assertion of testdb_app.data failed; also an AssertionError
     ├── ResetError                the reset was refused or failed; nothing was changed
@@ -140,6 +141,10 @@ class SnapshotError(DataError):
     """A snapshot is closed or lost, or the schema has changed since. ``tables`` (list of str) names the tables, if any."""
 
     tables: list[str] = []  # noqa: RUF012 - the default of an attribute that the constructor sets
+
+
+class ArchiveError(TestDBError):
+    """The archive of a template cannot be written, read or restored; a run then goes on without it."""
 
 
 class PostMigrateError(TestDBError):
