@@ -214,6 +214,47 @@ def describe_differences(before: Mapping[str, str], now: Mapping[str, str]) -> l
     ]
 
 
+_GROUPS = {
+    "distribution ": "distributions",
+    "setting ": "settings",
+    "variable ": "variables",
+    "models of ": "models without migrations",
+    "names in ": "folders",
+    "extension ": "extensions",
+}
+_CONFIGURATION = ("receivers of ", "database options", "cache tables", "TESTDB[")
+
+
+def group_parts(parts: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return the names of *parts* by what they are, with the texts that are meant for people.
+
+    Files of migrations are counted for each app.
+    """
+    modules = {name.removeprefix("app "): text for name, text in parts.items() if name.startswith("app ")}
+    groups: dict[str, list[str]] = {}
+    migrations: dict[str, int] = {}
+    for name, text in sorted(parts.items()):
+        start = next((start for start in _GROUPS if name.startswith(start)), "")
+        label = next((label for label, module in modules.items() if _is_in(module, name)), None)
+        if name.startswith("app ") or name in {"format", "alias"}:
+            continue
+        if not start and label is not None:
+            migrations[label] = migrations.get(label, 0) + 1
+            continue
+        is_digest = text.startswith("#") or text == GONE
+        kind = _GROUPS.get(start) or ("files" if is_digest else "versions")
+        group = "configuration" if name.startswith(_CONFIGURATION) else kind
+        shown = os.fsencode(name.removeprefix(start)).decode("utf-8", "backslashreplace")
+        groups.setdefault(group, []).append(shown if is_digest else f"{shown} {text}".rstrip())
+    if migrations:
+        groups["migrations"] = [f"{label} {number}" for label, number in sorted(migrations.items())]
+    return groups
+
+
+def _is_in(module: str, name: str) -> bool:
+    return name.startswith(f"{module}: ") or f"/{module.replace('.', '/')}/" in f"/{name}"
+
+
 def _unless_gone(text: str | None) -> str | None:
     return None if text == GONE else text
 

@@ -22,9 +22,17 @@ from django.db.backends.base.base import NO_DB_ALIAS
 from psycopg import sql
 
 from testdb_app import _django_private as django_private
-from testdb_app.creation.store import BUILDING, PREFIX, PresentDatabase, TemplateStore, unique_suffix
+from testdb_app.creation.store import (
+    BUILDING,
+    PREFIX,
+    OtherDatabase,
+    OtherKind,
+    PresentDatabase,
+    TemplateStore,
+    unique_suffix,
+)
 from testdb_app.creation.template import DatabaseProperties, Template
-from testdb_app.guard import get_configured_name, vendor_of
+from testdb_app.guard import find_configured, get_configured_name, vendor_of
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -33,6 +41,12 @@ if TYPE_CHECKING:
 
 SPARE, OLD = "testdb_next_", "testdb_old_"
 _TEMPLATE, _CLONE = "testdb template ", "testdb clone "
+_NAMES = {
+    PREFIX: (_TEMPLATE, "half-built template"),
+    SPARE: (_CLONE, "clone made ahead"),
+    OLD: (_CLONE, "replaced test database"),
+}
+"""By the beginning of a name: the beginning of our mark, and what the database is."""
 _AGREED = "postgres"
 """The database that all processes connect to: advisory locks hold inside of one."""
 _LOCK_CLASS = 0x7E57DB
@@ -46,16 +60,20 @@ _LISTS = frozenset({"search_path", "temp_tablespaces", "local_preload_libraries"
 _ITEM = re.compile(r'"((?:[^"]|"")*)"|([^,\s"]+)')
 
 _SERVER = """
-SELECT pg_catalog.current_setting('server_version_num'),
+SELECT pg_catalog.current_setting('server_version_num'), current_user::pg_catalog.text,
        coalesce(pg_catalog.pg_database_collation_actual_version(d.oid), ''),
        d.datcollate, d.datctype, pg_catalog.pg_encoding_to_char(d.encoding)
   FROM pg_catalog.pg_database d WHERE d.datname OPERATOR(pg_catalog.=) 'template1'
 """
-_TEMPLATES = """
-SELECT d.datname::pg_catalog.text, pg_catalog.shobj_description(d.oid, 'pg_database')
+_NAMED = """
+SELECT d.datname::pg_catalog.text, o.owner, o.is_own,
+       coalesce(CASE WHEN o.is_own THEN pg_catalog.shobj_description(d.oid, 'pg_database') END, '')
   FROM pg_catalog.pg_database d
- WHERE pg_catalog.starts_with(d.datname::pg_catalog.text, %s)
-   AND pg_catalog.pg_get_userbyid(d.datdba) OPERATOR(pg_catalog.=) current_user
+ CROSS JOIN LATERAL (SELECT r.rolname::pg_catalog.text, r.rolname OPERATOR(pg_catalog.=) current_user
+                       FROM pg_catalog.pg_roles r WHERE r.oid OPERATOR(pg_catalog.=) d.datdba) AS o(owner, is_own)
+ WHERE EXISTS (SELECT FROM pg_catalog.unnest(%s::pg_catalog.text[]) AS p
+                WHERE pg_catalog.starts_with(d.datname::pg_catalog.text, p))
+ ORDER BY d.datname
 """
 _DATABASE = """
 SELECT d.oid::pg_catalog.int8, pg_catalog.shobj_description(d.oid, 'pg_database'),
@@ -104,7 +122,10 @@ SELECT 1 FROM {table} t
 _COPIES_BY_CLONE = """
 SELECT s.setting FROM pg_catalog.pg_settings s WHERE s.name OPERATOR(pg_catalog.=) 'file_copy_method'
 """
-_BACKEND = "SELECT pg_catalog.pg_backend_pid()"
+_ROLE = """
+SELECT pg_catalog.pg_backend_pid(), current_user::pg_catalog.text,
+       r.rolcreatedb OR r.rolsuper FROM pg_catalog.pg_roles r WHERE r.rolname OPERATOR(pg_catalog.=) current_user
+"""
 _SIZE = "SELECT pg_catalog.pg_database_size(d.oid) FROM pg_catalog.pg_database d WHERE d.datname = %s::pg_catalog.name"
 
 
@@ -121,29 +142,67 @@ class PostgreSQLStore(TemplateStore):
 
     def find_obstacle(self) -> str | None:
         """Return why templates cannot be kept: behind a pooler a session and its lock are not ours alone."""
-        backend = self._value(_BACKEND)
+        backend, role, may_create = self._execute(_ROLE).fetchone()
         if backend != self.server.info.backend_pid:
             return "the connection goes through a pooler, where no session has a lock of its own"
-        return None
+        return None if may_create else f'the role "{role}" may not create databases (ALTER ROLE … CREATEDB)'
+
+    @property
+    def place(self) -> str:
+        """Return the server and the role, whose templates these are. One round trip."""
+        info = self.server.info
+        _, role, _ = self._execute(_ROLE).fetchone()
+        return f'PostgreSQL {info.server_version // 10_000} at {info.host}:{info.port}, role "{role}"'
 
     def read_server_parts(self) -> dict[str, str]:
-        """Return the major version, and what a database takes over from template1."""
-        version, collation, *locale = self._execute(_SERVER).fetchone()
+        """Return the major version, the role that will own all, and what a database takes over from template1."""
+        version, role, collation, *locale = self._execute(_SERVER).fetchone()
         return {
             "PostgreSQL": str(int(version) // 10_000),
+            "role": role,
             "collation version of the server": collation,
             "locale of the server": " ".join(locale),
         }
 
     def list_templates(self) -> list[Template]:
         """Return the templates that bear our name and our mark and belong to our role. One round trip."""
+        found = [
+            Template.from_document(name, mark.removeprefix(_TEMPLATE))
+            for name, mark, why in self._list_named(PREFIX)
+            if why is None and not name.endswith(BUILDING)
+        ]
+        return [template for template in found if template is not None]
+
+    def list_others(self) -> list[OtherDatabase]:
+        """Return the other databases with a name of ours. One round trip, and two for each that may be in use."""
         found = []
-        for name, comment in self._execute(_TEMPLATES, [PREFIX]).fetchall():
-            if comment and comment.startswith(_TEMPLATE) and not name.endswith(BUILDING):
-                template = Template.from_document(name, comment.removeprefix(_TEMPLATE))
-                if template is not None:
-                    found.append(template)
+        for name, mark, why in self._list_named(*_NAMES):
+            if why is not None:
+                found.append(OtherDatabase(name, OtherKind.FOREIGN, why))
+            elif name.startswith(PREFIX) and not name.endswith(BUILDING):
+                if Template.from_document(name, mark.removeprefix(_TEMPLATE)) is None:
+                    found.append(OtherDatabase(name, OtherKind.UNREADABLE, "template"))
+            else:
+                is_free = self._try_lock(name)
+                if is_free:
+                    self._unlock(name)
+                what = next(what for prefix, (_, what) in _NAMES.items() if name.startswith(prefix))
+                found.append(OtherDatabase(name, OtherKind.LEFT_OVER if is_free else OtherKind.HELD, what))
         return found
+
+    def _list_named(self, *prefixes: str) -> Iterator[tuple[str, str, str | None]]:
+        """Yield each database with such a name: the name, the comment, and why it is not ours, or None if it is."""
+        for name, owner, is_own, comment in self._execute(_NAMED, [list(prefixes)]).fetchall():
+            mark = next(mark for prefix, (mark, _) in _NAMES.items() if name.startswith(prefix))
+            configured = find_configured(name)
+            why = None
+            if configured is not None:
+                why = f'configured for alias "{configured}"'
+            elif not is_own:
+                why = f'belongs to role "{owner}"'
+            elif not comment.startswith(mark):
+                why = "no mark of testdb_app"
+            yield name, comment, why
 
     def read_available_extensions(self, names: list[str]) -> dict[str, str]:
         """Return the versions that the server would install today. One round trip, if there are names."""
@@ -247,13 +306,11 @@ class PostgreSQLStore(TemplateStore):
 
     def drop_left_over(self) -> None:
         """Drop what no living process holds the lock of; see :meth:`TemplateStore.drop_left_over`."""
-        for prefix, mark in ((PREFIX, _TEMPLATE), (SPARE, _CLONE), (OLD, _CLONE)):
-            for name, comment in self._execute(_TEMPLATES, [prefix]).fetchall():
-                is_left = prefix != PREFIX or name.endswith(BUILDING)
-                if is_left and comment and comment.startswith(mark) and self._try_lock(name):
-                    with suppress(psycopg.errors.ObjectInUse):
-                        self.drop(name)
-                    self._unlock(name)
+        for each in self.list_others():
+            if each.kind is OtherKind.LEFT_OVER and self._try_lock(each.name):
+                with suppress(psycopg.errors.ObjectInUse):
+                    self.drop(each.name)
+                self._unlock(each.name)
 
     # Clones -----------------------------------------------------------------------------------------------------------
 

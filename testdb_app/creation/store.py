@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING, Any, Self
 
 from testdb_app.creation.template import DatabaseProperties
@@ -44,6 +45,24 @@ class PresentDatabase:
         return (self.template, self.made) == (template.name, template.made)
 
 
+class OtherKind(Enum):
+    """What a database is that has a name of this package and is no complete template."""
+
+    LEFT_OVER = "left over"
+    HELD = "in use by a run"
+    UNREADABLE = "of another version of testdb_app"
+    FOREIGN = "not ours"
+
+
+@dataclass(frozen=True, slots=True)
+class OtherDatabase:
+    """A database, or file, that has a name of this package and is no complete template. *what* says more in words."""
+
+    name: str
+    kind: OtherKind
+    what: str
+
+
 class TemplateStore(ABC):
     """The templates of one server, or of one folder, that this role may use. A context manager.
 
@@ -67,6 +86,11 @@ class TemplateStore(ABC):
         """Return why templates cannot be kept here, or None."""
         return None
 
+    @property
+    def place(self) -> str:
+        """Where the templates are, in words: equal for stores that list the same templates."""
+        return str(self.connection.display_name)
+
     # The key ----------------------------------------------------------------------------------------------------------
 
     @abstractmethod
@@ -86,6 +110,10 @@ class TemplateStore(ABC):
     @abstractmethod
     def list_templates(self) -> list[Template]:
         """Return the complete templates of this role. Others are never returned, so they are never dropped."""
+
+    def list_others(self) -> list[OtherDatabase]:
+        """Return what else has a name of this package: half-built, left over, or not made by it."""
+        return []
 
     @abstractmethod
     def lock(self, key: str, on_wait: Callable[[], None]) -> AbstractContextManager[None]:

@@ -128,12 +128,14 @@ class Template:
 
 
 def describe_seconds(seconds: float) -> str:
-    """Return a duration in words: "0.4 s", "12 s", "1 min 41 s"."""
+    """Return a duration in words: "0.4 s", "12 s", "1 min 41 s", "2 h 5 min"."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     if round(seconds) < 60:
         return f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60} min"
     return f"{minutes} min {rest} s" if rest else f"{minutes} min"
 
 
@@ -144,3 +146,10 @@ def describe_time_since(when: float) -> str:
         if seconds >= size * (2 if unit == "days" else 1):
             return f"{int(seconds // size)} {unit}"
     return f"{int(seconds)} s"
+
+
+def describe_bytes(size: int) -> str:
+    """Return a size in words: "812 kB", "26 MB", "1.4 GB"."""
+    if size < 1024**2:
+        return f"{size / 1024:.0f} kB"
+    return f"{size / 1024**2:.0f} MB" if size < 1024**3 else f"{size / 1024**3:.1f} GB"

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import django
 from django.conf import settings
 from django.db import DEFAULT_DB_ALIAS, DatabaseError, connections
+from django.test.utils import setup_test_environment, teardown_test_environment
 
 from testdb_app import _django_private as django_private
 from testdb_app import database_setup, guard
@@ -310,18 +311,51 @@ def migrated_database(connection: BaseDatabaseWrapper, *, say: Callable[[str], N
     It is a clone of the template, which is built if need be, and it is dropped at the end. Nobody may be connected to it
     then. Raises :class:`UnsupportedError` if there can be no template.
     """
-    creation = connection.creation
-    try:
-        with ExitStack() as stack:
-            store = stack.enter_context(_opened_store(creation))
-            template, _ = TemplateMaker(Progress(say)).find_or_build(store, creation)
-            scratch = store.make_spare(template)
-            stack.callback(store.drop, scratch)
-            opened = stack.pop_all()
-    except _NoTemplateError as why:
-        raise UnsupportedError(f'There can be no template for alias "{connection.alias}": {why}.') from why
+    with _as_unsupported(connection), ExitStack() as stack:
+        store = stack.enter_context(_opened_store(connection.creation))
+        template, _ = _find_or_build_alone(store, Progress(say))
+        scratch = store.make_spare(template)
+        stack.callback(store.drop, scratch)
+        opened = stack.pop_all()
     with opened:
         yield scratch
+
+
+def find_or_build_outside_of_tests(connection: BaseDatabaseWrapper, progress: Progress) -> tuple[Template, bool]:
+    """Return the template that fits now, and whether it was built now, in a process that runs no tests.
+
+    Raises :class:`UnsupportedError` if there can be none.
+    """
+    with _as_unsupported(connection), _opened_store(connection.creation) as store:
+        return _find_or_build_alone(store, progress)
+
+
+def _find_or_build_alone(store: TemplateStore, progress: Progress) -> tuple[Template, bool]:
+    """Find or build where the other aliases lead to their real databases: none of them may be used meanwhile."""
+    with as_in_tests(), _others_refused(store.connection.alias):
+        return TemplateMaker(progress).find_or_build(store, store.connection.creation)
+
+
+@contextmanager
+def _as_unsupported(connection: BaseDatabaseWrapper) -> Iterator[None]:
+    try:
+        yield
+    except _NoTemplateError as why:
+        raise UnsupportedError(f'There can be no template for alias "{connection.alias}": {why}.') from why
+
+
+@contextmanager
+def as_in_tests() -> Iterator[None]:
+    """Have the settings that a run of tests has while the block runs: no DEBUG, and mail stays in memory."""
+    try:
+        setup_test_environment(debug=False)
+    except RuntimeError:  # they are so already
+        yield
+        return
+    try:
+        yield
+    finally:
+        teardown_test_environment()
 
 
 def open_store(connection: BaseDatabaseWrapper) -> TemplateStore:
@@ -351,23 +385,39 @@ def find_for(
     """
     static = static or read_key(store)
     present = store.list_templates()
-    max_age = get_settings().template_max_age
     for template in present:
-        if template.static == static.digest and full_digest(static, read_parts_now(store, template)) == template.key:
-            if template.made < not_before:
-                return None, "it was asked for"
-            if max_age is not None and template.made < time.time() - max_age:
-                return None, f"the present one is older than {describe_seconds(max_age)}"
-            return template, ""
+        if template.static == static.digest and not find_changes(store, template, static):
+            too_old = describe_too_old(template, not_before=not_before)
+            return (None, too_old) if too_old else (template, "")
     own = str(project_root()), store.connection.alias
     related = [template for template in present if (template.project, template.alias) == own]
     if not related:
         return None, "there is none yet"
     nearest = max(related, key=lambda each: each.used)
-    changed = describe_differences(
-        {**nearest.parts, **nearest.used_parts}, {**static.parts, **read_parts_now(store, nearest)}
-    )
-    return None, f"changed: {', '.join(changed[:3])}" + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+    return None, describe_changes(find_changes(store, nearest, static))
+
+
+def find_changes(store: TemplateStore, template: Template, static: StaticKey) -> list[str]:
+    """Return what has changed since *template* was built, the most telling first; nothing if its key fits now."""
+    parts = read_parts_now(store, template)
+    if template.static == static.digest and full_digest(static, parts) == template.key:
+        return []
+    return describe_differences({**template.parts, **template.used_parts}, {**static.parts, **parts}) or ["the key"]
+
+
+def describe_changes(changed: list[str]) -> str:
+    """Return what :func:`find_changes` found, in one line."""
+    return f"changed: {', '.join(changed[:3])}" + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+
+
+def describe_too_old(template: Template, *, not_before: float = 0.0) -> str:
+    """Return why *template* is too old, "" if it is not."""
+    if template.made < not_before:
+        return "it was asked for"
+    max_age = get_settings().template_max_age
+    if max_age is not None and template.made < time.time() - max_age:
+        return f"the present one is older than {describe_seconds(max_age)}"
+    return ""
 
 
 def describe_use(template: Template) -> str:
@@ -424,6 +474,23 @@ def _named_for_tests(connection: BaseDatabaseWrapper, name: str) -> Iterator[Non
     finally:
         guard.close(connection)
         test["NAME"], connection.settings_dict["NAME"], settings.DATABASES[connection.alias]["NAME"] = names
+
+
+@contextmanager
+def _others_refused(alias: str) -> Iterator[None]:
+    """Have each statement on another alias than *alias* raise :class:`UnsupportedError` while the block runs."""
+
+    def refuse(other: str, *_: Any) -> Any:
+        raise UnsupportedError(
+            f'The migrations of alias "{alias}" use alias "{other}", which leads to its real database here. No template is '
+            "built: run the tests, which make a test database of it before."
+        )
+
+    with ExitStack() as stack:
+        for other in connections:
+            if other != alias:
+                stack.enter_context(connections[other].execute_wrapper(partial(refuse, other)))
+        yield
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO
 
@@ -35,6 +35,36 @@ def folded(text: str, stream: Any, *, used: int = 0) -> str:
 def explained(message: str, stream: Any) -> str:
     """Fold the text of a ``CommandError``. Django writes the name of the class before it."""
     return folded(on_one_line(message, keep="\n\t"), stream, used=len("CommandError: "))
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return *rows* as lines, with their columns aligned."""
+    widths = [max(map(cells, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(_padded(text, width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _padded(text: str, width: int) -> str:
+    return text + " " * (width - cells(text))
+
+
+def confirmed(command: Any, lines: Sequence[str], answer: str) -> bool:
+    """Write *lines* to the standard error of *command*, the first highlighted, and return whether *answer* is typed.
+
+    So standard output has only the report.
+    """
+    first, *rest = lines
+    command.stderr.write(folded(first, command.stderr), command.style.ERROR)
+    command.stderr.write(folded("\n".join(rest), command.stderr), str)
+    is_typed = command.stderr.isatty() and sys.stdin.isatty()
+    if is_typed:
+        command.stderr.write("> ", str, ending="")
+        command.stderr.flush()
+    try:
+        return input().strip() == answer
+    except EOFError:
+        if is_typed:
+            command.stderr.write("", str)  # Ctrl-D ends no line.
+        return False
 
 
 def is_coloured(stream: Any, options: dict[str, Any]) -> bool:

@@ -20,7 +20,7 @@ from testdb_app.baseline_state import Baseline, RowChanges
 from testdb_app.conf import STRATEGIES, TARGETS
 from testdb_app.exceptions import ConfigurationError, PostMigrateError, TestDBError, UnknownNameError, reason_of
 from testdb_app.guard import check_may_mark_as_test
-from testdb_app.management.terminal import elapsed_time, explained, folded, paint_for, write_text
+from testdb_app.management.terminal import confirmed, elapsed_time, explained, folded, paint_for, write_text
 from testdb_app.model_tables import index_models
 from testdb_app.post_migrate import find_data_migrations, send_post_migrate, was_migrated
 from testdb_app.report import ResetPreview, ResetReport, ResetTable
@@ -194,22 +194,8 @@ class Command(BaseCommand):
         write_text(self.stdout, folded("\n".join(lines), self.stdout) + "\n")
 
     def _confirm(self, what: list[str], name: str) -> bool:
-        """Prompt on standard error, so that standard output has only the report."""
-        first, *rest = what
-        rest.append("Type the name of the database to go on, anything else to cancel:")
-        # Highlight only the line with the action and the database.
-        self.stderr.write(folded(first, self.stderr), self.style.ERROR)
-        self.stderr.write(folded("\n".join(rest), self.stderr), str)
-        is_typed = self.stderr.isatty() and sys.stdin.isatty()
-        if is_typed:
-            self.stderr.write("> ", str, ending="")
-            self.stderr.flush()
-        try:
-            return input().strip() == name
-        except EOFError:
-            if is_typed:
-                self.stderr.write("", str)  # Ctrl-D ends no line.
-            return False
+        question = "Type the name of the database to go on, anything else to cancel:"
+        return confirmed(self, [*what, question], name)
 
     def _elapsed(self, text: str, **options: Any) -> Any:
         return elapsed_time(sys.stderr, text, silent=options["verbosity"] == 0)
