@@ -111,6 +111,16 @@ def test_every_key_is_documented() -> None:
         ({"TRUNCATE_ABOVE": -1}, 'settings.TESTDB["TRUNCATE_ABOVE"] must be a number of bytes, 0 or more, not -1.'),
         ({"TRUNCATE_ABOVE": 1.5}, 'settings.TESTDB["TRUNCATE_ABOVE"] must be a number of bytes, 0 or more, not 1.5.'),
         ({"TRUNCATE_ABOVE": True}, 'settings.TESTDB["TRUNCATE_ABOVE"] must be a number of bytes, 0 or more, not True.'),
+        *(
+            (
+                {"TEMPLATE_DEPENDS": ["data/*.csv", item]},
+                (
+                    f'settings.TESTDB["TEMPLATE_DEPENDS"] has an invalid item {item!r}. An item is a pattern of files '
+                    '("data/**/*.csv"), "env:NAME" or "setting:NAME", and may have a "!" before it.'
+                ),
+            )
+            for item in ("", "!", "!!a", "settings:SHOP_RATE", "env:", "setting:A-B", " ")
+        ),
     ],
 )
 def test_what_cannot_be_meant_is_refused_with_the_key_and_the_value(settings: Any, given: Any, message: str) -> None:

@@ -18,6 +18,7 @@ import datetime
 import enum
 import functools
 import glob
+import json
 import os
 import re
 import sys
@@ -26,6 +27,7 @@ import tempfile
 import types
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
 from decimal import Decimal
 from hashlib import blake2b
@@ -39,7 +41,6 @@ from django.conf import settings
 from django.db.migrations.loader import MigrationLoader
 from django.db.models.signals import post_migrate, pre_migrate
 from django.utils.functional import Promise
-from django.utils.translation import override
 
 from testdb_app.conf import get_settings
 from testdb_app.exceptions import ConfigurationError
@@ -94,9 +95,15 @@ IGNORED_VARIABLES = frozenset(
 _OPTIONS = ("options", "assume_role", "isolation_level", "init_command")
 _TEST_OPTIONS = ("CHARSET", "COLLATION", "TEMPLATE", "MIGRATE")
 
-_NAMED_SETTING = re.compile(rb"""\bsettings\.([A-Z][A-Z0-9_]+)\b|getattr\(\s*settings,\s*["']([A-Z][A-Z0-9_]+)["']""")
-_NAMED_VARIABLE = re.compile(
-    rb"""(?:environ(?:\.get|\.setdefault|\.pop)?|getenv|\benv(?:\.\w+)?|\bconfig)\s*[\[(]\s*["']([A-Za-z_][A-Za-z0-9_]*)["']"""
+# Each begins with a literal, for which the search is fast.
+_NAMED_SETTINGS = (
+    re.compile(rb"settings\.([A-Z][A-Z0-9_]+)\b"),
+    re.compile(rb"""getattr\(\s*settings,\s*["']([A-Z][A-Z0-9_]+)["']"""),
+)
+_NAMED_VARIABLES = (
+    # os.environ["A"], environ.get("A"), os.getenv("A"), and of libraries env("A"), env.bool("A"), config("A")
+    re.compile(rb"""env(?:iron)?(?:\.\w+)?\s*[\[(]\s*["']([A-Za-z_][A-Za-z0-9_]*)["']"""),
+    re.compile(rb"""config\(\s*["']([A-Za-z_][A-Za-z0-9_]*)["']"""),
 )
 _BY_EDITORS = re.compile(r"\.py[co]$|~$|\.sw[opx]$|^\.#|^#.*#$|^\.DS_Store$|^\.nfs")
 _LIBRARY_FOLDERS = re.compile(r"[/\\](?:site|dist)-packages(?:[/\\]|$)")
@@ -108,13 +115,17 @@ def project_root() -> Path:
 
     Without a settings module, or where it has no file, that is the working directory.
     """
+    return _find_root().resolve()
+
+
+def _find_root() -> Path:
     name = getattr(settings, "SETTINGS_MODULE", None) or os.environ.get("DJANGO_SETTINGS_MODULE") or ""
     top = sys.modules.get(name.partition(".")[0])
-    for place in (getattr(top, "__file__", None), *getattr(top, "__path__", ())):
+    # A link to the module itself is not followed: the project is where the link is.
+    for place in (*getattr(top, "__path__", ()), getattr(top, "__file__", None)):
         if place:
-            real = Path(place).resolve()
-            return real.parents[1] if real.name == "__init__.py" else real.parent
-    return Path.cwd().resolve()
+            return Path(place).parent
+    return Path.cwd()
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,12 +145,12 @@ class Manifest:
     """What a build used.
 
     - ``files``: paths relative to :func:`project_root`, with ``..`` where they are outside of it;
-    - ``folders``: folders whose names of files were listed, likewise;
+    - ``listings``: patterns of files that were listed, likewise;
     - ``settings`` and ``environment``: names.
     """
 
     files: tuple[str, ...] = ()
-    folders: tuple[str, ...] = ()
+    listings: tuple[str, ...] = ()
     settings: tuple[str, ...] = ()
     environment: tuple[str, ...] = ()
 
@@ -161,40 +172,38 @@ def read_static_key(connection: BaseDatabaseWrapper, server: Mapping[str, str]) 
     Raises :class:`ConfigurationError` for a glob of ``TESTDB["TEMPLATE_DEPENDS"]`` that matches no file. Cost: each migration
     file is read once.
     """
-    # Under no language, so that translated values are the same in each process, and no catalog is loaded.
-    with override(None):
-        reader = _Reader()
-        parts = {
-            "format": str(FORMAT),
-            "Django": django.get_version(),
-            "Python": "{}.{}".format(*sys.version_info),
-            "alias": connection.alias,
-            **server,
-            **_distributions(reader.root),
-            **_apps(reader, migrate=connection.settings_dict["TEST"].get("MIGRATE") is not False),
-            "receivers of migrate signals": _hash("\n".join(receiver_names(pre_migrate, post_migrate))),
-            "database options": _hash(reader.text_of(_database_options(connection))),
-            "cache tables": _hash(reader.text_of(_cache_tables())),
-            'TESTDB["EXCLUDE"]': _hash(reader.text_of(get_settings().exclude)),
-            **reader.settings((*_BASE_SETTINGS, *_swappable_settings(), *reader.named_settings)),
-            **reader.variables(reader.named_variables),
-            **reader.depends_on(),
-        }
+    reader = _Reader()
+    parts = {
+        "format": str(FORMAT),
+        "Django": django.get_version(),
+        "Python": "{}.{}".format(*sys.version_info),
+        "alias": connection.alias,
+        **server,
+        **_distributions(reader.root),
+        **_apps(reader, migrate=connection.settings_dict["TEST"].get("MIGRATE") is not False),
+        "receivers of migrate signals": _hash("\n".join(receiver_names(pre_migrate, post_migrate))),
+        "database options": _hash(reader.text_of(_database_options(connection))),
+        "cache tables": _hash(reader.text_of(_cache_tables())),
+        # The baseline in the template was captured without these tables.
+        'TESTDB["EXCLUDE"]': _hash(reader.text_of(get_settings().exclude)),
+        **reader.settings((*_BASE_SETTINGS, *_swappable_settings(), *reader.named_settings)),
+        **reader.variables(reader.named_variables),
+        **reader.depends_on(),
+    }
     return StaticKey(reader.without_ignored(parts))
 
 
 def read_used_parts(manifest: Manifest) -> dict[str, str]:
     """Read the present state of what *manifest* names. Cost: each of its files is read once."""
-    with override(None):
-        reader = _Reader()
-        return reader.without_ignored(
-            {
-                **{path: reader.read(os.path.join(reader.root, path)) for path in manifest.files},
-                **{f"names in {path}": _names_in(os.path.join(reader.root, path)) for path in manifest.folders},
-                **reader.settings(manifest.settings),
-                **reader.variables(manifest.environment),
-            }
-        )
+    reader = _Reader()
+    return reader.without_ignored(
+        {
+            **{path: reader.read(os.path.join(reader.root, path)) for path in manifest.files},
+            **{f"list of {pattern}": reader.list_files(pattern) for pattern in manifest.listings},
+            **reader.settings(manifest.settings),
+            **reader.variables(manifest.environment),
+        }
+    )
 
 
 def full_digest(static: StaticKey, used: Mapping[str, str]) -> str:
@@ -268,7 +277,7 @@ _RANKS = {
     "app ": 6,
     "receivers of ": 6,
     "distribution ": 7,
-    **dict.fromkeys(("database options", "cache tables", "names in "), 2),
+    **dict.fromkeys(("database options", "cache tables", "list of "), 3),
 }
 
 
@@ -309,7 +318,8 @@ class _Reader:
     """Reads files, settings and variables, with the root and ``TESTDB["TEMPLATE_DEPENDS"]`` as they are now."""
 
     def __init__(self) -> None:
-        self.root = str(project_root())
+        self.root = os.path.join(project_root(), "")
+        self.roots = (self.root, os.path.join(_find_root(), ""))
         self.named_settings: set[str] = set()
         self.named_variables: set[str] = set()
         depends = get_settings().template_depends
@@ -319,7 +329,7 @@ class _Reader:
         self.temporary = tuple({temporary + os.sep, os.path.realpath(temporary) + os.sep})
 
     def text_of(self, value: Any) -> str:
-        return _text_of(value, self.root, self.temporary)
+        return _text_of(value, self.roots, self.temporary)
 
     def read(self, path: str, *, naming: bool = False) -> str:
         """Return the digest of a file. With *naming*, note the settings and variables that it names."""
@@ -335,12 +345,22 @@ class _Reader:
             self.named_variables.update(named_variables(data))
         return _hash(data)
 
+    def list_files(self, pattern: str) -> str:
+        """Return the digest of the names that a pattern matches."""
+        found = glob.glob(pattern, root_dir=self.root)
+        names = (
+            name for path in found if (name := os.path.basename(path)) != "__pycache__" and not _BY_EDITORS.search(name)
+        )
+        return _hash("\0".join(sorted(names)))
+
     def settings(self, names: Iterable[str]) -> dict[str, str]:
-        return {
-            f"setting {name}": _hash(self.text_of(getattr(settings, name, None)))
-            for name in names
-            if name not in IGNORED_SETTINGS
-        }
+        return {f"setting {name}": self.setting(name) for name in names if name not in IGNORED_SETTINGS}
+
+    def setting(self, name: str) -> str:
+        try:
+            return _hash(self.text_of(getattr(settings, name, None)))
+        except Exception as error:  # noqa: BLE001 - a project's own lazy value
+            return f"unreadable ({type(error).__name__})"
 
     def variables(self, names: Iterable[str]) -> dict[str, str]:
         return {
@@ -357,7 +377,7 @@ class _Reader:
             if kind == "env":
                 parts[f"variable {name}"] = _hash(self.text_of(os.environ.get(name)))
             elif kind == "setting":
-                parts[f"setting {name}"] = _hash(self.text_of(getattr(settings, name, None)))
+                parts[f"setting {name}"] = self.setting(name)
             else:
                 found = [path for path in glob.glob(item, root_dir=self.root, recursive=True) if self._is_file(path)]
                 if not found:
@@ -398,18 +418,14 @@ def _translate(pattern: str) -> str:
     )
 
 
-def named_settings(data: bytes) -> set[str]:
-    """Return the names of the settings that the source *data* names, as ``settings.NAME`` or ``getattr(settings, "NAME")``."""
-    if b"settings" not in data:
-        return set()
-    return {(one or other).decode() for one, other in _NAMED_SETTING.findall(data)}
+def named_settings(source: bytes) -> set[str]:
+    """Return the names of the settings that *source* names, as ``settings.NAME`` or ``getattr(settings, "NAME")``."""
+    return {name.decode() for pattern in _NAMED_SETTINGS for name in pattern.findall(source)}
 
 
-def named_variables(data: bytes) -> set[str]:
-    """Return the names of the environment variables that the source *data* names."""
-    if b"env" not in data and b"config" not in data:
-        return set()
-    return {name.decode() for name in _NAMED_VARIABLE.findall(data)}
+def named_variables(source: bytes) -> set[str]:
+    """Return the names of the environment variables that *source* names."""
+    return {name.decode() for pattern in _NAMED_VARIABLES for name in pattern.findall(source)}
 
 
 def is_library(path: str) -> bool:
@@ -435,7 +451,7 @@ def _distributions(root: str) -> dict[str, str]:
     for place in dict.fromkeys(os.path.realpath(entry or os.curdir) for entry in sys.path):
         # A project's own folder is on the path or not, depending on how Python was started. Its code is traced.
         if not _LIBRARY_FOLDERS.search(place) and (
-            f"{place}{os.sep}".startswith(f"{root}{os.sep}") or root.startswith(place)
+            f"{place}{os.sep}".startswith(root) or root.startswith(f"{place}{os.sep}")
         ):
             continue
         try:
@@ -458,11 +474,18 @@ def _distribution(place: str, name: str) -> tuple[str, str]:
         if not version:
             read = re.search(rb"^Version: *(\S+)", _read_if_there(os.path.join(folder, "PKG-INFO")), re.MULTILINE)
             version = read[1].decode() if read else ""
-    # An upgrade from a repository or a file may keep the version.
-    direct = _read_if_there(os.path.join(folder, "direct_url.json"))
-    if b"vcs_info" in direct or b"archive_info" in direct:
-        version += f" ({_hash(direct)[1:]})"
+    version += _origin(_read_if_there(os.path.join(folder, "direct_url.json")))
     return re.sub(r"[-_.]+", "-", project).lower(), version
+
+
+def _origin(direct_url: bytes) -> str:
+    """Return what tells two installations of one version apart, from a repository or an archive; "" for any other."""
+    try:
+        origin = json.loads(direct_url or b"{}")
+        found = origin.get("vcs_info", {}).get("commit_id") or origin.get("archive_info", {}).get("hashes")
+    except (ValueError, AttributeError):
+        return ""
+    return f" ({found[:10] if isinstance(found, str) else _hash(str(found))[1:11]})" if found else ""
 
 
 def _read_if_there(path: str) -> bytes:
@@ -482,8 +505,9 @@ def _apps(reader: _Reader, *, migrate: bool) -> dict[str, str]:
         folders, is_package = _find_package(module)
         parts[f"app {config.label}"] = module if module and folders else "without migrations"
         for folder in folders:
+            prefix = _prefix_of(folder, module, reader.root)
             for path, relative in _files_below(folder):
-                parts[_name_of(folder, relative, module, reader.root)] = reader.read(path, naming=True)
+                parts[prefix + relative] = reader.read(path, naming=True)
         if not is_package:
             parts[f"models of {config.label}"] = _hash(reader.text_of(_states_of_models(config)))
     return parts
@@ -500,11 +524,11 @@ def _find_package(module: str | None) -> tuple[list[str], bool]:
     return list(spec.submodule_search_locations), spec.origin is not None
 
 
-def _name_of(folder: str, relative: str, module: str | None, root: str) -> str:
+def _prefix_of(folder: str, module: str | None, root: str) -> str:
+    """Return what the names of the files below *folder* begin with: its path in the project, or the name of the package."""
     real = os.path.realpath(folder)
-    if real.startswith(root + os.sep) and not is_library(real):
-        return f"{real[len(root) + 1 :]}/{relative}".replace(os.sep, "/")
-    return f"{module}: {relative}"
+    is_inside = real.startswith(root) and not is_library(real)
+    return f"{real[len(root) :]}/".replace(os.sep, "/") if is_inside else f"{module}: "
 
 
 def _files_below(folder: str) -> Iterator[tuple[str, str]]:
@@ -530,21 +554,13 @@ def _files_below(folder: str) -> Iterator[tuple[str, str]]:
                 yield entry.path, f"{prefix}{entry.name}"
 
 
-def _names_in(folder: str) -> str:
-    try:
-        names = os.listdir(folder)
-    except OSError:
-        return GONE
-    return _hash("\0".join(sorted(name for name in names if name != "__pycache__" and not _BY_EDITORS.search(name))))
-
-
 def _states_of_models(config: AppConfig) -> list[Any]:
     """Return what of the models of an app shapes its tables and the rows that Django makes for them."""
     return [
         (
             *(options.label, options.db_table, options.managed, options.proxy, options.swapped, options.db_tablespace),
             *(list(options.unique_together), options.indexes, options.constraints, list(options.permissions)),
-            *(list(options.default_permissions), str(options.verbose_name), options.db_table_comment),
+            *(list(options.default_permissions), options.verbose_name, options.db_table_comment),
             [base.__name__ for base in model.__mro__],
             [(field.name, field.column, *field.deconstruct()[1:]) for field in _local_fields(options)],
         )
@@ -587,11 +603,11 @@ _CALLABLE = (type, types.FunctionType, types.BuiltinFunctionType, types.MethodTy
 _DEEPEST = 20
 
 
-def _text_of(value: Any, root: str, temporary: tuple[str, ...], depth: int = 0) -> str:  # noqa: C901, PLR0911, PLR0912
+def _text_of(value: Any, roots: tuple[str, ...], temporary: tuple[str, ...], depth: int = 0) -> str:  # noqa: C901, PLR0911, PLR0912
     """Return a text of *value* that is the same in each process in which it means the same: no addresses, no order of sets."""
 
     def inner(each: Any) -> str:
-        return _text_of(each, root, temporary, depth + 1)
+        return _text_of(each, roots, temporary, depth + 1)
 
     if depth > _DEEPEST:
         return "…"
@@ -599,12 +615,13 @@ def _text_of(value: Any, root: str, temporary: tuple[str, ...], depth: int = 0) 
         return f"{type(value).__module__}.{type(value).__qualname__}.{value.name}={inner(value.value)}"
     if value is None or isinstance(value, bool | int | float | bytes):
         return repr(value)
-    if isinstance(value, Promise):
-        return repr(str(value))
+    if issubclass(type(value), Promise):
+        # By what it is made of: its text depends on the language, and that of reverse_lazy() on all URLs.
+        return inner(value.__reduce__()[1])
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
     if isinstance(value, str):
-        return repr(_without_places(str(value), root, temporary))
+        return repr(_without_places(str(value), roots, temporary))
     if isinstance(value, Mapping):
         return "{" + ",".join(sorted(f"{inner(key)}:{inner(each)}" for key, each in value.items())) + "}"
     if isinstance(value, set | frozenset):
@@ -623,12 +640,14 @@ def _text_of(value: Any, root: str, temporary: tuple[str, ...], depth: int = 0) 
     if is_dataclass(value):
         return f"{name}({inner({field.name: getattr(value, field.name, None) for field in fields(value)})})"
     if hasattr(type(value), "deconstruct"):
-        return f"{name}({inner(value.deconstruct())})"
+        with suppress(Exception):  # a project's own method
+            return f"{name}({inner(value.deconstruct())})"
     return f"<{name}>"
 
 
-def _without_places(text: str, root: str, temporary: tuple[str, ...]) -> str:
+def _without_places(text: str, roots: tuple[str, ...], temporary: tuple[str, ...]) -> str:
     """Return *text* without the place of the project, and without what is in the temporary folder."""
-    if text == root or text.startswith(root + os.sep):
-        return "<project>" + text[len(root) :]
+    for root in roots:
+        if f"{text}{os.sep}".startswith(root):
+            return f"<project>{os.sep}{text[len(root) :]}"
     return "<tmp>" if text.startswith(temporary) else text
