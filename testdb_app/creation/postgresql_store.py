@@ -14,6 +14,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -22,6 +23,14 @@ from django.db.backends.base.base import NO_DB_ALIAS
 from psycopg import sql
 
 from testdb_app import _django_private as django_private
+from testdb_app.creation.archive import (
+    find_programs,
+    prepare_folder,
+    prune,
+    read_documents,
+    restore_archive,
+    write_archive,
+)
 from testdb_app.creation.store import (
     BUILDING,
     PREFIX,
@@ -132,9 +141,12 @@ _SIZE = "SELECT pg_catalog.pg_database_size(d.oid) FROM pg_catalog.pg_database d
 class PostgreSQLStore(TemplateStore):
     """The templates on the server of *connection*."""
 
+    supports_archives = True
+
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
         super().__init__(connection)
         self.server: Any = connect_for_maintenance(connection)
+        self._role = connection.settings_dict.get("OPTIONS", {}).get("assume_role")
 
     def close(self) -> None:
         """Close the connection."""
@@ -312,6 +324,61 @@ class PostgreSQLStore(TemplateStore):
                     self.drop(each.name)
                 self._unlock(each.name)
 
+    # Archives ---------------------------------------------------------------------------------------------------------
+
+    def list_archived(self, folder: Path, say: Callable[[str], None]) -> list[Template]:
+        """Read the documents in *folder*; see :meth:`TemplateStore.list_archived`."""
+        found = (
+            Template.from_document(document.pop("name"), json.dumps(document))
+            for document in read_documents(folder, say)
+        )
+        return [template for template in found if template is not None]
+
+    def restore(self, scratch: str, template: Template, folder: Path, say: Callable[[str], None]) -> None:
+        """Have pg_restore fill a new database; see :meth:`TemplateStore.restore`."""
+        programs = find_programs(self._version)
+        encoding = self.connection.settings_dict["TEST"].get("CHARSET")
+        self._execute(
+            sql.SQL("CREATE DATABASE {} TEMPLATE template0 {}").format(
+                sql.Identifier(scratch),
+                sql.SQL("ENCODING {}").format(sql.Literal(encoding)) if encoding else sql.SQL(""),
+            )
+        )
+        self.started(scratch, template)
+        parameters = maintenance_parameters(self.connection)
+        restore_archive(
+            folder,
+            template.name,
+            connection_parameters=parameters,
+            database=scratch,
+            programs=programs,
+            say=say,
+            role=self._role,
+        )
+
+    def archive(self, template: Template, folder: Path) -> None:
+        """Have pg_dump write a clone of *template*, which is shut itself; see :meth:`TemplateStore.archive`."""
+        programs = find_programs(self._version)
+        prepare_folder(folder)
+        spare = self.make_spare(template)
+        try:
+            write_archive(
+                folder,
+                template.name,
+                json.loads(template.as_document()),
+                connection_parameters=maintenance_parameters(self.connection),
+                database=spare,
+                programs=programs,
+                role=self._role,
+            )
+            prune(folder)
+        finally:
+            self.drop(spare)
+
+    @property
+    def _version(self) -> int:
+        return int(self.server.info.server_version) // 10_000
+
     # Clones -----------------------------------------------------------------------------------------------------------
 
     def read_size(self, name: str) -> int:
@@ -449,17 +516,23 @@ def _set(target: Any, setting: str, value: str) -> Any:
     return sql.SQL("ALTER {} SET {} TO {}").format(target, name, written)
 
 
+def maintenance_parameters(connection: BaseDatabaseWrapper) -> dict[str, Any]:
+    """Return what the settings say of a connection, as parameters of the driver, for the database ``postgres``."""
+    # Not None as in Django's own: that drops the service with its host.
+    wrapper: Any = type(connection)({**connection.settings_dict, "NAME": _AGREED}, alias=NO_DB_ALIAS)
+    parameters = {**wrapper.get_connection_params(), "dbname": _AGREED}
+    for own in ("context", "cursor_factory", "prepare_threshold"):
+        parameters.pop(own, None)
+    return parameters
+
+
 def connect_for_maintenance(connection: BaseDatabaseWrapper) -> psycopg.Connection[Any]:
     """Connect to ``postgres``, by the driver, with what the settings of *connection* say. All processes must agree on it.
 
     Where that database does not exist, the first one that an alias has configured on PostgreSQL takes its place, as in
     Django.
     """
-    # Not None as in Django's own: that drops the service with its host.
-    wrapper: Any = type(connection)({**connection.settings_dict, "NAME": _AGREED}, alias=NO_DB_ALIAS)
-    parameters = {**wrapper.get_connection_params(), "dbname": _AGREED}
-    for own in ("context", "cursor_factory", "prepare_threshold"):
-        parameters.pop(own, None)
+    parameters = maintenance_parameters(connection)
     try:
         server = psycopg.connect(**parameters, autocommit=True)
     except psycopg.OperationalError:

@@ -15,11 +15,18 @@ if TYPE_CHECKING:
 _APPLIED = re.compile(r'INSERT INTO ["`]django_migrations["`]')
 _DELAY, _PAUSE = 2.0, 0.2
 _WIDTH = 30
+_ERASED = "\x1b[K"
 
 
 def write_line(text: str) -> None:
     """Write a line to standard error, where Django reports on test databases."""
     sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+def draw_on_terminal(text: str) -> None:
+    """Write *text* to standard error as it is."""
+    sys.stderr.write(text)
     sys.stderr.flush()
 
 
@@ -29,16 +36,20 @@ class Progress:
     Parameters:
 
     - *write*: writes one line.
-    - *terminal*: the stream for the bar; None without one.
+    - *draw*: writes the text of the bar to a terminal; None where there is no terminal.
     - *is_quiet*: whether to leave out what :meth:`report` writes.
     """
 
     def __init__(
-        self, write: Callable[[str], None] = write_line, *, terminal: Any = None, is_quiet: bool = False
+        self,
+        write: Callable[[str], None] = write_line,
+        *,
+        draw: Callable[[str], None] | None = None,
+        is_quiet: bool = False,
     ) -> None:
         self.write = write
         self.is_quiet = is_quiet
-        self.terminal = terminal if terminal is not None and terminal.isatty() else None
+        self.draw = draw
         # By alias: the key of the template that the header named.
         self.known: dict[str, str] = {}
 
@@ -56,8 +67,8 @@ class Progress:
     @contextmanager
     def of_migrations(self, connection: BaseDatabaseWrapper, total: int) -> Iterator[None]:
         """Draw a bar of *total* migrations, as *connection* records them, if that takes longer than two seconds."""
-        terminal = self.terminal
-        if terminal is None:
+        draw = self.draw
+        if draw is None:
             yield
             return
         done, began, drawn = 0, time.monotonic(), 0.0
@@ -69,8 +80,7 @@ class Progress:
             now = time.monotonic()
             if now - began > _DELAY and now - drawn > _PAUSE:
                 drawn = now
-                terminal.write(f"\rtestdb: {_bar(done, total)}\x1b[K")
-                terminal.flush()
+                draw(f"\rtestdb: {_bar(done, total)}{_ERASED}")
             return execute(query, parameters, many, context)
 
         try:
@@ -78,8 +88,7 @@ class Progress:
                 yield
         finally:
             if drawn:
-                terminal.write("\r\x1b[K")
-                terminal.flush()
+                draw(f"\r{_ERASED}")
 
 
 def _bar(done: int, total: int) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from testdb_app.creation.template import DatabaseProperties
@@ -68,6 +69,9 @@ class TemplateStore(ABC):
 
     Each method raises the driver's own errors, and has changed nothing that matters then.
     """
+
+    supports_archives = False
+    """Whether templates can be written into files, beside the store."""
 
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
         self.connection = connection
@@ -174,6 +178,23 @@ class TemplateStore(ABC):
         ranked = [each for each in newest if each.family == family]
         oldest = time.time() - UNUSED_DAYS * 86_400
         return [each for each in newest if each.used < oldest or each in ranked[KEPT - 1 :]]
+
+    # Archives ---------------------------------------------------------------------------------------------------------
+
+    def list_archived(self, folder: Path, say: Callable[[str], None]) -> list[Template]:
+        """Return the templates that are kept as files in *folder*. *say* gets a line about each damaged one.
+
+        Raises :class:`ArchiveError` if the folder cannot be trusted.
+        """
+        return []
+
+    def restore(self, scratch: str, template: Template, folder: Path, say: Callable[[str], None]) -> None:
+        """Make the database *scratch* from the files of *template*. Raises :class:`ArchiveError`."""
+        raise NotImplementedError
+
+    def archive(self, template: Template, folder: Path) -> None:
+        """Write *template* into files in *folder*, and delete those of earlier templates. Raises :class:`ArchiveError`."""
+        raise NotImplementedError
 
     # Clones -----------------------------------------------------------------------------------------------------------
 

@@ -16,10 +16,11 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import django
@@ -45,7 +46,7 @@ from testdb_app.creation.key import (
 from testdb_app.creation.progress import Progress
 from testdb_app.creation.template import Template, describe_seconds
 from testdb_app.creation.trace import Trace
-from testdb_app.exceptions import ResetError, TestDBError, UnsupportedError, first_line_of
+from testdb_app.exceptions import ArchiveError, TestDBError, UnsupportedError, first_line_of
 from testdb_app.post_migrate import call_named_receivers, find_foreign_receivers
 from testdb_app.resetter import Resetter
 
@@ -93,7 +94,19 @@ class TemplateMaker:
             with suppress(Exception), open_store(connections[alias]) as store:
                 store.touch(template.with_use())
                 store.drop_left_over()
+                self._archive(store, template)
         self.templates.clear()
+
+    def _archive(self, store: TemplateStore, template: Template) -> None:
+        folder = find_cache_folder()
+        if folder is None or not store.supports_archives or template.elsewhere:
+            return
+        try:
+            if template.name not in {each.name for each in store.list_archived(folder, lambda _: None)}:
+                store.archive(template, folder)
+                self.progress.say(f"template {template.short_name} written to {folder}")
+        except ArchiveError as error:
+            self.progress.say(error.message)
 
     def _create(self, creation: Any, call: Callable[[], Any], given: Mapping[str, Any]) -> Any:
         connection = creation.connection
@@ -104,6 +117,8 @@ class TemplateMaker:
             template, is_built = self._make(creation, name, given)
         except _NoTemplateError as why:
             self.progress.report(connection.alias, f'no template for "{connection.alias}": {why}')
+            if given.get("keepdb"):
+                database_setup.restore_kept_databases([connection.alias])
             return call()
         self.templates[connection.alias] = template
         settings.DATABASES[connection.alias]["NAME"] = connection.settings_dict["NAME"] = name
@@ -202,12 +217,52 @@ class TemplateMaker:
             found, why = find_for(store, static, not_before=self.not_before)
             if found is not None:
                 return found, False
+            restored = self._restore(store, static)
+            if restored is not None:
+                return restored, False
             self.progress.say(f'building the template of "{connection.alias}" ({why})')
             template = self._build(store, creation, static, verbosity)
         took = f'template {template.short_name} of "{connection.alias}" built in {describe_seconds(template.seconds)}'
         frozen = f"; these columns hold the time of the build: {', '.join(template.frozen)}" if template.frozen else ""
         self.progress.say(took + frozen)
         return template, True
+
+    def _restore(self, store: TemplateStore, static: StaticKey) -> Template | None:
+        """Make the template from its files in ``TESTDB["TEMPLATE_CACHE"]``; None if it is not there, or cannot be restored."""
+        folder = find_cache_folder()
+        if folder is None or not store.supports_archives:
+            return None
+        try:
+            archived = store.list_archived(folder, self.progress.say)
+            template, _ = _choose(store, archived, static, self.not_before)
+            return None if template is None else self._restore_now(store, template, folder)
+        except ArchiveError as error:
+            self.progress.say(error.message)
+            return None
+
+    def _restore_now(self, store: TemplateStore, template: Template, folder: Path) -> Template:
+        connection, begun = store.connection, time.perf_counter()
+        scratch = store.begin(template)
+        try:
+            store.restore(scratch, template, folder, self.progress.say)
+            guard.record_made(connection.alias, scratch)
+            with guard.renamed(connection, scratch):
+                baseline = _capture(connection)
+            template = replace(
+                template, name=store.name_template(template.key), baseline=baseline, used=time.time(), uses=0
+            )
+            store.commit(scratch, template)
+        except BaseException:
+            with suppress(Exception):  # the first error is the one to report
+                store.drop(scratch)
+            raise
+        finally:
+            guard.forget_made(connection.alias, scratch)
+        self.progress.say(
+            f'template {template.short_name} of "{connection.alias}" restored from {folder} in '
+            f"{describe_seconds(time.perf_counter() - begun)}"
+        )
+        return template
 
     def _build(self, store: TemplateStore, creation: Any, static: StaticKey, verbosity: int) -> Template:
         """Have Django make and migrate a database under a scratch name, and make it the template."""
@@ -385,14 +440,11 @@ def find_for(
     """
     static = static or read_key(store)
     present = store.list_templates()
-    for template in present:
-        if template.static == static.digest and not find_changes(store, template, static):
-            too_old = describe_too_old(template, not_before=not_before)
-            return (None, too_old) if too_old else (template, "")
+    found, why = _choose(store, present, static, not_before)
     own = str(project_root()), store.connection.alias
     related = [template for template in present if (template.project, template.alias) == own]
-    if not related:
-        return None, "there is none yet"
+    if found is not None or why or not related:
+        return found, why or "there is none yet"
     nearest = max(related, key=lambda each: each.used)
     return None, describe_changes(find_changes(store, nearest, static))
 
@@ -420,6 +472,23 @@ def describe_too_old(template: Template, *, not_before: float = 0.0) -> str:
     return ""
 
 
+def _choose(
+    store: TemplateStore, templates: Iterable[Template], static: StaticKey, not_before: float
+) -> tuple[Template | None, str]:
+    """Return the one of *templates* that fits and is not too old; or None, with the reason if one is too old."""
+    for template in templates:
+        if template.static == static.digest and not find_changes(store, template, static):
+            too_old = describe_too_old(template, not_before=not_before)
+            return (None, too_old) if too_old else (template, "")
+    return None, ""
+
+
+def find_cache_folder() -> Path | None:
+    """Return the folder of ``TESTDB["TEMPLATE_CACHE"]``, relative to the project; None without one."""
+    folder = get_settings().template_cache
+    return None if folder is None else project_root() / folder
+
+
 def describe_use(template: Template) -> str:
     """Return the line of a run that uses *template*."""
     which = "" if template.alias == DEFAULT_DB_ALIAS else f' "{template.alias}"'
@@ -444,7 +513,7 @@ def _capture(connection: BaseDatabaseWrapper) -> str:
     """Capture the baseline inside the template; return when that was, or "" if there can be none."""
     try:
         return capture_baseline(connection.alias).captured_at
-    except (UnsupportedError, ResetError) as error:
+    except (TestDBError, DatabaseError) as error:  # a run that resets reports it
         logger.info("%s: the template has no baseline: %s", connection.alias, error)
         return ""
 

@@ -5,9 +5,8 @@ Read on pytest 9.0.3 and 9.2.0 and pytest-django 4.14.0. ``tests/test_private_ap
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 DB_HELPER = "_django_db_helper"
@@ -67,14 +66,10 @@ def fill_fixtures(item: Any) -> None:
     item._request._fillfixtures()
 
 
-def write_past_capture(config: Any, line: str) -> None:
-    """Write a line to the terminal while a fixture is set up; in a worker of pytest-xdist, to its standard error."""
+def capture_suspended(config: Any) -> AbstractContextManager[None]:
+    """Let what is written while a fixture is set up reach the terminal."""
     manager = config.pluginmanager.getplugin("capturemanager")
-    reporter = config.pluginmanager.getplugin("terminalreporter")
-    with manager.global_and_fixture_disabled() if manager is not None else nullcontext():
-        if reporter is None:
-            sys.stderr.write(f"{line}\n")
-            sys.stderr.flush()
-        else:
-            reporter.ensure_newline()
-            reporter.write_line(line)
+    if manager is None:
+        return nullcontext()
+    suspended: AbstractContextManager[None] = manager.global_and_fixture_disabled()
+    return suspended

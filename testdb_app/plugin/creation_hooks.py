@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Generator
 from typing import Any
 
@@ -11,12 +10,12 @@ from django.db import connections
 
 from testdb_app import guard
 from testdb_app.creation.ahead import SpareMaker
-from testdb_app.creation.progress import Progress
+from testdb_app.creation.progress import Progress, write_line
 from testdb_app.creation.store import TemplateStore
 from testdb_app.creation.template import Template
 from testdb_app.creation.templates import TemplateMaker, describe_use, find_for, find_obstacle, open_store
 from testdb_app.plugin import options, transactional
-from testdb_app.plugin._pytest_private import write_past_capture
+from testdb_app.plugin._pytest_private import capture_suspended
 
 _ALIASES = "testdb/aliases"
 """Where pytest's cache keeps the aliases that the last run made test databases for."""
@@ -30,7 +29,10 @@ class CreationHooks:
         given: Any = config.option
         self.is_worker = options.is_worker(config)
         is_quiet = self.is_worker or given.verbose < 0
-        self.progress = Progress(self._write, terminal=None if self.is_worker else sys.__stderr__, is_quiet=is_quiet)
+        # The reporter of a worker of xdist writes nowhere.
+        self.reporter: Any = None if self.is_worker else config.pluginmanager.getplugin("terminalreporter")
+        has_bar = self.reporter is not None and self.reporter.isatty
+        self.progress = Progress(self._write, draw=self._draw if has_bar else None, is_quiet=is_quiet)
         self.not_before = options.started(config) if given.create_db else 0.0
         # Workers of xdist make the databases, not their controller.
         self.makes_none = not self.is_worker and bool(getattr(given, "numprocesses", None))
@@ -42,7 +44,16 @@ class CreationHooks:
         self.maker = TemplateMaker(self.progress, not_before=self.not_before, spares=self.spares)
 
     def _write(self, line: str) -> None:
-        write_past_capture(self.config, line)
+        with capture_suspended(self.config):
+            if self.reporter is None:
+                write_line(line)
+            else:
+                self.reporter.ensure_newline()
+                self.reporter.write_line(line)
+
+    def _draw(self, text: str) -> None:
+        with capture_suspended(self.config):
+            self.reporter.write(text, flush=True)
 
     def _aliases_of_last_run(self) -> list[str]:
         cache = getattr(self.config, "cache", None)
@@ -63,7 +74,7 @@ class CreationHooks:
             with open_store(connections[alias]) as store:
                 if find_obstacle(connections[alias].creation) or store.find_obstacle():
                     continue
-                template, why = find_for(store)
+                template, why = find_for(store, not_before=self.not_before)
             lines.append(describe_use(template) if template else f'the template of "{alias}" is to be built ({why})')
         return [f"testdb: {line}" for line in lines]
 
@@ -85,8 +96,9 @@ class CreationHooks:
         with guard.made_by(self.maker), transactional.setting_up_databases(self.config):
             result = yield
         used = sorted(self.maker.aliases)
-        if used != self._aliases_of_last_run() and self.config.cache is not None:
-            self.config.cache.set(_ALIASES, used)
+        cache = getattr(self.config, "cache", None)
+        if cache is not None and used != self._aliases_of_last_run():
+            cache.set(_ALIASES, used)
         return result
 
     def pytest_unconfigure(self) -> None:
