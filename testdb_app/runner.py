@@ -193,15 +193,14 @@ class ResetRunnerMixin(_Base):
         if not self.uses_templates:
             yield
             return
-        from testdb_app.creation.progress import Progress, draw_on_terminal  # noqa: PLC0415 - only a run that uses templates imports this
+        from testdb_app.creation.progress import Progress, find_terminal  # noqa: PLC0415 - only a run that uses templates imports this
         from testdb_app.creation.templates import TemplateMaker  # noqa: PLC0415
 
         def write(line: str) -> None:
             if self.verbosity > 0:
                 self.log(line)
 
-        has_bar = self.verbosity > 0 and sys.stderr.isatty()
-        maker = TemplateMaker(Progress(write, draw=draw_on_terminal if has_bar else None))
+        maker = TemplateMaker(Progress(write, draw=find_terminal(sys.stderr) if self.verbosity > 0 else None))
         self._finish_templates = maker.finish
         with made_by(maker):
             yield

@@ -24,10 +24,16 @@ def write_line(text: str) -> None:
     sys.stderr.flush()
 
 
-def draw_on_terminal(text: str) -> None:
-    """Write *text* to standard error as it is."""
-    sys.stderr.write(text)
-    sys.stderr.flush()
+def find_terminal(stream: Any) -> Callable[[str], None] | None:
+    """Return a function that draws on *stream*, or None if it is no terminal."""
+    if not stream.isatty():
+        return None
+
+    def draw(text: str) -> None:
+        stream.write(text)
+        stream.flush()
+
+    return draw
 
 
 class Progress:

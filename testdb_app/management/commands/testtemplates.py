@@ -19,7 +19,7 @@ from django.db import Error, connections
 from testdb_app.conf import get_settings
 from testdb_app.creation.inventory import Inventory, ListedTemplate, find_aliases, list_all, read_inventory
 from testdb_app.creation.key import StaticKey, group_parts, project_root
-from testdb_app.creation.progress import Progress
+from testdb_app.creation.progress import Progress, find_terminal
 from testdb_app.creation.store import OtherDatabase, OtherKind, TemplateStore
 from testdb_app.creation.template import describe_bytes, describe_seconds, describe_time_since
 from testdb_app.creation.templates import (
@@ -187,7 +187,7 @@ class Command(BaseCommand):
         failures: list[str] = []
         cause: Exception | None = None
         write: Callable[[str], None] = partial(self.stderr.write, style_func=str)
-        progress = Progress(write if options["verbosity"] > 0 else _nowhere, terminal=sys.stderr)
+        progress = Progress(write if options["verbosity"] > 0 else _nowhere, draw=find_terminal(sys.stderr))
         for alias in aliases:
             try:
                 template, is_built = find_or_build_outside_of_tests(connections[alias], progress)
