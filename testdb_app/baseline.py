@@ -11,7 +11,7 @@ from django.db import DEFAULT_DB_ALIAS, connections
 
 from testdb_app import guard
 from testdb_app.backends import get_backend
-from testdb_app.backends.base import Capture, baseline_unsupported
+from testdb_app.backends.base import baseline_unsupported
 from testdb_app.baseline_state import BASELINE, Baseline
 from testdb_app.conf import ResetOptions, check_options
 from testdb_app.guard import check_no_transaction
@@ -82,19 +82,7 @@ def _capture(connection: BaseDatabaseWrapper, options: ResetOptions, *, replace:
         check_shape(connection, context.schema, present)
         logger.info("%s: the baseline captured %s is kept", connection.alias, present.captured_at)
         return present
-    scope = context.scope
-    tables = (frozenset(observation.sizes) | context.schema.outside_heap) & scope.tables
-    stored = {table.name for table in context.schema.tables if table.stores_rows}
-    capture = Capture(
-        schema=context.schema,
-        tables=tables,
-        sequences=scope.sequences,
-        excluded=frozenset(stored - scope.tables),
-        lock_timeout=options.lock_timeout,
-        state=state,
-        identity=observation.identity,
-    )
-    return backend.write_baseline(connection, capture)
+    return backend.write_baseline(connection, context.capture(observation, options.lock_timeout, state))
 
 
 def drop_baseline(using: str = DEFAULT_DB_ALIAS, *, allow_database: str | Iterable[str] = ()) -> None:

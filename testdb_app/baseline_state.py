@@ -63,6 +63,8 @@ class BaselineTable:
     - ``key``: the columns that identify a row; empty if there is no primary key or similar key.
     - ``operators``: the equality operator of each of these columns, as SQL.
     - ``checksum``: the checksum of the copy.
+    - ``loading``: the statements that make the copy as a temporary table, in each transaction that reads it; empty if
+      the database keeps the copy.
     """
 
     name: QualifiedName
@@ -72,6 +74,7 @@ class BaselineTable:
     key: tuple[str, ...] = ()
     operators: tuple[str, ...] = ()
     checksum: str = ""
+    loading: tuple[str, ...] = ()
 
     def operator(self, column: str) -> str:
         """Return the equality operator of *column*, as SQL."""
@@ -110,6 +113,11 @@ class Baseline:
         """The tables whose counters prove that it is intact: the document, the copies, and the lists of applied migrations."""
         own = {table.copy for table in self.tables.values()} | ({self.document} if self.document is not None else set())
         return frozenset({*self.migrations, *own})
+
+    @property
+    def loading(self) -> tuple[str, ...]:
+        """The statements that make its copies; empty if the database keeps them."""
+        return tuple(sql for table in self.tables.values() for sql in table.loading)
 
     @property
     def rows(self) -> int:

@@ -188,6 +188,9 @@ TARGETS = ("baseline", "empty")
 :mod:`testdb_app.teardown` keeps one more: :data:`testdb_app.baseline_state.FLUSHED`.
 """
 
+MIGRATED = "migrated"
+"""The rows of a fresh ``migrate``: a target of ``resetdb``; see :mod:`testdb_app.creation.migrated`."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResetOptions:

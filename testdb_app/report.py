@@ -51,7 +51,7 @@ class ResetPreview:
 
     - ``rows``: the number of rows that would be deleted, by table.
     - ``sql``: the statements that the reset would run.
-    - ``target``: "baseline" or "empty".
+    - ``target``: "baseline", "empty" or "migrated".
     - ``labels``: the labels of the models behind each table.
     - ``changes``: for tables with a baseline, the numbers of rows that would be deleted, updated and inserted.
     """
@@ -106,7 +106,7 @@ class ResetPreview:
 class ResetReport:
     """The report of a reset.
 
-    - ``target``: "baseline" or "empty".
+    - ``target``: "baseline", "empty" or "migrated".
     - ``permitted_by``: the guard's rule.
     - ``tables``: in the order in which they were reset.
     - ``sequences``: those that were set back; some may not have moved.

@@ -18,6 +18,7 @@ from testdb_app import guard
 from testdb_app.backends import get_backend
 from testdb_app.backends.base import (
     BaseBackend,
+    Capture,
     ChangeTracker,
     DatabaseIdentity,
     DatabaseState,
@@ -317,7 +318,7 @@ class Resetter:
             if self._context is not None and self._context.is_still_true(observation):
                 return observation, self._context
             before = self._context.schema if self._context is not None else None
-            self._context = read_context(self.connection, self.options, refits=refit, before=before)
+            self._context = self._read_context(refits=refit, before=before)
             # Counters do not cover tables of other access methods.
             can_watch = self._context.schema.outside_heap.isdisjoint(self._context.scope.tables)
             self._tracker = self.backend.change_tracker(self._context.schema) if can_watch else None
@@ -327,6 +328,9 @@ class Resetter:
             "Wait until the migrations that run on it have ended.",
             attempts=MOST_ATTEMPTS,
         )
+
+    def _read_context(self, *, refits: bool, before: Schema | None) -> ResetContext:
+        return read_context(self.connection, self.options, refits=refits, before=before)
 
     def _permit(self, identity: DatabaseIdentity) -> str:
         return guard.check_may_reset(identity, allow=self.options.allow_database)
@@ -376,7 +380,7 @@ class Resetter:
             identity,
             plan,
             changes,
-            target="empty" if self._context.baseline is None else self.options.to or BASELINE,
+            target=self._target(self._context),
             permitted_by=rule,
             warning=self.backend.warning or identity.warning,
         )
@@ -386,6 +390,9 @@ class Resetter:
         changed = {table.name for table in report.tables}
         views = self._context.schema.materialized_views
         return replace(report, stale_views=tuple(view.name for view in views if not changed.isdisjoint(view.tables)))
+
+    def _target(self, context: ResetContext) -> str:
+        return "empty" if context.baseline is None else self.options.to or BASELINE
 
     def _preview_once(self) -> ResetPreview:
         with explained(self.connection, READING):
@@ -410,7 +417,7 @@ class Resetter:
             plan=plan,
             rows=self.backend.count_rows(self.connection, emptied) | removed,
             sql=tuple(statement.sql for statement in script.statements if not statement.is_proof),
-            target="empty" if context.baseline is None else "baseline",
+            target=self._target(context),
             labels=index_models(self.connection, context.schema).labels_by_table,
             changes=changes,
         )
@@ -589,6 +596,20 @@ class ResetContext:
             new_tables=new_tables,
         )
 
+    def capture(self, observation: DatabaseState, lock_timeout: float, state: str = BASELINE) -> Capture:
+        """Return what a capture stores of the database in the state *observation*: all that this may reset."""
+        tables = (frozenset(observation.sizes) | self.schema.outside_heap) & self.scope.tables
+        stored = {table.name for table in self.schema.tables if table.stores_rows}
+        return Capture(
+            schema=self.schema,
+            tables=tables,
+            sequences=self.scope.sequences,
+            excluded=frozenset(stored - self.scope.tables),
+            lock_timeout=lock_timeout,
+            state=state,
+            identity=observation.identity,
+        )
+
 
 def read_context(
     connection: BaseDatabaseWrapper, options: ResetOptions, *, refits: bool = False, before: Schema | None = None
@@ -619,6 +640,18 @@ def read_context(
             baseline = refit(connection, schema, baseline, shape, before=before)
         else:
             refuse_changes(connection, baseline, changes)
+    return make_context(connection, options, schema, baseline, new_tables=new_tables)
+
+
+def make_context(
+    connection: BaseDatabaseWrapper,
+    options: ResetOptions,
+    schema: Schema,
+    baseline: Baseline | None,
+    *,
+    new_tables: frozenset[QualifiedName] = frozenset(),
+) -> ResetContext:
+    """Make the context of resets to *baseline*, which fits *schema*. Raises as :func:`read_context` does."""
     labels = index_models(connection, schema).labels_by_table
     scope = make_scope(
         schema,

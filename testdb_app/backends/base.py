@@ -741,6 +741,18 @@ class BaseBackend(ABC):
         """
         raise baseline_unsupported(connection)
 
+    def carry_baseline(self, source: BaseDatabaseWrapper, target: BaseDatabaseWrapper, baseline: Baseline) -> Baseline:
+        """Return *baseline*, which the database of *source* keeps, for resets of the database of *target*.
+
+        Its copies are temporary tables there. Each transaction that reads them makes them by the statements in ``loading`` of
+        each table. The tables must have the same columns in both databases. Reads only. Costs a query for each table, and holds
+        all rows as SQL.
+
+        Raises :class:`~testdb_app.exceptions.UnsupportedError` for values that have another meaning in another database,
+        and :class:`~testdb_app.exceptions.MissingPrivilegeError`.
+        """
+        raise baseline_unsupported(target)
+
     def catalog_first(self, connection: BaseDatabaseWrapper) -> AbstractContextManager[None]:
         """Make Django's own queries of the catalog find the database's operators before those in a schema of the user.
 

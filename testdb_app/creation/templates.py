@@ -360,11 +360,13 @@ def _named_errors(connection: Any) -> Iterator[None]:
 
 
 @contextmanager
-def migrated_database(connection: BaseDatabaseWrapper, *, say: Callable[[str], None]) -> Iterator[str]:
+def migrated_database(
+    connection: BaseDatabaseWrapper, *, say: Callable[[str], None]
+) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Yield a readable scratch database with the state of a fresh ``migrate``: its name, or the path of a SQLite file.
 
-    It is a clone of the template, which is built if need be, and it is dropped at the end. Nobody may be connected to it
-    then. Raises :class:`UnsupportedError` if there can be no template.
+    With it comes :attr:`Template.frozen`. It is a clone of the template, which is built if need be, and it is dropped at
+    the end. Nobody may be connected to it then. Raises :class:`UnsupportedError` if there can be no template.
     """
     with _as_unsupported(connection), ExitStack() as stack:
         store = stack.enter_context(_opened_store(connection.creation))
@@ -373,7 +375,7 @@ def migrated_database(connection: BaseDatabaseWrapper, *, say: Callable[[str], N
         stack.callback(store.drop, scratch)
         opened = stack.pop_all()
     with opened:
-        yield scratch
+        yield scratch, template.frozen
 
 
 def find_or_build_outside_of_tests(connection: BaseDatabaseWrapper, progress: Progress) -> tuple[Template, bool]:

@@ -183,7 +183,8 @@ class PostgreSQLBackend(BaseBackend):
         read = {table.copy.name for key in keys if (table := copies.get(key.referenced)) is not None}
         queries = [count_referring(key, copies.get(key.referenced)) for key in keys]
         try:
-            return tuple(scalars(connection, queries, proof=prove_own_schema(read) if read else None))
+            with baseline_tables.copies_made(connection, baseline):
+                return tuple(scalars(connection, queries, proof=prove_own_schema(read) if read else None))
         except DatabaseError as error:
             if reason := find_refusal(error):
                 raise explain_refusal(connection, reason) from error
@@ -358,7 +359,8 @@ class PostgreSQLBackend(BaseBackend):
         queries = [operations.count_changes(baseline.tables[name]) for name in names]
         copies = [baseline.tables[name].copy.name for name in names]
         queries = [prove_own_schema(copies), EXACT_TEXT, *queries]
-        results = read_rows(connection, queries, lock_timeout=_READING_TIMEOUT, safe_path=False)[2:]
+        with baseline_tables.copies_made(connection, baseline):
+            results = read_rows(connection, queries, lock_timeout=_READING_TIMEOUT, safe_path=False)[2:]
         counts = (rows[0] for rows in results)
         return {
             name: RowChanges(removed=removed, updated=updated, inserted=inserted)
@@ -395,6 +397,9 @@ class PostgreSQLBackend(BaseBackend):
     ) -> Baseline:
         """Replace the document."""
         return baseline_tables.rewrite_baseline(connection, baseline, state, identity)
+
+    def carry_baseline(self, source: BaseDatabaseWrapper, target: BaseDatabaseWrapper, baseline: Baseline) -> Baseline:
+        return baseline_tables.carry_baseline(source, target, baseline)
 
     def drop_baseline(self, connection: BaseDatabaseWrapper, *, identity: DatabaseIdentity | None = None) -> None:
         """Drop the document and the copies."""

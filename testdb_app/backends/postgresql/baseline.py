@@ -10,8 +10,9 @@ sequences were and what all that depends on.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Many
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,7 @@ from testdb_app.backends.postgresql.baseline_shape import (
     parse_tables,
     shape_queries,
 )
-from testdb_app.backends.postgresql.connection import WITHOUT_JIT, Result, rolled_back_on_error, run_sql
+from testdb_app.backends.postgresql.connection import WITHOUT_JIT, Result, is_nested, rolled_back_on_error, run_sql
 from testdb_app.backends.postgresql.counters import writes
 from testdb_app.backends.postgresql.errors import ABOUT_OBJECTS, describe_database, sqlstate, translate
 from testdb_app.backends.postgresql.operations import (
@@ -36,7 +37,11 @@ from testdb_app.backends.postgresql.operations import (
     checksum,
     copy,
     count_unreadable,
+    fill_copy,
+    make_copies,
+    read_values,
     set_sequence,
+    temporary_copy,
 )
 from testdb_app.backends.postgresql.preconditions import (
     Precondition,
@@ -408,6 +413,59 @@ def rewrite_baseline(
     )
     ((now,),) = rows_of(results[-1])
     return replace(baseline, counters=now)
+
+
+def carry_baseline(source: BaseDatabaseWrapper, target: BaseDatabaseWrapper, baseline: Baseline) -> Baseline:
+    """Return *baseline* for another database, with copies that are temporary tables there.
+
+    Rows are read in one message for each table.
+    """
+    numbers = [
+        table.name for table in baseline.tables.values() if _NUMBERS_OF_OBJECTS & {c.kept_as for c in table.columns}
+    ]
+    if numbers:
+        raise UnsupportedError(
+            f"The rows of {', '.join(map(str, numbers))} name objects of their database (regclass or the like), which have other "
+            "numbers in every other one. Nothing was changed. Leave these tables out: --exclude."
+        )
+    (((may_make,),),) = read_rows(target, [_MAY_MAKE_TEMPORARY])
+    if not may_make:
+        name = target.settings_dict["NAME"]
+        raise MissingPrivilegeError(
+            f'The role of the connection "{target.alias}" may not make temporary tables in database "{name}", which hold the '
+            f"rows until they are compared. Nothing was changed. GRANT TEMPORARY ON DATABASE {quote(name)} to it.",
+            missing={str(name): "TEMPORARY"},
+        )
+    tables = {}
+    for number, table in enumerate(baseline.tables.values(), 1):
+        _, rows = read_rows(source, [EXACT_TEXT, read_values(table)]) if table.columns else ([], [])
+        carried = replace(table, copy=QualifiedName("pg_temp", f"testdb_migrated_{number}"))
+        filling = fill_copy(carried, (row for (row,) in rows))
+        tables[table.name] = replace(carried, loading=(temporary_copy(carried), *filling))
+    return replace(baseline, tables=tables, counters="", document=None)
+
+
+_NUMBERS_OF_OBJECTS = {"pg_catalog.oid", "pg_catalog._oid"}
+_MAY_MAKE_TEMPORARY = (
+    "SELECT pg_catalog.has_database_privilege(d.oid, 'TEMPORARY') FROM pg_catalog.pg_database d "
+    "WHERE d.datname = pg_catalog.current_database()"
+)
+
+
+@contextmanager
+def copies_made(connection: BaseDatabaseWrapper, baseline: Baseline | None) -> Iterator[None]:
+    """Make the copies that the database does not keep, in a transaction that is rolled back after the block.
+
+    In a transaction of ours they are there already.
+    """
+    copies = make_copies(baseline)
+    if not copies or is_nested(connection):
+        yield
+        return
+    with rolled_back_on_error(connection):
+        run_sql(connection, ";\n".join(["BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE", *copies]))
+        yield
+        run_sql(connection, "ROLLBACK")
 
 
 def drop_baseline(connection: BaseDatabaseWrapper, identity: DatabaseIdentity | None) -> None:

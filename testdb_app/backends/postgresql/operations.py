@@ -105,6 +105,7 @@ def write_script(plan: ResetPlan, context: ScriptContext) -> Script:
         opening=(
             *(Statement(sql=sql) for sql in begin),
             *([] if context.for_tracker or proof is None else [Statement(sql=proof.prove(), is_proof=True)]),
+            *(Statement(sql=sql) for sql in make_copies(baseline)),
             *(Statement(sql=sql, is_lock=True) for sql in _lock_statements(schema, steps, deleted, plan.checks)),
         ),
         body=tuple(body),
@@ -443,6 +444,56 @@ def copy(table: BaselineTable) -> str:
         f"CREATE TABLE {quote(table.copy)} USING heap TABLESPACE pg_default "
         f"AS SELECT {columns} FROM ONLY {quote(table.name)} AS t"
     )
+
+
+def make_copies(baseline: Baseline | None) -> tuple[str, ...]:
+    """Return the statements that make the copies that the database does not keep."""
+    loading = baseline.loading if baseline is not None else ()
+    # The texts of the values are read under the settings that they were written under.
+    return (EXACT_TEXT, *loading) if loading else ()
+
+
+def temporary_copy(table: BaselineTable) -> str:
+    """Write the creation of a copy without rows that is gone at the end of the transaction."""
+    columns = ", ".join(f"{_kept(column, 't', neutral=True)} AS {quote(column.name)}" for column in table.columns)
+    return (
+        f"CREATE TEMPORARY TABLE {quote(table.copy)} USING heap ON COMMIT DROP TABLESPACE pg_default "
+        f"AS SELECT {columns} FROM ONLY {quote(table.name)} AS t WITH NO DATA"
+    )
+
+
+_VALUES_A_CALL = 90
+_CHARACTERS_A_STATEMENT = 100_000
+
+
+def read_values(table: BaselineTable) -> str:
+    """Write the query that returns the rows of a copy as SQL, each as its values in parentheses."""
+    columns = [f"c.{quote(column.name)}" for column in table.columns]
+    # format() takes 100 arguments at most. Unlike a cast, it gives the very text that reads back as the value.
+    values = [
+        f"pg_catalog.format('{', '.join(['%L'] * len(chunk))}', {', '.join(chunk)})"
+        for start in range(0, len(columns), _VALUES_A_CALL)
+        if (chunk := columns[start : start + _VALUES_A_CALL])
+    ]
+    listed = ", ', ', ".join(values)
+    return f"SELECT pg_catalog.concat('(', {listed}, ')') FROM {quote(table.copy)} AS c"
+
+
+def fill_copy(table: BaselineTable, rows: Iterable[str]) -> Iterator[str]:
+    """Write the insertion of *rows*, as the query of :func:`read_values` returns them, into the copy."""
+    if not table.columns:
+        yield f"INSERT INTO {quote(table.copy)} SELECT FROM pg_catalog.generate_series(1, {table.rows})"
+        return
+    chunk: list[str] = []
+    size = 0
+    for row in rows:
+        if size > _CHARACTERS_A_STATEMENT:
+            yield f"INSERT INTO {quote(table.copy)} VALUES {', '.join(chunk)}"
+            chunk, size = [], 0
+        chunk.append(row)
+        size += len(row)
+    if chunk:
+        yield f"INSERT INTO {quote(table.copy)} VALUES {', '.join(chunk)}"
 
 
 def count_unreadable(table: BaselineTable) -> str | None:

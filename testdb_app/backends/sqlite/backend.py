@@ -153,7 +153,8 @@ class SQLiteBackend(BaseBackend):
     def count_references(
         self, connection: BaseDatabaseWrapper, keys: Sequence[ForeignKey], baseline: Baseline | None = None
     ) -> tuple[int, ...]:
-        return introspection.count_references(connection, keys, baseline)
+        with baseline_tables.copies_made(connection, baseline):
+            return introspection.count_references(connection, keys, baseline)
 
     def write_sql(self, connection: BaseDatabaseWrapper, plan: ResetPlan, context: ScriptContext) -> Script:
         return operations.write_script(connection, plan, context)
@@ -192,7 +193,8 @@ class SQLiteBackend(BaseBackend):
     def count_changes(
         self, connection: BaseDatabaseWrapper, baseline: Baseline, tables: Iterable[QualifiedName]
     ) -> dict[QualifiedName, RowChanges]:
-        return introspection.count_changes(connection, baseline, tables)
+        with baseline_tables.copies_made(connection, baseline):
+            return introspection.count_changes(connection, baseline, tables)
 
     def read_baseline(self, connection: BaseDatabaseWrapper, state: str = BASELINE) -> Baseline | None:
         return baseline_tables.read_baseline(connection, state)
@@ -204,6 +206,9 @@ class SQLiteBackend(BaseBackend):
 
     def write_baseline(self, connection: BaseDatabaseWrapper, capture: Capture) -> Baseline:
         return baseline_tables.write_baseline(connection, capture)
+
+    def carry_baseline(self, source: BaseDatabaseWrapper, target: BaseDatabaseWrapper, baseline: Baseline) -> Baseline:
+        return baseline_tables.carry_baseline(source, baseline)
 
     def rewrite_baseline(
         self,

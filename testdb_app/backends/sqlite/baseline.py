@@ -8,12 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from testdb_app.backends.base import OWN_SCHEMA, Capture, DatabaseIdentity, has_autocommit
-from testdb_app.backends.sqlite.baseline_copies import count_changes, count_copy, make_copy, read_copy
+from testdb_app.backends.sqlite.baseline_copies import (
+    count_changes,
+    count_copy,
+    fill_copy,
+    make_copy,
+    read_copy,
+    read_values,
+)
 from testdb_app.backends.sqlite.baseline_shape import (
     TableShape,
     describe_shapes,
@@ -21,7 +29,7 @@ from testdb_app.backends.sqlite.baseline_shape import (
     read_migrations,
     read_shapes,
 )
-from testdb_app.backends.sqlite.catalog import DOCUMENTS, Catalog, is_baseline_table, read_catalog
+from testdb_app.backends.sqlite.catalog import CARRIED, DOCUMENTS, Catalog, is_baseline_table, read_catalog
 from testdb_app.backends.sqlite.connection import (
     all_or_nothing,
     describe_database,
@@ -291,6 +299,35 @@ def rewrite_baseline(
     with all_or_nothing(connection, "testdb_baseline") as cursor:
         execute(connection, cursor, f"UPDATE {quote_qualified(DOCUMENTS[state])} SET document = {document}")
     return baseline
+
+
+def carry_baseline(source: BaseDatabaseWrapper, baseline: Baseline) -> Baseline:
+    """Return *baseline* for another database, with copies that are temporary tables there."""
+    tables = {}
+    with snapshot(source) as cursor:
+        shapes = read_shapes(source, cursor, read_catalog(source, cursor), baseline.tables)
+        for number, table in enumerate(baseline.tables.values(), 1):
+            carried = replace(table, copy=QualifiedName("temp", f"{CARRIED}{number}"))
+            create, _ = make_copy(carried, shapes[table.name])
+            rows = fetch(source, cursor, read_values(table))
+            tables[table.name] = replace(carried, loading=(create, *fill_copy(carried, rows)))
+    return replace(baseline, tables=tables)
+
+
+@contextmanager
+def copies_made(connection: BaseDatabaseWrapper, baseline: Baseline | None) -> Iterator[None]:
+    """Make the copies that the database does not keep, in a transaction that is rolled back after the block.
+
+    In a transaction of ours they are there already.
+    """
+    loading = baseline.loading if baseline is not None else ()
+    if not loading or in_transaction(connection):
+        yield
+        return
+    with snapshot(connection) as cursor:
+        for sql in loading:
+            execute(connection, cursor, sql)
+        yield
 
 
 def drop_baseline(connection: BaseDatabaseWrapper, *, identity: DatabaseIdentity | None = None) -> None:

@@ -74,9 +74,59 @@ def make_copy(table: BaselineTable, shape: TableShape) -> Iterator[str]:
 
 def read_copy(table: BaselineTable) -> str:
     """Write the query of the rows of a copy. A text is returned as its bytes in hexadecimal, because it may be no UTF-8."""
-    columns = [*(() if table.key else ("k",)), *(f"c{number}" for number in numbers_of(table).values())]
-    values = (f"CASE typeof({name}) WHEN 'text' THEN hex({name}) ELSE {name} END" for name in columns)
+    values = (f"CASE typeof({name}) WHEN 'text' THEN hex({name}) ELSE {name} END" for name in _columns(table))
     return f"SELECT {', '.join(values) or '1'} FROM {quote_qualified(table.copy)}"
+
+
+def read_values(table: BaselineTable) -> str:
+    """Write the query that returns the values of a copy's rows as SQL, but numbers that SQLite does not write exactly.
+
+    Texts beyond printable ASCII are in hexadecimal.
+    """
+    value = (
+        "CASE WHEN typeof({name}) = 'real' AND ({name} = 0 OR CAST(quote({name}) AS REAL) <> {name}) THEN {name} "
+        "WHEN typeof({name}) = 'text' AND ({name} GLOB '*[^ -~]*' OR instr(CAST({name} AS BLOB), x'00')) "
+        "THEN 'CAST(x''' || hex({name}) || ''' AS TEXT)' ELSE quote({name}) END AS v"
+    )
+    return f"SELECT {', '.join(value.format(name=name) for name in _columns(table))} FROM {quote_qualified(table.copy)}"
+
+
+def fill_copy(table: BaselineTable, rows: Iterable[Iterable[str | float]]) -> Iterator[str]:
+    """Write the insertion of *rows*, as the query of :func:`read_values` returns them, into the copy."""
+    beginning = f"INSERT INTO {quote_qualified(table.copy)} ({', '.join(_columns(table))}) VALUES "
+    chunk: list[str] = []
+    size = 0
+    for row in rows:
+        if size > _LENGTH:
+            yield beginning + ", ".join(chunk)
+            chunk, size = [], 0
+        values = (write_real(value) if isinstance(value, float) else value for value in row)
+        chunk.append(f"({', '.join(values)})")
+        size += len(chunk[-1])
+    if chunk:
+        yield beginning + ", ".join(chunk)
+
+
+_EXACT = 52
+"""SQLite reads 2 to the power of this exactly, and each smaller whole number."""
+
+
+def write_real(number: float) -> str:
+    """Write *number* as an expression without rounding: SQLite may read a text of 17 digits as the next number."""
+    if math.isinf(number):
+        return "9e999" if number > 0 else "-9e999"
+    if not number:
+        return repr(number)
+    fraction, exponent = math.frexp(number)
+    exponent -= 53
+    # Each step only changes the exponent.
+    steps = [_EXACT] * (abs(exponent) // _EXACT) + [abs(exponent) % _EXACT]
+    sign = "*" if exponent > 0 else "/"
+    return f"({int(fraction * 2**53)}.0{''.join(f' {sign} {2**step}.0' for step in steps if step)})"
+
+
+def _columns(table: BaselineTable) -> list[str]:
+    return [*(() if table.key else ("k",)), *(f"c{number}" for number in numbers_of(table).values())]
 
 
 def count_copy(table: BaselineTable) -> str:

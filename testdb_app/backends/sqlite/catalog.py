@@ -151,6 +151,10 @@ def _token(databases: tuple[Database, ...], entries: list[Entry], broken: dict[Q
     ``schema_version`` is not enough. Another file or memory database can have the same number, and it moves when a reset puts
     a trigger back as it was.
     """
+    # Copies that are gone at the end of their transaction count for nothing.
+    entries = [entry for entry in entries if entry.name.schema != "temp" or not entry.table.startswith(CARRIED)]
+    has_temporary = any(entry.name.schema == "temp" for entry in entries)
+    databases = tuple(database for database in databases if has_temporary or database.name != "temp")
     rows = sorted((entry.name, entry.kind, entry.table, entry.sql) for entry in entries)
     return hashlib.sha256(repr((databases, rows, sorted(broken))).encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -196,6 +200,8 @@ def _read_shadows(
 
 
 MARK_TABLES = frozenset({f"{OWN_SCHEMA}_protected", f"{OWN_SCHEMA}_test"})
+CARRIED = f"{OWN_SCHEMA}_migrated_"
+"""The beginning of the names of temporary copies, whose rows come from another database."""
 DOCUMENTS = {state: QualifiedName("main", f"{OWN_SCHEMA}_{state}") for state in KEPT_STATES}
 """The tables that describe the baseline, and the other kept states."""
 

@@ -87,10 +87,12 @@ def write_script(connection: BaseDatabaseWrapper, plan: ResetPlan, context: Scri
         deferred=needs_deferral(schema, steps),
         unchecked=bool(breaks or restored),
     )
+    loading = baseline.loading if baseline is not None else ()
+    unloading = (f"DROP TABLE {quote_qualified(table.copy)}" for table in copies.values() if table.loading)
     return SQLiteScript(
-        opening=tuple(_plain(opening)),
+        opening=tuple(_plain([*opening, *loading])),
         body=(*_plain(before), *deletes, *inserts, *_plain(after)),
-        closing=tuple(_plain([f"RELEASE {SAVEPOINT}" if within else "COMMIT"])),
+        closing=tuple(_plain([*unloading, f"RELEASE {SAVEPOINT}" if within else "COMMIT"])),
         checks=plan.checks,
         verify=plan.verify,
         baseline=baseline,

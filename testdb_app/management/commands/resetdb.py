@@ -8,6 +8,7 @@ import sys
 from argparse import ArgumentParser
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
@@ -17,7 +18,7 @@ from testdb_app.backends import get_backend
 from testdb_app.backends.base import Action, DatabaseIdentity, Mark
 from testdb_app.baseline import capture_baseline, drop_baseline
 from testdb_app.baseline_state import Baseline, RowChanges
-from testdb_app.conf import STRATEGIES, TARGETS
+from testdb_app.conf import MIGRATED, STRATEGIES, TARGETS
 from testdb_app.exceptions import ConfigurationError, PostMigrateError, TestDBError, UnknownNameError, reason_of
 from testdb_app.guard import check_may_mark_as_test
 from testdb_app.management.terminal import confirmed, elapsed_time, explained, folded, paint_for, write_text
@@ -30,6 +31,7 @@ from testdb_app.showdeps.picture import PLAIN, Paint
 
 # Django's models whose rows are recreated by receivers of post_migrate.
 _REMADE = {"contenttypes.ContentType", "auth.Permission", "sites.Site"}
+_OPTIONS_OF_RESETTER = ("exclude", "strategy", "reset_sequences", "allow_database", "lock_timeout")
 _MARKS = {
     "mark_protected": (Mark.PROTECTED, True),
     "unmark_protected": (Mark.PROTECTED, False),
@@ -43,8 +45,8 @@ class Command(BaseCommand):
 
     help = (
         "Empties the tables of a test database in the order of its foreign keys and puts its sequences back to their "
-        "start, or brings both back to a captured baseline, in one transaction. A database that is not known to be a "
-        "test database is refused unless you name it. "
+        "start, or brings both back to a captured baseline or to the state after migrate, in one transaction. A database "
+        "that is not known to be a test database is refused unless you name it. "
         "Exit status: 0 done or cancelled, 1 refused or failed, 2 wrong usage."
     )
     requires_system_checks: list[str] = []  # noqa: RUF012 - Django's attribute
@@ -62,17 +64,7 @@ class Command(BaseCommand):
     def handle(self, *labels: str, **options: Any) -> None:
         """Run the command."""
         try:
-            resetter = Resetter(
-                options["database"],
-                include=options["labels"] or labels,
-                exclude=options["exclude"],
-                to=options["to"],
-                strategy=options["strategy"],
-                reset_sequences=options["reset_sequences"],
-                allow_database=options["allow_database"],
-                lock_timeout=options["lock_timeout"],
-                once=True,
-            )
+            resetter = self._make_resetter(options["labels"] or labels, **options)
             mark = next((mark for option, mark in _MARKS.items() if options[option]), None)
             if mark is not None:
                 _check_is_alone(
@@ -99,6 +91,20 @@ class Command(BaseCommand):
             raise CommandError(
                 "Interrupted. The database is as it was, or wholly reset: a reset is one transaction.", returncode=130
             ) from error
+
+    def _make_resetter(self, include: Iterable[str], **options: Any) -> Resetter:
+        what: dict[str, Any] = {name: options[name] for name in _OPTIONS_OF_RESETTER}
+        if options["to"] != MIGRATED:
+            return Resetter(options["database"], include=include, to=options["to"], once=True, **what)
+        # It needs template databases, which nothing else here does.
+        from testdb_app.creation.migrated import MigratedResetter  # noqa: PLC0415
+
+        return MigratedResetter(options["database"], include=include, say=partial(self._say, **options), **what)
+
+    def _say(self, line: str, **options: Any) -> None:
+        if options["verbosity"] > 0:
+            # It replaces the elapsed time.
+            self.stderr.write(("\r\x1b[K" if self.stderr.isatty() else "") + folded(line, self.stderr), str)
 
     def _preview(self, resetter: Resetter, **options: Any) -> None:
         with self._elapsed("Planning", **options):
@@ -293,8 +299,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--to",
-        choices=TARGETS,
-        help="The state to reset to: no rows, or the captured baseline. Default: the baseline if there is one, else empty.",
+        choices=(*TARGETS, MIGRATED),
+        help="The state to reset to: the captured baseline, no rows, or the rows of a fresh migrate, which are read from a "
+        "scratch database on the same server. Default: the baseline if there is one, else empty.",
     )
     parser.add_argument(
         "--strategy",
@@ -441,12 +448,13 @@ def describe_loss(preview: ResetPreview, migrated: MigratedRows = MigratedRows()
     what = f"{plural(preview.total_rows, 'row')} in {plural(tables, 'table')} will be removed, "
     sequences = plural(len(preview.plan.sequences), "sequence")
     where = describe_database(preview.identity)
-    if preview.target == "baseline":
-        yield f"About to reset {where} to its baseline:"
-        yield f"  {what}{plural(preview.restored, 'row')} of the baseline put back, {sequences} set back."
-    else:
+    if preview.target == "empty":
         yield f"About to empty {where}:"
         yield f"  {what}{sequences} restarted."
+    else:
+        state = "the rows of a fresh migrate" if preview.target == MIGRATED else "its baseline"
+        yield f"About to reset {where} to {state}:"
+        yield f"  {what}{plural(preview.restored, 'row')} put back, {sequences} set back."
     for line in migrated.describe():
         yield f"  {line}"
     yield "This cannot be undone."
@@ -457,7 +465,7 @@ def describe_preview(preview: ResetPreview, paint: Paint = PLAIN) -> Iterator[st
     if not preview.plan.steps:
         yield f"Nothing to do: no row and no moved sequence in scope in {describe_database(preview.identity)}."
     else:
-        to = " to baseline" if preview.target == "baseline" else ""
+        to = f" to {preview.target}" if preview.target != "empty" else ""
         yield paint.heading(
             f"{_capital(describe_database(preview.identity))}{to}: {plural(preview.total_rows, 'row')} in "
             f"{plural(sum(1 for rows in preview.rows.values() if rows), 'table')} would be deleted"
@@ -506,7 +514,7 @@ def describe_report(report: ResetReport, verbosity: int, paint: Paint = PLAIN) -
 
 
 def _would_be_put_back(preview: ResetPreview) -> str:
-    return f", {plural(preview.restored, 'row')} put back" if preview.target == "baseline" else ""
+    return f", {plural(preview.restored, 'row')} put back" if preview.target != "empty" else ""
 
 
 def _rows_back(changes: RowChanges | ResetTable) -> str:
@@ -514,7 +522,7 @@ def _rows_back(changes: RowChanges | ResetTable) -> str:
 
 
 def _put_back(report: ResetReport) -> str:
-    return f"{plural(report.restored, 'row')} put back, " if report.target == "baseline" else ""
+    return f"{plural(report.restored, 'row')} put back, " if report.target != "empty" else ""
 
 
 def _describe_kept(kept: tuple[LeftOut, ...]) -> Iterator[str]:

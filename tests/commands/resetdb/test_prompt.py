@@ -29,7 +29,7 @@ def test_the_question_says_where_there_is_a_baseline_to_go_back_to(allowed: Scra
     outcome = resetdb(answer="no\n")
     assert outcome.stderr.startswith(
         f"About to reset database {place(allowed)} to its baseline:\n"
-        "  1 row in 1 table will be removed, 1 row of the baseline put back, 1 sequence set back.\n"
+        "  1 row in 1 table will be removed, 1 row put back, 1 sequence set back.\n"
         "This cannot be undone.\n"
     )
     assert resetdb("--dry-run").stdout.startswith(
