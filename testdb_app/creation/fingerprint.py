@@ -118,7 +118,7 @@ _WITH_EXPRESSIONS = (
         "constraint",
         "pg_constraint k JOIN pg_class c ON c.oid = k.conrelid",
         "k.conname",
-        "concat_ws('|', k.contype, k.connoinherit, pg_get_constraintdef(k.oid))",
+        "concat_ws('|', k.contype, pg_get_constraintdef(k.oid))",
         "k.contype <> 't' AND NOT (k.contype = 'f' AND k.conparentid <> 0)",
     ),
     _of_relation(
@@ -160,11 +160,22 @@ _WITH_EXPRESSIONS = (
            (SELECT string_agg(concat_ws(' ', k.conname, pg_get_constraintdef(k.oid)), ', ' ORDER BY k.conname)
               FROM pg_constraint k WHERE k.contypid = t.oid), {_role("t.typowner")}, {_grants("'T'", "t.typacl", "t.typowner")})
       FROM pg_type t WHERE {_user_objects("pg_type", "t", "t.typnamespace")} AND t.typtype = 'd'""",
+    f"""SELECT 'function', p.oid::regprocedure::text, concat_ws('|', p.prokind, {_role("p.proowner")},
+           {_grants("'f'", "p.proacl", "p.proowner")},
+           sha256(convert_to(p.prosrc, 'UTF8')), CASE WHEN p.prokind <> 'a' THEN pg_get_functiondef(p.oid) END,
+           (SELECT concat_ws(' ', g.aggkind, g.aggnumdirectargs, g.aggtransfn, g.aggfinalfn, g.aggcombinefn, g.aggserialfn,
+                   g.aggdeserialfn, g.aggmtransfn, g.aggminvtransfn, g.aggmfinalfn, g.aggfinalextra, g.aggfinalmodify,
+                   nullif(g.aggsortop, 0)::regoperator, g.aggtranstype::regtype, g.agginitval, g.aggminitval)
+              FROM pg_aggregate g WHERE g.aggfnoid = p.oid))
+      FROM pg_proc p WHERE {_user_objects("pg_proc", "p", "p.pronamespace")}""",
 )
 _EXACT = (
     f"""SELECT 'schema', n.nspname::text, concat_ws('|', {_role("n.nspowner")}, {_grants("'n'", "n.nspacl", "n.nspowner")})
       FROM pg_namespace n WHERE n.oid = ANY ({_OWN_SCHEMAS})
        AND {_NO_MEMBER.format(catalog="pg_namespace", oid="n.oid")}""",
+    """SELECT 'locale of', 'the database', concat_ws('|', pg_encoding_to_char(d.encoding), d.datcollate, d.datctype,
+           d.datlocprovider, to_jsonb(d) ->> 'daticulocale', to_jsonb(d) ->> 'datlocale')
+      FROM pg_database d WHERE d.datname = current_database()""",
     """SELECT 'extension', e.extname::text, concat_ws('|', e.extversion, e.extnamespace::regnamespace) FROM pg_extension e""",
     # Other internal triggers come with their constraint.
     _of_relation(
@@ -174,14 +185,6 @@ _EXACT = (
         "string_agg(concat_ws(' ', t.tgfoid::regproc, t.tgenabled), ', ' ORDER BY t.tgfoid::regproc::text COLLATE \"C\")",
         "t.tgisinternal AND t.tgenabled <> 'O' GROUP BY 2",
     ),
-    f"""SELECT 'function', p.oid::regprocedure::text, concat_ws('|', p.prokind, {_role("p.proowner")},
-           {_grants("'f'", "p.proacl", "p.proowner")},
-           CASE WHEN p.prokind <> 'a' THEN pg_get_functiondef(p.oid) END,
-           (SELECT concat_ws(' ', g.aggkind, g.aggnumdirectargs, g.aggtransfn, g.aggfinalfn, g.aggcombinefn, g.aggserialfn,
-                   g.aggdeserialfn, g.aggmtransfn, g.aggminvtransfn, g.aggmfinalfn, g.aggfinalextra, g.aggfinalmodify,
-                   nullif(g.aggsortop, 0)::regoperator, g.aggtranstype::regtype, g.agginitval, g.aggminitval)
-              FROM pg_aggregate g WHERE g.aggfnoid = p.oid))
-      FROM pg_proc p WHERE {_user_objects("pg_proc", "p", "p.pronamespace")}""",
     f"""SELECT 'type', t.oid::regtype::text, concat_ws('|', t.typtype, t.typcategory, t.typdelim,
            (SELECT string_agg(quote_literal(e.enumlabel), ', ' ORDER BY e.enumsortorder) FROM pg_enum e
              WHERE e.enumtypid = t.oid),
