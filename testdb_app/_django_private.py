@@ -54,6 +54,13 @@ def database_exists(creation: Any, name: str) -> bool:
         return bool(creation._database_exists(cursor, name))
 
 
+def use_test_database(creation: Any) -> Any:
+    """Have the connection lead to the test database by its name in the settings, which may be a path; return that name."""
+    name = creation._get_test_db_name()
+    settings.DATABASES[creation.connection.alias]["NAME"] = creation.connection.settings_dict["NAME"] = name
+    return name
+
+
 @contextmanager
 def creation_observed(creation: Any, note: Callable[[Any, str], None]) -> Iterator[None]:
     """Call *note* with the cursor and the name for each database that PostgreSQL really makes while the block runs.

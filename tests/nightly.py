@@ -36,9 +36,14 @@ NIGHTLY = {
     "embedded/test_life_of_a_server.py": "servers that start, are killed and wait for their last user",
     "guard/test_pools.py": "whole runs whose pool leads elsewhere",
     "commands/resetdb/test_terminal.py": "processes in a terminal, some of which wait",
+    "creation/test_sqlite_runs.py": "whole runs, some of them killed, with templates on SQLite and without",
 }
 
 IN_THE_GATE = {
+    "test_sqlite_runs.py::test_a_clone_equals_the_database_that_django_makes[]",
+    "test_sqlite_runs.py::test_kept_files_are_neither_stale_nor_dirty",
+    "test_sqlite_runs.py::test_what_has_changed_is_built_anew_and_named",
+    "test_sqlite_runs.py::test_where_the_folder_cannot_be_written_to_the_run_goes_on_as_stock",
     "test_situations.py::test_a_reset_works_or_names_what_is_the_matter[a schema with a list of migrations is dropped]",
     "test_situations.py::test_a_reset_works_or_names_what_is_the_matter[a type is dropped]",
     "test_situations.py::test_a_reset_works_or_names_what_is_the_matter[the session is ended]",

@@ -91,6 +91,20 @@ def is_same_file(path: str, other: str) -> bool:
     return os.path.realpath(path) == os.path.realpath(other)
 
 
+def binding_of(file: str) -> tuple[str, int]:
+    """Return what binds a mark inside a SQLite database to one file: the path behind all links, and the inode.
+
+    Not the number of the device: it changes after a restart on some file systems and in each container.
+    """
+    if not file:
+        return "", 0
+    path = os.path.realpath(file)
+    try:
+        return path, Path(path).stat().st_ino & 0x7FFFFFFFFFFFFFFF  # SQLite's integers have a sign
+    except OSError:
+        return path, 0
+
+
 def baseline_unsupported(connection: BaseDatabaseWrapper) -> UnsupportedError:
     """Return the error for a vendor that cannot copy and compare rows exactly."""
     return UnsupportedError(

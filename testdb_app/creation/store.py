@@ -119,6 +119,10 @@ class TemplateStore(ABC):
         """Return what else has a name of this package: half-built, left over, or not made by it."""
         return []
 
+    def find_fault(self, template: Template) -> str | None:
+        """Return why *template* cannot be cloned although it is complete, or None."""
+        return None
+
     @abstractmethod
     def lock(self, key: str, on_wait: Callable[[], None]) -> AbstractContextManager[None]:
         """Hold the lock of *key* while the block runs. *on_wait* is called once if another process holds it.

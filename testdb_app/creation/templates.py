@@ -121,7 +121,7 @@ class TemplateMaker:
                 database_setup.restore_kept_databases([connection.alias])
             return call()
         self.templates[connection.alias] = template
-        settings.DATABASES[connection.alias]["NAME"] = connection.settings_dict["NAME"] = name
+        given_name = django_private.use_test_database(creation)
         connection.ensure_connection()
         if given.get("serialize"):
             django_private.set_serialized_contents(connection, creation.serialize_db_to_string())
@@ -133,7 +133,7 @@ class TemplateMaker:
         if not is_built:
             call_named_receivers(connection.alias)
             self.progress.report(connection.alias, describe_use(template), about=template.key)
-        return name
+        return given_name
 
     def _make(self, creation: Any, name: str, given: Mapping[str, Any]) -> tuple[Template, bool]:
         """Make the database *name*; return its template, and whether that was built now. Raises :class:`_NoTemplateError`."""
@@ -148,7 +148,8 @@ class TemplateMaker:
     def _clone_for_worker(self, creation: Any, call: Callable[[], Any], given: Mapping[str, Any]) -> Any:
         connection = creation.connection
         template = self.templates.get(connection.alias)
-        if template is None or connection.vendor == "sqlite":  # Django copies the file or the memory
+        is_in_memory = connection.vendor == "sqlite" and connection.is_in_memory_db()
+        if template is None or is_in_memory:  # Django copies the memory of this process
             return call()
         name = str(creation.get_test_db_clone_settings(given["suffix"])["NAME"])
         try:
@@ -416,15 +417,19 @@ def as_in_tests() -> Iterator[None]:
 
 
 def open_store(connection: BaseDatabaseWrapper) -> TemplateStore:
-    """Return the store of templates on the server of *connection*. Raises the driver's errors."""
-    from testdb_app.creation.postgresql_store import PostgreSQLStore  # noqa: PLC0415 - it imports the driver
+    """Return the store of templates for *connection*: its server's, or a folder. Raises the driver's errors."""
+    if connection.vendor == "postgresql":
+        from testdb_app.creation.postgresql_store import PostgreSQLStore  # noqa: PLC0415 - it imports the driver
 
-    return PostgreSQLStore(connection)
+        return PostgreSQLStore(connection)
+    from testdb_app.creation.sqlite_store import SQLiteStore  # noqa: PLC0415
+
+    return SQLiteStore(connection)
 
 
 def find_obstacle(creation: Any) -> str | None:
     """Return why the test database of *creation* cannot come from a template, or None. Connects to nothing."""
-    if creation.connection.vendor != "postgresql":
+    if creation.connection.vendor not in {"postgresql", "sqlite"}:
         return f"{creation.connection.vendor} is not supported"
     methods = ("create_test_db", "clone_test_db", django_private.CREATE_METHOD, django_private.CLONE_METHOD)
     for method in methods:
@@ -477,11 +482,11 @@ def describe_too_old(template: Template, *, not_before: float = 0.0) -> str:
 def _choose(
     store: TemplateStore, templates: Iterable[Template], static: StaticKey, not_before: float
 ) -> tuple[Template | None, str]:
-    """Return the one of *templates* that fits and is not too old; or None, with the reason if one is too old."""
+    """Return the one of *templates* that fits and is not too old; or None, with the reason if one is not to be used."""
     for template in templates:
         if template.static == static.digest and not find_changes(store, template, static):
-            too_old = describe_too_old(template, not_before=not_before)
-            return (None, too_old) if too_old else (template, "")
+            why_not = describe_too_old(template, not_before=not_before) or store.find_fault(template)
+            return (None, why_not) if why_not else (template, "")
     return None, ""
 
 

@@ -199,7 +199,7 @@ def _read_shadows(
     return frozenset(found)
 
 
-MARK_TABLES = frozenset({f"{OWN_SCHEMA}_protected", f"{OWN_SCHEMA}_test"})
+MARK_TABLES = frozenset({f"{OWN_SCHEMA}_protected", f"{OWN_SCHEMA}_test", f"{OWN_SCHEMA}_clone"})
 CARRIED = f"{OWN_SCHEMA}_migrated_"
 """The beginning of the names of temporary copies, whose rows come from another database."""
 DOCUMENTS = {state: QualifiedName("main", f"{OWN_SCHEMA}_{state}") for state in KEPT_STATES}

@@ -8,7 +8,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from testdb_app.backends.base import OWN_SCHEMA, Action, DatabaseIdentity, DatabaseState, FileName, Mark, is_same_file
+from testdb_app.backends.base import (
+    OWN_SCHEMA,
+    Action,
+    DatabaseIdentity,
+    DatabaseState,
+    FileName,
+    Mark,
+    binding_of,
+    is_same_file,
+)
 from testdb_app.backends.sqlite import baseline_copies
 from testdb_app.backends.sqlite.baseline_copies import describe, find_differing, kept_values, read_comparison
 from testdb_app.backends.sqlite.catalog import TERMS, Catalog, read_catalog
@@ -280,7 +289,7 @@ def _read_marks(connection: BaseDatabaseWrapper, cursor: CursorWrapper, file: st
 
 def _explain_misfit(row: tuple[Any, ...], file: str) -> str:
     """Return why a mark does not hold for *file*; '' if it does."""
-    path, inode = _binding_of(file)
+    path, inode = binding_of(file)
     if len(row) == 1:
         return "its test mark has an older format, which identifies a file only by its path"
     if row[0] != path:
@@ -288,20 +297,6 @@ def _explain_misfit(row: tuple[Any, ...], file: str) -> str:
     if row[1] != inode:
         return "its test mark belongs to another file that was at this path: this file is a copy in its place"
     return ""
-
-
-def _binding_of(file: str) -> tuple[str, int]:
-    """Return the binding of a test mark: the path behind all links, and the inode.
-
-    Not the number of the device: it changes after a restart on some file systems and in each container.
-    """
-    if not file:
-        return "", 0
-    path = os.path.realpath(file)
-    try:
-        return path, Path(path).stat().st_ino & 0x7FFFFFFFFFFFFFFF  # SQLite's integers have a sign
-    except OSError:
-        return path, 0
 
 
 def set_mark(
@@ -312,7 +307,7 @@ def set_mark(
     with all_or_nothing(connection, "testdb_mark") as cursor:
         execute(connection, cursor, f"DROP TABLE IF EXISTS {table}")
         if present:
-            path, inode = _binding_of(read_databases(connection, cursor)[0].file)
+            path, inode = binding_of(read_databases(connection, cursor)[0].file)
             execute(connection, cursor, f"CREATE TABLE {table} (path TEXT NOT NULL, inode INTEGER NOT NULL)")
             execute(connection, cursor, f"INSERT INTO {table} VALUES ({quote_literal(path)}, {inode})")
 
