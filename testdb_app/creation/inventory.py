@@ -14,12 +14,14 @@ from testdb_app.creation.store import OtherDatabase
 from testdb_app.creation.template import Template
 from testdb_app.creation.templates import (
     describe_too_old,
+    find_archived,
     find_changes,
     find_for,
     find_obstacle,
     open_store,
     read_key,
 )
+from testdb_app.exceptions import ArchiveError
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -74,6 +76,7 @@ class Inventory:
     - ``obstacle``: why there can be no template, or None. The other fields may be empty then.
     - ``static``: the key now, as far as it is known without a build.
     - ``fitting``: the template that a run would use now, or None; ``why`` there is none.
+    - ``archived``: the template in ``TESTDB["TEMPLATE_CACHE"]`` that a run would restore, or None.
     - ``templates``: all of the role, of all projects and aliases.
     - ``others``: what else has a name of this package.
     """
@@ -84,6 +87,7 @@ class Inventory:
     static: StaticKey | None = None
     fitting: Template | None = None
     why: str = ""
+    archived: Template | None = None
     templates: tuple[ListedTemplate, ...] = ()
     others: tuple[OtherDatabase, ...] = ()
 
@@ -111,6 +115,12 @@ def read_inventory(connection: BaseDatabaseWrapper) -> Inventory:
     with open_store(connection) as store:
         static, place = read_key(store), store.place
         fitting, why = find_for(store, static)
+        archived = None
+        if fitting is None:
+            try:
+                archived = find_archived(store, static, lambda _: None)
+            except ArchiveError as error:
+                why = f"{why}; {error.message}"
         listed = []
         for template in sorted(store.list_templates(), key=lambda each: -each.used):
             is_own = template.project == str(project_root())
@@ -134,6 +144,7 @@ def read_inventory(connection: BaseDatabaseWrapper) -> Inventory:
             static=static,
             fitting=fitting,
             why=why,
+            archived=archived,
             templates=tuple(listed),
             others=tuple(store.list_others()),
         )

@@ -228,7 +228,7 @@ _GROUPS = {
     "setting ": "settings",
     "variable ": "variables",
     "models of ": "models without migrations",
-    "names in ": "folders",
+    "list of ": "lists of files",
     "extension ": "extensions",
 }
 _CONFIGURATION = ("receivers of ", "database options", "cache tables", "TESTDB[")

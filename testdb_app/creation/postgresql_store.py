@@ -135,7 +135,10 @@ _ROLE = """
 SELECT pg_catalog.pg_backend_pid(), current_user::pg_catalog.text,
        r.rolcreatedb OR r.rolsuper FROM pg_catalog.pg_roles r WHERE r.rolname OPERATOR(pg_catalog.=) current_user
 """
-_SIZE = "SELECT pg_catalog.pg_database_size(d.oid) FROM pg_catalog.pg_database d WHERE d.datname = %s::pg_catalog.name"
+_SIZE = """
+SELECT coalesce(pg_catalog.sum(pg_catalog.pg_database_size(d.oid)), 0)
+  FROM pg_catalog.pg_database d WHERE d.datname OPERATOR(pg_catalog.=) %s::pg_catalog.name
+"""
 
 
 class PostgreSQLStore(TemplateStore):
@@ -382,7 +385,7 @@ class PostgreSQLStore(TemplateStore):
     # Clones -----------------------------------------------------------------------------------------------------------
 
     def read_size(self, name: str) -> int:
-        """Return the size of a database in bytes. One round trip."""
+        """Return the size of a database in bytes; 0 if it has just been dropped. One round trip."""
         return int(self._value(_SIZE, [name]))
 
     def find_present(self, name: str) -> PresentDatabase | None:

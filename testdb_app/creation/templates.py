@@ -230,13 +230,10 @@ class TemplateMaker:
 
     def _restore(self, store: TemplateStore, static: StaticKey) -> Template | None:
         """Make the template from its files in ``TESTDB["TEMPLATE_CACHE"]``; None if it is not there, or cannot be restored."""
-        folder = find_cache_folder()
-        if folder is None or not store.supports_archives:
-            return None
         try:
-            archived = store.list_archived(folder, self.progress.say)
-            template, _ = _choose(store, archived, static, self.not_before)
-            return None if template is None else self._restore_now(store, template, folder)
+            template = find_archived(store, static, self.progress.say, not_before=self.not_before)
+            folder = find_cache_folder()
+            return None if template is None or folder is None else self._restore_now(store, template, folder)
         except ArchiveError as error:
             self.progress.say(error.message)
             return None
@@ -382,10 +379,12 @@ def migrated_database(
 def find_or_build_outside_of_tests(connection: BaseDatabaseWrapper, progress: Progress) -> tuple[Template, bool]:
     """Return the template that fits now, and whether it was built now, in a process that runs no tests.
 
-    Raises :class:`UnsupportedError` if there can be none.
+    It is written to ``TESTDB["TEMPLATE_CACHE"]`` if it is not there. Raises :class:`UnsupportedError` if there can be none.
     """
     with _as_unsupported(connection), _opened_store(connection.creation) as store:
-        return _find_or_build_alone(store, progress)
+        template, is_built = _find_or_build_alone(store, progress)
+        TemplateMaker(progress)._archive(store, template)
+        return template, is_built
 
 
 def _find_or_build_alone(store: TemplateStore, progress: Progress) -> tuple[Template, bool]:
@@ -431,6 +430,9 @@ def find_obstacle(creation: Any) -> str | None:
     """Return why the test database of *creation* cannot come from a template, or None. Connects to nothing."""
     if creation.connection.vendor not in {"postgresql", "sqlite"}:
         return f"{creation.connection.vendor} is not supported"
+    driver = creation.connection.Database.__name__
+    if driver != "psycopg":
+        return f"it uses {driver}, and templates need psycopg 3"
     methods = ("create_test_db", "clone_test_db", django_private.CREATE_METHOD, django_private.CLONE_METHOD)
     for method in methods:
         if not django_private.is_method_of_django(creation, method):
@@ -488,6 +490,19 @@ def _choose(
             why_not = describe_too_old(template, not_before=not_before) or store.find_fault(template)
             return (None, why_not) if why_not else (template, "")
     return None, ""
+
+
+def find_archived(
+    store: TemplateStore, static: StaticKey, say: Callable[[str], None], *, not_before: float = 0.0
+) -> Template | None:
+    """Return the template in ``TESTDB["TEMPLATE_CACHE"]`` that fits now, and is not older than *not_before*.
+
+    *say* is called with why a file there is of no use. Raises :class:`ArchiveError` for a folder that is not safe.
+    """
+    folder = find_cache_folder()
+    if folder is None or not store.supports_archives:
+        return None
+    return _choose(store, store.list_archived(folder, say), static, not_before)[0]
 
 
 def find_cache_folder() -> Path | None:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -21,7 +22,7 @@ from django.core.management import CommandError, call_command
 from django.db import connections
 from psycopg import sql
 
-from testdb_app.creation.inventory import read_inventory
+from testdb_app.creation.inventory import find_aliases
 from testdb_app.creation.postgresql_store import PostgreSQLStore
 from testdb_app.showdeps.picture import cells
 from tests.guard.projects import Project, database_settings, make_project
@@ -240,15 +241,50 @@ def test_a_template_of_another_project_is_listed_apart(owner: Owner) -> None:
     assert "project /elsewhere" in owner.run().must_pass().stdout
 
 
+def test_a_template_whose_migrations_write_elsewhere_is_not_used(owner: Owner) -> None:
+    owner.build()
+    with PostgreSQLStore(connections["templated"]) as store:
+        (template,) = store.list_templates()
+        store.touch(replace(template, elsewhere=("legacy",), frozen=("shop_item.made",)))
+    lines = owner.run().must_pass().stdout.splitlines()
+    assert '"templated": the next run migrates (its migrations write to "legacy" too)' in lines
+    lines = owner.run("--explain").must_pass().stdout.splitlines()
+    assert "    columns that hold the time of the build: shop_item.made" in lines
+    assert "    aliases that its migrations wrote to, which a clone does not repeat: legacy" in lines
+
+
+def test_names_cannot_command_the_terminal(owner: Owner) -> None:
+    owner.execute('CREATE DATABASE "testdb_tpl_\x1b[31mred"')
+    shown = owner.run(no_color=True, stdout=Terminal()).must_pass().stdout
+    assert "\x1b" not in shown
+    assert r"testdb_tpl_\x1b[31mred" in shown
+
+
+@pytest.mark.skipif(find_spec("psycopg2") is None, reason="needs psycopg2")
+def test_another_driver_is_named(project: Project) -> None:
+    settings = project.directory / "settings.py"
+    settings.write_text("import sys\nsys.modules['psycopg'] = None\n" + settings.read_text())
+    assert "it uses psycopg2, and templates need psycopg 3" in project.manage("testtemplates").must_pass().stdout
+    done = project.manage("testtemplates", "--build")
+    assert (done.returncode, "psycopg2" in done.stderr, "Traceback" in done.stderr) == (1, True, False)
+
+
 def test_mirrors_and_unknown_aliases_are_wrong_usage(owner: Owner) -> None:
     register("mirror", USER=owner.name, TEST={"MIRROR": "templated"})
+    register("again", USER=owner.name)
     try:
-        assert [each.alias for each in map(read_inventory, [connections["templated"]])] == ["templated"]
-        outcome = run_command(database=["mirror"])
+        outcomes = [run_command(database=[alias]) for alias in ("mirror", "again")]
+        aliases = find_aliases()
     finally:
         forget("mirror")
-    assert outcome.status == 2
-    assert "mirror" in outcome.error
+        forget("again")
+    assert [outcome.status for outcome in outcomes] == [2, 2]
+    assert [outcome.error.partition(":")[0] for outcome in outcomes] == [
+        'Alias "mirror" has no test database of its own',
+        'Alias "again" has no test database of its own',
+    ]
+    assert "templated" in aliases
+    assert not {"mirror", "again"} & set(aliases)
     outcome = run_command(database=["nowhere"])
     assert (outcome.status, outcome.error[:34]) == (2, 'There is no alias "nowhere". Alias')
 
@@ -333,7 +369,7 @@ def test_explain_groups_what_the_key_consists_of(owner: Owner, settings: Any) ->
 def test_a_second_build_does_nothing(owner: Owner) -> None:
     owner.build()
     before = owner.databases()
-    assert re.search(r'^"templated": template \w{8}, fits already \(made \d+ s ago in', owner.build().stdout)
+    assert re.search(r'^"templated": template \w{8}, fits \(made \d+ s ago in', owner.build().stdout)
     assert owner.databases() == before
     assert len(before) == 1
 
@@ -465,6 +501,24 @@ def test_a_run_uses_the_template_that_the_command_has_built(project: Project) ->
     assert f"test database from template {key}" in project.manage("test").must_pass().stdout
     (template,) = json.loads(project.manage("testtemplates", "--format", "json").must_pass().stdout)["templates"]
     assert (template["uses"], template["fits"]) == (1, True)
+
+
+def test_a_build_writes_the_files_for_a_ci_and_restores_from_them(project: Project, owner: Owner) -> None:
+    project.add_settings('TESTDB["TEMPLATE_CACHE"] = ".testdb"\n')
+    done = project.manage("testtemplates", "--build").must_pass()
+    if "An archive needs pg_dump" in done.stderr:
+        pytest.skip("needs pg_dump of the server's version or later")
+    (key,) = re.findall(r"template (\w{8}), built now", done.stdout)
+    assert [path.suffix for path in (project.directory / ".testdb").glob("testdb_tpl_*")].count(".json") == 1
+    project.manage("testtemplates", "--drop", "--no-input").must_pass()
+    shown = project.manage("testtemplates").must_pass().stdout
+    assert (
+        f'"default": the next run restores template {key} from {project.directory}/.testdb (there is none yet)' in shown
+    )
+    done = project.manage("testtemplates", "--build").must_pass()
+    assert f"template {key}, fits" in done.stdout
+    assert "restored from" in done.stderr
+    assert len(owner.databases()) == 1
 
 
 def test_two_roles_on_one_server_have_templates_of_their_own(project: Project, owner: Owner) -> None:

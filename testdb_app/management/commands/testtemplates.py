@@ -25,6 +25,7 @@ from testdb_app.creation.template import describe_bytes, describe_seconds, descr
 from testdb_app.creation.templates import (
     as_in_tests,
     describe_changes,
+    find_cache_folder,
     find_obstacle,
     find_or_build_outside_of_tests,
     open_store,
@@ -187,7 +188,9 @@ class Command(BaseCommand):
         failures: list[str] = []
         cause: Exception | None = None
         write: Callable[[str], None] = partial(self.stderr.write, style_func=str)
-        progress = Progress(write if options["verbosity"] > 0 else _nowhere, draw=find_terminal(sys.stderr))
+        is_shown = options["verbosity"] > 0
+        draw = find_terminal(sys.stderr) if is_shown else None
+        progress = Progress(write if is_shown else _nowhere, draw=draw)
         for alias in aliases:
             try:
                 template, is_built = find_or_build_outside_of_tests(connections[alias], progress)
@@ -201,8 +204,8 @@ class Command(BaseCommand):
             except SystemExit:  # Django has written why
                 failures.append(f'The template of "{alias}" could not be built: Django could not create the database.')
             else:
-                if options["verbosity"] > 0:
-                    age = "built now" if is_built else f"fits already ({template.describe_age()})"
+                if is_shown:
+                    age = "built now" if is_built else f"fits ({template.describe_age()})"
                     self._show([f'"{alias}": template {template.short_name}, {age}'])
         if failures:
             raise CommandError(explained("\n".join(failures), self.stderr)) from cause
@@ -237,8 +240,11 @@ class Command(BaseCommand):
                         dropped.add(name)
                     except Error as error:
                         failures.append(f'"{name}" was not dropped: {reason_of(error)}.')
+                held = [each.name for each in store.list_others() if each.kind is OtherKind.HELD]
+                failures += [f'"{name}" was not dropped: a run uses it now.' for name in held if name in names]
         if options["verbosity"] > 0 and dropped:
-            self._show([f"Dropped {counted(len(dropped), 'database')}: {', '.join(sorted(dropped))}."])
+            shown = on_one_line(f"Dropped {counted(len(dropped), 'database')}: {', '.join(sorted(dropped))}.")
+            self._show([shown])
         if failures:
             raise CommandError(explained("\n".join([*failures, "End what uses it, and try again."]), self.stderr))
 
@@ -248,12 +254,11 @@ class Command(BaseCommand):
         for name in sorted(names):
             template = known.get(name)
             what = f' ("{template.alias}" of {template.project}, {template.describe_age()})' if template else ""
-            lines.append(f"  {name}{what}")
+            lines.append(on_one_line(f"  {name}{what}"))
         return confirmed(self, [*lines, 'Type "yes" to go on, anything else to cancel:'], "yes")
 
     def _show(self, lines: Iterable[str]) -> None:
-        text = "\n".join(on_one_line(line, keep="\x1b") for line in lines)
-        write_text(self.stdout, folded(text, self.stdout) + "\n")
+        write_text(self.stdout, folded("\n".join(lines), self.stdout) + "\n")
 
 
 # The parts of the report ----------------------------------------------------------------------------------------------
@@ -270,6 +275,11 @@ def describe_next(inventory: Inventory) -> str:
     """Return what the next run does for an alias."""
     if inventory.obstacle is not None:
         return f'"{inventory.alias}": no template ({inventory.obstacle})'
+    if inventory.archived is not None:
+        template, folder = inventory.archived, find_cache_folder()
+        return (
+            f'"{inventory.alias}": the next run restores template {template.short_name} from {folder} ({inventory.why})'
+        )
     if inventory.fitting is None:
         return f'"{inventory.alias}": the next run builds its template ({inventory.why})'
     if inventory.fitting.elsewhere:
@@ -289,11 +299,15 @@ def describe_templates(templates: list[ListedTemplate], paint: Paint = PLAIN) ->
     for each, line in zip(ranked, lines, strict=True):
         where = each.place, each.template.project
         if where != before:
-            yield from ("", f"{each.place}, project {each.template.project}", f"  {paint.heading(heading)}")
+            yield from (
+                "",
+                on_one_line(f"{each.place}, project {each.template.project}"),
+                f"  {paint.heading(heading)}",
+            )
             before = where
-        yield f"  {line}"
+        yield f"  {on_one_line(line)}"
         if (each.changed or each.refusal) and each.changed is not None:
-            yield f"    not used: {_refusal(each)}"
+            yield on_one_line(f"    not used: {_refusal(each)}")
 
 
 def describe_others(others: list[OtherDatabase], paint: Paint = PLAIN) -> Iterator[str]:
@@ -304,7 +318,7 @@ def describe_others(others: list[OtherDatabase], paint: Paint = PLAIN) -> Iterat
         what = f"{each.what}, {each.kind.value}"
         if each.kind is OtherKind.FOREIGN:
             what = f"not ours ({each.what}): drop it yourself"
-        yield f"  {paint.table(each.name)}  {what}"
+        yield f"  {paint.table(on_one_line(each.name))}  {on_one_line(what)}"
 
 
 def explain(inventory: Inventory, *, most: int, paint: Paint = PLAIN) -> Iterator[str]:
@@ -323,7 +337,7 @@ def explain(inventory: Inventory, *, most: int, paint: Paint = PLAIN) -> Iterato
     fits = "fits" if not nearest.changed else "is the nearest"
     yield f"  template {template.key} {fits} ({template.describe_age()}, {describe_bytes(nearest.size)})"
     for changed in nearest.changed or ():
-        yield f"    {paint.warning('differs')}: {changed}"
+        yield f"    {paint.warning('differs')}: {on_one_line(changed)}"
     if nearest.refusal:
         yield f"    {paint.warning('not used')}: {nearest.refusal}"
     yield "  its build used, besides:"
@@ -353,6 +367,7 @@ def _alias_as_dict(inventory: Inventory, *, explains: bool) -> dict[str, Any]:
         "obstacle": inventory.obstacle,
         "static_key": inventory.static.digest if inventory.static else None,
         "template": inventory.fitting.key if inventory.fitting else None,
+        "archived": inventory.archived.key if inventory.archived else None,
         "why": inventory.why,
     }
     if explains:
@@ -391,7 +406,7 @@ def _names(title: str, names: Iterable[str], most: int = sys.maxsize) -> Iterato
     listed = list(names)
     if listed:
         more = f" and {len(listed) - most} more" if len(listed) > most else ""
-        yield f"    {title}: {', '.join(listed[:most])}{more}"
+        yield on_one_line(f"    {title}: {', '.join(listed[:most])}{more}")
 
 
 def _refusal(listed: ListedTemplate | None) -> str:
