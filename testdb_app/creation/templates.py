@@ -431,7 +431,7 @@ def find_obstacle(creation: Any) -> str | None:
     if creation.connection.vendor not in {"postgresql", "sqlite"}:
         return f"{creation.connection.vendor} is not supported"
     driver = creation.connection.Database.__name__
-    if driver != "psycopg":
+    if creation.connection.vendor == "postgresql" and driver != "psycopg":
         return f"it uses {driver}, and templates need psycopg 3"
     methods = ("create_test_db", "clone_test_db", django_private.CREATE_METHOD, django_private.CLONE_METHOD)
     for method in methods:
