@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+import contextlib
+import sqlite3
+from typing import TYPE_CHECKING, Any
 
 from psycopg import sql
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _USER = "n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'"
 _OBJECTS = f"""
@@ -36,3 +41,20 @@ def state_of(session: Any) -> dict[str, Any]:
         if query is not None and name != "django_migrations_id_seq":
             found[f"{schema}.{name}"] = session.execute(query).fetchall()
     return found
+
+
+def state_of_file(path: Path) -> dict[str, Any]:
+    """Return the state of a SQLite file."""
+    with contextlib.closing(sqlite3.connect(path)) as session:
+        objects = session.execute("SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY 1, 2").fetchall()
+        found: dict[str, Any] = {"objects": objects}
+        # The index of full-text tables is written in parts: equal rows have other ones.
+        for name in (name for kind, name, *_ in objects if kind == "table" and not name.startswith("words_")):
+            rows = session.execute('SELECT * FROM "{}"'.format(name.replace('"', '""')))
+            if name == "django_migrations":
+                found[name] = sorted(row[1:3] for row in rows)
+            elif name == "sqlite_sequence":
+                found[name] = sorted(row for row in rows if row[0] != "django_migrations")
+            else:
+                found[name] = sorted(map(repr, rows))
+        return found

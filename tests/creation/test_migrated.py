@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -12,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.creation.states import state_of
+from tests.creation.states import state_of, state_of_file
 from tests.guard.projects import Project, database_settings, make_project
 from tests.scratch import ScratchDatabase
 
@@ -214,6 +216,21 @@ def test_numbers_of_objects_are_refused_by_name_unless_they_are_left_out(make_pa
 
 
 @pytest.mark.postgresql
+def test_times_of_the_template_are_named_where_they_are_written(make_pair: Callable[..., Any]) -> None:
+    made = """CREATE TABLE stamped (id int PRIMARY KEY, at timestamptz DEFAULT statement_timestamp());
+              CREATE TABLE other (id int PRIMARY KEY); INSERT INTO other VALUES (1)"""
+    project, used, _ = make_pair([made])
+    (project.directory / "shop/migrations/0001_initial.py").write_text(
+        MIGRATION.format(sql=[made, "INSERT INTO stamped (id) VALUES (1)"])
+    )
+    warning = "Warning: Rows were put back whose stamped.at is the time at which the template was made, not now."
+    assert warning in project.manage("resetdb", "--to", "migrated", "--no-input").must_pass().stderr
+    assert used.count("stamped") == 1
+    used.execute("DELETE FROM other")
+    assert "Warning" not in project.manage("resetdb", "--to", "migrated", "--no-input").must_pass().stderr
+
+
+@pytest.mark.postgresql
 @pytest.mark.parametrize("seconds", [0.8, 1.4, 2.0])
 def test_killed_at_any_moment_it_has_changed_nothing_or_everything(
     make_pair: Callable[..., Any], seconds: float
@@ -261,3 +278,97 @@ def test_a_role_without_createdb_is_told_what_it_lacks(make_pair: Callable[..., 
     finally:
         with used.superuser() as session:
             session.execute("DROP OWNED BY testdb_no_createdb; DROP ROLE testdb_no_createdb")
+
+
+# SQLite ---------------------------------------------------------------------------------------------------------------
+
+MADE_SQLITE = [
+    "CREATE TABLE node (id INTEGER PRIMARY KEY AUTOINCREMENT, parent INTEGER REFERENCES node)",
+    "INSERT INTO node VALUES (1, 2), (2, 1)",
+    """CREATE TABLE "a""b [c] %s" ("x'y", t TEXT, "select" REAL)""",
+    """INSERT INTO "a""b [c] %s" VALUES (1, 'a', -0.0), (1.0, 'ü☃' || char(0) || 'x', 0.1), ('1', 'it''s; --', 1e999),
+       (x'00ff', '', 1e-320), (NULL, 'line\nline', 123456789.123456789), (9007199254740993, '%s', 1.7976931348623157e308)""",
+    "CREATE TABLE keyed (a TEXT, b INT, c, PRIMARY KEY (a, b)) WITHOUT ROWID",
+    "INSERT INTO keyed VALUES ('a', 1, 1), ('A', 1, -0.0)",
+    "CREATE TABLE told (id INTEGER PRIMARY KEY, n INT, twice INT GENERATED ALWAYS AS (n * 2))",
+    "INSERT INTO told (n) VALUES (1), (2)",
+    "CREATE TRIGGER tells AFTER DELETE ON told BEGIN INSERT INTO node (parent) VALUES (1); END",
+    "CREATE VIRTUAL TABLE words USING fts5(w)",
+    "INSERT INTO words VALUES ('one two')",
+]
+CHANGE_SQLITE = """
+    UPDATE node SET parent = NULL; INSERT INTO node (parent) VALUES (2); DELETE FROM told; UPDATE keyed SET c = 0.0;
+    UPDATE "a""b [c] %s" SET "select" = 0, t = 'x'; DELETE FROM "a""b [c] %s" WHERE typeof("x'y") = 'integer'; DELETE FROM words;
+    INSERT INTO words VALUES ('three'); INSERT INTO shop_shelf (name) VALUES ('mine')
+"""
+
+
+@pytest.fixture
+def sqlite_pair(tmp_path: Path) -> tuple[Project, Path, dict[str, Any]]:
+    paths = [tmp_path / "fresh.sqlite3", tmp_path / "used.sqlite3"]
+    for path in paths:
+        settings = {"ENGINE": "django.db.backends.sqlite3", "NAME": str(path)}
+        project = write_project(tmp_path / path.stem, settings, MADE_SQLITE)
+        project.manage("migrate", "--verbosity", "0").must_pass()
+    return project, paths[1], state_of_file(paths[0])
+
+
+def change_file(path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as session:
+        session.executescript(CHANGE_SQLITE)
+        session.commit()
+
+
+def test_a_file_is_as_a_fresh_migrate_makes_it(sqlite_pair: tuple[Project, Path, dict[str, Any]]) -> None:
+    project, path, fresh = sqlite_pair
+    change_file(path)
+    changed = state_of_file(path)
+    assert changed != fresh
+    there = set(path.parent.rglob("*.sqlite3"))
+    printed = project.manage("resetdb", "--to", "migrated", "--sql").must_pass().stdout
+    shown = project.manage("resetdb", "--to", "migrated", "--dry-run").must_pass().stdout
+    assert "main.shop_shelf" in shown
+    assert state_of_file(path) == changed
+    project.manage("resetdb", "--to", "migrated", "--no-input").must_pass()
+    assert state_of_file(path) == fresh
+    assert "Nothing to do" in project.manage("resetdb", "--to", "migrated", "--dry-run").must_pass().stdout
+    assert set(path.parent.glob("*.sqlite3")) == {each for each in there if each.parent == path.parent}
+    change_file(path)
+    subprocess.run(["sqlite3", "-bail", str(path)], input=printed, text=True, check=True)
+    assert state_of_file(path) == fresh
+
+
+IN_MEMORY = """
+import django; django.setup()
+from django.core.management import call_command
+from django.db import connection
+from shop.models import Shelf
+from testdb_app.creation.migrated import MigratedResetter
+call_command("migrate", verbosity=0)
+with connection.cursor() as cursor:
+    cursor.execute("DELETE FROM told")
+    Shelf.objects.create(name="mine")
+    report = MigratedResetter().reset()
+    cursor.execute("SELECT count(*) FROM told")
+    print(report.permitted_by, cursor.fetchone()[0], Shelf.objects.count())
+    cursor.execute("SELECT count(*) FROM sqlite_temp_master")
+    print(cursor.fetchone()[0], connection.settings_dict["NAME"])
+"""
+
+
+def test_a_database_in_memory_is_reset_and_not_lost(tmp_path: Path) -> None:
+    database = {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}
+    project = write_project(tmp_path / "memory", database, MADE_SQLITE)
+    run = project.run("-c", IN_MEMORY, DJANGO_SETTINGS_MODULE="settings").must_pass()
+    assert run.stdout == "in-memory 2 0\n0 :memory:\n"
+
+
+def test_another_schema_of_a_file_is_refused_by_name(sqlite_pair: tuple[Project, Path, dict[str, Any]]) -> None:
+    project, path, _ = sqlite_pair
+    with contextlib.closing(sqlite3.connect(path)) as session:
+        session.executescript("ALTER TABLE keyed ADD d; CREATE TABLE extra (id); INSERT INTO extra VALUES (1)")
+    before = state_of_file(path)
+    run = project.manage("resetdb", "--to", "migrated", "--no-input")
+    assert run.returncode == 1
+    assert "table main.extra has 1 rows, and migrate does not make it; table main.keyed has changed (+ d)" in run.stderr
+    assert state_of_file(path) == before

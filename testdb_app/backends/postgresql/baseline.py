@@ -448,7 +448,7 @@ def carry_baseline(source: BaseDatabaseWrapper, target: BaseDatabaseWrapper, bas
 _NUMBERS_OF_OBJECTS = {"pg_catalog.oid", "pg_catalog._oid"}
 _MAY_MAKE_TEMPORARY = (
     "SELECT pg_catalog.has_database_privilege(d.oid, 'TEMPORARY') FROM pg_catalog.pg_database d "
-    "WHERE d.datname = pg_catalog.current_database()"
+    "WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()"
 )
 
 
