@@ -35,6 +35,7 @@ NIGHTLY = {
     "sessions/test_fixtures.py": "whole runs of pytest with sessions",
     "embedded/test_life_of_a_server.py": "servers that start, are killed and wait for their last user",
     "guard/test_pools.py": "whole runs whose pool leads elsewhere",
+    "creation/test_cache.py": "whole runs on machines that share a folder",
     "commands/resetdb/test_terminal.py": "processes in a terminal, some of which wait",
     "creation/test_sqlite_runs.py": "whole runs, some of them killed, with templates on SQLite and without",
 }
@@ -44,6 +45,7 @@ IN_THE_GATE = {
     "test_sqlite_runs.py::test_kept_files_are_neither_stale_nor_dirty",
     "test_sqlite_runs.py::test_what_has_changed_is_built_anew_and_named",
     "test_sqlite_runs.py::test_where_the_folder_cannot_be_written_to_the_run_goes_on_as_stock",
+    "test_cache.py::test_another_machine_restores_what_one_has_built",
     "test_situations.py::test_a_reset_works_or_names_what_is_the_matter[a schema with a list of migrations is dropped]",
     "test_situations.py::test_a_reset_works_or_names_what_is_the_matter[a type is dropped]",
     "test_situations.py::test_a_reset_works_or_names_what_is_the_matter[the session is ended]",

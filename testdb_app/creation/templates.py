@@ -247,7 +247,12 @@ class TemplateMaker:
             with guard.renamed(connection, scratch):
                 baseline = _capture(connection)
             template = replace(
-                template, name=store.name_template(template.key), baseline=baseline, used=time.time(), uses=0
+                template,
+                name=store.name_template(template.key),
+                project=str(project_root()),
+                baseline=baseline,
+                used=time.time(),
+                uses=0,
             )
             store.commit(scratch, template)
         except BaseException:

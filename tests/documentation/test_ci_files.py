@@ -16,7 +16,9 @@ SCHEMAS = {
     "circleci.yml": "circle-ci",
     "compose.yml": "compose-spec",
     "github-actions.yml": "github-workflows",
+    "github-actions-shards.yml": "github-workflows",
     "gitlab-ci.yml": "gitlab-ci",
+    "gitlab-ci-shards.yml": "gitlab-ci",
 }
 FILES = sorted((DOCS / "how-to/ci-files").glob("*.yml"))
 
