@@ -409,15 +409,11 @@ def _as_unsupported(connection: BaseDatabaseWrapper) -> Iterator[None]:
 @contextmanager
 def as_in_tests() -> Iterator[None]:
     """Have the settings that a run of tests has while the block runs: no DEBUG, and mail stays in memory."""
-    try:
-        setup_test_environment(debug=False)
-    except RuntimeError:  # they are so already
+    with ExitStack() as stack:
+        with suppress(RuntimeError):  # they are so already
+            setup_test_environment(debug=False)
+            stack.callback(teardown_test_environment)
         yield
-        return
-    try:
-        yield
-    finally:
-        teardown_test_environment()
 
 
 def open_store(connection: BaseDatabaseWrapper) -> TemplateStore:

@@ -148,7 +148,7 @@ def register(alias: str, **changes: Any) -> None:
     """Make an alias known to Django, with the default alias's other settings."""
     connections["default"].ensure_connection()
     configuration = {**connections.settings["default"], "NAME": f"app_{os.getpid()}", "OPTIONS": {}, **changes}
-    configuration["TEST"] = {**configuration["TEST"], "NAME": None, **changes.get("TEST", {})}
+    configuration["TEST"] = {**connections.settings["default"]["TEST"], "NAME": None, **changes.get("TEST", {})}
     connections.settings[alias] = configuration
 
 
@@ -521,6 +521,7 @@ def test_a_build_writes_the_files_for_a_ci_and_restores_from_them(project: Proje
     assert len(owner.databases()) == 1
 
 
+@pytest.mark.nightly
 def test_two_roles_on_one_server_have_templates_of_their_own(project: Project, owner: Owner) -> None:
     project.manage("testtemplates", "--build", "-v0").must_pass()
     configured = (project.directory / "databases.json").read_text()
