@@ -186,6 +186,11 @@ def receiver_names(*signals: Signal) -> list[str]:
     return sorted(name for name in names if not name.startswith("testdb_app."))
 
 
+def receiver_modules(*signals: Signal) -> set[str]:
+    """Return the names of the modules that define the receivers of *signals*."""
+    return {_module_of(_receiver_of(entry)) for signal in signals for entry in _entries(signal)}
+
+
 def describe_uncalled_receivers() -> str | None:
     """Return a message with the receivers of :func:`find_uncalled_receivers`, for the start of a run. None if there are none."""
     # Without a baseline, every receiver is called after each flush.

@@ -299,7 +299,8 @@ def _describe(name: str, before: str | None, now: str | None) -> str:
         return f"new: {shown}"
     if now is None:
         return f"gone: {shown}"
-    return shown if before.startswith("#") or now.startswith("#") else f"{shown} {before} -> {now}"
+    is_plain = not now.startswith("#") and not before.startswith(("#", "changed"))
+    return f"{shown} {before} -> {now}" if is_plain else shown
 
 
 def _hash(data: str | bytes) -> str:

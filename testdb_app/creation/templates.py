@@ -331,7 +331,7 @@ class TemplateMaker:
             made=time.time(),
         )
         guard.close(connection)
-        used = read_parts_now(store, template)
+        used = trace.mark_changed(read_parts_now(store, template))
         key = full_digest(static, used)
         properties = store.read_properties(scratch)
         return replace(template, used_parts=used, key=key, name=store.name_template(key), properties=properties)

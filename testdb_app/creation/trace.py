@@ -22,11 +22,13 @@ import ast
 import datetime
 import enum
 import glob
+import logging
 import os
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from decimal import Decimal
@@ -35,6 +37,8 @@ from types import FrameType, ModuleType
 from typing import Any, Self
 
 from django.apps import apps
+from django.conf import global_settings
+from django.db.models.signals import post_migrate, pre_migrate
 from django.utils.functional import Promise
 
 from testdb_app import _django_private as django_private
@@ -48,6 +52,7 @@ from testdb_app.creation.key import (
     named_variables,
     project_root,
 )
+from testdb_app.post_migrate import receiver_modules
 
 # The code that observes is no part of what is observed.
 _OWN_FOLDER = os.path.dirname(os.path.realpath(__file__))
@@ -85,14 +90,14 @@ class Trace:
         self._places: dict[str, str | None] = {}
         self._root = os.path.join(project_root(), "")
         self._stack = ExitStack()
-        self._thread = 0
+        self._thread, self._begun = 0, 0.0
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             stack.enter_context(_events_observed(self))
             stack.enter_context(django_private.settings_observed(self._note_setting))
             stack.enter_context(_variables_observed(self._note_variable))
-            self._thread = threading.get_ident()
+            self._thread, self._begun = threading.get_ident(), time.time()
             stack.enter_context(_code_observed(self))
             self._stack = stack.pop_all()
         return self
@@ -123,9 +128,7 @@ class Trace:
         for data in _sources(files):
             settings |= named_settings(data)
             variables |= named_variables(data)
-        # A library may have read a setting when it was imported.
-        for data in _sources(self._files_of_apps(imports)):
-            settings |= named_settings(data)
+        settings |= self._settings_of_libraries(imports)
         return Manifest(
             files=tuple(sorted(map(self._relative, files))),
             listings=tuple(sorted(map(self._relative, self._listed))),
@@ -133,15 +136,35 @@ class Trace:
             environment=tuple(sorted(variables - IGNORED_VARIABLES)),
         )
 
-    def _files_of_apps(self, imports: _Imports) -> set[str]:
-        """Return the files of installed apps that ran, libraries too, and those of their own package that they import."""
+    def mark_changed(self, used: Mapping[str, str]) -> dict[str, str]:
+        """Return the used parts, with a text that fits never again for each file that was changed after it was used.
+
+        What was built is not what such a file says now. Modules may have been imported at any time since the process began.
+        """
+        changed = {}
+        for name in used:
+            with suppress(OSError):
+                state = os.stat(os.path.join(self._root, name))
+                since = _process_start() if name.endswith(".py") else self._begun
+                if max(state.st_mtime, state.st_ctime) > since:
+                    changed[name] = "changed during the build"
+        return {**used, **changed}
+
+    def _settings_of_libraries(self, imports: _Imports) -> set[str]:
+        """Return the settings that the migrations and receivers of libraries name, and modules of their package that they import.
+
+        They may have been read when these were imported. Only settings of their own count: Django's are named at many places.
+        """
         packages = {config.name.partition(".")[0] for config in apps.get_app_configs()} - _TOOLS
+        receivers = {_file_of(sys.modules.get(name)) for name in receiver_modules(pre_migrate, post_migrate)}
 
         def place_of(path: str) -> str | None:
             return path if imports.modules.get(path, "").partition(".")[0] in packages else None
 
         ran = {place for each in self._code if (place := place_of(_real_place(each)))}
-        return ran | imports.follow(ran, place_of)
+        files = {each for each in ran if each in receivers or os.path.basename(os.path.dirname(each)) == "migrations"}
+        named = {name for data in _sources(files | imports.follow(files, place_of)) for name in named_settings(data)}
+        return {name for name in named if not hasattr(global_settings, name)}
 
     def _relative(self, path: str) -> str:
         inside = path.removeprefix(glob.escape(self._root)).removeprefix(self._root)
@@ -237,6 +260,12 @@ class Trace:
                 self._outside.add(f"{who} {what}")
                 return
             frame = frame.f_back
+
+
+def _process_start() -> float:
+    """Return when this process began, in seconds since the epoch: nearly, when ``logging`` was imported."""
+    record = logging.makeLogRecord({})
+    return record.created - record.relativeCreated / 1000
 
 
 def _top_package(frame: FrameType) -> str:

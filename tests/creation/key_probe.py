@@ -55,6 +55,8 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     else:
         manifest = key.Manifest.from_dict(request.get("manifest", {}))
     used = key.read_used_parts(manifest)
+    if request["do"] == "build":
+        used = seen.mark_changed(used)
     return {
         **found,
         "static": dict(static.parts),

@@ -209,6 +209,11 @@ class Project:
             for folder in made:
                 folder.rmdir()
 
+    def restart(self) -> None:
+        """Have the next request answered by a new process."""
+        self.close()
+        self.process = None
+
     def close(self) -> None:
         if self.process is not None and self.process.stdin is not None and self.process.stdout is not None:
             self.process.stdin.close()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -228,6 +230,33 @@ def test_a_field_of_a_model_whose_migration_is_to_come_changes_nothing(project: 
     own.close()
 
 
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        # A module that was imported before, and a file that is changed while migrations run.
+        ("shop/pricing.py", "import shop.pricing; change()"),
+        (
+            "seeds/first.txt",
+            "import shop.pricing; title = shop.pricing.title; shop.pricing.title = lambda: (title(), change())[0]",
+        ),
+    ],
+)
+def test_a_file_that_was_changed_after_it_was_used_makes_the_next_run_build_again(
+    project: Project, name: str, code: str
+) -> None:
+    path = project.path(name)
+    command = [sys.executable, "-c", f"open({str(path)!r}, 'a').write('# changed')"]
+    change = f"import subprocess\ndef change(): subprocess.run({command!r}, check=True)\n"
+    with project.changed(name, lambda text: text):
+        time.sleep(0.05)  # the clock of files is slower
+        project.restart()
+        built = project.ask(do="build", code=change + code)
+        assert project.differences(built) == [name]
+        time.sleep(0.05)
+        project.restart()
+        assert project.differences(project.ask(do="build")) == []
+
+
 def test_another_working_directory_and_another_name_of_the_test_database_change_nothing(
     differences: Callable[..., list[str]], tmp_path: Path
 ) -> None:
@@ -428,9 +457,8 @@ def test_values_of_settings_are_compared_by_what_they_mean(project: Project) -> 
     assert [
         VALUES[index][0] for index, (one, other) in enumerate(zip(before, read(1), strict=True)) if one == other
     ] == []
-    project.close()
-    project.process = None
     project.environment["PYTHONHASHSEED"] = "7"
+    project.restart()
     assert read(0) == before
 
 
