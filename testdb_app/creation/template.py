@@ -57,6 +57,7 @@ class Template:
     - ``baseline``: when the baseline in it was captured; "" if it has none, so that no reset can go back to its rows.
     - ``frozen``: the columns whose rows hold the time of the build.
     - ``elsewhere``: the aliases that its migrations wrote to, besides their own. A clone cannot repeat that.
+    - ``outside``: what its migrations did outside of any database, as far as that was seen.
     - ``receivers``: the receivers of ``post_migrate`` outside of Django that ran.
     - ``extensions``: the installed extensions, with the versions that the server would install.
     """
@@ -76,6 +77,7 @@ class Template:
     baseline: str = ""
     frozen: tuple[str, ...] = ()
     elsewhere: tuple[str, ...] = ()
+    outside: tuple[str, ...] = ()
     receivers: tuple[str, ...] = ()
     extensions: Mapping[str, str] = field(default_factory=dict)
     properties: DatabaseProperties = DatabaseProperties()
@@ -120,7 +122,7 @@ class Template:
             given |= json.loads(zlib.decompress(base64.b85decode(given.pop("packed"))))
             given["manifest"] = Manifest.from_dict(given["manifest"])
             given["properties"] = DatabaseProperties.from_dict(given["properties"])
-            for each in ("frozen", "elsewhere", "receivers"):
+            for each in ("frozen", "elsewhere", "outside", "receivers"):
                 given[each] = tuple(given[each])
             return cls(name=name, **given)
         except (ValueError, KeyError, TypeError, AttributeError, zlib.error, binascii.Error):

@@ -226,6 +226,10 @@ class TemplateMaker:
         took = f'template {template.short_name} of "{connection.alias}" built in {describe_seconds(template.seconds)}'
         frozen = f"; these columns hold the time of the build: {', '.join(template.frozen)}" if template.frozen else ""
         self.progress.say(took + frozen)
+        if template.outside:
+            self.progress.say(
+                f"a clone does not repeat what migrations did outside of the database: {'; '.join(template.outside)}"
+            )
         return template, True
 
     def _restore(self, store: TemplateStore, static: StaticKey) -> Template | None:
@@ -319,6 +323,10 @@ class TemplateMaker:
         store.started(scratch, template)
         baseline = _capture(connection)
         manifest = trace.manifest()
+        if trace.note is not None:
+            self.progress.say(
+                f"the code of migrations could not be observed, all modules of the project count: {trace.note}"
+            )
         template = replace(
             template,
             manifest=manifest,
@@ -326,6 +334,7 @@ class TemplateMaker:
             frozen=store.find_frozen(seconds),
             baseline=baseline,
             elsewhere=tuple(sorted(elsewhere)),
+            outside=trace.outside,
             receivers=tuple(find_foreign_receivers()),
             seconds=seconds,
             made=time.time(),

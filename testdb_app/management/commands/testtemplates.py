@@ -344,6 +344,7 @@ def explain(inventory: Inventory, *, most: int, paint: Paint = PLAIN) -> Iterato
     yield from _describe_parts(template.used_parts, most)
     yield from _names("columns that hold the time of the build", template.frozen)
     yield from _names("aliases that its migrations wrote to, which a clone does not repeat", template.elsewhere)
+    yield from _names("done outside of the database, which a clone does not repeat", template.outside)
 
 
 def as_dict(inventories: list[Inventory], templates: list[ListedTemplate], *, explains: bool) -> dict[str, Any]:
@@ -379,6 +380,7 @@ def _alias_as_dict(inventory: Inventory, *, explains: bool) -> dict[str, Any]:
             "used_parts": dict(nearest.used_parts) if nearest else {},
             "frozen": list(nearest.frozen) if nearest else [],
             "elsewhere": list(nearest.elsewhere) if nearest else [],
+            "outside": list(nearest.outside) if nearest else [],
         }
     return values
 
