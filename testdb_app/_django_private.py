@@ -80,6 +80,23 @@ def creation_observed(creation: Any, note: Callable[[Any, str], None]) -> Iterat
             note(cursor, name)
         return result
 
+    with _in_place_of_execute(creation, execute):
+        yield
+
+
+@contextmanager
+def databases_created_by(creation: Any, create: Callable[[str, str], None]) -> Iterator[None]:
+    """Have *create* run CREATE DATABASE while the block runs, with the name and the rest of the statement."""
+
+    def execute(cursor: Any, parameters: Any, keepdb: bool = False) -> None:
+        create(strip_quotes(parameters["dbname"]), parameters["suffix"])
+
+    with _in_place_of_execute(creation, execute):
+        yield
+
+
+@contextmanager
+def _in_place_of_execute(creation: Any, execute: Callable[..., Any]) -> Iterator[None]:
     outer = vars(creation).get("_execute_create_test_db")
     creation._execute_create_test_db = execute
     try:

@@ -26,6 +26,8 @@ NIGHTLY = {
     "generic/test_mariadb.py": "whole runs on a MariaDB server that the test makes",
     "guard/test_runners.py": "each runner, with processes and without, as a process",
     "guard/test_sqlite.py": "each spelling of a file, with each runner",
+    "creation/test_invalidation.py": "a look-up in a process of its own for each change",
+    "creation/test_kills.py": "runs that are killed at every step, and the next ones",
     "testcases/test_runner.py": "whole runs of the test runner, with processes",
     "testcases/test_stock.py": "the same runs with Django's classes and ours",
     "testcases/test_plugin.py": "whole runs of pytest-django",
@@ -41,6 +43,14 @@ NIGHTLY = {
 }
 
 IN_THE_GATE = {
+    "test_invalidation.py::test_a_file[a migration is edited]",
+    "test_invalidation.py::test_a_file[a constant two imports away]",
+    "test_invalidation.py::test_a_file[a model of an app with migrations]",
+    "test_invalidation.py::test_surroundings[nothing]",
+    "test_invalidation.py::test_surroundings[a variable that RunPython reads]",
+    "test_kills.py::test_a_killed_build_leaves_nothing_and_the_next_run_is_right[in CREATE DATABASE]",
+    "test_kills.py::test_a_killed_run_with_a_kept_database_leaves_nothing[between the two renames]",
+    "test_kills.py::test_timeouts_of_the_settings_do_not_end_the_work_around_databases",
     "test_sqlite_runs.py::test_a_clone_equals_the_database_that_django_makes[]",
     "test_sqlite_runs.py::test_kept_files_are_neither_stale_nor_dirty",
     "test_sqlite_runs.py::test_what_has_changed_is_built_anew_and_named",

@@ -13,7 +13,8 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,6 +90,9 @@ SELECT d.oid::pg_catalog.int8, pg_catalog.shobj_description(d.oid, 'pg_database'
        pg_catalog.pg_get_userbyid(d.datdba) OPERATOR(pg_catalog.=) current_user
   FROM pg_catalog.pg_database d WHERE d.datname OPERATOR(pg_catalog.=) %s::pg_catalog.name
 """
+_IS_IN_USE = """
+SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_stat_activity a WHERE a.datid OPERATOR(pg_catalog.=) %s::pg_catalog.oid)
+"""
 _SETTINGS = """
 SELECT coalesce(r.rolname, '')::pg_catalog.text, pg_catalog.split_part(c, '=', 1),
        pg_catalog.substr(c, pg_catalog.strpos(c, '=') OPERATOR(pg_catalog.+) 1)
@@ -120,6 +124,7 @@ SELECT n.nspname::pg_catalog.text, c.relname::pg_catalog.text, a.attname::pg_cat
    AND n.nspname OPERATOR(pg_catalog.<>) 'information_schema' AND n.nspname OPERATOR(pg_catalog.<>) 'testdb'
    AND c.relname OPERATOR(pg_catalog.<>) 'django_migrations'
    AND a.atttypid OPERATOR(pg_catalog.=) ANY ('{timestamptz,timestamp}'::pg_catalog.regtype[])
+   AND pg_catalog.has_column_privilege(c.oid, a.attnum, 'SELECT')
    AND NOT a.attisdropped AND a.attnum OPERATOR(pg_catalog.>) 0 AND pg_catalog.pg_relation_size(c.oid) OPERATOR(pg_catalog.>) 0
  ORDER BY 1, 2, 3
 """
@@ -139,6 +144,8 @@ _SIZE = """
 SELECT coalesce(pg_catalog.sum(pg_catalog.pg_database_size(d.oid)), 0)
   FROM pg_catalog.pg_database d WHERE d.datname OPERATOR(pg_catalog.=) %s::pg_catalog.name
 """
+_TIMEOUTS = {"statement_timeout": 15, "lock_timeout": 15, "idle_session_timeout": 15, "transaction_timeout": 17}
+"""With the version of PostgreSQL from which they exist."""
 
 
 class PostgreSQLStore(TemplateStore):
@@ -246,9 +253,19 @@ class PostgreSQLStore(TemplateStore):
         self._try_lock(scratch)
         return scratch
 
-    def started(self, scratch: str, template: Template) -> None:
-        """Write the mark into the comment; see :meth:`TemplateStore.started`."""
-        self._comment(scratch, _TEMPLATE + template.as_document())
+    def creating(self, creation: Any, template: Template) -> AbstractContextManager[None]:
+        """Make it with a mark in its comment; see :meth:`TemplateStore.creating`."""
+        return django_private.databases_created_by(creation, partial(self._create, mark=_mark_of(template)))
+
+    def _create(self, name: str, clause: str, *, mark: str) -> None:
+        """Run CREATE DATABASE and write the comment *mark*.
+
+        Both are sent before the first is answered. The server carries them out even if this process is killed meanwhile:
+        an unmarked database would stay.
+        """
+        with self.server.pipeline():
+            self._execute(f"CREATE DATABASE {sql.Identifier(name).as_string(self.server)} {clause}")
+            self._comment(name, mark)
 
     def read_properties(self, scratch: str) -> DatabaseProperties:
         """Read the settings, the grants, the comment and the limit of connections. Three round trips."""
@@ -286,10 +303,8 @@ class PostgreSQLStore(TemplateStore):
 
     def commit(self, scratch: str, template: Template) -> None:
         """Shut it, write its document, and rename it; see :meth:`TemplateStore.commit`."""
-        if self.server.closed or self.server.broken:  # the server has ended a session that was idle for long
-            self.server = connect_for_maintenance(self.connection)
         self._run("ALTER DATABASE {} ALLOW_CONNECTIONS false", scratch)
-        self._comment(scratch, _TEMPLATE + template.as_document())
+        self._comment(scratch, _mark_of(template))
         earlier = next((each for each in self.list_templates() if each.name == template.name), None)
         if earlier is not None and earlier.made < template.made - template.seconds:
             self.drop(earlier.name)
@@ -307,7 +322,7 @@ class PostgreSQLStore(TemplateStore):
     def touch(self, template: Template) -> None:
         """Write the document again; see :meth:`TemplateStore.touch`."""
         with suppress(psycopg.errors.InternalError_, psycopg.errors.InvalidCatalogName):
-            self._comment(template.name, _TEMPLATE + template.as_document())
+            self._comment(template.name, _mark_of(template))
 
     def collect(self, template: Template) -> list[str]:
         """Drop templates, spares and half-built databases; see :meth:`TemplateStore.collect`."""
@@ -341,13 +356,8 @@ class PostgreSQLStore(TemplateStore):
         """Have pg_restore fill a new database; see :meth:`TemplateStore.restore`."""
         programs = find_programs(self._version)
         encoding = self.connection.settings_dict["TEST"].get("CHARSET")
-        self._execute(
-            sql.SQL("CREATE DATABASE {} TEMPLATE template0 {}").format(
-                sql.Identifier(scratch),
-                sql.SQL("ENCODING {}").format(sql.Literal(encoding)) if encoding else sql.SQL(""),
-            )
-        )
-        self.started(scratch, template)
+        clause = f"ENCODING {sql.Literal(encoding).as_string(self.server)}" if encoding else ""
+        self._create(scratch, f"TEMPLATE template0 {clause}", mark=_mark_of(template))
         parameters = maintenance_parameters(self.connection)
         restore_archive(
             folder,
@@ -399,7 +409,8 @@ class PostgreSQLStore(TemplateStore):
                 given = json.loads(comment.removeprefix(_CLONE))
                 # A dump with --create has the comment, too.
                 if given["oid"] == oid:
-                    return PresentDatabase(str(given["template"]), float(given["made"]))
+                    is_in_use = bool(self._value(_IS_IN_USE, [oid]))
+                    return PresentDatabase(str(given["template"]), float(given["made"]), is_in_use)
         return PresentDatabase()
 
     def clone(
@@ -410,7 +421,7 @@ class PostgreSQLStore(TemplateStore):
         if present is None or (present.is_clone and replaces):
             made = spare.name if spare is not None else self.make_spare(template)
             try:
-                self._swap_in(made, name, replaces=present is not None)
+                self._swap_in(made, name, template.properties.comment, replaces=present is not None)
                 return
             except (psycopg.errors.ObjectInUse, psycopg.errors.DuplicateDatabase):
                 self.drop(made)  # Django reports it
@@ -418,6 +429,8 @@ class PostgreSQLStore(TemplateStore):
         clause = self._write_clause(template).as_string(self.server)
         django_private.create_as_django_does(creation, name, verbosity=verbosity, autoclobber=replaces, suffix=clause)
         self._complete(cut(name), template)
+        if template.properties.comment is not None:
+            self._comment(cut(name), template.properties.comment)
 
     def _write_clause(self, template: Template) -> sql.Composed:
         """Return what follows CREATE DATABASE for a clone of *template*.
@@ -438,16 +451,16 @@ class PostgreSQLStore(TemplateStore):
         """
         spare = SPARE + unique_suffix()
         self._try_lock(spare)
-        self._execute(sql.SQL("CREATE DATABASE {} {}").format(sql.Identifier(spare), self._write_clause(template)))
+        self._create(spare, self._write_clause(template).as_string(self.server), mark=_CLONE)
         self._complete(spare, template)
         return spare
 
     def _complete(self, name: str, template: Template) -> None:
-        """Give the fresh clone *name* the settings, grants and comment of *template*, or the mark of a clone."""
+        """Give the fresh clone *name* the settings and grants of *template*, and the mark of a clone."""
         given = template.properties
         oid, _, _ = self._execute(_DATABASE, [name]).fetchone()
         mark = _CLONE + json.dumps({"template": template.name, "made": template.made, "oid": oid})
-        self._comment(name, mark if given.comment is None else given.comment)
+        self._comment(name, mark)
         for role, setting, value in given.settings:
             target = sql.SQL("DATABASE {}").format(sql.Identifier(name))
             if role:
@@ -468,8 +481,10 @@ class PostgreSQLStore(TemplateStore):
                     )
                 )
 
-    def _swap_in(self, spare: str, name: str, *, replaces: bool) -> None:
+    def _swap_in(self, spare: str, name: str, comment: str | None, *, replaces: bool) -> None:
         """Give *spare* the name of a test database, in one transaction with the rename of the one that had it.
+
+        A *comment* of a migration replaces the mark no earlier.
 
         That one is dropped later, because DROP takes as long as a clone.
         """
@@ -477,6 +492,8 @@ class PostgreSQLStore(TemplateStore):
             if replaces:
                 self._rename(cut(name), OLD + unique_suffix())
             self._rename(spare, cut(name))
+            if comment is not None:
+                self._comment(cut(name), comment)
 
     # ------------------------------------------------------------------------------------------------------------------
 
@@ -502,6 +519,10 @@ class PostgreSQLStore(TemplateStore):
 
     def _unlock(self, key: str) -> None:
         self._execute("SELECT pg_catalog.pg_advisory_unlock(%s::int4, pg_catalog.hashtext(%s))", [_LOCK_CLASS, key])
+
+
+def _mark_of(template: Template) -> str:
+    return _TEMPLATE + template.as_document()
 
 
 def cut(name: str) -> str:
@@ -548,6 +569,10 @@ def connect_for_maintenance(connection: BaseDatabaseWrapper) -> psycopg.Connecti
         if fallback is None:
             raise
         server = psycopg.connect(**{**parameters, "dbname": fallback}, autocommit=True)
+    # A clone takes as long as it takes, and a build longer than a session may be idle. A pooler's session is not ours.
+    if server.execute("SELECT pg_catalog.pg_backend_pid()").fetchone() == (server.info.backend_pid,):
+        known = [name for name, since in _TIMEOUTS.items() if server.info.server_version >= since * 10_000]
+        server.execute("; ".join(f"SET {name} TO 0" for name in known))
     role = connection.settings_dict.get("OPTIONS", {}).get("assume_role")
     if role:
         server.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(role)))

@@ -189,9 +189,6 @@ class SQLiteStore(TemplateStore):
         scratch = self._make_scratch()
         return f"{scratch.as_uri()}?{options}" if options else str(scratch)
 
-    def started(self, scratch: str, template: Template) -> None:
-        """Do nothing: the lock of the scratch file is its mark."""
-
     def find_frozen(self, seconds: float) -> tuple[str, ...]:
         """Return the columns with times of the build; see :meth:`TemplateStore.find_frozen`. One query a column."""
         connection: Any = self.connection

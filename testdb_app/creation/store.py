@@ -6,7 +6,7 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -30,11 +30,13 @@ UNUSED_DAYS = 14.0
 class PresentDatabase:
     """A database that already has the name of a test database.
 
-    *template* and *made* are the name of the template that it is a clone of, and when that was made; "" if it is no clone.
+    - ``template``, ``made``: the name of the template that it is a clone of, and when that was made; "" if it is no clone.
+    - ``is_in_use``: whether somebody is connected to a clone, so that it cannot be replaced.
     """
 
     template: str = ""
     made: float = 0.0
+    is_in_use: bool = False
 
     @property
     def is_clone(self) -> bool:
@@ -134,9 +136,9 @@ class TemplateStore(ABC):
     def begin(self, template: Template) -> str:
         """Return the name under which a template is to be built; *template* is what is known of it."""
 
-    @abstractmethod
-    def started(self, scratch: str, template: Template) -> None:
-        """Mark the database that Django has just made under that name, so that a collection knows it."""
+    def creating(self, creation: Any, template: Template) -> AbstractContextManager[None]:
+        """Have the database that Django makes while the block runs marked at once, so that a collection knows it."""
+        return nullcontext()
 
     def read_extensions(self) -> dict[str, str]:
         """Return the extensions in the database that the connection leads to now, with their available versions."""

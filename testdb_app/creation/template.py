@@ -104,13 +104,13 @@ class Template:
         return replace(self, used=time.time(), uses=self.uses + 1)
 
     def as_document(self) -> str:
-        """Return all but the name as JSON on one line. What only programs read is packed."""
+        """Return all but the name as JSON on one line, which any encoding can hold. What only programs read is packed."""
         given = asdict(self)
         given["manifest"] = self.manifest.as_dict()
         del given["name"]
         packed = json.dumps({key: given.pop(key) for key in _PACKED}, separators=(",", ":"))
         given["packed"] = base64.b85encode(zlib.compress(packed.encode(), 9)).decode()
-        return json.dumps({"format": FORMAT, **given}, ensure_ascii=False)
+        return json.dumps({"format": FORMAT, **given})
 
     @classmethod
     def from_document(cls, name: str, text: str) -> Template | None:

@@ -171,14 +171,10 @@ class TemplateMaker:
         if present is not None and not present.is_clone:
             raise _NoTemplateError(f'"{name}" is kept, and was not made from a template: --create-db replaces it')
         with self._taken_spare(connection.alias, template) as spare:
-            is_costly = spare is None and store.read_size(template.name) > CLONES_ARE_CHEAPER
-            if (
-                present is not None
-                and present.is_clone_of(template)
-                and is_costly
-                and _reset(connection, name, template)
-            ):
-                return
+            if present is not None and present.is_clone_of(template):
+                is_costly = spare is None and store.read_size(template.name) > CLONES_ARE_CHEAPER
+                if (is_costly or present.is_in_use) and _reset(connection, name, template):
+                    return
             guard.close(connection)
             store.clone(
                 creation,
@@ -314,13 +310,13 @@ class TemplateMaker:
         begun = time.perf_counter()
         total = sum(name.endswith(".py") for name in static.parts)  # nearly: helpers beside the migrations count
         with (
+            store.creating(creation, template),
             Trace() as trace,
             _writes_noted(connection.alias, elsewhere),
             self.progress.of_migrations(connection, total),
         ):
             creation.create_test_db(verbosity=verbosity if verbosity > 1 else 0, autoclobber=True, **options)
         seconds = time.perf_counter() - begun
-        store.started(scratch, template)
         baseline = _capture(connection)
         manifest = trace.manifest()
         if trace.note is not None:
