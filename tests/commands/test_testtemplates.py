@@ -564,6 +564,9 @@ def test_a_changed_helper_is_named_and_a_migration_that_fails_is_an_error(projec
     done = project.manage("testtemplates", "--build")
     assert done.returncode == 1
     assert 'CommandError: The migrations of alias "default" failed: value too long' in done.stderr
+    assert "Traceback" not in done.stderr
+    done = project.manage("testtemplates", "--build", "--traceback")
+    assert "0002_rows.py" in done.stderr
     assert len(owner.databases()) == 1
 
 

@@ -197,10 +197,10 @@ class Command(BaseCommand):
             except TestDBError as error:
                 failures.append(error.message)
             except Error as error:
-                failed = (
-                    f'The migrations of alias "{alias}" failed: {reason_of(error)}. Run manage.py migrate to see where.'
+                cause = error
+                failures.append(
+                    f'The migrations of alias "{alias}" failed: {reason_of(error)}. --traceback shows where.'
                 )
-                failures.append(failed)
             except SystemExit:  # Django has written why
                 failures.append(f'The template of "{alias}" could not be built: Django could not create the database.')
             else:
