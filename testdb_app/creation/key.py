@@ -58,16 +58,8 @@ GONE = "gone"
 
 # Settings that shape the schema or the rows of every project. Migrations and the trace name more.
 _BASE_SETTINGS = (
-    *(
-        "INSTALLED_APPS",
-        "AUTH_USER_MODEL",
-        "DEFAULT_AUTO_FIELD",
-        "DATABASE_ROUTERS",
-        "LANGUAGES",
-        "LANGUAGE_CODE",
-        "TIME_ZONE",
-    ),
-    *("USE_TZ", "SITE_ID", "DEFAULT_TABLESPACE", "DEFAULT_INDEX_TABLESPACE", "USE_I18N"),
+    *("INSTALLED_APPS", "AUTH_USER_MODEL", "DEFAULT_AUTO_FIELD", "DATABASE_ROUTERS", "LANGUAGES", "LANGUAGE_CODE"),
+    *("TIME_ZONE", "USE_TZ", "USE_I18N", "SITE_ID", "DEFAULT_TABLESPACE", "DEFAULT_INDEX_TABLESPACE"),
 )
 IGNORED_SETTINGS = frozenset(
     {
@@ -80,8 +72,8 @@ IGNORED_SETTINGS = frozenset(
             "CACHES",
             "MIGRATION_MODULES",
         ),
-        *("EMAIL_BACKEND", "ALLOWED_HOSTS", "TEST_RUNNER", "TEST_NON_SERIALIZED_APPS", "CONFIGURED", "SETTINGS_MODULE"),
-        *("FORCE_SCRIPT_NAME", "TESTDB"),
+        *("EMAIL_BACKEND", "ALLOWED_HOSTS", "TEST_RUNNER", "TEST_NON_SERIALIZED_APPS", "FORCE_SCRIPT_NAME", "TESTDB"),
+        *("CONFIGURED", "SETTINGS_MODULE"),
     }
 )
 """Settings that are read at each start, differ between runs, or have parts of their own in the key."""
@@ -405,7 +397,7 @@ class _Reader:
         return {
             name: text
             for name, text in parts.items()
-            if name not in names and not any(pattern.fullmatch(name) for pattern in files)
+            if name not in names and not any(pattern.fullmatch(name.removeprefix("list of ")) for pattern in files)
         }
 
 
@@ -459,10 +451,14 @@ def _distributions(root: str) -> dict[str, str]:
             names = os.listdir(place)
         except OSError:
             continue
+        here: dict[str, str] = {}
         for name in sorted(names):
             if name.endswith((".dist-info", ".egg-info")):
                 project, version = _distribution(place, name)
-                found.setdefault(f"distribution {project}", version)
+                part = f"distribution {project}"
+                # An upgrade that was broken off leaves both.
+                here[part] = f"{here[part]}, {version}" if part in here else version
+        found = {**here, **found}
     return found
 
 
@@ -474,7 +470,7 @@ def _distribution(place: str, name: str) -> tuple[str, str]:
         version = re.sub(r"-py\d.*$", "", version)
         if not version:
             read = re.search(rb"^Version: *(\S+)", _read_if_there(os.path.join(folder, "PKG-INFO")), re.MULTILINE)
-            version = read[1].decode() if read else ""
+            version = read[1].decode("utf-8", "replace") if read else ""
     version += _origin(_read_if_there(os.path.join(folder, "direct_url.json")))
     return re.sub(r"[-_.]+", "-", project).lower(), version
 
@@ -563,15 +559,11 @@ def _states_of_models(config: AppConfig) -> list[Any]:
             *(list(options.unique_together), options.indexes, options.constraints, list(options.permissions)),
             *(list(options.default_permissions), options.verbose_name, options.db_table_comment),
             [base.__name__ for base in model.__mro__],
-            [(field.name, field.column, *field.deconstruct()[1:]) for field in _local_fields(options)],
+            [(field.column, field) for field in (*options.local_fields, *options.local_many_to_many)],
         )
         for model in config.get_models(include_auto_created=True, include_swapped=True)
         for options in (model._meta,)
     ]
-
-
-def _local_fields(options: Any) -> list[Any]:
-    return [*options.local_fields, *options.local_many_to_many]
 
 
 def _swappable_settings() -> set[str]:

@@ -46,7 +46,6 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {"root": str(key.project_root())}
     before = time.process_time(), time.perf_counter()
     static = key.read_static_key(connection, request.get("server", {}))
-    found["ms"] = [(time.process_time() - before[0]) * 1000, (time.perf_counter() - before[1]) * 1000]
     if request["do"] == "build":
         with trace.Trace() as seen:
             connection.creation.create_test_db(verbosity=0, autoclobber=True, serialize=False)
@@ -55,7 +54,9 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     else:
         manifest = key.Manifest.from_dict(request.get("manifest", {}))
     used = key.read_used_parts(manifest)
-    if request["do"] == "build":
+    if request["do"] == "read":
+        found["ms"] = [(time.process_time() - before[0]) * 1000, (time.perf_counter() - before[1]) * 1000]
+    else:
         used = seen.mark_changed(used)
     return {
         **found,

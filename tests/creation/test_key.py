@@ -142,6 +142,17 @@ def fill(**kwargs): pass
         ["new: acme_tags.migrations: 0002_more.py"],
     ),
     "a distribution installed": ("site-packages/psycopg_x-3.2.dist-info/METADATA", "", ["new: psycopg-x"]),
+    "an upgrade that was broken off": ("site-packages/acme_tags-2.0.dist-info/METADATA", "", ["acme-tags 1.0 -> 1.0, 2.0"]),
+    "an archive of the same version": (
+        "site-packages/from_git-2.0.dist-info/direct_url.json",
+        '{"url": "file:///x.whl", "archive_info": {"hashes": {"sha256": "cc33"}}}',
+        ["from-git 2.0 (aa11) -> 2.0 (44aec6332a)"],
+    ),
+    "a description that is no JSON": (
+        "site-packages/from_git-2.0.dist-info/direct_url.json",
+        "{",
+        ["from-git 2.0 (aa11) -> 2.0"],
+    ),
     "an upgrade from git that keeps the version": (
         "site-packages/from_git-2.0.dist-info/direct_url.json",
         replaced("aa11", "bb22"),
@@ -314,6 +325,7 @@ def test_what_is_left_out_by_name_may_change(project: Project) -> None:
     built = project.ask(do="build", environment={"DEPENDS": leave_out})
     with (
         project.changed("seeds/first.txt", "other"),
+        project.changed("seeds/second.txt", "another"),
         project.changed("shop/migrations/0001_initial.py", appended("# x")),
     ):
         other = {"DEPENDS": leave_out, "COLOURS": "blue", "SHOP_MODE": "x"}
@@ -538,20 +550,21 @@ def test_a_library_that_is_linked_file_by_file_is_a_library(tmp_path: Path) -> N
 
 @pytest.mark.benchmark
 def test_the_key_of_500_migrations_is_cheap(tmp_path: Path) -> None:
-    """At most 60 ms of CPU time, with the first use of each module in it, and with the files in the page cache or not."""
+    """At most 60 ms of CPU time, with the files that the build used, as far as they are the same ones."""
     own = Project(tmp_path)
     text = own.path("shop/migrations/0002_seed.py").read_text() + "# ä comment of a migration of usual size\n" * 50
     paths = [own.path(f"shop/migrations/{number:04}_more.py") for number in range(3, 501)]
     for number, path in enumerate(paths):
         path.write_text(f"{text}# {number}\n")
     os.sync()
+    names = [path.relative_to(own.folder).as_posix() for path in paths]
     found: dict[str, list[list[float]]] = {"warm": [], "cold": []}
     for _ in range(10):
         for state, times in found.items():
             for path in paths if state == "cold" else ():
                 with path.open("rb") as file:
                     os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-            times.append(own.ask(do="read")["ms"])
+            times.append(own.ask(do="read", manifest={"files": names})["ms"])
     own.close()
     for state, times in found.items():
         cpu, wall = (sorted(column)[len(column) // 2] for column in zip(*times, strict=True))
