@@ -35,6 +35,7 @@ def groups() -> dict[str, Callable[[Bench], Iterator[Case]]]:
         cases_plugin,
         cases_sessions,
         cases_tables,
+        cases_templates,
         cases_testcases,
     )
 
@@ -54,6 +55,12 @@ def groups() -> dict[str, Callable[[Bench], Iterator[Case]]]:
         "disk": cases_elsewhere.run_disk,
         "testcases": cases_testcases.run_testcases,
         "plugin": cases_plugin.run_plugin,
+        "templates": cases_templates.run_templates,
+        "templates-migrations": cases_templates.run_migrations,
+        "templates-workers": cases_templates.run_workers,
+        "templates-key": cases_templates.run_key,
+        "templates-disk": cases_templates.run_template_disk,
+        "templates-kept": cases_templates.run_kept,
         "sessions": cases_sessions.run_sessions,
         "data": cases_data.run_data,
         "testcases-netbox": cases_testcases.run_testcases_of_netbox,
