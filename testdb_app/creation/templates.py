@@ -102,9 +102,11 @@ class TemplateMaker:
         if folder is None or not store.supports_archives or template.elsewhere:
             return
         try:
-            if template.name not in {each.name for each in store.list_archived(folder, lambda _: None)}:
-                store.archive(template, folder)
-                self.progress.say(f"template {template.short_name} written to {folder}")
+            # The workers of a run end at about the same time.
+            with store.lock(f"archive of {template.name}", lambda: None):
+                if template.name not in {each.name for each in store.list_archived(folder, lambda _: None)}:
+                    store.archive(template, folder)
+                    self.progress.say(f"template {template.short_name} written to {folder}")
         except ArchiveError as error:
             self.progress.say(error.message)
 

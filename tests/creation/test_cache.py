@@ -166,6 +166,14 @@ def test_the_command_builds_for_other_machines(make_machine: Callable[[], Machin
     assert {path.name for path in second.folder.iterdir()} == {path.name for path in first.folder.iterdir()}
 
 
+def test_one_worker_of_a_run_writes_the_archive(make_machine: Callable[[], Machine]) -> None:
+    machine = make_machine()
+    tests = "import pytest\n\n@pytest.mark.django_db\n@pytest.mark.parametrize('n', range(12))\ndef test_it(n): pass\n"
+    machine.project.write("test_it.py", tests)
+    machine.project.pytest("-n3", "--ds=settings").must_pass()
+    assert len(list(machine.folder.glob("*.dump"))) == 1
+
+
 def test_an_archive_that_does_not_fit_is_not_restored(make_machine: Callable[[], Machine]) -> None:
     machine = make_machine()
     machine.command("--build", "-v0")
@@ -182,8 +190,10 @@ def test_what_is_wrong_with_the_folder_is_named_and_the_run_goes_on(make_machine
     dump.write_bytes(dump.read_bytes()[:-1] + b"?")
     drop_databases(machine.role)
     printed = machine.test()
-    assert f"{dump.name} is not as it was written: its SHA-256 digest differs; delete it" in printed
+    assert f"{dump} is not as it was written: its SHA-256 digest differs" in printed
     assert "building the template" in printed
+    drop_databases(machine.role)
+    assert "restored from" in machine.test()
 
     machine.folder.chmod(0o777)
     drop_databases(machine.role)
