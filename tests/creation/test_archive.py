@@ -318,7 +318,8 @@ CHANGES = [
     ("UPDATE ONLY base SET a = 4", "rows of public.base differs"),
     ("SELECT lo_put(4711, 0, '\\x03')", "large object 4711 differs"),
     ('CREATE COLLATION bytes FROM "C"', "collation public.bytes is new"),
-    ("CREATE CAST (mood AS int) WITH INOUT", "cast public.mood AS integer is new"),
+    ("CREATE FUNCTION to_int(mood) RETURNS int LANGUAGE sql RETURN 1", "function public.to_int(public.mood) is new"),
+    ("CREATE CAST (mood AS int) WITH FUNCTION to_int(mood)", "cast public.mood AS integer is new"),
     (
         "CREATE OPERATOR #+# (FUNCTION = int4pl, LEFTARG = int, RIGHTARG = int)",
         "operator public.#+#(integer,integer) is new",
