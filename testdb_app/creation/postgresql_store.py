@@ -93,6 +93,21 @@ SELECT d.oid::pg_catalog.int8, pg_catalog.shobj_description(d.oid, 'pg_database'
 _IS_IN_USE = """
 SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_stat_activity a WHERE a.datid OPERATOR(pg_catalog.=) %s::pg_catalog.oid)
 """
+_CATALOGS = (
+    *("aggregate", "attrdef", "attribute", "cast", "class", "collation", "constraint", "conversion", "default_acl"),
+    *("description", "enum", "event_trigger", "extension", "foreign_data_wrapper", "foreign_server", "foreign_table"),
+    *("index", "inherits", "language", "largeobject_metadata", "namespace", "opclass", "operator", "opfamily"),
+    *("policy", "proc", "publication", "publication_namespace", "publication_rel", "range", "rewrite", "sequence"),
+    *("statistic_ext", "transform", "trigger", "ts_config", "ts_config_map", "ts_dict", "type"),
+)
+# Each object that is made, changed or dropped changes the number of rows, or the sum of the transactions that wrote them.
+_SCHEMA = "SELECT pg_catalog.md5(pg_catalog.concat_ws(' ', {}))".format(
+    ", ".join(
+        "(SELECT pg_catalog.concat_ws(':', pg_catalog.count(*), pg_catalog.sum(xmin::pg_catalog.text::pg_catalog.int8))"
+        f" FROM pg_catalog.pg_{name})"
+        for name in _CATALOGS
+    )
+)
 _SETTINGS = """
 SELECT coalesce(r.rolname, '')::pg_catalog.text, pg_catalog.split_part(c, '=', 1),
        pg_catalog.substr(c, pg_catalog.strpos(c, '=') OPERATOR(pg_catalog.+) 1)
@@ -403,15 +418,38 @@ class PostgreSQLStore(TemplateStore):
         row = self._execute(_DATABASE, [cut(name)]).fetchone()
         if row is None:
             return None
-        oid, comment, is_own = row
+        given = self._read_mark(name)
+        if "template" not in given or "made" not in given:
+            return PresentDatabase()
+        return PresentDatabase(str(given["template"]), float(given["made"]), bool(self._value(_IS_IN_USE, [row[0]])))
+
+    def note_schema(self, name: str) -> None:
+        """Add what the catalogs hold to the mark of the clone; see :meth:`TemplateStore.note_schema`."""
+        mark = self._read_mark(name)
+        if mark:
+            self._comment(cut(name), _CLONE + json.dumps({**mark, "schema": self._read_schema()}))
+
+    def has_noted_schema(self, name: str) -> bool:
+        """Compare the catalogs with the mark; see :meth:`TemplateStore.has_noted_schema`."""
+        return self._read_mark(name).get("schema") == self._read_schema()
+
+    def _read_schema(self) -> str:
+        with self.connection.cursor() as cursor:
+            cursor.execute(_SCHEMA)
+            (found,) = cursor.fetchone()
+        return str(found)
+
+    def _read_mark(self, name: str) -> dict[str, Any]:
+        """Return what the mark of a clone says; nothing if it is no clone of this role's."""
+        row = self._execute(_DATABASE, [cut(name)]).fetchone()
+        oid, comment, is_own = row or (0, "", False)
         if is_own and comment and comment.startswith(_CLONE):
             with suppress(ValueError, KeyError, TypeError):
-                given = json.loads(comment.removeprefix(_CLONE))
+                given: dict[str, Any] = json.loads(comment.removeprefix(_CLONE))
                 # A dump with --create has the comment, too.
                 if given["oid"] == oid:
-                    is_in_use = bool(self._value(_IS_IN_USE, [oid]))
-                    return PresentDatabase(str(given["template"]), float(given["made"]), is_in_use)
-        return PresentDatabase()
+                    return given
+        return {}
 
     def clone(
         self, creation: Any, template: Template, name: str, *, spare: Spare | None, verbosity: int, replaces: bool

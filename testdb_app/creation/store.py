@@ -212,6 +212,13 @@ class TemplateStore(ABC):
     def find_present(self, name: str) -> PresentDatabase | None:
         """Return what has the name of a test database now; None if nothing has."""
 
+    def note_schema(self, name: str) -> None:  # noqa: B027 - where nothing is noted, clones are not reset
+        """Note the schema of the clone *name*, which the connection leads to now, for :meth:`has_noted_schema`."""
+
+    def has_noted_schema(self, name: str) -> bool:
+        """Whether that schema is as it was noted. A reset proves this of tables only. False if that is not known."""
+        return False
+
     @abstractmethod
     def make_spare(self, template: Template) -> str:
         """Make a clone under a name of its own, and return that name. No collection takes it until the store is closed."""

@@ -132,6 +132,9 @@ class TemplateMaker:
         if template.baseline:
             database_setup.note_prepared(connection.alias)
             guard.mark_kept_database(connection)
+            if given.get("keepdb"):
+                with suppress(DatabaseError, connection.Database.Error), open_store(connection) as store:
+                    store.note_schema(name)
         if not is_built:
             call_named_receivers(connection.alias)
             self.progress.report(connection.alias, describe_use(template), about=template.key)
@@ -175,7 +178,7 @@ class TemplateMaker:
         with self._taken_spare(connection.alias, template) as spare:
             if present is not None and present.is_clone_of(template):
                 is_costly = spare is None and store.read_size(template.name) > CLONES_ARE_CHEAPER
-                if (is_costly or present.is_in_use) and _reset(connection, name, template):
+                if (is_costly or present.is_in_use) and _reset(store, name, template):
                     return
             guard.close(connection)
             store.clone(
@@ -548,10 +551,13 @@ def _capture(connection: BaseDatabaseWrapper) -> str:
         return ""
 
 
-def _reset(connection: BaseDatabaseWrapper, name: str, template: Template) -> bool:
+def _reset(store: TemplateStore, name: str, template: Template) -> bool:
     """Reset the kept clone *name* to the rows of *template*; False if it cannot be, as after a change of its schema."""
+    connection = store.connection
     with guard.renamed(connection, name), guard.treated_as_kept(connection, name):
         try:
+            if not store.has_noted_schema(name):
+                return False  # also after a change that no reset sees: of a view, a function
             baseline = get_backend(connection).read_baseline(connection)
             if baseline is None or baseline.captured_at != template.baseline:
                 return False  # a run without templates has captured its own

@@ -84,7 +84,7 @@ class CreationHooks:
 
     def pytest_report_collectionfinish(self) -> list[str]:
         """Return what was made while the tests were collected."""
-        if self.spares is None:
+        if self.spares is None or self.progress.is_quiet:
             return []
         found = self.spares.find_templates()
         self.progress.known = {alias: template.key for alias, template in found.items()}
