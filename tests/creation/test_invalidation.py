@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from django.db import connections
 
 from tests.creation.projects import TemplateProject, drop_all, make_template_project
+from tests.scratch import connect_as_superuser
 
 # Looks a template up as a run does, and builds none.
 PROBE = """
@@ -293,3 +295,46 @@ def test_a_distribution_that_is_upgraded_is_named_with_its_versions(built: Templ
     finally:
         after.rename(before)
     assert look_up(built) is None
+
+
+def test_a_template_with_another_collation_version_is_refused_by_the_server_and_the_run_says_so(
+    project: TemplateProject,
+) -> None:
+    """The version of the system is in the key. This is what a template of another system looks like."""
+    project.tests()
+    (template,) = project.templates()
+    with connect_as_superuser("postgres") as connection:
+        connection.execute("UPDATE pg_database SET datcollversion = '0.1' WHERE datname = %s", [template])
+    ran = project.tests().must_find()
+    assert any(line.startswith('no template for "default": template database') for line in ran.lines), ran.text
+    assert any("collation version" in line for line in ran.lines), ran.text
+    project.tests("--create-db").must_build("it was asked for").must_find()
+    project.tests().must_use().must_find()
+    assert project.databases() == project.templates()
+
+
+@pytest.fixture
+def server_folder() -> Iterator[Path]:
+    """A folder that the server can read, whoever runs it."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+def test_an_extension_that_is_upgraded_on_the_server(project: TemplateProject, server_folder: Path) -> None:
+    with connect_as_superuser("postgres") as connection:
+        if connection.info.server_version < 180_000:
+            pytest.skip("extension_control_path is new in PostgreSQL 18")
+    folder = server_folder / "extension"
+    folder.mkdir()
+    control = "default_version = '{}'\nrelocatable = true\ntrusted = true\n"
+    (folder / "shopext.control").write_text(control.format("1.0"))
+    (folder / "shopext--1.0.sql").write_text("CREATE FUNCTION shop_one() RETURNS int LANGUAGE sql AS 'SELECT 1';")
+    (folder / "shopext--1.0--1.1.sql").write_text("CREATE FUNCTION shop_two() RETURNS int LANGUAGE sql AS 'SELECT 2';")
+    project.as_superuser(f"ALTER ROLE {{}} SET extension_control_path TO '{folder.parent}:$system'", project.role)
+    project.add_migration("0003_extension", 'migrations.RunSQL("CREATE EXTENSION shopext")')
+    project.tests().must_find()
+    project.tests().must_use().must_find()
+    (folder / "shopext.control").write_text(control.format("1.1"))
+    project.tests().must_build("(changed: extension shopext 1.0 -> 1.1)").must_find()
+    project.tests().must_use().must_find()
