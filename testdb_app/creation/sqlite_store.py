@@ -114,10 +114,11 @@ class SQLiteStore(TemplateStore):
         name = django_private.get_test_database_name(self.connection.creation)
         with closing(sqlite3.connect(":memory:")) as connection:
             options = [option for (option,) in connection.execute("PRAGMA compile_options")]
+        built_with = "\n".join(option for option in options if not option.startswith("COMPILER="))
         return {
             "SQLite": sqlite3.sqlite_version,
-            "options of SQLite": " ".join(each for each in options if not each.startswith("COMPILER=")),
-            "place of the test database": "memory" if FileName.parse(name).is_in_memory else "file",
+            "options of SQLite": f"#{blake2b(built_with.encode(), digest_size=8).hexdigest()}",
+            "test database": "in memory" if FileName.parse(name).is_in_memory else "in a file",
         }
 
     # Templates --------------------------------------------------------------------------------------------------------
