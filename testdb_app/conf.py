@@ -38,7 +38,8 @@ class Settings:
     - ``templates``: whether test databases are clones of a template, so that migrations run once.
     - ``template_depends``: what a template database depends on besides what is found: globs relative to the project's root,
       "env:NAME" and "setting:NAME". With "!" before it, something is left out.
-    - ``template_cache``: the folder for templates as files; relative to the project. None for no files.
+    - ``template_cache``: the folder for templates as files; relative to the project. None for no files, and for
+      ``.testdb`` on SQLite, whose templates always are files.
     - ``template_max_age``: seconds after which a template is built anew; None for no limit.
     """
 
