@@ -148,6 +148,8 @@ INSTALLED_APPS = [
 SECRET_KEY = "of a benchmark"
 USE_TZ = True
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+# What measures the build is no part of it.
+TESTDB = {{"TEMPLATE_DEPENDS": ["!env:CLONES_ARE_CHEAPER", "!env:MEASURE_PARTS", "!conftest.py"]}}
 """
 _WITHOUT = "def test_nothing(in_first_test):\n    in_first_test()\n"
 
