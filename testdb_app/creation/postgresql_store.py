@@ -409,6 +409,10 @@ class PostgreSQLStore(TemplateStore):
 
     # Clones -----------------------------------------------------------------------------------------------------------
 
+    def waits_for_disk(self) -> bool:
+        """Read ``fsync``: DROP DATABASE makes a checkpoint. One round trip."""
+        return bool(self._value("SELECT pg_catalog.current_setting('fsync')::pg_catalog.bool"))
+
     def read_size(self, name: str) -> int:
         """Return the size of a database in bytes; 0 if it has just been dropped. One round trip."""
         return int(self._value(_SIZE, [name]))

@@ -204,6 +204,10 @@ class TemplateStore(ABC):
 
     # Clones -----------------------------------------------------------------------------------------------------------
 
+    def waits_for_disk(self) -> bool:
+        """Whether to drop a database takes long, because the server waits until the files of all others are on a disk."""
+        return False
+
     @abstractmethod
     def read_size(self, name: str) -> int:
         """Return the size of a template in bytes."""

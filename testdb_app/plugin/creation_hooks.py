@@ -14,7 +14,14 @@ from testdb_app.creation.ahead import SpareMaker
 from testdb_app.creation.progress import Progress, write_line
 from testdb_app.creation.store import TemplateStore
 from testdb_app.creation.template import Template
-from testdb_app.creation.templates import TemplateMaker, describe_use, find_for, find_obstacle, open_store
+from testdb_app.creation.templates import (
+    TemplateMaker,
+    describe_use,
+    find_for,
+    find_obstacle,
+    is_clone_cheap,
+    open_store,
+)
 from testdb_app.plugin import options, transactional
 from testdb_app.plugin._pytest_private import capture_suspended
 
@@ -66,7 +73,10 @@ class CreationHooks:
         store = open_store(connection)
         if connection.vendor != "postgresql" or find_obstacle(connection.creation) or store.find_obstacle():
             return store, None
-        return store, find_for(store)[0]
+        template, _ = find_for(store)
+        if template is not None and self.config.option.reuse_db and not is_clone_cheap(store, template):
+            template = None  # the kept database is reset
+        return store, template
 
     def pytest_report_header(self) -> list[str]:
         """Return what the workers of xdist will do: these have no header of their own."""
