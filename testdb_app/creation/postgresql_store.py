@@ -14,6 +14,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -147,6 +148,10 @@ _IS_RECENT = """
 SELECT 1 FROM {table} t
  WHERE t.{column} OPERATOR(pg_catalog.>) (pg_catalog.now() OPERATOR(pg_catalog.-) pg_catalog.make_interval(secs => {seconds}))
    AND t.{column} OPERATOR(pg_catalog.<=) pg_catalog.now() LIMIT 1
+"""
+_START = "SELECT EXTRACT(EPOCH FROM pg_catalog.pg_postmaster_start_time())::pg_catalog.text"
+_HAS_UNLOGGED = """
+SELECT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.relpersistence OPERATOR(pg_catalog.=) 'u')
 """
 _COPIES_BY_CLONE = """
 SELECT s.setting FROM pg_catalog.pg_settings s WHERE s.name OPERATOR(pg_catalog.=) 'file_copy_method'
@@ -293,6 +298,19 @@ class PostgreSQLStore(TemplateStore):
             connection_limit=grants[0][1],
         )
 
+    def find_fault(self, template: Template) -> str | None:
+        """Say so if unlogged tables may have been emptied; see :meth:`TemplateStore.find_fault`. At most one round trip."""
+        if template.server_started and template.server_started != self._value(_START):
+            return "the server was restarted, and may have emptied unlogged tables"
+        return None
+
+    def read_start_if_unlogged(self) -> str:
+        """Read when the server started; see :meth:`TemplateStore.read_start_if_unlogged`. One round trip, or two."""
+        with self.connection.cursor() as cursor:
+            cursor.execute(_HAS_UNLOGGED)
+            (has_unlogged,) = cursor.fetchone()
+        return str(self._value(_START)) if has_unlogged else ""
+
     def read_extensions(self) -> dict[str, str]:
         """Return the extensions of the database that the connection leads to. Two round trips."""
         with self.connection.cursor() as cursor:
@@ -393,7 +411,7 @@ class PostgreSQLStore(TemplateStore):
             write_archive(
                 folder,
                 template.name,
-                json.loads(template.as_document()),
+                json.loads(replace(template, server_started="").as_document()),
                 connection_parameters=maintenance_parameters(self.connection),
                 database=spare,
                 programs=programs,

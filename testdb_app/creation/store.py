@@ -140,6 +140,10 @@ class TemplateStore(ABC):
         """Have the database that Django makes while the block runs marked at once, so that a collection knows it."""
         return nullcontext()
 
+    def read_start_if_unlogged(self) -> str:
+        """Return when the server started, if the database that the connection leads to now has unlogged tables; else ""."""
+        return ""
+
     def read_extensions(self) -> dict[str, str]:
         """Return the extensions in the database that the connection leads to now, with their available versions."""
         return {}

@@ -59,6 +59,7 @@ class Template:
     - ``elsewhere``: the aliases that its migrations wrote to, besides their own. A clone cannot repeat that.
     - ``outside``: what its migrations did outside of any database, as far as that was seen.
     - ``receivers``: the receivers of ``post_migrate`` outside of Django that ran.
+    - ``server_started``: when the server started, if there are unlogged tables; "" without one. A crash empties them.
     - ``extensions``: the installed extensions, with the versions that the server would install.
     """
 
@@ -79,6 +80,7 @@ class Template:
     elsewhere: tuple[str, ...] = ()
     outside: tuple[str, ...] = ()
     receivers: tuple[str, ...] = ()
+    server_started: str = ""
     extensions: Mapping[str, str] = field(default_factory=dict)
     properties: DatabaseProperties = DatabaseProperties()
 

@@ -255,8 +255,10 @@ class TemplateMaker:
             guard.record_made(connection.alias, scratch)
             with guard.renamed(connection, scratch):
                 baseline = _capture(connection)
+                server_started = store.read_start_if_unlogged()
             template = replace(
                 template,
+                server_started=server_started,
                 name=store.name_template(template.key),
                 project=str(project_root()),
                 baseline=baseline,
@@ -335,6 +337,7 @@ class TemplateMaker:
         template = replace(
             template,
             manifest=manifest,
+            server_started=store.read_start_if_unlogged(),
             extensions=store.read_extensions(),
             frozen=store.find_frozen(seconds),
             baseline=baseline,
