@@ -17,7 +17,7 @@ from psycopg import sql
 from tests.benchmarks.cases_tables import Bench
 from tests.benchmarks.disk import filesystem, is_in_memory, own_server
 from tests.benchmarks.results import Case, Series, Target
-from tests.benchmarks.template_project import Measured, TemplateProject, template_project
+from tests.benchmarks.template_project import IMPORT, Measured, TemplateProject, template_project
 from tests.scratch import connect
 
 MIGRATIONS = 34
@@ -69,10 +69,10 @@ def _series(times: Mapping[str, tuple[float, ...]]) -> tuple[Series, ...]:
 
 
 def _setup(measured: Measured) -> dict[str, float]:
-    """Return the set-up by wall clock and by CPU of the process, and the whole process."""
+    """Return the set-up by wall clock and by CPU of the process, beside imports, and the whole process."""
     return {
         "": measured.setup,
-        ", CPU": measured.only["setup CPU"],
+        ", CPU": measured.only["setup CPU"] - measured.part(IMPORT, cpu=True),
         ", whole process": measured.whole,
     }
 
@@ -108,9 +108,9 @@ def _measure_warm(project: TemplateProject, tables: int, limits: tuple[int, int]
         return _setup(runs[name][-1])
 
     def stock(*options: str) -> dict[str, float]:
-        return _setup(project.run(*_STOCK, *options, "test_first.py", **_IMPORTS))
+        return _setup(project.stock(*options, "test_first.py", **_IMPORTS))
 
-    cold = stock("--create-db")
+    cold = stock("--create-db", "--reuse-db")
     times = _in_turn(
         {
             "made ahead": lambda: run("ahead"),
@@ -167,7 +167,7 @@ def run_migrations(bench: Bench) -> Iterator[Case]:
             # Two of each: they take minutes.
             cold: dict[str, list[Measured]] = {"stock": [], "ours": []}
             for _ in range(2 if bench.rounds >= 20 and migrations < 1_000 else 1):
-                cold["stock"].append(project.run(*_STOCK, "--create-db", "test_first.py"))
+                cold["stock"].append(project.stock("--create-db", "test_first.py"))
                 cold["ours"].append(project.from_template("--create-db", "test_first.py"))
             times = {
                 f"{name}, first run{what}": tuple(_setup(each)[what] for each in runs)
@@ -306,7 +306,7 @@ def run_template_disk(bench: Bench) -> Iterator[Case]:
                 drops.extend(line for line in lines if "DROP DATABASE" in line)
                 # Those that the server begins by itself are waited for by nobody.
                 checkpoints.extend(line for line in lines if "checkpoint starting:" in line and " wait" in line)
-            return {"": measured.setup, ", CPU": measured.only["setup CPU"]}
+            return {"": measured.setup, ", CPU": measured.only["setup CPU"] - measured.part(IMPORT, cpu=True)}
 
         for project in places.values():
             project.from_template("--create-db", "test_first.py")
@@ -321,7 +321,7 @@ def run_template_disk(bench: Bench) -> Iterator[Case]:
                 )
         times = _in_turn(candidates, _rounds(bench))
         for place, project in places.items():
-            measured = [project.run(*_STOCK, "--reuse-db", "test_first.py") for _ in range(2)]
+            measured = [project.stock("--reuse-db", "test_first.py") for _ in range(2)]
             times[f"stock, first run, {place}"], times[f"stock, --reuse-db, {place}"] = (
                 (each.setup,) for each in measured
             )

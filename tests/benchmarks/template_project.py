@@ -19,6 +19,7 @@ from tests.guard.projects import MANAGE, Project, Run, database_settings
 from tests.scratch import connect
 
 APPS = 10
+IMPORT = "import of the backend"
 OF_DJANGO = {"tables": 8, "migrations": 14}
 """What contenttypes, auth and the list of migrations add."""
 
@@ -137,10 +138,12 @@ def test_first(db, in_first_test, number):
     time.sleep(float(os.environ.get("SECONDS_TO_SLEEP", 0)))
 """
 _SETTINGS = f"""
-import json
+import json, os
 from pathlib import Path
 HERE = Path(__file__).parent
 DATABASES = json.loads((HERE / "databases.json").read_text())
+if "STOCK" in os.environ:  # a database of its own
+    DATABASES["default"]["TEST"] = {{"NAME": f"test_{{DATABASES['default']['NAME']}}_stock"}}
 INSTALLED_APPS = [
     "testdb_app", "django.contrib.contenttypes", "django.contrib.auth", *(f"app{{n}}" for n in range({APPS}))
 ]
@@ -169,8 +172,8 @@ class Measured:
 
     @property
     def setup(self) -> float:
-        """The set-up of the databases, with the wait for a clone that is made ahead."""
-        return float(self.only["setup"]) + self.part("wait")
+        """The set-up of the databases, with the wait for a clone that is made ahead, and beside imports."""
+        return float(self.only["setup"]) + self.part("wait") - self.part(IMPORT)
 
     def part(self, name: str, *, cpu: bool = False) -> float:
         """Return the milliseconds of a part of the only process, or of its CPU."""
@@ -194,6 +197,10 @@ class TemplateProject:
         whole = (time.perf_counter() - started) * 1000
         found = [json.loads(path.read_text()) for path in sorted(self.project.directory.glob("measured-*.json"))]
         return Measured(run=run, whole=whole, processes=found)
+
+    def stock(self, *arguments: str, **environment: str) -> Measured:
+        """Run it without the plugin, in a test database of its own."""
+        return self.run("-p", "no:testdb", *arguments, STOCK="1", **environment)
 
     def from_template(self, *arguments: str, **environment: str) -> Measured:
         """Run it with templates, and measure the parts."""
