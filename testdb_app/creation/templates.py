@@ -216,10 +216,11 @@ class TemplateMaker:
         if found is not None:
             return found, False
 
-        def show_wait() -> None:
+        def wait() -> None:
             self.progress.say(f'waiting for another process that builds the template of "{connection.alias}"')
+            get_backend(connection)  # its import takes as long as all else before the first test
 
-        with store.lock(f"{connection.alias}:{static.digest}", show_wait):
+        with store.lock(f"{connection.alias}:{static.digest}", wait):
             found, why = find_for(store, static, not_before=self.not_before)
             if found is not None:
                 return found, False

@@ -214,9 +214,9 @@ def run_workers(bench: Bench) -> Iterator[Case]:
             assert len(workers) == 4, run.run.stdout
             builds.append(len(builders))
             first.append(max(each["setup"] for each in workers))
-            late += [max(0.0, each["ready"] - builders[0]["built"]) for each in workers if each not in builders]
+            late.append(max(each["ready"] - builders[0]["built"] for each in workers if each not in builders))
         times: dict[str, tuple[float, ...]] = {
-            "the others, after the build": tuple(late),
+            "the last of 4 workers, after the build": tuple(late),
             "4 workers, first run": tuple(first),
         }
         for number in (1, 4, 8):
@@ -240,7 +240,7 @@ def run_workers(bench: Bench) -> Iterator[Case]:
             Target(text="-n 4 cold: builds", measured=max(builds), limit=1, unit="build"),
             Target(
                 text="-n 4 cold: the last of the others is ready after the build",
-                measured=max(late),
+                measured=statistics.median(late),
                 limit=500,
                 unit="ms",
             ),
