@@ -190,14 +190,14 @@ class Trace:
 
     def _note_setting(self, name: str) -> None:
         # Django reads it at each statement, and runners change it.
-        if name != "DEBUG" or self._is_asked_by_project(sys._getframe(2), frozenset()):
+        if name != "DEBUG" or self._is_read_by_project(sys._getframe(2), frozenset()):
             self._settings.add(name)
 
     def _note_variable(self, name: str) -> None:
-        if self._is_asked_by_project(sys._getframe(2), _READS_FOR_OTHERS):
+        if self._is_read_by_project(sys._getframe(2), _READS_FOR_OTHERS):
             self._variables.add(name)
 
-    def _is_asked_by_project(self, frame: FrameType | None, between: frozenset[str]) -> bool:
+    def _is_read_by_project(self, frame: FrameType | None, between: frozenset[str]) -> bool:
         while frame is not None and _top_package(frame) in between:
             frame = frame.f_back
         return frame is not None and self._place_of(frame.f_code.co_filename) is not None

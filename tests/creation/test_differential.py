@@ -13,6 +13,8 @@ from tests.creation.projects import TemplateProject
 from tests.real.loading import FOLDER, NAMES, find_client, run_client, skip_without
 from tests.scratch import connect_as_superuser
 
+pytestmark = pytest.mark.postgresql
+
 # pg_dump of August 2025 and later writes a random word there.
 _VARYING = re.compile(r"^\\(un)?restrict .*\n|^--.*\n|^COMMENT ON DATABASE \S+ IS 'testdb clone .*\n|^\n", re.MULTILINE)
 

@@ -15,6 +15,8 @@ from django.db import connections
 from tests.creation.projects import TemplateProject, drop_all, make_template_project
 from tests.scratch import connect_as_superuser
 
+pytestmark = pytest.mark.postgresql
+
 # Looks a template up as a run does, and builds none.
 PROBE = """
 import os, sys

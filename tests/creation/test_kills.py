@@ -15,6 +15,8 @@ from psycopg import sql
 from tests.creation.projects import TemplateProject
 from tests.scratch import connect_as_superuser
 
+pytestmark = pytest.mark.postgresql
+
 # In the project: kills the process at the nth call of a function, before or after it, or some milliseconds into it.
 KILLER = """
 import importlib, os, signal, sys, threading

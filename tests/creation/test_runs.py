@@ -9,6 +9,8 @@ import pytest
 
 from tests.creation.projects import ROWS, TemplateProject
 
+pytestmark = pytest.mark.postgresql
+
 SEVERAL = """
 from finds import *
 

@@ -47,6 +47,13 @@ class SwitchingPool:
             server.connect(f"{host}/.s.PGSQL.{port}")
         else:
             server = socket.create_connection((host, port))
+        with contextlib.ExitStack() as opened:
+            opened.enter_context(server)
+            greeting = self._greet(server, user, database)
+            opened.pop_all()
+        return server, greeting
+
+    def _greet(self, server: socket.socket, user: str, database: str) -> bytes:
         body = f"user\0{user}\0database\0{database}\0client_encoding\0UTF8\0\0".encode()
         server.sendall(struct.pack("!ii", len(body) + 8, _PROTOCOL) + body)
         greeting = b""
@@ -54,15 +61,17 @@ class SwitchingPool:
             greeting += message
             if kind in b"ZE":
                 break
-        return server, greeting
+        return greeting
 
     def _serve(self, client: socket.socket) -> None:
-        with contextlib.suppress(OSError, EOFError), client:
+        with contextlib.suppress(OSError, EOFError), contextlib.ExitStack() as opened:
+            opened.enter_context(client)
             (size,) = struct.unpack("!i", _read(client, 4))
             words = _read(client, size - 4)[4:].split(b"\0")
             user = words[words.index(b"user") + 1].decode()
             database = self.database
             server, greeting = self._open(user, database)
+            opened.enter_context(server)
             client.sendall(greeting)
             waiting, idle = 0, True
             while True:
@@ -83,6 +92,7 @@ class SwitchingPool:
                     server.close()
                     database = self.database
                     server, _ = self._open(user, database)
+                    opened.enter_context(server)
                 waiting += kind in b"QSF"
                 server.sendall(message)
 
