@@ -74,7 +74,7 @@ class Trace:
     After the block, ``note`` says why code could not be observed; it is None where it was. Then each module of the project
     that is loaded counts.
 
-    Cost: half of the CPU time of the migrations more on Python 3.11, a twentieth on 3.12 and later. An audit hook cannot be
+    Cost: on Python 3.11, the CPU time of the migrations once more; on 3.12 and later, a twentieth of it. An audit hook cannot be
     removed: in the rest of the process it takes some tenths of a microsecond for each event that Python audits.
     """
 
