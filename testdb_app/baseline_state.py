@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from testdb_app.exceptions import BaselineDamagedError, BaselineFormatError
-from testdb_app.schema import QualifiedName, Schema, SequenceInfo, Table
+from testdb_app.schema import QualifiedName, Schema, SequenceInfo, Table, list_some
 
 MIGRATIONS_TABLE = "django_migrations"
 """The table of applied migrations, in any schema. Without its rows every migration would run again."""
@@ -240,7 +240,7 @@ def _digest(document: Mapping[str, Any]) -> str:
 def not_as_captured(where: str, faults: Iterable[str]) -> BaselineDamagedError:
     """Return the error for a baseline with these *faults*, in the database that *where* names."""
     changes = list(faults)
-    listed = "; ".join(changes[:5]) + (f"; and {len(changes) - 5} more" if len(changes) > 5 else "")
+    listed = list_some(changes, between="; ")
     return BaselineDamagedError(
         f"The baseline of {where} is damaged: {listed}. Nothing was changed. Create the database again (--create-db, or "
         "without --keepdb). Or bring it to the intended state and capture that: resetdb --recapture, or "
@@ -315,7 +315,7 @@ def from_earlier_document(document: Mapping[str, Any], *, where: str) -> Baselin
 def not_proved(where: str, changes: Iterable[str]) -> BaselineFormatError:
     """Return the error for a baseline of another format in a database that may have changed since the capture."""
     found = list(changes)
-    listed = "; ".join(found[:5]) + (f"; and {len(found) - 5} more" if len(found) > 5 else "")
+    listed = list_some(found, between="; ")
     return BaselineFormatError(
         f"The baseline of {where} was captured by another version of testdb_app, and the database may have rows of an "
         f"earlier run: {listed}. Nothing was changed. Create the database again (--create-db, or without --keepdb). Or "

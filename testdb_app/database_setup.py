@@ -25,7 +25,7 @@ from testdb_app.exceptions import (
     UnsupportedError,
 )
 from testdb_app.resetter import READING, Resetter, explained, refit, require_baseline
-from testdb_app.schema import Schema, on_one_line
+from testdb_app.schema import Schema, list_some, on_one_line
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -92,7 +92,7 @@ def prepare_test_database(using: str, *, allow_database: tuple[str, ...] = ()) -
         doubtful = [] if guard.is_made_by_this_run(connections[using]) else _find_doubtful(using)
         capture_baseline(using, replace=True, allow_database=allow_database)
         if doubtful:
-            listed = "; ".join(doubtful[:5]) + (f"; and {len(doubtful) - 5} more" if len(doubtful) > 5 else "")
+            listed = list_some(doubtful, between="; ")
             warnings.warn(
                 f'The schema of database "{_name(using)}" (alias "{using}") has changed since its baseline was captured, and '
                 f"rows that an earlier run has left may be part of the new one: {listed}. If a migration did not make them so, "

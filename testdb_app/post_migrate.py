@@ -28,6 +28,7 @@ from django.dispatch import Signal
 from testdb_app.backends import get_backend
 from testdb_app.conf import ALL_APPS, get_settings
 from testdb_app.exceptions import PostMigrateError
+from testdb_app.schema import list_some
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -198,7 +199,7 @@ def describe_uncalled_receivers() -> str | None:
     found = find_uncalled_receivers() if has_baseline else []
     if not found:
         return None
-    listed = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
+    listed = list_some(found)
     return (
         f"resets do not call these receivers of post_migrate, which Django's flush calls: {listed}. If your tests need them, set "
         'TESTDB["POST_MIGRATE"] to their apps, or to "all"; otherwise set it to []'

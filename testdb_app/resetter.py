@@ -52,7 +52,7 @@ from testdb_app.guard import check_transaction_state
 from testdb_app.model_tables import index_models
 from testdb_app.plan import check_references, check_storage, find_refused, plan_reset
 from testdb_app.report import ResetPreview, ResetReport, make_report
-from testdb_app.schema import QualifiedName, Schema
+from testdb_app.schema import QualifiedName, Schema, list_some
 from testdb_app.selection import Scope, make_scope, select_tables
 from testdb_app.signals import clear_caches, database_reset, reset_finished
 
@@ -750,7 +750,7 @@ def check_shape(connection: BaseDatabaseWrapper, schema: Schema, baseline: Basel
 def refuse_changes(connection: BaseDatabaseWrapper, baseline: Baseline, changes: list[str]) -> None:
     """Raise :class:`BaselineError` if the schema has *changes* since *baseline* was captured."""
     if changes:
-        listed = "; ".join(changes[:5]) + (f"; and {len(changes) - 5} more" if len(changes) > 5 else "")
+        listed = list_some(changes, between="; ")
         raise BaselineError(
             f'The baseline of database "{connection.settings_dict["NAME"]}" (alias "{connection.alias}"), captured '
             f"{baseline.captured_at}, belongs to another schema: {listed}. Nothing was changed. Undo the change, or bring "

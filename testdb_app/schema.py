@@ -38,6 +38,13 @@ def on_one_line(text: str, *, keep: str = "") -> str:
     )
 
 
+def list_some(words: Iterable[str], *, most: int = 5, between: str = ", ") -> str:
+    """Return the first *most* of *words*, with *between* them, and the number of the others."""
+    found = list(words)
+    listed, others = between.join(found[:most]), len(found) - most
+    return f"{listed}{between.strip(', ')} and {others} more" if others > 0 else listed
+
+
 def _escaped(char: str) -> str:
     if char == '"':
         return '""'

@@ -17,6 +17,7 @@ import psycopg
 from psycopg import sql
 
 from testdb_app.backends.base import OWN_SCHEMA
+from testdb_app.schema import list_some
 
 _BATCH = 100
 """Tables, or sequences, a query."""
@@ -309,7 +310,7 @@ def describe_differences(before: Mapping[str, str], now: Mapping[str, str], limi
         for name in sorted(before.keys() | now.keys())
         if before.get(name) != now.get(name)
     ]
-    return ", ".join(words[:limit]) + (f" and {len(words) - limit} more" if len(words) > limit else "")
+    return list_some(words, most=limit)
 
 
 def _digest(definition: str | None) -> str:

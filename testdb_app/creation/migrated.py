@@ -33,7 +33,7 @@ from testdb_app.resetter import (
     read_context,
     read_state,
 )
-from testdb_app.schema import LeftOut, QualifiedName, Schema
+from testdb_app.schema import LeftOut, QualifiedName, Schema, list_some
 from testdb_app.selection import ALWAYS_KEPT, Scope
 from testdb_app.signals import clear_all_caches
 
@@ -186,7 +186,7 @@ def refuse_differences(connection: BaseDatabaseWrapper, differences: list[str]) 
     """Raise :class:`BaselineError` if the database of *connection* differs from one that ``migrate`` has just made."""
     if not differences:
         return
-    listed = "; ".join(differences[:5]) + (f"; and {len(differences) - 5} more" if len(differences) > 5 else "")
+    listed = list_some(differences, between="; ")
     option = "" if connection.alias == DEFAULT_DB_ALIAS else f" --database {connection.alias}"
     raise BaselineError(
         f'Database "{connection.settings_dict["NAME"]}" (alias "{connection.alias}") is not as migrate makes it: {listed}. '

@@ -49,6 +49,7 @@ from testdb_app.creation.trace import Trace
 from testdb_app.exceptions import ArchiveError, TestDBError, UnsupportedError, first_line_of
 from testdb_app.post_migrate import call_named_receivers, find_foreign_receivers
 from testdb_app.resetter import Resetter
+from testdb_app.schema import list_some
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -487,7 +488,7 @@ def find_changes(store: TemplateStore, template: Template, static: StaticKey) ->
 
 def describe_changes(changed: list[str]) -> str:
     """Return what :func:`find_changes` found, in one line."""
-    return f"changed: {', '.join(changed[:3])}" + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+    return f"changed: {list_some(changed, most=3)}"
 
 
 def describe_too_old(template: Template, *, not_before: float = 0.0) -> str:

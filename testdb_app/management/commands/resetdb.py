@@ -26,7 +26,7 @@ from testdb_app.model_tables import index_models
 from testdb_app.post_migrate import find_data_migrations, send_post_migrate, was_migrated
 from testdb_app.report import ResetPreview, ResetReport, ResetTable
 from testdb_app.resetter import Resetter
-from testdb_app.schema import LeftOut, QualifiedName, on_one_line
+from testdb_app.schema import LeftOut, QualifiedName, list_some, on_one_line
 from testdb_app.showdeps.picture import PLAIN, Paint
 
 # Django's models whose rows are recreated by receivers of post_migrate.
@@ -392,13 +392,13 @@ class MigratedRows:
         if self.data_migrations:
             capture = "capture a baseline after the migrations, before anything else is written: resetdb --capture; or "
             yield (
-                f"Rows that data migrations made ({_listed(self.data_migrations, 5)}) will not come back. To keep them, "
+                f"Rows that data migrations made ({list_some(self.data_migrations)}) will not come back. To keep them, "
                 f"{capture if self.can_capture else ''}leave their tables out: --exclude."
             )
         if self.remade and self.sends:
-            yield f"Rows of {_listed(self.remade, 5)} are made again by post_migrate after the reset, perhaps with other ids."
+            yield f"Rows of {list_some(self.remade)} are made again by post_migrate after the reset, perhaps with other ids."
         elif self.remade:
-            yield f"Rows of {_listed(self.remade, 5)} come back with the next manage.py migrate, perhaps with other ids."
+            yield f"Rows of {list_some(self.remade)} come back with the next manage.py migrate, perhaps with other ids."
 
 
 def describe_post_migrate(made: Mapping[QualifiedName, int]) -> Iterator[str]:
@@ -406,7 +406,7 @@ def describe_post_migrate(made: Mapping[QualifiedName, int]) -> Iterator[str]:
     if made:
         tables = tuple(f"{name} {rows:,}" for name, rows in sorted(made.items()))
         total = plural(sum(made.values()), "row")
-        yield f"Then post_migrate made {total} in {plural(len(made), 'table')}: {_listed(tables, 5)}."
+        yield f"Then post_migrate made {total} in {plural(len(made), 'table')}: {list_some(tables)}."
 
 
 def describe_database(identity: DatabaseIdentity) -> str:
@@ -539,12 +539,7 @@ def _describe_stale(views: tuple[QualifiedName, ...]) -> Iterator[str]:
 
 
 def _names(names: tuple[QualifiedName, ...], most: int = 3) -> str:
-    return _listed(tuple(map(str, names)), most)
-
-
-def _listed(names: tuple[str, ...], most: int) -> str:
-    listed = ", ".join(names[:most])
-    return listed if len(names) <= most else f"{listed} and {len(names) - most} more"
+    return list_some(tuple(map(str, names)), most=most)
 
 
 def _capital(text: str) -> str:

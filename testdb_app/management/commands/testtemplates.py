@@ -34,7 +34,7 @@ from testdb_app.creation.templates import (
 from testdb_app.exceptions import ConfigurationError, TestDBError, UnknownNameError, UnsafeDatabaseError, reason_of
 from testdb_app.management.terminal import aligned, confirmed, elapsed_time, explained, folded, paint_for, write_text
 from testdb_app.post_migrate import find_foreign_receivers
-from testdb_app.schema import on_one_line
+from testdb_app.schema import list_some, on_one_line
 from testdb_app.showdeps.picture import PLAIN, Paint, counted
 
 SCHEMA_VERSION = 1
@@ -407,8 +407,7 @@ def _describe_parts(parts: Any, most: int) -> Iterator[str]:
 def _names(title: str, names: Iterable[str], most: int = sys.maxsize) -> Iterator[str]:
     listed = list(names)
     if listed:
-        more = f" and {len(listed) - most} more" if len(listed) > most else ""
-        yield on_one_line(f"    {title}: {', '.join(listed[:most])}{more}")
+        yield on_one_line(f"    {title}: {list_some(listed, most=most)}")
 
 
 def _refusal(listed: ListedTemplate | None) -> str:
