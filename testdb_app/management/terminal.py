@@ -12,8 +12,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO
 
+from django.core.management.base import BaseCommand
+
 from testdb_app.schema import on_one_line
 from testdb_app.showdeps.picture import PLAIN, Paint, cells
+
+
+class TerminalCommand(BaseCommand):
+    """A command that treats the variable NO_COLOR (https://no-color.org), which Django ignores, as ``--no-color``."""
+
+    def execute(self, *args: Any, **options: Any) -> str | None:
+        """Run the command."""
+        if os.environ.get("NO_COLOR") and not options.get("force_color"):
+            options["no_color"] = True
+        return super().execute(*args, **options)
+
 
 NARROWEST = 40
 """The minimum number of columns for folding. A narrower terminal breaks the lines itself."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from argparse import ArgumentParser
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from django.db import DEFAULT_DB_ALIAS, Error, connections
 
 from testdb_app.backends import get_backend
@@ -21,7 +20,15 @@ from testdb_app.baseline_state import Baseline, RowChanges
 from testdb_app.conf import MIGRATED, STRATEGIES, TARGETS
 from testdb_app.exceptions import ConfigurationError, PostMigrateError, TestDBError, UnknownNameError, reason_of
 from testdb_app.guard import check_may_mark_as_test
-from testdb_app.management.terminal import confirmed, elapsed_time, explained, folded, paint_for, write_text
+from testdb_app.management.terminal import (
+    TerminalCommand,
+    confirmed,
+    elapsed_time,
+    explained,
+    folded,
+    paint_for,
+    write_text,
+)
 from testdb_app.model_tables import index_models
 from testdb_app.post_migrate import find_data_migrations, send_post_migrate, was_migrated
 from testdb_app.report import ResetPreview, ResetReport, ResetTable
@@ -40,7 +47,7 @@ _MARKS = {
 }
 
 
-class Command(BaseCommand):
+class Command(TerminalCommand):
     """Empties a database, or resets it to its baseline; see ``--help``."""
 
     help = (
@@ -54,12 +61,6 @@ class Command(BaseCommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Add the arguments."""
         add_arguments(parser)
-
-    def execute(self, *args: Any, **options: Any) -> str | None:
-        """Treat the variable NO_COLOR (https://no-color.org), which Django ignores, as ``--no-color``."""
-        if os.environ.get("NO_COLOR") and not options["force_color"]:
-            options["no_color"] = True
-        return super().execute(*args, **options)
 
     def handle(self, *labels: str, **options: Any) -> None:
         """Run the command."""

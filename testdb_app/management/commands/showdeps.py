@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import shutil
 from contextlib import contextmanager
@@ -10,12 +9,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from django.core.exceptions import ImproperlyConfigured
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.db import DEFAULT_DB_ALIAS, Error, connections
 
 from testdb_app.backends import get_backend
 from testdb_app.exceptions import TestDBError, reason_of
-from testdb_app.management.terminal import encoding_of, explained, folded, paint_for, width_of, write_text
+from testdb_app.management.terminal import (
+    TerminalCommand,
+    encoding_of,
+    explained,
+    folded,
+    paint_for,
+    width_of,
+    write_text,
+)
 from testdb_app.model_tables import foreign_key_disagreements, index_models
 from testdb_app.schema import on_one_line, show_part
 from testdb_app.selection import select_tables
@@ -34,7 +41,7 @@ if TYPE_CHECKING:
     from testdb_app.showdeps.picture import Cycle
 
 
-class Command(BaseCommand):
+class Command(TerminalCommand):
     """Draws the dependency graph of the tables, and checks it."""
 
     help = (
@@ -84,12 +91,6 @@ class Command(BaseCommand):
             "5 seconds. Without it, rows are the server's own estimate where it keeps one, as PostgreSQL does.",
         )
         parser.add_argument("--output", metavar="FILE", help="Write to this file instead of standard output.")
-
-    def execute(self, *args: Any, **options: Any) -> str | None:
-        """Treat the variable NO_COLOR (https://no-color.org), which Django ignores, as ``--no-color``."""
-        if os.environ.get("NO_COLOR") and not options.get("force_color"):
-            options["no_color"] = True
-        return super().execute(*args, **options)
 
     def handle(self, *labels: str, **options: Any) -> None:
         """Run the command: read the dependency graph, draw it and check it."""

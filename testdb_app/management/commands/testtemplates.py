@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterable, Iterator
@@ -13,7 +12,7 @@ from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from django.db import Error, connections
 
 from testdb_app.conf import get_settings
@@ -32,7 +31,16 @@ from testdb_app.creation.templates import (
     read_key,
 )
 from testdb_app.exceptions import ConfigurationError, TestDBError, UnknownNameError, UnsafeDatabaseError, reason_of
-from testdb_app.management.terminal import aligned, confirmed, elapsed_time, explained, folded, paint_for, write_text
+from testdb_app.management.terminal import (
+    TerminalCommand,
+    aligned,
+    confirmed,
+    elapsed_time,
+    explained,
+    folded,
+    paint_for,
+    write_text,
+)
 from testdb_app.post_migrate import find_foreign_receivers
 from testdb_app.schema import list_some, on_one_line
 from testdb_app.showdeps.picture import PLAIN, Paint, counted
@@ -44,7 +52,7 @@ _LISTED = 8
 """The number of names of a group that ``--explain`` shows without ``-v 2``."""
 
 
-class Command(BaseCommand):
+class Command(TerminalCommand):
     """Lists, explains, builds and drops the templates of test databases; see ``--help``."""
 
     help = (
@@ -102,12 +110,6 @@ class Command(BaseCommand):
             choices=("text", "json"),
             help="json is for the list and for --explain: it prints them for programs.",
         )
-
-    def execute(self, *args: Any, **options: Any) -> str | None:
-        """Treat the variable NO_COLOR (https://no-color.org), which Django ignores, as ``--no-color``."""
-        if os.environ.get("NO_COLOR") and not options["force_color"]:
-            options["no_color"] = True
-        return super().execute(*args, **options)
 
     def handle(self, **options: Any) -> None:
         """Run the command."""
