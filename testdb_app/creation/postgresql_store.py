@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
@@ -40,6 +39,7 @@ from testdb_app.creation.store import (
     OtherKind,
     PresentDatabase,
     TemplateStore,
+    poll,
     unique_suffix,
 )
 from testdb_app.creation.template import DatabaseProperties, Template
@@ -61,8 +61,6 @@ _NAMES = {
 _AGREED = "postgres"
 """The database that all processes connect to: advisory locks hold inside of one."""
 _LOCK_CLASS = 0x7E57DB
-_POLL = 0.05
-"""Seconds between two attempts to get a lock. Waiting in the server would be ended by its timeouts."""
 _FILE_COPY = frozenset({"pgroonga"})
 """Extensions with files of their own, which WAL_LOG does not copy."""
 _LONGEST_NAME = 63
@@ -257,10 +255,7 @@ class PostgreSQLStore(TemplateStore):
     @contextmanager
     def lock(self, key: str, on_wait: Callable[[], None]) -> Iterator[None]:
         """Hold a session's advisory lock; see :meth:`TemplateStore.lock`."""
-        if not self._try_lock(key):
-            on_wait()
-            while not self._try_lock(key):
-                time.sleep(_POLL)
+        poll(partial(self._try_lock, key), on_wait)
         try:
             yield
         finally:
@@ -436,14 +431,14 @@ class PostgreSQLStore(TemplateStore):
         return int(self._value(_SIZE, [name]))
 
     def find_present(self, name: str) -> PresentDatabase | None:
-        """Read the comment of the database; see :meth:`TemplateStore.find_present`. One round trip."""
-        row = self._execute(_DATABASE, [cut(name)]).fetchone()
-        if row is None:
-            return None
+        """Read the comment of the database; see :meth:`TemplateStore.find_present`. One round trip, two for a clone."""
         given = self._read_mark(name)
+        if given is None:
+            return None
         if "template" not in given or "made" not in given:
             return PresentDatabase()
-        return PresentDatabase(str(given["template"]), float(given["made"]), bool(self._value(_IS_IN_USE, [row[0]])))
+        is_in_use = bool(self._value(_IS_IN_USE, [given["oid"]]))
+        return PresentDatabase(str(given["template"]), float(given["made"]), is_in_use)
 
     def note_schema(self, name: str) -> None:
         """Add what the catalogs hold to the mark of the clone; see :meth:`TemplateStore.note_schema`."""
@@ -453,7 +448,8 @@ class PostgreSQLStore(TemplateStore):
 
     def has_noted_schema(self, name: str) -> bool:
         """Compare the catalogs with the mark; see :meth:`TemplateStore.has_noted_schema`."""
-        return self._read_mark(name).get("schema") == self._read_schema()
+        mark = self._read_mark(name)
+        return mark is not None and mark.get("schema") == self._read_schema()
 
     def _read_schema(self) -> str:
         with self.connection.cursor() as cursor:
@@ -461,10 +457,12 @@ class PostgreSQLStore(TemplateStore):
             (found,) = cursor.fetchone()
         return str(found)
 
-    def _read_mark(self, name: str) -> dict[str, Any]:
-        """Return what the mark of a clone says; nothing if it is no clone of this role's."""
+    def _read_mark(self, name: str) -> dict[str, Any] | None:
+        """Return what the mark of a clone says, empty if it is no clone of this role's; None if there is no such database."""
         row = self._execute(_DATABASE, [cut(name)]).fetchone()
-        oid, comment, is_own = row or (0, "", False)
+        if row is None:
+            return None
+        oid, comment, is_own = row
         if is_own and comment and comment.startswith(_CLONE):
             with suppress(ValueError, KeyError, TypeError):
                 given: dict[str, Any] = json.loads(comment.removeprefix(_CLONE))

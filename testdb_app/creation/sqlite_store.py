@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from datetime import timedelta
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,7 @@ from testdb_app.creation.store import (
     OtherKind,
     PresentDatabase,
     TemplateStore,
+    poll,
     unique_suffix,
 )
 from testdb_app.creation.template import Template
@@ -51,8 +53,6 @@ _CLONE = f"{OWN_SCHEMA}_clone"
 """The table that tells which template a file is a clone of."""
 _SCRATCH_LOCK = re.compile(rf"{PREFIX}.*\.lock")
 _TEMPLATE = re.compile(r"[0-9a-f]{16}_[^.]*\.sqlite3")
-_POLL = 0.05
-"""Seconds between two attempts to get a lock."""
 _STALE = 86_400.0
 """Seconds after which a lock file that nobody holds is deleted: a process that waits for it opens it anew each time."""
 _SIDECARS = ("", "-journal", "-wal", "-shm")
@@ -169,13 +169,9 @@ class SQLiteStore(TemplateStore):
             with suppress(FileExistsError), (self.folder / ".gitignore").open("x", encoding="ascii") as file:
                 file.write("*\n")
             self._drop_scratch(self._make_scratch())
-            held = _try_lock(path)
+            held = poll(partial(_try_lock, path), on_wait)
         except (OSError, sqlite3.Error) as error:
             raise sqlite3.OperationalError(f"the folder {self.folder} cannot be written to ({error})") from error
-        if held is None:
-            on_wait()
-            while (held := _try_lock(path)) is None:
-                time.sleep(_POLL)
         with closing(held):
             os.utime(path)
             yield

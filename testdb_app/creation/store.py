@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from testdb_app.creation.template import DatabaseProperties
 
@@ -19,8 +19,12 @@ if TYPE_CHECKING:
 
     from testdb_app.creation.template import Template
 
+_T = TypeVar("_T")
+
 PREFIX = "testdb_tpl_"
 BUILDING = "_building"
+_POLL = 0.05
+"""Seconds between two attempts to get a lock."""
 KEPT = 3
 """The number of templates that a collection leaves, of one project, alias, Django and Python."""
 UNUSED_DAYS = 14.0
@@ -250,6 +254,19 @@ class Spare:
     name: str
     template: Template
     store: TemplateStore
+
+
+def poll(attempt: Callable[[], _T | None], on_wait: Callable[[], None]) -> _T:
+    """Call *attempt* until it returns something true, and return that. *on_wait* is called once if the first one fails.
+
+    For locks: the server's timeouts would end waiting inside of it.
+    """
+    found = attempt()
+    if not found:
+        on_wait()
+        while not (found := attempt()):
+            time.sleep(_POLL)
+    return found
 
 
 def unique_suffix() -> str:

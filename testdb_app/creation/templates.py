@@ -99,21 +99,8 @@ class TemplateMaker:
             with suppress(Exception), open_store(connections[alias]) as store:
                 store.touch(template.with_use())
                 store.drop_left_over()
-                self._archive(store, template)
+                archive_once(store, template, self.progress)
         self.templates.clear()
-
-    def _archive(self, store: TemplateStore, template: Template) -> None:
-        folder = find_cache_folder()
-        if folder is None or not store.supports_archives or template.elsewhere:
-            return
-        try:
-            # The workers of a run end at about the same time.
-            with store.lock(f"archive of {template.name}", lambda: None):
-                if template.name not in {each.name for each in store.list_archived(folder, lambda _: None)}:
-                    store.archive(template, folder)
-                    self.progress.say(f"template {template.short_name} written to {folder}")
-        except ArchiveError as error:
-            self.progress.say(error.message)
 
     def _create(self, creation: Any, call: Callable[[], Any], given: Mapping[str, Any]) -> Any:
         connection = creation.connection
@@ -407,7 +394,7 @@ def find_or_build_outside_of_tests(connection: BaseDatabaseWrapper, progress: Pr
     """
     with _as_unsupported(connection), _opened_store(connection.creation) as store:
         template, is_built = _find_or_build_alone(store, progress)
-        TemplateMaker(progress)._archive(store, template)
+        archive_once(store, template, progress)
         return template, is_built
 
 
@@ -523,6 +510,21 @@ def find_archived(
     if folder is None or not store.supports_archives:
         return None
     return _choose(store, store.list_archived(folder, say), static, not_before)[0]
+
+
+def archive_once(store: TemplateStore, template: Template, progress: Progress) -> None:
+    """Write *template* to ``TESTDB["TEMPLATE_CACHE"]``, unless it is there or there is no such folder."""
+    folder = find_cache_folder()
+    if folder is None or not store.supports_archives or template.elsewhere:
+        return
+    try:
+        # The workers of a run end at about the same time.
+        with store.lock(f"archive of {template.name}", lambda: None):
+            if template.name not in {each.name for each in store.list_archived(folder, lambda _: None)}:
+                store.archive(template, folder)
+                progress.say(f"template {template.short_name} written to {folder}")
+    except ArchiveError as error:
+        progress.say(error.message)
 
 
 def find_cache_folder() -> Path | None:
