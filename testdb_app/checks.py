@@ -14,7 +14,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from testdb_app import _django_private as django_private
 from testdb_app.conf import get_settings
 from testdb_app.exceptions import ConfigurationError
 from testdb_app.guard import get_configured_name, is_configured_for, settings_line, vendor_of
+from testdb_app.post_migrate import find_package
 
 
 def register_checks() -> None:
@@ -162,7 +162,8 @@ def check_migrations(**_: Any) -> list[CheckMessage]:
     given = getattr(settings, "TESTDB", {})
     if not isinstance(given, Mapping) or "TEMPLATES" in given:
         return []
-    folders = [folder for config in apps.get_app_configs() for folder in _find_migrations(config.label)]
+    modules = [MigrationLoader.migrations_module(config.label)[0] for config in apps.get_app_configs()]
+    folders = [folder for module in modules for folder in find_package(module)[0]]
     number = sum(path.name[0] not in "_~" for folder in folders for path in Path(folder).glob("*.py"))
     if number < MANY_MIGRATIONS:
         return []
@@ -173,16 +174,6 @@ def check_migrations(**_: Any) -> list[CheckMessage]:
             id="testdb_app.I001",
         )
     ]
-
-
-def _find_migrations(label: str) -> Iterable[str]:
-    """Return the folders with the migrations of an app, without importing these."""
-    name, _ = MigrationLoader.migrations_module(label)
-    try:
-        found = find_spec(name) if name else None
-    except (ImportError, ValueError):
-        found = None
-    return (found.submodule_search_locations or ()) if found is not None else ()
 
 
 def check_deployment(**_: Any) -> list[CheckMessage]:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from importlib.util import find_spec
 from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any
 from weakref import ReferenceType
@@ -122,6 +123,20 @@ def _code_may_write(function: Any, seen: set[Any]) -> bool:
         found for name in names if callable(found := function.__globals__.get(name)) and not isinstance(found, type)
     ]
     return bool(names & _WRITING_NAMES) or any(_code_may_write(each, seen) for each in called if each not in seen)
+
+
+def find_package(module: str | None) -> tuple[list[str], bool]:
+    """Return the folders of a package, and whether Django finds migrations in it: not in one without ``__init__.py``.
+
+    The package of migrations is not imported, but the one around it is.
+    """
+    try:
+        spec = find_spec(module) if module else None
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or spec.submodule_search_locations is None:
+        return [], False
+    return list(spec.submodule_search_locations), spec.origin is not None
 
 
 def send_post_migrate(using: str, *, verbosity: int = 0, interactive: bool = False) -> None:

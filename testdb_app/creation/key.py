@@ -31,7 +31,6 @@ from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
 from decimal import Decimal
 from hashlib import blake2b
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +43,7 @@ from django.utils.functional import Promise
 
 from testdb_app.conf import get_settings
 from testdb_app.exceptions import ConfigurationError
-from testdb_app.post_migrate import receiver_names
+from testdb_app.post_migrate import find_package, receiver_names
 
 if TYPE_CHECKING:
     from django.apps import AppConfig
@@ -499,7 +498,7 @@ def _apps(reader: _Reader, *, migrate: bool) -> dict[str, str]:
     for config in apps.get_app_configs():
         # Asked for by the label: settings.MIGRATION_MODULES may be an object that cannot be listed.
         module = MigrationLoader.migrations_module(config.label)[0] if migrate else None
-        folders, is_package = _find_package(module)
+        folders, is_package = find_package(module)
         parts[f"app {config.label}"] = module if module and folders else "without migrations"
         for folder in folders:
             prefix = _prefix_of(folder, module, reader.root)
@@ -508,17 +507,6 @@ def _apps(reader: _Reader, *, migrate: bool) -> dict[str, str]:
         if not is_package:
             parts[f"models of {config.label}"] = _hash(reader.text_of(_states_of_models(config)))
     return parts
-
-
-def _find_package(module: str | None) -> tuple[list[str], bool]:
-    """Return the folders of a package, and whether Django finds migrations in it: not in one without ``__init__.py``."""
-    try:
-        spec = find_spec(module) if module else None
-    except (ImportError, ValueError):
-        spec = None
-    if spec is None or spec.submodule_search_locations is None:
-        return [], False
-    return list(spec.submodule_search_locations), spec.origin is not None
 
 
 def _prefix_of(folder: str, module: str | None, root: str) -> str:
