@@ -39,6 +39,8 @@ logger = logging.getLogger("testdb_app")
 _prepared: dict[tuple[str, str], UnsupportedError | None] = {}
 # By the same keys: the state, at set-up, of the databases that no known test resets.
 _starts: dict[tuple[str, str], Position] = {}
+# By the same keys: the state, when they were made, of the databases that were cloned with their baseline.
+_cloned: dict[tuple[str, str], Position | None] = {}
 _resetters: dict[tuple[str, ...], Resetter] = {}
 _restarts: dict[tuple[str, str], _Restarts] = {}
 
@@ -79,7 +81,9 @@ def prepare_test_database(using: str, *, allow_database: tuple[str, ...] = ()) -
         _check_unwritten(using, start)
     obstacle = None
     try:
-        capture_baseline(using, allow_database=allow_database)
+        # What is in a database that this run has made is what was meant, also if it was made from another with its baseline.
+        is_made = guard.is_made_by_this_run(connections[using])
+        capture_baseline(using, replace=is_made, allow_database=allow_database)
         get_resetter(using, "baseline", allow_database=allow_database).reset()
     except BaselineDamagedError:
         # A capture would make rows of a killed run part of the baseline.
@@ -107,11 +111,26 @@ def prepare_test_database(using: str, *, allow_database: tuple[str, ...] = ()) -
     _starts.pop(key, None)
 
 
-def note_prepared(using: str) -> None:
-    """Record that the test database of *using* was made as its baseline: it needs neither a capture nor a reset."""
-    key = (using, _name(using))
+def note_cloned(using: str) -> None:
+    """Record that the test database of *using* has just been cloned with its baseline: it needs neither a capture nor a reset.
+
+    What a runner writes to it before :func:`prepare_test_databases` is captured there.
+    """
+    key, connection = (using, _name(using)), connections[using]
+    with explained(connection, READING):
+        _cloned[key] = get_backend(connection).note_start(connection)
     _prepared[key] = None
     _starts.pop(key, None)
+
+
+def _capture_what_was_written(using: str) -> None:
+    """Capture the baseline of a clone anew, unless nothing was written to it since it was made."""
+    connection = connections[using]
+    start = _cloned.pop((using, _name(using)))
+    with explained(connection, READING):
+        is_unwritten = start is not None and get_backend(connection).is_unwritten(connection, start)
+    if not is_unwritten:
+        capture_baseline(using, replace=True)
 
 
 def _find_doubtful(using: str) -> list[str]:
@@ -173,8 +192,10 @@ def prepare_test_databases(aliases: Iterable[str], *, needed: Container[str]) ->
     names = {_name(alias) for alias in connections if alias in needed}
     for alias in aliases:
         key = (alias, _name(alias))
+        if key in _cloned:
+            _capture_what_was_written(alias)
         # Another alias may lead to the same database.
-        if key[1] in names:
+        elif key[1] in names:
             prepare_test_database(alias)
         elif key not in _prepared:
             with explained(connections[alias], READING):
@@ -310,6 +331,7 @@ def forget_test_databases() -> None:
     """Forget which databases were prepared, because they are about to be made anew."""
     _prepared.clear()
     _starts.clear()
+    _cloned.clear()
     _resetters.clear()
     _restarts.clear()
 

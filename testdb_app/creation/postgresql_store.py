@@ -472,26 +472,34 @@ class PostgreSQLStore(TemplateStore):
         return {}
 
     def clone(
-        self, creation: Any, template: Template, name: str, *, spare: Spare | None, verbosity: int, replaces: bool
+        self,
+        creation: Any,
+        template: Template,
+        name: str,
+        *,
+        spare: Spare | None,
+        source: str = "",
+        verbosity: int,
+        replaces: bool,
     ) -> None:
         """Rename a clone, or have Django make one over a database that is not ours; see :meth:`TemplateStore.clone`."""
         present = self.find_present(name)
         if present is None or (present.is_clone and replaces):
-            made = spare.name if spare is not None else self.make_spare(template)
+            made = spare.name if spare is not None else self.make_spare(template, source)
             try:
                 self._swap_in(made, name, template.properties.comment, replaces=present is not None)
                 return
             except (psycopg.errors.ObjectInUse, psycopg.errors.DuplicateDatabase):
                 self.drop(made)  # Django reports it
         # Django puts its parameters into the statement by Python's % operator, and passes none to the driver.
-        clause = self._write_clause(template).as_string(self.server)
+        clause = self._write_clause(template, source).as_string(self.server)
         django_private.create_as_django_does(creation, name, verbosity=verbosity, autoclobber=replaces, suffix=clause)
         self._complete(cut(name), template)
         if template.properties.comment is not None:
             self._comment(cut(name), template.properties.comment)
 
-    def _write_clause(self, template: Template) -> sql.Composed:
-        """Return what follows CREATE DATABASE for a clone of *template*.
+    def _write_clause(self, template: Template, source: str) -> sql.Composed:
+        """Return what follows CREATE DATABASE for a clone of *template*, or of *source*, which was made from it.
 
         WAL_LOG is the safe choice: FILE_COPY needs two checkpoints, so on a disk it is three to eight times slower. It is
         used where the server clones files by reference, and for extensions whose files WAL_LOG does not copy.
@@ -499,17 +507,17 @@ class PostgreSQLStore(TemplateStore):
         row = self._execute(_COPIES_BY_CLONE).fetchone()
         copies = bool(_FILE_COPY & template.extensions.keys()) or (row is not None and row[0] == "clone")
         return sql.SQL("WITH TEMPLATE {} STRATEGY {}").format(
-            sql.Identifier(template.name), sql.SQL("FILE_COPY" if copies else "WAL_LOG")
+            sql.Identifier(cut(source or template.name)), sql.SQL("FILE_COPY" if copies else "WAL_LOG")
         )
 
-    def make_spare(self, template: Template) -> str:
-        """Make a clone of *template* under a spare name, with all that CREATE DATABASE does not copy. Return that name.
+    def make_spare(self, template: Template, source: str = "") -> str:
+        """Make a clone under a spare name, with all that CREATE DATABASE does not copy; see :meth:`TemplateStore.make_spare`.
 
         The lock of the name is held until the store is closed.
         """
         spare = SPARE + unique_suffix()
         self._try_lock(spare)
-        self._create(spare, self._write_clause(template).as_string(self.server), mark=_CLONE)
+        self._create(spare, self._write_clause(template, source).as_string(self.server), mark=_CLONE)
         self._complete(spare, template)
         return spare
 

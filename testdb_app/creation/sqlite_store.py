@@ -280,15 +280,23 @@ class SQLiteStore(TemplateStore):
         return PresentDatabase()
 
     @_as_driver_error()
-    def make_spare(self, template: Template) -> str:
+    def make_spare(self, template: Template, source: str = "") -> str:
         """Copy the file of *template*; see :meth:`TemplateStore.make_spare`."""
         spare = self._make_scratch()
-        shutil.copyfile(template.name, spare)
+        shutil.copyfile(source or template.name, spare)
         return str(spare)
 
     @_as_driver_error()
     def clone(
-        self, creation: Any, template: Template, name: str, *, spare: Spare | None, verbosity: int, replaces: bool
+        self,
+        creation: Any,
+        template: Template,
+        name: str,
+        *,
+        spare: Spare | None,
+        source: str = "",
+        verbosity: int,
+        replaces: bool,
     ) -> None:
         """Fill a new file, or Django's database in memory; see :meth:`TemplateStore.clone`.
 
@@ -297,12 +305,13 @@ class SQLiteStore(TemplateStore):
         """
         connection: Any = self.connection
         named = FileName.parse(name)
-        with closing(_connect(Path(template.name), "immutable=1")) as source:
+        copied = _connect(Path(FileName.parse(source).path)) if source else _connect(Path(template.name), "immutable=1")
+        with closing(copied) as original:
             if named.is_in_memory:
                 BaseDatabaseWrapper.close(connection)
                 connection.settings_dict["NAME"] = name
                 connection.ensure_connection()
-                source.backup(connection.connection)
+                original.backup(connection.connection)
                 return
             present = self.find_present(name)
             if present is not None and not (present.is_clone and replaces):
@@ -312,7 +321,8 @@ class SQLiteStore(TemplateStore):
             path = Path(os.path.realpath(named.path))
             _delete(path)
             with closing(_connect(path)) as target:
-                _copy(source, target)
+                _copy(original, target)
+                target.execute(f"DROP TABLE IF EXISTS {_CLONE}")
                 target.execute(
                     f"CREATE TABLE {_CLONE} "
                     "(template TEXT NOT NULL, made REAL NOT NULL, path TEXT NOT NULL, inode INTEGER NOT NULL)"

@@ -232,14 +232,25 @@ class TemplateStore(ABC):
         return False
 
     @abstractmethod
-    def make_spare(self, template: Template) -> str:
-        """Make a clone under a name of its own, and return that name. No collection takes it until the store is closed."""
+    def make_spare(self, template: Template, source: str = "") -> str:
+        """Make a clone under a name of its own, and return that name. No collection takes it until the store is closed.
+
+        *source* is the test database from *template* to clone, if it is not the template itself.
+        """
 
     @abstractmethod
     def clone(
-        self, creation: Any, template: Template, name: str, *, spare: Spare | None, verbosity: int, replaces: bool
+        self,
+        creation: Any,
+        template: Template,
+        name: str,
+        *,
+        spare: Spare | None,
+        source: str = "",
+        verbosity: int,
+        replaces: bool,
     ) -> None:
-        """Make *name* a clone of *template*: *spare*, or a new one.
+        """Make *name* a clone of *template*, or of *source* as in :meth:`make_spare`: *spare*, or a new one.
 
         A database of that name that this package made is replaced if *replaces*, and dropped by a later
         :meth:`drop_left_over`. Any other is replaced by Django, which

@@ -17,7 +17,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -122,11 +122,11 @@ class TemplateMaker:
         if os.environ.get("RUNNING_DJANGOS_TEST_SUITE") == "true":
             creation.mark_expected_failures_and_skips()
         if template.baseline:
-            database_setup.note_prepared(connection.alias)
             guard.mark_kept_database(connection)
             if given.get("keepdb"):
                 with suppress(DatabaseError, connection.Database.Error), open_store(connection) as store:
                     store.note_schema(name)
+            database_setup.note_cloned(connection.alias)
         if not is_built:
             call_named_receivers(connection.alias)
             self.progress.report(connection.alias, describe_use(template), about=template.key)
@@ -149,26 +149,39 @@ class TemplateMaker:
         if template is None or is_in_memory:  # Django copies the memory of this process
             return call()
         name = str(creation.get_test_db_clone_settings(given["suffix"])["NAME"])
+        # As Django: the runner may have written to the test database, and clones are replaced without a question.
+        source = str(connection.settings_dict["NAME"])
         try:
             with _opened_store(creation) as store:
-                # Django replaces these without a question.
-                self._provide(store, creation, template, name, {**given, "autoclobber": True})
+                self._provide(store, creation, template, name, {**given, "autoclobber": True}, source=source)
         except _NoTemplateError as why:
             self.progress.report(connection.alias, f'no template for "{name}": {why}')
             return call()
         return None
 
     def _provide(
-        self, store: TemplateStore, creation: Any, template: Template, name: str, given: Mapping[str, Any]
+        self,
+        store: TemplateStore,
+        creation: Any,
+        template: Template,
+        name: str,
+        given: Mapping[str, Any],
+        *,
+        source: str = "",
     ) -> None:
-        """Make *name* a fresh clone of *template*, or reset it if it is kept and that is cheaper."""
+        """Make *name* a fresh clone of *template*, or reset it if it is kept and that is cheaper.
+
+        With *source*, the name of a test database from *template*, it is a clone of that.
+        """
         connection = creation.connection
         keeps = bool(given.get("keepdb"))
         present = store.find_present(name) if keeps else None
         if present is not None and not present.is_clone:
             raise _NoTemplateError(f'"{name}" is kept, and was not made from a template: --create-db replaces it')
-        with self._taken_spare(connection.alias, template) as spare:
-            if present is not None and present.is_clone_of(template):
+        if present is not None and present.is_in_use and source:
+            raise _NoTemplateError(f'"{name}" is kept, and somebody is connected to it')
+        with nullcontext() if source else self._taken_spare(connection.alias, template) as spare:
+            if not source and present is not None and present.is_clone_of(template):
                 is_costly = spare is None and not is_clone_cheap(store, template)
                 if (is_costly or present.is_in_use) and _reset(store, name, template):
                     return
@@ -178,6 +191,7 @@ class TemplateMaker:
                 template,
                 name,
                 spare=spare,
+                source=source,
                 verbosity=int(given.get("verbosity", 1)),
                 replaces=keeps or bool(given.get("autoclobber")),
             )

@@ -307,6 +307,44 @@ def test_manage_py_test(project: TemplateProject, options: tuple[str, ...]) -> N
     assert project.left_over() == []
 
 
+SEEDING_RUNNER = """
+from django.db import connection
+from django.test.runner import DiscoverRunner
+from testdb_app.runner import ResetRunnerMixin
+
+class Seeding(DiscoverRunner):
+    def setup_databases(self, **options):
+        from shop.models import Book
+        wanted, self.parallel = self.parallel, 1
+        made = super().setup_databases(**options)
+        Book.objects.create(title="of the runner")
+        for index in range(wanted if wanted > 1 else 0):
+            connection.creation.clone_test_db(suffix=str(index + 1), verbosity=0, keepdb=self.keepdb)
+        self.parallel = wanted
+        return made
+
+class Runner(ResetRunnerMixin, Seeding):
+    pass
+"""
+
+
+@pytest.mark.parametrize(
+    "options", [(), ("--parallel", "2"), ("--keepdb",), ("--keepdb", "--parallel", "2")], ids=" ".join
+)
+def test_rows_that_a_runner_writes_before_the_first_test_are_found_by_each(
+    project: TemplateProject, options: tuple[str, ...]
+) -> None:
+    """They belong to the baseline, and to the clones for workers, as without templates."""
+    project.write("runners.py", SEEDING_RUNNER)
+    project.write(
+        "tests.py", DJANGO_TESTS.replace("    serialized_rollback = True\n", "").replace("SHOW work_mem", "SELECT 1")
+    )
+    runner = json.dumps({"TEST_RUNNER": "runners.Runner"})
+    for _ in range(3):
+        ran = project.manage_tests("tests", "--noinput", "--reset-transaction-tests", *options, SETTINGS=runner)
+        assert [each["books"] for each in ran.found] == [["1 2 ", "of the runner"]] * 3, ran.text
+
+
 def test_the_question_before_an_existing_database_stays(project: TemplateProject) -> None:
     project.write("tests.py", DJANGO_TESTS)
     project.manage_tests("tests", "--noinput")
