@@ -25,26 +25,13 @@ from psycopg import sql
 from testdb_app.creation.inventory import find_aliases
 from testdb_app.creation.postgresql_store import PostgreSQLStore
 from testdb_app.showdeps.picture import cells
-from tests.guard.projects import Project, database_settings, make_project
+from tests.commands.resetdb.running import Outcome as CommandOutcome
+from tests.guard.projects import INITIAL, Project, database_settings, make_project
 from tests.scratch import connect, connect_as_superuser, default_parameters
 
 pytestmark = pytest.mark.postgresql
 _numbers = itertools.count(1)
 
-INITIAL = """
-from django.db import migrations, models
-
-class Migration(migrations.Migration):
-    initial = True
-    operations = [
-        migrations.CreateModel("Shelf", [
-            ("id", models.BigAutoField(primary_key=True)), ("name", models.CharField(max_length=20)),
-        ]),
-        migrations.CreateModel("Item", [
-            ("id", models.BigAutoField(primary_key=True)), ("shelf", models.ForeignKey("shop.Shelf", models.CASCADE)),
-        ]),
-    ]
-"""
 ROWS = """
 from django.db import migrations
 from shop.prices import PRICE
@@ -59,13 +46,8 @@ class Migration(migrations.Migration):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class Outcome(CommandOutcome):
     """How a run of the command ended."""
-
-    stdout: str
-    stderr: str
-    status: int = 0
-    error: str = ""
 
     def must_pass(self) -> Outcome:
         assert self.status == 0, self.error

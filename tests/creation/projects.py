@@ -29,7 +29,8 @@ MEDIA_ROOT = f"/var/empty/{secrets.token_hex(8)}"
 SHOP_COLOURS = os.environ.get("COLOURS", "red,green").split(",")
 SHOP_SHADE = os.environ.get("SHADE", "light")
 TEST_RUNNER = "testdb_app.runner.ResetDiscoverRunner"
-TESTDB = {"TEMPLATES": True}
+# What kills a run is no part of its template, although code that runs in a build reads it.
+TESTDB = {"TEMPLATES": True, "TEMPLATE_DEPENDS": ["!env:KILL", "!env:SIGNAL"]}
 for name, value in json.loads(os.environ.get("SETTINGS", "{}")).items():
     globals()[name] = value
 for name, value in json.loads(os.environ.get("DATABASE", "{}")).items():

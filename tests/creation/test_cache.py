@@ -17,26 +17,12 @@ import pytest
 from psycopg import sql
 
 from testdb_app.creation.fingerprint import read_fingerprint
-from tests.guard.projects import Project, database_settings, make_project
+from tests.guard.projects import INITIAL, Project, database_settings, make_project
 from tests.scratch import connect, connect_as_superuser, default_parameters
 
 pytestmark = pytest.mark.postgresql
 _numbers = itertools.count(1)
 
-INITIAL = """
-from django.db import migrations, models
-
-class Migration(migrations.Migration):
-    initial = True
-    operations = [
-        migrations.CreateModel("Shelf", [
-            ("id", models.BigAutoField(primary_key=True)), ("name", models.CharField(max_length=20)),
-        ]),
-        migrations.CreateModel("Item", [
-            ("id", models.BigAutoField(primary_key=True)), ("shelf", models.ForeignKey("shop.Shelf", models.CASCADE)),
-        ]),
-    ]
-"""
 ROWS = """
 from django.db import migrations
 from shop.prices import PRICE

@@ -161,8 +161,8 @@ def test_a_template_that_is_dropped_meanwhile_does_no_harm(project: TemplateProj
     project.write(
         "conftest.py",
         f"from testdb_app.creation.postgresql_store import PostgreSQLStore as Store\n"
-        f"original = Store.make_spare\ndef make_spare(self, template):\n    self.drop({template!r})\n"
-        f"    return original(self, template)\nStore.make_spare = make_spare\n",
+        f"original = Store.make_spare\ndef make_spare(self, *arguments):\n    self.drop({template!r})\n"
+        f"    return original(self, *arguments)\nStore.make_spare = make_spare\n",
     )
     project.tests().must_find()
     (project.directory / "conftest.py").unlink()
@@ -176,7 +176,7 @@ def test_a_spare_that_is_dropped_meanwhile_does_no_harm(project: TemplateProject
     project.write(
         "conftest.py",
         "from testdb_app.creation.postgresql_store import PostgreSQLStore as Store\n"
-        "original = Store.make_spare\ndef make_spare(self, template):\n    name = original(self, template)\n"
+        "original = Store.make_spare\ndef make_spare(self, *arguments):\n    name = original(self, *arguments)\n"
         "    self.drop(name)\n    return name\nStore.make_spare = make_spare\n",
     )
     project.tests().must_find()
@@ -205,7 +205,7 @@ def test_the_limit_of_a_disk_is_an_error_of_the_server(project: TemplateProject)
     project.write(
         "conftest.py",
         "from testdb_app.creation.postgresql_store import PostgreSQLStore as Store\n"
-        "Store._write_clause = lambda self, template: "
+        "Store._write_clause = lambda self, *arguments: "
         "__import__('psycopg').sql.SQL('WITH TABLESPACE there_is_none').format()\n",
     )
     ran = project.tests().must_find()
@@ -263,10 +263,10 @@ def test_timeouts_of_the_settings_do_not_end_the_work_around_databases(project: 
     project.write(
         "conftest.py",
         "from testdb_app.creation.postgresql_store import PostgreSQLStore as Store\n"
-        "original = Store.make_spare\ndef make_spare(self, template):\n"
+        "original = Store.make_spare\ndef make_spare(self, *arguments):\n"
         f"    for name in {timeouts}:\n"
         "        assert self.server.execute(f'SHOW {name}').fetchone() == ('0',)\n"
-        "    return original(self, template)\nStore.make_spare = make_spare\n",
+        "    return original(self, *arguments)\nStore.make_spare = make_spare\n",
     )
     project.write(
         "test_finds.py",

@@ -33,16 +33,6 @@ if "START" in os.environ and multiprocessing.get_start_method(allow_none=True) i
     multiprocessing.set_start_method(os.environ["START"])
 """
 
-MODELS = """
-from django.db import models
-
-class Shelf(models.Model):
-    name = models.CharField(max_length=20)
-
-class Item(models.Model):
-    shelf = models.ForeignKey(Shelf, models.CASCADE)
-"""
-
 MIGRATION = """
 from django.db import migrations, models
 
@@ -185,7 +175,6 @@ def new_player(folder: Path) -> Player:
     database = {"ENGINE": "django.db.backends.sqlite3", "NAME": "real.sqlite3"}
     project = make_project(folder, {"default": database})
     project.add_settings(SETTINGS)
-    project.write("shop/models.py", MODELS)
     project.write("shop/migrations/__init__.py", "")
     project.write("shop/migrations/0001_initial.py", MIGRATION)
     project.write("shop/tests.py", FINDS)

@@ -42,6 +42,22 @@ class Item(models.Model):
     shelf = models.ForeignKey(Shelf, models.CASCADE)
 """
 
+# The migration of these models.
+INITIAL = """
+from django.db import migrations, models
+
+class Migration(migrations.Migration):
+    initial = True
+    operations = [
+        migrations.CreateModel("Shelf", [
+            ("id", models.BigAutoField(primary_key=True)), ("name", models.CharField(max_length=20)),
+        ]),
+        migrations.CreateModel("Item", [
+            ("id", models.BigAutoField(primary_key=True)), ("shelf", models.ForeignKey("shop.Shelf", models.CASCADE)),
+        ]),
+    ]
+"""
+
 # What every test of a project does: fill, reset, and try the same on the database that the settings named at first.
 ATTEMPTS = """
 import json, os
