@@ -189,7 +189,8 @@ class Plain(Base):
         if connection.vendor == "postgresql":
             with connection.cursor() as cursor:
                 cursor.execute("SELECT current_setting('TimeZone'), to_regclass('kept') IS NULL, "
-                               "(SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'), "
+                               "(SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database "
+                               " WHERE l.locktype = 'advisory' AND d.datname = current_database()), "
                                "(SELECT count(*) FROM pg_listening_channels())")
                 record(self, state=cursor.fetchone())
 
