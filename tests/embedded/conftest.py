@@ -47,6 +47,6 @@ def server(base: Path) -> Iterator[Server]:
     yield handle
     place = handle.folders.in_memory if handle.folders.token.exists() else handle.folders.home
     shutil.rmtree(base)  # a supervisor whose folder is gone ends its server
-    gone = eventually(lambda: not (place / "data" / "postmaster.pid").exists(), 15)
+    gone = eventually(lambda: not (place / "data" / "postmaster.pid").exists())
     shutil.rmtree(place, ignore_errors=True)
     assert gone, "the server outlived its folder"

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.postgresql
 
-_SOON = LINGER_SECONDS + 4
-
 
 def process_ids(server: Server) -> tuple[int, int]:
     """Return the numbers of the server and of its supervisor."""
@@ -44,7 +42,7 @@ def test_eight_processes_that_start_at_once_share_one_server(server: Server, mad
     if made_before:
         with users(1):
             pass
-        assert eventually(lambda: is_gone(server), _SOON)
+        assert eventually(lambda: is_gone(server))
     with users(8) as eight:
         assert sorted(user.started for user in eight) == [False] * 7 + [True]
         assert len({user.since for user in eight}) == 1
@@ -61,7 +59,7 @@ def test_server_is_gone_soon_after_its_last_user_however_that_ended(server: Serv
             last.leave()
         else:
             last.kill(signal.Signals[ending])
-        assert eventually(lambda: not is_alive(postmaster) and not is_alive(supervisor), _SOON)
+        assert eventually(lambda: not is_alive(postmaster) and not is_alive(supervisor))
         assert is_gone(server)
         assert not server.folders.ready.exists()
 
@@ -80,7 +78,7 @@ def test_a_forked_child_is_a_user_after_its_parent_is_gone(server: Server) -> No
     assert server.folders.is_listening()
     assert parent.stdin is not None
     parent.stdin.close()
-    assert eventually(lambda: is_gone(server), _SOON)
+    assert eventually(lambda: is_gone(server))
 
 
 def test_a_killed_server_is_replaced_by_the_next_start_and_has_its_data(server: Server) -> None:
@@ -112,7 +110,7 @@ def test_a_server_whose_supervisor_is_killed_ends_without_a_next_start(server: S
     with users(1):
         postmaster, supervisor = process_ids(server)
         os.kill(supervisor, signal.SIGKILL)
-        assert eventually(lambda: not is_alive(postmaster), 5)
+        assert eventually(lambda: not is_alive(postmaster))
 
 
 def test_a_supervisor_that_is_told_to_stop_ends_its_server_and_the_next_start_waits_for_that(
@@ -124,7 +122,7 @@ def test_a_supervisor_that_is_told_to_stop_ends_its_server_and_the_next_start_wa
         with users(1) as (next_user,):
             # It may have found the first server still up; then its own connection is what the stop cut short.
             assert next_user.since != user.since or not next_user.started
-        assert eventually(lambda: not is_alive(postmaster), 5)
+        assert eventually(lambda: not is_alive(postmaster))
 
 
 def test_ctrl_c_in_the_terminal_does_not_kill_the_server(server: Server) -> None:
@@ -179,8 +177,8 @@ def test_a_server_whose_folder_is_removed_ends_and_the_next_start_makes_another(
         with users(1) as (next_user,):
             assert next_user.started
             assert next_user.since != user.since
-            assert eventually(lambda: not is_alive(postmaster) and not is_alive(supervisor), 5)
-            assert eventually(lambda: not data.exists(), 5)
+            assert eventually(lambda: not is_alive(postmaster) and not is_alive(supervisor))
+            assert eventually(lambda: not data.exists())
             assert is_alive(process_ids(server)[0])
 
 
@@ -221,7 +219,7 @@ def test_two_folders_of_one_path_never_share_their_data(server: Server) -> None:
 def test_data_that_the_server_cannot_use_are_made_anew(server: Server) -> None:
     with users(1):
         pass
-    assert eventually(lambda: is_gone(server), _SOON)
+    assert eventually(lambda: is_gone(server))
     (server.folders.data() / "global" / "pg_control").unlink()
     with users(1) as (user,):
         assert user.started

@@ -164,4 +164,4 @@ def test_binaries_in_a_folder_closed_to_the_servers_account_are_copied_and_no_mo
     finally:
         in_memory = other.folders.in_memory
         shutil.rmtree(other.folders.home)
-        assert eventually(lambda: not in_memory.exists(), 5)
+        assert eventually(lambda: not in_memory.exists())

@@ -70,7 +70,7 @@ def server() -> Iterator[Server]:
     in_memory = server.folders.in_memory
     yield server
     shutil.rmtree(base, ignore_errors=True)  # a supervisor whose folder is gone ends its server
-    assert eventually(lambda: not (in_memory / "data" / "postmaster.pid").exists(), 15)
+    assert eventually(lambda: not (in_memory / "data" / "postmaster.pid").exists())
     shutil.rmtree(in_memory, ignore_errors=True)
 
 
@@ -92,7 +92,7 @@ def kill_when_asleep(database: PrivateDatabase, what: str) -> None:
         time.sleep(0.02)
     postmaster, session = database.postmaster(), found[0][0]
     os.kill(postmaster if what == "server" else session, signal.SIGKILL)
-    assert eventually(lambda: not is_alive(session), 10)
+    assert eventually(lambda: not is_alive(session))
 
 
 def count_statements(victim: Victim, scissors: Scissors) -> int:  # noqa: F811
@@ -124,7 +124,7 @@ def test_crash_of_the_server_leaves_all_as_it_was_and_the_next_reset_works(
         resetter.reset()
     thread.join()
     scissors.after = None
-    assert eventually(lambda: is_running(private), 30)
+    assert eventually(lambda: is_running(private))
     assert victim.read() == victim.old
     resetter.reset()
     assert victim.read() == victim.new
@@ -138,7 +138,7 @@ def test_crash_just_after_a_reset_leaves_all_as_it_was_or_fully_reset(private: P
     # Nothing waits for the commit to reach the disk: the server may forget it, but not half of it.
     os.kill(private.postmaster(), signal.SIGKILL)
     private.connection.close()
-    assert eventually(lambda: is_running(private), 30)
+    assert eventually(lambda: is_running(private))
     state = victim.read()
     assert state in (victim.old, victim.new)
     victim.reset()

@@ -68,9 +68,7 @@ def test_a_killed_process_leaves_nothing_behind(scratch, make_factory, isolation
 def end_session(database: Any, pid: int) -> None:
     with database.superuser() as session:
         session.execute("SELECT pg_terminate_backend(%s)", [pid])
-        assert eventually(
-            lambda: not session.execute("SELECT FROM pg_stat_activity WHERE pid = %s", [pid]).fetchall(), 10
-        )
+        assert eventually(lambda: not session.execute("SELECT FROM pg_stat_activity WHERE pid = %s", [pid]).fetchall())
 
 
 @pytest.mark.parametrize(
@@ -129,11 +127,11 @@ def test_a_server_that_is_killed_and_starts_again_leaves_nothing_and_the_next_se
         with factory("killed") as session:
             insert(session, 1)
             os.kill(private.postmaster(), signal.SIGKILL)
-            assert eventually(lambda: is_dead(session.connection), 30)
+            assert eventually(lambda: is_dead(session.connection))
             insert(session, 2)
     assert open_sessions() == []
     assert open_transactions(private.connection) == ()
-    assert eventually(lambda: is_running(private), 30)
+    assert eventually(lambda: is_running(private))
     with factory("next") as session:
         assert numbers(session.connection) == []
         insert(session, 1)
@@ -183,7 +181,7 @@ def test_ctrl_c_during_a_statement_is_raised_and_all_is_undone(scratch, factory)
 
     def interrupt() -> None:
         query = "SELECT FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()"
-        assert eventually(lambda: bool(scratch.query(query)), 20)
+        assert eventually(lambda: bool(scratch.query(query)))
         signal.pthread_kill(main, signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
