@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from tests.benchmarks.results import Case, Run
 
 
+ON_REQUEST = {"life", "life-10000", "endurance"}
+"""What is measured only by its name: what is long, and what the others measure."""
+
+
 def groups() -> dict[str, Callable[[Bench], Iterator[Case]]]:
     """Return what can be chosen; each measures one case or several."""
     from tests.benchmarks import (
@@ -30,6 +34,7 @@ def groups() -> dict[str, Callable[[Bench], Iterator[Case]]]:
         cases_data,
         cases_durability,
         cases_elsewhere,
+        cases_life,
         cases_long,
         cases_network,
         cases_plugin,
@@ -42,8 +47,8 @@ def groups() -> dict[str, Callable[[Bench], Iterator[Case]]]:
     sizes = {f"tables-{n}": partial(cases_tables.run_tables, tables=n) for n in (100, 300, 1_000, 10_000)}
     return {
         **sizes,
-        "other-idle": partial(cases_tables.run_other_session, writes=False),
-        "other-writing": partial(cases_tables.run_other_session, writes=True),
+        **{f"life-{n}": partial(cases_life.run_size, tables=n) for n in cases_life.SIZES},
+        "life": cases_life.run_life,
         "nothing": cases_tables.run_nothing,
         "baseline": cases_baseline.run_baseline,
         "endurance": cases_long.run_endurance,
@@ -73,7 +78,14 @@ def parse(arguments: Sequence[str] | None, names: Sequence[str]) -> argparse.Nam
     parser.add_argument(
         "--rounds", type=int, default=200, metavar="N", help="resets of each candidate in each case (200)"
     )
-    parser.add_argument("--only", action="extend", nargs="+", choices=names, metavar="CASE", help=", ".join(names))
+    parser.add_argument(
+        "--only",
+        action="extend",
+        nargs="+",
+        choices=names,
+        metavar="CASE",
+        help=f"{', '.join(names)} (without it: all but {', '.join(sorted(ON_REQUEST))})",
+    )
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the run as an SVG")
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep every single time")
     parser.add_argument(
@@ -87,6 +99,7 @@ def parse(arguments: Sequence[str] | None, names: Sequence[str]) -> argparse.Nam
         help="where to make the server on a disk (the folder of temporary files)",
     )
     options = parser.parse_args(arguments)
+    options.only = options.only or [name for name in names if name not in ON_REQUEST]
     if options.rounds < 1:
         parser.error("--rounds must be at least 1")
     return options
@@ -106,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> Run:
         run = Run.load(options.kept)
         print(run.about, *map(case_text, run.cases), sep="\n\n", end="\n\n")
     else:
-        run = _measure(options, {name: measured[name] for name in options.only or measured})
+        run = _measure(options, {name: measured[name] for name in options.only})
     print(targets_text(run.cases))
     if options.json:
         run.save(options.json)

@@ -16,6 +16,8 @@ from tests.benchmarks.databases import BenchmarkDatabase
 ROWS = 3
 """How many rows are written to a table in each round."""
 
+VALUES = ", ".join(["('a')"] * ROWS)
+
 
 class Candidate:
     """Writes rows over a connection of its own, each statement committed, and takes them back.
@@ -34,8 +36,8 @@ class Candidate:
         self.tables = tables
         self.alias = alias or database.alias
         self.every = every
-        self.other: psycopg.Connection[Any] | None = None
-        self.table_of_other: int | None = None
+        self.other: Callable[[str], list[tuple[Any, ...]]] | None = None
+        self.tables_of_other: Sequence[int] = ()
         self.prepare()
 
     def prepare(self) -> None:
@@ -55,12 +57,9 @@ class Candidate:
     def write(self, tables: Sequence[int]) -> None:
         """Write to the tables; prove that the reset before emptied them and put their sequences back."""
         for table in tables:
-            insert = f"INSERT INTO t{table} (name) VALUES "
-            if self.other is not None and table == self.table_of_other:
-                rows: Any = self.other.execute(f"{insert} ('other') RETURNING id").fetchall()
-            else:
-                rows = self.send(insert + ", ".join(["('a')"] * ROWS) + " RETURNING id")
-            expected = list(range(1, len(rows) + 1))
+            send = self.other if self.other and table in self.tables_of_other else self.send
+            rows = send(f"INSERT INTO t{table} (name) VALUES {VALUES} RETURNING id")
+            expected = list(range(1, ROWS + 1))
             assert not self.restarts_sequences or [row[0] for row in rows] == expected, (self.name, table, rows)
 
     def ready(self, tables: Sequence[int]) -> Callable[[], object]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from testdb_app.resetter import Resetter
 from tests.benchmarks import candidates as who
 from tests.benchmarks.cases_tables import Bench, take_part
 from tests.benchmarks.disk import filesystem, is_in_memory, own_server
-from tests.benchmarks.results import Case
+from tests.benchmarks.results import Case, Series, Target
 from tests.benchmarks.rounds import measure, same
 from tests.benchmarks.schemas import sqlite_statements
 from tests.scratch import ScratchFile
@@ -124,13 +125,17 @@ def run_sqlite(bench: Bench) -> Iterator[Case]:
                 candidate = chosen(database, tables=SQLITE_TABLES)  # type: ignore[arg-type]
                 candidate.name = name
                 everybody.append(candidate)
+            where = f"SQLite {'in memory' if place == 'memory' else 'in a file'}, 1,000 tables"
             series = measure(everybody, rounds=bench.rounds, choose=same(SQLITE_TABLES))
-        yield Case(
-            key=f"sqlite-{place}",
-            title=f"SQLite {'in memory' if place == 'memory' else 'in a file'}, 1,000 tables, the same five written",
-            series=series,
-            base="floor",
-        )
+            yield _sqlite_case(place, f"sqlite-{place}", f"{where}, the same five written", series, 1.0)
+            series = measure(everybody[:2], rounds=bench.rounds, choose=list)
+            yield _sqlite_case(place, f"sqlite-{place}-nothing", f"{where}, nothing written", series, 0.05)
+
+
+def _sqlite_case(place: str, key: str, title: str, series: tuple[Series, ...], limit: float) -> Case:
+    case = Case(key=key, title=title, series=series, base="floor")
+    target = Target(text=title, measured=case.find("testdb_app").median, limit=limit, unit="ms")
+    return replace(case, targets=(target,) if place == "memory" else ())
 
 
 def _drop(database: ScratchFile) -> None:

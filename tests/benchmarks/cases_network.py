@@ -70,8 +70,7 @@ def run_network(bench: Bench) -> Iterator[Case]:
             make = stack.enter_context(bench.databases.copies(tables=TABLES))
             pair = [_move_away(stack, chosen, make()) for chosen in (base, _FarOurs)]
             for candidate in pair if other else ():
-                candidate.other = stack.enter_context(candidate.database.connect())
-                candidate.other.execute("SELECT 1")
+                stack.enter_context(candidate.database.connect()).execute("SELECT 1")
             choose: Callable[[], Sequence[int]] = list if base is _FarSelectOne else same(TABLES)
             case = Case(
                 key=key,

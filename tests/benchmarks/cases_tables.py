@@ -1,4 +1,4 @@
-"""The cases of a schema with many empty tables of which five are written: nobody else there, others there, nothing written."""
+"""The cases of a schema with many empty tables of which five are written: nobody else there, nothing written."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.benchmarks import candidates as who
 from tests.benchmarks.databases import Databases
 from tests.benchmarks.results import Case, Target
-from tests.benchmarks.rounds import changing, five_of, measure, same
+from tests.benchmarks.rounds import measure, same
 
 
 @dataclass(slots=True, kw_only=True)
@@ -34,7 +34,7 @@ TIMES_FASTER_THAN_FLUSH = {300: 150, 1_000: 400}
 
 
 def run_tables(bench: Bench, tables: int) -> Iterator[Case]:
-    """Measure everybody on a schema of that size; then, of ourselves and the floor, with other tables each time."""
+    """Measure everybody on a schema of that size."""
     floor_and_ours = [who.Floor, who.Ours]
     # One transaction that locks 10,000 tables and their indexes fills the lock table of a server as it comes.
     rivals = () if tables >= 10_000 else RIVALS
@@ -54,12 +54,6 @@ def run_tables(bench: Bench, tables: int) -> Iterator[Case]:
             note=note,
         )
         yield replace(case, targets=tuple(_targets(case, tables)))
-        for key, title, choose in (
-            ("of-50", "five of a working set of 50", changing(tables, of=50)),
-            ("random", "five of all at random", changing(tables)),
-        ):
-            series = measure(everybody[:2], rounds=bench.rounds, choose=choose)
-            yield Case(key=f"tables-{tables}-{key}", title=f"{tables:,} tables, {title}", series=series, base="floor")
 
 
 def take_part(
@@ -102,28 +96,6 @@ def _faster(case: Case, rival: str, tables: int, limit: float) -> Target:
         unit="× faster",
         at_least=True,
     )
-
-
-def run_other_session(bench: Bench, *, writes: bool) -> Iterator[Case]:
-    """Measure with another session in the database, which is idle, or commits one row to one table each round."""
-    tables = 1_000
-    kind = "writing" if writes else "idle"
-    chosen = five_of(tables)
-    table_of_other = next(table for table in range(tables) if table not in chosen)
-    with ExitStack() as stack:
-        pair = take_part(stack, bench, [who.Floor, who.Ours], tables=tables)
-        for candidate in pair:
-            candidate.other = stack.enter_context(candidate.database.connect())
-            candidate.other.execute("SELECT 1")
-            candidate.table_of_other = table_of_other if writes else None
-        written = sorted([*chosen, table_of_other], reverse=True) if writes else chosen
-        case = Case(
-            key=f"other-{kind}",
-            title=f"1,000 tables, the same five written, another session connected and {kind}",
-            series=measure(pair, rounds=bench.rounds, choose=lambda: written),
-            base="floor",
-        )
-        yield replace(case, targets=(times_floor(case, f"1,000 tables, another session connected and {kind}", 12),))
 
 
 def run_nothing(bench: Bench) -> Iterator[Case]:

@@ -211,7 +211,7 @@ def _measure(bench: Bench, project: Project, key: str, about: str) -> Case:
 def _targets(case: Case) -> tuple[Target, ...]:
     ours, writes = case.find("ResetTransactionTestCase"), case.find("ResetTransactionTestCase that writes")
     return (
-        Target(text="an empty test, beside TestCase", measured=case.ratio(ours.name), limit=3, unit="× TestCase"),
+        Target(text="an empty test, beside TestCase", measured=case.ratio(ours.name), limit=1, unit="× TestCase"),
         Target(
             text="an empty test, beside TransactionTestCase",
             measured=case.ratio("TransactionTestCase", ours.name),

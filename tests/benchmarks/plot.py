@@ -12,8 +12,8 @@ from xml.sax.saxutils import escape
 from tests.benchmarks.results import Run, Series
 
 CASES = (
-    *("nothing", "tables-100", "tables-300", "tables-1000", "tables-10000", "other-idle", "other-writing"),
-    *("baseline", "fresh", "sqlite-file", "sqlite-memory", "disk-300"),
+    *("nothing", "tables-100", "tables-300", "tables-1000", "tables-10000", "life-1000-idle"),
+    *("life-1000-writing", "baseline", "fresh", "sqlite-file", "sqlite-memory", "disk-300"),
 )
 """What is drawn, in this order, where it was measured."""
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from tests.benchmarks.candidates import Candidate
 from tests.benchmarks.results import Series
 
+Write = Callable[[Candidate, Sequence[int]], object]
+
 WARM_UP = 5
 """Rounds that are not measured."""
 
@@ -34,7 +36,14 @@ def changing(tables: int, *, of: int | None = None) -> Callable[[], list[int]]:
     return lambda: sorted(chance.sample(working_set, WRITTEN), reverse=True)
 
 
-def measure(candidates: Sequence[Candidate], *, rounds: int, choose: Callable[[], Sequence[int]]) -> tuple[Series, ...]:
+def write_itself(candidate: Candidate, tables: Sequence[int]) -> None:
+    """Have the candidate write over the connection that it resets over."""
+    candidate.write(tables)
+
+
+def measure(
+    candidates: Sequence[Candidate], *, rounds: int, choose: Callable[[], Sequence[int]], write: Write = write_itself
+) -> tuple[Series, ...]:
     """Let every candidate write to the tables that *choose* names for the round, and time how it takes that back.
 
     The quiet ones take turns in being the first. Those that disturb come after them, and then the quiet ones have an
@@ -50,11 +59,11 @@ def measure(candidates: Sequence[Candidate], *, rounds: int, choose: Callable[[]
         turn = number % len(quiet)
         due = [candidate for candidate in loud if number % candidate.every == 0]
         for candidate in [*quiet[turn:], *quiet[:turn], *due]:
-            elapsed = _time(candidate, tables)
+            elapsed = _time(candidate, tables, write)
             if number >= 0:
                 times[candidate.name].append(elapsed)
         for candidate in quiet if due else ():
-            _time(candidate, tables)
+            _time(candidate, tables, write)
     for candidate in candidates:
         candidate.check_empty(sorted(seen))
     return tuple(
@@ -62,9 +71,9 @@ def measure(candidates: Sequence[Candidate], *, rounds: int, choose: Callable[[]
     )
 
 
-def _time(candidate: Candidate, tables: Sequence[int]) -> float:
+def _time(candidate: Candidate, tables: Sequence[int], write: Write) -> float:
     """Write, reset and look; return the milliseconds of the reset."""
-    candidate.write(tables)
+    write(candidate, tables)
     run = candidate.ready(tables)
     started = time.perf_counter()
     result = run()

@@ -16,12 +16,14 @@ from tests.benchmarks.__main__ import groups, main
 pytestmark = [pytest.mark.benchmark, pytest.mark.postgresql]
 
 
-@pytest.mark.parametrize("name", [name for name in groups() if name not in {"tables-10000", "templates-migrations"}])
+@pytest.mark.parametrize(
+    "name", [name for name in groups() if name not in {"tables-10000", "life", "life-10000", "templates-migrations"}]
+)
 def test_a_case_is_measured_printed_and_drawn(name: str, tmp_path: Path, django_db_blocker: Any) -> None:
     kept, plot = tmp_path / "run.json", tmp_path / "run.svg"
     draws = (
         []
-        if name in {"data", "endurance", "left-tables", "network", "sessions", "testcases"}
+        if name in {"data", "endurance", "left-tables", "life-100", "network", "sessions", "testcases"}
         or name.startswith("templates")
         else ["--plot", str(plot)]
     )
