@@ -178,11 +178,15 @@ def make_report(
     plan: ResetPlan,
     changes: Mapping[QualifiedName, RowChanges],
     *,
+    restarted: tuple[QualifiedName, ...],
     target: str,
     permitted_by: str,
     warning: str | None,
 ) -> ResetReport:
-    """Return the report of a reset by *plan* that made *changes*. The caller fills in attempts and time."""
+    """Return the report of a reset by *plan* that made *changes* and put back the sequences *restarted*.
+
+    The caller fills in attempts and time.
+    """
     return ResetReport(
         alias=identity.alias,
         database=identity.name,
@@ -190,7 +194,7 @@ def make_report(
         target=target,
         permitted_by=permitted_by,
         tables=list_tables(plan, changes),
-        sequences=plan.sequences,
+        sequences=restarted,
         kept=plan.kept,
         stale_views=plan.stale_views,
         warning=warning,

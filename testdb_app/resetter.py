@@ -7,7 +7,7 @@ import random
 import time
 import warnings
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -273,26 +273,22 @@ class Resetter:
         if tracker is None or context is None:
             return None
         connection = self.connection
-        found = tracker.find_changes(connection)
-        while found is not None:
-            rule = self._permit(found.identity)
-            if found.is_nothing:
-                return self._report(found.identity, ResetPlan(steps=(), kept=context.scope.kept), {}, rule)
-            written = self._scripts.get(found.key)
-            if written is None and (state := tracker.describe(found)) is not None:
-                written = self._write_for_tracker(context, state)
+        with closing(tracker.find_changes(connection)) as findings:
+            for found in findings:
+                rule = self._permit(found.identity)
+                if found.is_nothing:
+                    return self._report(found.identity, ResetPlan(steps=(), kept=context.scope.kept), {}, rule)
+                written = self._scripts.get(found.key) or self._write_for_tracker(context, tracker.describe(found))
                 if written is None:
                     return None
                 if found.key is not None:
                     if len(self._scripts) >= _MOST_SCRIPTS:
                         self._scripts.clear()
                     self._scripts[found.key] = written
-            if written is not None:
                 plan, script = written
-                changes = tracker.run(connection, found, script, lock_timeout=lock_timeout)
-                if changes is not None:
-                    return self._report(found.identity, plan, changes, rule)
-            found = tracker.find_changes(connection, after=found)
+                done = tracker.run(connection, found, script, lock_timeout=lock_timeout)
+                if done is not None:
+                    return self._report(found.identity, plan, done.changes, rule, done.restarted)
         return None
 
     def _write_for_tracker(self, context: ResetContext, state: DatabaseState) -> tuple[ResetPlan, Script] | None:
@@ -373,13 +369,19 @@ class Resetter:
         return self.backend.write_sql(self.connection, plan, script_context)
 
     def _report(
-        self, identity: DatabaseIdentity, plan: ResetPlan, changes: Mapping[QualifiedName, RowChanges], rule: str
+        self,
+        identity: DatabaseIdentity,
+        plan: ResetPlan,
+        changes: Mapping[QualifiedName, RowChanges],
+        rule: str,
+        restarted: tuple[QualifiedName, ...] | None = None,
     ) -> ResetReport:
         assert self._context is not None
         report = make_report(
             identity,
             plan,
             changes,
+            restarted=plan.sequences if restarted is None else restarted,
             target=self._target(self._context),
             permitted_by=rule,
             warning=self.backend.warning or identity.warning,

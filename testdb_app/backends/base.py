@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Generator, Hashable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -348,9 +348,9 @@ class Script:
     4. The tables of ``verify`` must be empty now.
     5. ``closing`` commits.
 
-    A script with nothing to check or verify takes one round trip. A script for a change tracker does not begin the
-    transaction, and the sequences of ``restarted`` are set after its commit. Such a script ``is_plain`` if it writes to
-    no catalog.
+    A script with nothing to check or verify takes one round trip. A script for a change tracker neither begins nor commits
+    the transaction, and does not set the sequences of ``restarted`` to their states. It ``is_plain`` if it writes to no
+    catalog.
     """
 
     opening: tuple[Statement, ...]
@@ -360,7 +360,7 @@ class Script:
     verify: tuple[QualifiedName, ...] = ()
     locks: Mapping[QualifiedName, str] = field(default_factory=dict)
     baseline: Baseline | None = None
-    restarted: tuple[QualifiedName, ...] = ()
+    restarted: Mapping[QualifiedName, SequenceState] = field(default_factory=dict)
     is_plain: bool = False
 
     @property
@@ -394,6 +394,14 @@ class FoundChanges:
     is_nothing: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """What a change tracker's reset did: the ``changes`` of rows, and the sequences that it put back."""
+
+    changes: Mapping[QualifiedName, RowChanges]
+    restarted: tuple[QualifiedName, ...]
+
+
 class ChangeTracker(ABC):
     """Remembers a database from one reset to the next, to find what was written in between.
 
@@ -410,26 +418,23 @@ class ChangeTracker(ABC):
         ...
 
     @abstractmethod
-    def find_changes(
-        self, connection: BaseDatabaseWrapper, *, after: FoundChanges | None = None
-    ) -> FoundChanges | None:
-        """Find what was written since the last reset; None if a full scan is needed. Reads only.
+    def find_changes(self, connection: BaseDatabaseWrapper) -> Generator[FoundChanges]:
+        """Yield what may have been written since the last reset, each time more; at the end a full scan is needed. Reads only.
 
-        *after* is the earlier finding, if :meth:`run` has shown that it was incomplete, or if it has no script. Then more
-        is read.
+        The caller closes the generator: it may keep other sessions of this process from writing until then.
         """
         ...
 
     @abstractmethod
-    def describe(self, found: FoundChanges) -> DatabaseState | None:
-        """Return *found* as a state to plan from; None if only a script that was written before can be used."""
+    def describe(self, found: FoundChanges) -> DatabaseState:
+        """Return *found* as a state to plan from."""
         ...
 
     @abstractmethod
     def run(
         self, connection: BaseDatabaseWrapper, found: FoundChanges, script: Script, *, lock_timeout: float
-    ) -> Mapping[QualifiedName, RowChanges] | None:
-        """Run *script* and return the changes; return None, with nothing changed, if something else than *found* was written.
+    ) -> Done | None:
+        """Run *script* and return what it did; return None, with nothing changed, if something else than *found* was written.
 
         *lock_timeout* is in seconds. Raises what :meth:`BaseBackend.run` raises, with nothing changed.
         """

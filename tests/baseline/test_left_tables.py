@@ -111,4 +111,5 @@ def test_a_sequence_that_was_called_and_is_not_at_its_start_is_still_told(scratc
         with scratch.connection.cursor() as cursor:
             cursor.execute("SELECT nextval(%s), nextval(%s)", [name, name])
         assert [each.name for each in refitting.reset(refit=True).sequences] == [name]
+    for name in ("free", "unused"):
         assert scratch.value(f"SELECT is_called FROM {name}") is False

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 from unittest import mock
 
-from testdb_app.backends.postgresql.change_tracker import CountedChanges, PostgreSQLChangeTracker, Source
+from testdb_app.backends.postgresql.change_tracker import CountedChanges, PostgreSQLChangeTracker
 
 
 @contextmanager
@@ -15,24 +15,23 @@ def overheard(tell: Callable[[str], None]) -> Iterator[None]:
     """Call *tell* with what each question to the tracker came to, while the block runs."""
     find, run = PostgreSQLChangeTracker.find_changes, PostgreSQLChangeTracker.run
 
-    def find_changes(tracker: PostgreSQLChangeTracker, *arguments: Any, **options: Any) -> Any:
-        found = find(tracker, *arguments, **options)
-        if found is None:
-            tell("tracker: a full scan is needed")
-        elif found.is_nothing:
-            tell("tracker: nothing was written")
-        return found
+    def find_changes(tracker: PostgreSQLChangeTracker, *arguments: Any, **options: Any) -> Iterator[CountedChanges]:
+        with closing(find(tracker, *arguments, **options)) as findings:
+            for found in findings:
+                if found.is_nothing:
+                    tell("tracker: nothing was written")
+                yield found
+        tell("tracker: a full scan is needed")
 
     def run_script(
         tracker: PostgreSQLChangeTracker, connection: Any, found: CountedChanges, *arguments: Any, **options: Any
     ) -> Any:
-        changes = run(tracker, connection, found, *arguments, **options)
-        is_prediction = found.source is Source.PREDICTION
-        if changes is not None:
+        done = run(tracker, connection, found, *arguments, **options)
+        if done is not None:
             tell("tracker: the counters proved what was written")
-        if is_prediction:
-            tell("tracker: as predicted" if changes is not None else "tracker: not as predicted")
-        return changes
+        if found.is_guess:
+            tell("tracker: as guessed" if done is not None else "tracker: not as guessed")
+        return done
 
     with (
         mock.patch.object(PostgreSQLChangeTracker, "find_changes", find_changes),

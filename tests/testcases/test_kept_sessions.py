@@ -14,7 +14,7 @@ from django.db.backends.signals import connection_created
 
 from testdb_app import teardown
 from testdb_app.backends import get_backend
-from testdb_app.backends.postgresql.session_reset import judge_statement
+from testdb_app.backends.postgresql.sent_statements import judge_statement
 from testdb_app.conf import get_settings
 from testdb_app.exceptions import ConfigurationError
 from tests.scratch import default_parameters

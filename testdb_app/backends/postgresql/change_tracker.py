@@ -1,13 +1,15 @@
 """The change tracker: finds what was written since the last reset, and runs the reset in the same round trips.
 
-Changes are found in three ways, the cheapest first. The transaction that writes then checks, by the sums of the database,
-that nothing else was written; if something was, it ends before it writes, and the next way follows.
+There is one way. A set of tables and sequences is chosen, and the transaction that resets them first proves, by the sums
+of the database, that nothing outside of the set was written. If something was, it ends before it writes, and a larger
+set follows:
 
-- *Prediction*: the last two resets found the same tables and sequences, so the next one assumes them. Nothing is read
-  first, so the whole reset is one round trip.
-- *Candidates*: the counters of the tables and sequences that earlier resets found written (:class:`CounterHistory`). One
-  round trip, and one to write. If nothing was written, the first is all.
-- *Everything*: every counter. What has moved joins the candidates.
+1. what the statements of this process name, with what was written beside that twice. Nothing is read first, so the whole
+   reset is one round trip. If they name nothing, one reading shows whether anything was written at all;
+2. what the counters of the tables and sequences that were written lately show;
+3. what all counters show.
+
+Then the resetter takes its full scan.
 
 Sequences are set after the commit, by setval(). That costs a tenth of ALTER SEQUENCE and leaves the catalog alone, but a
 rollback does not undo it. A sequence that is behind its table would make the next insert collide; one that is ahead does
@@ -17,16 +19,15 @@ not. If the server dies in between, the next reset remembers nothing, and sees t
 from __future__ import annotations
 
 import logging
-import weakref
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import time
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from django.db import DatabaseError, InterfaceError
 
-from testdb_app.backends.base import ChangeTracker, DatabaseIdentity, DatabaseState, FoundChanges, Script
-from testdb_app.backends.postgresql import catalog, counters
+from testdb_app.backends.base import ChangeTracker, DatabaseIdentity, DatabaseState, Done, FoundChanges, Script
+from testdb_app.backends.postgresql import counters
 from testdb_app.backends.postgresql.connection import (
     NOT_PREPARED,
     Command,
@@ -36,23 +37,22 @@ from testdb_app.backends.postgresql.connection import (
     server_version,
 )
 from testdb_app.backends.postgresql.counters import (
+    REPORT,
     Conditions,
     CountedState,
-    CounterReading,
     Relations,
     array,
     parse_numbers,
-    read_counters,
+    run_prepared,
 )
 from testdb_app.backends.postgresql.errors import explain, sqlstate
-from testdb_app.backends.postgresql.introspection import parse_identity
+from testdb_app.backends.postgresql.open_sessions import observe, observe_from_now_on, reported, take_written
+from testdb_app.backends.postgresql.operations import write_set_sequences
 from testdb_app.backends.postgresql.preconditions import Precondition
 from testdb_app.backends.postgresql.queries import chunks, read_rows, rows_of, scalars, sum_changes
-from testdb_app.backends.postgresql.session_reset import sessions_opened
 from testdb_app.backends.postgresql.sql import milliseconds, quote
-from testdb_app.baseline_state import RowChanges
 from testdb_app.exceptions import ConnectionLostError
-from testdb_app.schema import QualifiedName, Schema
+from testdb_app.schema import Schema
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -63,48 +63,32 @@ _BYTES_A_ROW = 80
 # If more rows were written, or fewer that are slow to delete, a full scan reads the sizes of the tables.
 _MOST_ROWS = 5_000
 _MOST_ROWS_UNINDEXED = 100
+_MOST_CANDIDATES = 256
 _MOST_SKIPPED = 3
-
-_What = tuple[tuple[int, ...], tuple[int, ...]]
-"""The OIDs of the tables and of the sequences that were written."""
-
-
-class Source(Enum):
-    """How changes were found: assumed to be the same as the last two times, by the candidates' counters, or by all counters."""
-
-    PREDICTION = "prediction"
-    CANDIDATES = "candidates"
-    EVERYTHING = "everything"
-
-
-class TrackerState(Enum):
-    """Whether the remembered counters are those right after the last reset; if not, a full scan is needed."""
-
-    KNOWN = "known"
-    UNKNOWN = "unknown"
+_SEQUENCES_A_MESSAGE = 2_000
+_UNFIT = "22012"
+"""The SQLSTATE of the division by zero in :func:`counters.write_proof`."""
+_BEGIN = Command("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE", often=True)
+_COMMIT = Command("COMMIT", often=True)
+_ANY_NUMBER = 2**62
+_PAUSES = (0.0005, 0.001, 0.002)
+_MANY_TABLES = 50
+_NOBODY = 0
+"""Stands for what is written though no statement of this process names it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CountedChanges(FoundChanges):
-    """What the counters show, and from which source. ``what`` are the OIDs of the written tables and sequences."""
+    """A set to reset: how often each of its tables and sequences was written, by OID; 0 each if that is a guess.
 
-    written: Written
-    what: _What = ((), ())
-    source: Source
-
-
-class Memory:
-    """What the tracker remembers of one database: its identity, its counters and how to read them.
-
-    ``last`` was written before the last reset. ``predicted`` is the same if that was so twice, and is assumed once more.
+    ``named`` are those that statements of this process name. ``held`` are the sessions that nobody can use meanwhile.
     """
 
-    def __init__(self, identity: DatabaseIdentity, reader: CounterReader, history: CounterHistory) -> None:
-        self.identity = identity
-        self.reader = reader
-        self.history = history
-        self.last: _What | None = None
-        self.predicted: _What | None = None
+    tables: Mapping[int, int]
+    sequences: Mapping[int, int]
+    is_guess: bool = False
+    named: frozenset[int] = frozenset()
+    held: Sequence[int] = ()
 
 
 class PostgreSQLChangeTracker(ChangeTracker):
@@ -113,12 +97,16 @@ class PostgreSQLChangeTracker(ChangeTracker):
     def __init__(self, schema: Schema) -> None:
         self._schema = schema
         self._memory: Memory | None = None
-        self._state = TrackerState.UNKNOWN
+        # Whether the remembered counters are those right after the last reset; if not, a full scan is needed.
+        self._is_known = False
         self._skipped, self._to_skip = 0, 0
+        observe_from_now_on()
 
     def renew(self, connection: BaseDatabaseWrapper, observation: DatabaseState) -> None:
         """Remember the present state, unless somebody else may have written since *observation* began."""
-        self._state = TrackerState.UNKNOWN
+        self._is_known = False
+        session = observe(connection)
+        take_written(session)
         if not isinstance(observation, CountedState) or not observation.conditions.are_trusted:
             return
         if self._skipped < self._to_skip:
@@ -126,230 +114,388 @@ class PostgreSQLChangeTracker(ChangeTracker):
             self._skipped += 1
             return
         self._skipped, self._to_skip = 0, min(2 * self._to_skip + 1, _MOST_SKIPPED)
-        self._remember(connection, observation.identity, observation.conditions)
+        try:
+            self._remember(connection, observation.identity, observation.conditions)
+        except (DatabaseError, InterfaceError) as error:
+            # The reset itself is done, and the next one takes a full scan.
+            logger.info("Connection %s: the counters could not be read: %s", connection.alias, error)
 
-    def find_changes(
-        self, connection: BaseDatabaseWrapper, *, after: FoundChanges | None = None
-    ) -> FoundChanges | None:
-        """Find what was written. No round trip for a prediction, otherwise one, and some more on a new connection."""
+    def find_changes(self, connection: BaseDatabaseWrapper) -> Generator[CountedChanges]:
+        """Yield sets to reset. No round trip for a guess, otherwise one for each."""
         memory = self._memory
-        if after is None:
-            if self._state is TrackerState.UNKNOWN:
-                return None
-            # Known again only after this reset has succeeded.
-            self._state = TrackerState.UNKNOWN
-        if memory is None or memory.identity.configured != str(
-            connection.settings_dict["NAME"] or memory.identity.name
-        ):
-            return None
-        if after is None:
-            return self._predict(connection, memory) or self._read_candidates(connection, memory)
-        assert isinstance(after, CountedChanges)
-        if after.source is Source.PREDICTION:
-            return self._read_candidates(connection, memory)
-        return self._read_everything(connection, memory) if after.source is Source.CANDIDATES else None
+        if memory is None or not self._is_known:
+            return
+        # Known again only after this reset has succeeded.
+        self._is_known = False
+        if memory.identity.configured != str(connection.settings_dict["NAME"] or memory.identity.name):
+            return
+        try:
+            connection.ensure_connection()
+            if is_idle(connection):
+                yield from self._find(connection, memory)
+        except (UnfitError, DatabaseError, InterfaceError):
+            # Whatever the error is, the full scan meets it too, and reports it.
+            return
 
-    def describe(self, found: FoundChanges) -> DatabaseState | None:
-        """Return what was found as a state to plan from; None for a prediction."""
+    def _find(self, connection: BaseDatabaseWrapper, memory: Memory) -> Generator[CountedChanges]:
+        memory.use(connection)
+        session = observe(connection)
+        named = memory.relations.may_be_written(take_written(session))
+        with reported(session) as held:
+            if not named and memory.glance(connection, held):
+                self._is_known = True
+                yield CountedChanges(identity=memory.identity, is_nothing=True, tables={}, sequences={})
+                return
+            if memory.may_miss:
+                # Somebody may have taken a transaction id, and the counters need not show what for.
+                return
+            if guess := memory.guess(named):
+                yield memory.make_changes(dict.fromkeys(guess, 0), named, held, is_guess=True)
+            for every in (False, True) if len(memory.writes) > _MOST_CANDIDATES else (True,):
+                if connection.connection is None:
+                    return
+                moved = memory.read(connection, held, every=every)
+                if moved is not None:
+                    yield memory.make_changes(moved, named, held)
+
+    def describe(self, found: FoundChanges) -> DatabaseState:
+        """Return what was found as a state to plan from."""
         assert isinstance(found, CountedChanges)
         assert self._memory is not None
-        if found.source is Source.PREDICTION:
-            return None
-        relations, written = self._memory.history.relations, found.written
+        relations = self._memory.relations
         return DatabaseState(
             identity=found.identity,
             token=self._schema.token,
             is_precise=True,
             sizes={
                 relations.tables[oid]: rows * _BYTES_A_ROW
-                for oid, rows in written.tables.items()
+                for oid, rows in found.tables.items()
                 if oid in relations.tables
             },
-            states=dict.fromkeys(relations.sequences[oid] for oid in written.sequences),
+            states=dict.fromkeys(relations.sequences[oid] for oid in found.sequences),
         )
 
     def run(
         self, connection: BaseDatabaseWrapper, found: FoundChanges, script: Script, *, lock_timeout: float
-    ) -> Mapping[QualifiedName, RowChanges] | None:
-        """Run *script* if nothing but what was *found* was written. One round trip."""
+    ) -> Done | None:
+        """Run *script* if nothing outside of what was *found* was written. One round trip."""
         assert isinstance(found, CountedChanges)
         memory = self._memory
         assert memory is not None
-        unseen_below = _MOST_ROWS_UNINDEXED if found.source is Source.PREDICTION else None
         try:
-            outcome = run_script(
-                connection, memory.reader, memory.history, script, found.written, lock_timeout, unseen_below
-            )
+            done, is_known = memory.run(connection, found, script, lock_timeout)
         except UnfitError:
             return None
         except ConnectionLostError:
-            if found.source is not Source.PREDICTION:
+            if not found.is_guess:
                 raise
             # Nothing was read before, which would have found the connection lost.
             return None
         self._to_skip = 0
-        what = found.what
-        memory.predicted = what if what == memory.last and found.key is not None and script.is_plain else None
-        memory.last = what
-        if script.is_plain:
-            self._state = TrackerState.KNOWN
-            memory.history.record_reset(outcome, script.restarted)
-        else:
-            # The statements that switch triggers write to the catalogs, and so does TRUNCATE.
-            self._remember(connection, memory.identity, memory.history.conditions)
-        return outcome.changes
+        self._is_known = is_known
+        return done
 
     def _remember(self, connection: BaseDatabaseWrapper, identity: DatabaseIdentity, conditions: Conditions) -> None:
-        try:
-            self._read_all(connection, identity, conditions)
-        except (DatabaseError, InterfaceError) as error:
-            # The reset itself is done, and the next one takes a full scan.
-            logger.info("Connection %s: the counters could not be read: %s", connection.alias, error)
-
-    def _read_all(self, connection: BaseDatabaseWrapper, identity: DatabaseIdentity, conditions: Conditions) -> None:
         """Remember every counter of the database of *identity*; forget another database, or another run of its server."""
         memory = self._memory
-        if memory is not None and _place(identity) != _place(memory.identity):
-            memory = self._memory = None
-        reader = memory.reader if memory is not None else CounterReader(connection, self._schema, identity)
-        reading, unlogged = reader.read_all(connection, memory.history if memory is not None else None)
-        opened = sessions_opened(connection)
-        if memory is None:
-            history = CounterHistory(reader.relations, reading, unlogged, opened)
-            self._memory = Memory(identity, reader, history)
-        else:
-            memory.identity = identity
-            memory.history.record(reading, unlogged, opened)
-        # A pooler in between reports a process id of its own, and changes the server's session at will.
-        if reading.pid == reader.pid and reading.conditions == conditions:
-            self._state = TrackerState.KNOWN
-
-    def _predict(self, connection: BaseDatabaseWrapper, memory: Memory) -> CountedChanges | None:
-        """Assume that what was written the last two times, and nothing else, was written again. Sends nothing."""
-        predicted, memory.predicted = memory.predicted, None
-        reader, history = memory.reader, memory.history
-        if predicted is None or reader.may_miss or history.conditions.others:
-            return None
-        if not (reader.is_ready(connection) and is_idle(connection)):
-            return None
-        history.add_sessions(sessions_opened(connection))
-        written = history.predict(*predicted)
-        if written is None:
-            return None
-        key = (_place(memory.identity), predicted)
-        return CountedChanges(
-            identity=memory.identity, key=key, written=written, what=predicted, source=Source.PREDICTION
-        )
-
-    def _read_candidates(self, connection: BaseDatabaseWrapper, memory: Memory) -> CountedChanges | None:
-        reading = self._read_again(connection, memory)
-        if reading is None:
-            return None
-        if memory.history.is_quiet(reading):
-            self._state = TrackerState.KNOWN
-            return CountedChanges(identity=memory.identity, is_nothing=True, written=_NOTHING, source=Source.CANDIDATES)
-        if memory.reader.may_miss:
-            # Somebody has taken a transaction id, and the counters need not show what for.
-            return None
-        return _changes_of(memory, memory.history.compare(reading), Source.CANDIDATES)
-
-    def _read_again(self, connection: BaseDatabaseWrapper, memory: Memory) -> CounterReading | None:
-        """Read the counters, over the same connection or a new one; return None if they cannot be trusted."""
-        reader, history = memory.reader, memory.history
-        try:
-            if not reader.is_ready(connection):
-                # A new connection of this process is one session more, and may lead elsewhere.
-                ((row,),) = read_rows(connection, [catalog.IDENTITY])
-                identity = parse_identity(connection, row)
-                if _place(identity) != _place(memory.identity):
-                    return None
-                memory.identity = identity
-                reader.use(connection)
-            elif not is_idle(connection):
-                return None
-            history.add_sessions(sessions_opened(connection))
-            reading = reader.read(connection, None if history.wants_everything else history)
-        except (DatabaseError, InterfaceError):
-            # Whatever the error is, the full scan meets it too, and reports it.
-            return None
-        is_same = reading.pid == reader.pid and reading.conditions == history.conditions
-        return reading if is_same and reading.catalogs in {None, history.catalogs} else None
-
-    def _read_everything(self, connection: BaseDatabaseWrapper, memory: Memory) -> CountedChanges | None:
-        """Read every counter. This session has reported all, and the counters are of one moment."""
-        history = memory.history
-        history.widen()
-        reading = memory.reader.read(connection, None)
-        if reading.conditions != history.conditions or reading.catalogs != history.catalogs:
-            return None
-        return _changes_of(memory, history.compare(reading, reading.sums), Source.EVERYTHING)
+        if memory is None or _place(identity) != _place(memory.identity):
+            memory = self._memory = Memory(connection, self._schema, identity)
+        memory.identity = identity
+        memory.use(connection)
+        self._is_known = memory.read_all(connection, conditions)
 
 
-def _changes_of(memory: Memory, written: Written, source: Source) -> CountedChanges | None:
-    """Return what was written; None if a full scan should read the sizes of the tables."""
-    rows = max(written.tables.values(), default=0)
-    unindexed = memory.history.relations.unindexed
-    if rows > _MOST_ROWS or any(
-        count > _MOST_ROWS_UNINDEXED for oid, count in written.tables.items() if oid in unindexed
-    ):
-        return None
-    what = tuple(sorted(written.tables)), tuple(sorted(written.sequences))
-    key = (_place(memory.identity), what) if rows <= _MOST_ROWS_UNINDEXED else None
-    return CountedChanges(identity=memory.identity, key=key, written=written, what=what, source=source)
+class Memory:
+    """What the tracker remembers of one database: its identity, its counters, and how to read them.
 
-
-def _place(identity: DatabaseIdentity) -> tuple[str, int, str, str]:
-    return identity.name, identity.oid, identity.system_identifier, identity.server_started
-
-
-_SEQUENCES_A_MESSAGE = 2_000
-
-
-class CounterReader:
-    """Reads the counters over one connection at a time. One round trip a reading."""
+    - ``writes``, ``calls``: the counts of tables and sequences, by OID; ``rows``, ``blocks``: the sums of the database.
+    - ``allowed``: the other sessions, as they were when they had written nothing unseen.
+    - ``always``: the sequences whose next call may take no transaction id.
+    - ``candidates``: the tables and sequences that were written lately, the last ones at the end.
+    """
 
     def __init__(self, connection: BaseDatabaseWrapper, schema: Schema, identity: DatabaseIdentity) -> None:
         relations, database = read_rows(connection, [counters.RELATIONS, counters.DATABASE])
-        self.relations = Relations.from_rows(relations, schema)
         oid, prepared, self.may_miss = database[0]
-        everything = counters.full_reading(oid, self.relations.counted, self.relations.sequences, prepared=prepared)
-        self._full_reading = Command(everything, often=True)
-        self._candidate_reading = counters.candidate_reading(oid, prepared=prepared)
+        self.identity = identity
+        self.relations = Relations.from_rows(relations, schema)
+        sequences = self.relations.sequences
         holds = Precondition.of(identity, owners=schema.trusted_owners).holds()
-        self._check = counters.insist(oid, self.relations.sequences, prepared=prepared, holds=holds)
-        self.pipeline = pipeline_of(connection)
-        self._raw: weakref.ref[Any] = weakref.ref(connection.connection)
-        self.pid: int = connection.connection.info.backend_pid
-
-    def is_ready(self, connection: BaseDatabaseWrapper) -> bool:
-        """Whether *connection* is the one that was used last."""
-        return self._raw() is connection.connection is not None
+        self._proof = counters.write_proof(oid, sequences, prepared=prepared, holds=holds)
+        self._reading = counters.write_reading(oid, prepared=prepared)
+        self._glance = counters.write_glance(oid, prepared=prepared)
+        everything = counters.write_full_reading(oid, self.relations.counted, sequences, prepared=prepared)
+        self._full_reading = Command(everything, often=True)
+        self._set_sequences = write_set_sequences(holds)
+        self.epoch = self.xmax = ""
+        self.allowed: Sequence[str] = ()
+        self.writes: dict[int, int] = {}
+        self.calls: dict[int, int] = {}
+        self.rows = self.blocks = 0
+        self.always: dict[int, None] = {}
+        self.candidates: dict[int, None] = {}
+        self._settled: dict[int, int] = {}
+        self._toasts = frozenset(self.relations.toasts.values())
+        self._beside: dict[int, frozenset[int]] = {}
+        self._unnamed: frozenset[int] = frozenset()
+        self._pauses: tuple[float, ...] = _PAUSES
+        self.use(connection)
 
     def use(self, connection: BaseDatabaseWrapper) -> None:
-        """Use *connection* from now on. Sends nothing."""
-        raw = connection.connection
+        """Use *connection*, which is open, from now on. Sends nothing."""
         self.pipeline = pipeline_of(connection)
-        self._raw, self.pid = weakref.ref(raw), raw.info.backend_pid
+        self.pid: int = connection.connection.info.backend_pid
 
-    def check(self, arguments: Sequence[str | None]) -> Command:
-        """Return the first query of the transaction that writes, see :func:`counters.insist`, with its arguments."""
-        return Command(self._check, tuple(arguments), often=True)
+    # Read what was written -------------------------------------------------------------------------------------------
 
-    def read_all(
-        self, connection: BaseDatabaseWrapper, history: CounterHistory | None
-    ) -> tuple[CounterReading, list[int]]:
-        """Read every counter, to be remembered, and find the sequences whose next call may take no transaction id.
+    def glance(self, connection: BaseDatabaseWrapper, held: Sequence[int]) -> bool:
+        """Whether no transaction has taken an id since, and the sequences that can do without an id have not moved.
 
-        The session reports before, because the sums lack what it has not reported.
+        Raises :class:`UnfitError` if that cannot be told.
         """
-        if not self.is_ready(connection):
-            self.use(connection)
-        reading = self.read(connection, None, flush=True)
-        unproven = list(self.relations.sequences) if history is None else history.unproven(reading)
-        if not unproven:
-            return reading, []
-        unlogged = self._find_unlogged(connection, unproven)
-        return self.read(connection, None, flush=True), unlogged
+        always = list(self.always)
+        glance = Command(self._glance, (array(held), array(self.allowed), array(always)), often=True)
+        xmax, _, calls, _ = self._read(connection, [glance])
+        return bool(xmax == self.xmax and parse_numbers(calls) == [self.calls[oid] for oid in always])
+
+    def read(self, connection: BaseDatabaseWrapper, held: Sequence[int], *, every: bool) -> dict[int, int] | None:
+        """Return how often the tables and sequences were written that have moved; None if others were written, too.
+
+        The others are those that are no candidates, unless *every* one is read. Raises :class:`UnfitError` if a full scan
+        is needed.
+        """
+        relations = self.relations
+        tables = list(relations.counted) if every else [oid for oid in self.candidates if oid in self.writes]
+        sequences = list(relations.sequences) if every else [oid for oid in self.candidates if oid in self.calls]
+        reading = Command(
+            self._reading, (array(held), array(self.allowed), array(tables), array(sequences)), often=True
+        )
+        _, writes, calls, rows = self._read(connection, REPORT, [reading])
+        moved = _differences(self.writes, tables, parse_numbers(writes))
+        if int(rows) - self.rows != sum(moved.values()):
+            if every:
+                raise UnfitError
+            return None
+        if any(count > self._most_rows(oid) for oid, count in moved.items()):
+            raise UnfitError
+        return moved | _differences(self.calls, sequences, parse_numbers(calls))
+
+    def _read(self, connection: BaseDatabaseWrapper, *batches: Sequence[Command]) -> tuple[Any, Any, Any, Any]:
+        """Return the next id, the counts and the rows of a reading, if nobody may have written unseen.
+
+        A session that is just ending is waited for, in a large schema, where a full scan takes longer.
+        """
+        for pause in (*self._pauses, 0):
+            ((_, pid, epoch, xmax, writes, calls, rows, others, strangers),) = run_prepared(
+                connection, self.pipeline, *batches
+            )
+            if strangers == "0":
+                break
+            time.sleep(pause)
+        if (int(pid), epoch, strangers) != (self.pid, self.epoch, "0"):
+            # Next time as well it would be in vain.
+            self._pauses = ()
+            raise UnfitError
+        self._pauses = _PAUSES if len(self.writes) > _MANY_TABLES else ()
+        self.allowed = others.split(",") if others else ()
+        return xmax, writes, calls, rows
+
+    def _most_rows(self, oid: int) -> int:
+        return _MOST_ROWS_UNINDEXED if oid in self.relations.unindexed else _MOST_ROWS
+
+    # Choose the set ----------------------------------------------------------------------------------------------------
+
+    def guess(self, named: Iterable[int]) -> set[int]:
+        """Return *named*, and what was written beside one of them the last time; without them what was written twice."""
+        found = set(named)
+        return found.union(*(self._beside.get(oid, ()) for oid in found or {_NOBODY}))
+
+    def make_changes(
+        self, moved: Mapping[int, int], named: Iterable[int], held: Sequence[int], *, is_guess: bool = False
+    ) -> CountedChanges:
+        """Return the set of what has *moved*."""
+        relations = self.relations
+        tables = {oid: count for oid, count in moved.items() if oid in self.writes}
+        sequences = {oid: count for oid, count in moved.items() if oid in self.calls}
+        what = (*sorted(oid for oid in tables if oid in relations.tables), *sorted(sequences))
+        if is_guess:
+            tables |= {relations.toasts[oid]: 0 for oid in tables if oid in relations.toasts}
+        is_small = max(tables.values(), default=0) <= _MOST_ROWS_UNINDEXED
+        return CountedChanges(
+            identity=self.identity,
+            key=(_place(self.identity), what) if is_small else None,
+            tables=tables,
+            sequences=sequences,
+            is_guess=is_guess,
+            named=frozenset(named),
+            held=held,
+        )
+
+    # Reset ---------------------------------------------------------------------------------------------------------------
+
+    def run(
+        self, connection: BaseDatabaseWrapper, found: CountedChanges, script: Script, lock_timeout: float
+    ) -> tuple[Done, bool]:
+        """Run *script*, which was made for what was *found*. One round trip. Return what it did, and whether all is known.
+
+        Nothing is locked in advance where no other session is connected. Raises :class:`UnfitError` if something else was
+        written, and the package's errors. Nothing was written then.
+        """
+        if found.held and not self.relations.cached.isdisjoint(found.sequences):
+            # Only ALTER SEQUENCE voids the values that another session keeps.
+            raise UnfitError
+        is_alone = not (self.allowed or found.held)
+        statements = [statement for statement in script.statements if not (is_alone and statement.is_lock)]
+        proof = Command(self._proof, self._arguments(found, lock_timeout), often=True)
+        restarts = [
+            (oid, state)
+            for oid in found.sequences
+            if (state := script.restarted.get(self.relations.sequences[oid])) is not None
+        ]
+        set_sequences = Command(
+            self._set_sequences,
+            (
+                array(oid for oid, _ in restarts),
+                array(state.last_value for _, state in restarts),
+                array("t" if state.is_called else "f" for _, state in restarts),
+                array(self.calls[oid] for oid, _ in restarts),
+            ),
+            often=True,
+        )
+        batches = [[_BEGIN, proof, *(Command(each.sql) for each in statements), _COMMIT, set_sequences]]
+        if found.is_guess:
+            # After a reading it has reported already.
+            batches.insert(0, REPORT)
+        if not script.is_plain:
+            batches += [REPORT, [self._full_reading]]
+        try:
+            with rolled_back_on_error(connection):
+                results = self.pipeline.run(connection, *batches)
+        except (DatabaseError, InterfaceError) as error:
+            if sqlstate(error) in {_UNFIT, NOT_PREPARED}:
+                raise UnfitError from error
+            raise explain(connection, error, script) from error
+        if found.is_guess:
+            del results[: len(REPORT)]
+        end = 2 + len(statements)
+        changes = sum_changes(statements, results[2:end])
+        *_, set_back, xmax = rows_of(results[end + 1])[0]
+        done = Done(changes=changes, restarted=tuple(self.relations.sequences[oid] for oid in parse_numbers(set_back)))
+        _, _, writes, calls, rows, blocks, others, sessions, _ = rows_of(results[1])[0]
+        self.xmax = xmax
+        self.allowed = others.split(",") if others else ()
+        self._record(found, done, parse_numbers(writes), parse_numbers(calls), int(rows), int(blocks))
+        if script.is_plain:
+            return done, True
+        # The statements that switch triggers write to the catalogs, and so does TRUNCATE.
+        (row,) = rows_of(results[-1])
+        conditions = Conditions.from_row(row[2:5])
+        is_known = (
+            conditions.are_trusted
+            and conditions.sessions == int(sessions)
+            and _names_of(conditions) == sorted(self.allowed)
+        )
+        if is_known:
+            self._record_all(row, conditions)
+        return done, is_known
+
+    def _arguments(self, found: CountedChanges, lock_timeout: float) -> tuple[str | None, ...]:
+        tables, sequences = list(found.tables), list(found.sequences)
+        written = [self.writes[oid] for oid in tables]
+        called = sum(self.calls[oid] for oid in sequences)
+        most = min(map(self._most_rows, tables), default=0) if found.is_guess else _ANY_NUMBER
+        return (
+            f"{milliseconds(lock_timeout)}ms",
+            str(self.pid),
+            self.epoch,
+            array(found.held),
+            array(self.allowed),
+            array(tables),
+            array(written),
+            array(sequences),
+            str(self.rows - sum(written)),
+            str(self.blocks - called),
+            str(most),
+        )
+
+    def _record(
+        self, found: CountedChanges, done: Done, writes: Sequence[int], calls: Sequence[int], rows: int, blocks: int
+    ) -> None:
+        """Remember what was written, and what the reset itself then did.
+
+        Its own writes are counted at their minimum: a row once, a call of a sequence as one block. If there were more,
+        the next reading finds too much, and never too little.
+        """
+        moved = {
+            oid
+            for oids, known, now in ((found.tables, self.writes, writes), (found.sequences, self.calls, calls))
+            for oid, count in zip(oids, now, strict=True)
+            if known[oid] != count
+        }
+        self.writes.update(zip(found.tables, writes, strict=True))
+        self.calls.update(zip(found.sequences, calls, strict=True))
+        self.rows, self.blocks = rows, blocks
+        for oid in found.tables:
+            own = done.changes.get(self.relations.tables[oid]) if oid in self.relations.tables else None
+            if own is not None:
+                count = own.removed + own.updated + own.inserted
+                self.writes[oid] += count
+                self.rows += count
+        set_back = set(done.restarted)
+        for oid in found.sequences:
+            if self.relations.sequences[oid] in set_back:
+                self.calls[oid] += 1
+                self.blocks += 1
+                if oid not in self.relations.always:
+                    self.always.pop(oid, None)
+            elif oid in moved:
+                self.always[oid] = None
+        self._learn(found, frozenset(moved))
+
+    def _learn(self, found: CountedChanges, moved: frozenset[int]) -> None:
+        """Remember what was written beside what the statements name, and the candidates of later readings."""
+        unnamed = moved - found.named - self._toasts
+        for oid in found.named:
+            self._beside[oid] = unnamed
+        if not found.named:
+            self._beside[_NOBODY] = unnamed & self._unnamed
+            self._unnamed = unnamed
+        for oid in moved:
+            for each in (oid, self.relations.toasts.get(oid)):
+                if each is not None:
+                    self.candidates.pop(each, None)
+                    self.candidates[each] = None
+        while len(self.candidates) > _MOST_CANDIDATES:
+            del self.candidates[next(iter(self.candidates))]
+
+    # Remember everything -----------------------------------------------------------------------------------------------
+
+    def read_all(self, connection: BaseDatabaseWrapper, conditions: Conditions) -> bool:
+        """Remember every counter, and find the sequences whose next call may take no transaction id.
+
+        Return whether the *conditions* still hold: nobody else may have written since they were read. The session reports
+        before, because the sums lack what it has not reported.
+        """
+        (row,) = run_prepared(connection, self.pipeline, REPORT, [self._full_reading])
+        calls = dict(zip(self.relations.sequences, parse_numbers(row[-1]), strict=True))
+        unproven = [oid for oid, count in calls.items() if self._settled.get(oid) != count]
+        unlogged = self._find_unlogged(connection, unproven) if unproven else []
+        if unproven:
+            (row,) = run_prepared(connection, self.pipeline, REPORT, [self._full_reading])
+        # A pooler in between reports a process id of its own, and changes the server's session at will.
+        if int(row[1]) != self.pid or Conditions.from_row(row[2:5]) != conditions:
+            return False
+        self._record_all(row, conditions)
+        self.always = dict.fromkeys((*self.relations.always, *unlogged))
+        self._settled = {oid: count for oid, count in self.calls.items() if oid not in self.always}
+        return True
+
+    def _record_all(self, row: Sequence[Any], conditions: Conditions) -> None:
+        _, _, _, _, _, xmax, rows, blocks, writes, calls = row
+        self.epoch, self.xmax, self.rows, self.blocks = conditions.epoch, xmax, int(rows), int(blocks)
+        self.allowed = _names_of(conditions)
+        self.writes = dict(zip(self.relations.counted, parse_numbers(writes), strict=True))
+        self.calls = dict(zip(self.relations.sequences, parse_numbers(calls), strict=True))
 
     def _find_unlogged(self, connection: BaseDatabaseWrapper, sequences: Sequence[int]) -> list[int]:
         """Return those of *sequences* whose next call may not be logged. Reading them counts as a call.
@@ -368,257 +514,19 @@ class CounterReader:
             found += [oid for oid, count in zip(part, counts, strict=True) if count]
         return found
 
-    def read(
-        self, connection: BaseDatabaseWrapper, candidates: CounterHistory | None, *, flush: bool = False
-    ) -> CounterReading:
-        """Read the counters of the *candidates*, or every counter."""
-        tables: Collection[int] = self.relations.counted
-        sequences: Collection[int] = self.relations.sequences
-        reading = self._full_reading
-        if candidates is not None:
-            tables, sequences = candidates.tables, candidates.sequences
-            reading = Command(self._candidate_reading, (array(tables), array(sequences)), often=True)
-        return read_counters(connection, self.pipeline, reading, tables, sequences, flush=flush)
+
+def _differences(before: Mapping[int, int], oids: Iterable[int], now: Iterable[int]) -> dict[int, int]:
+    return {oid: count - before[oid] for oid, count in zip(oids, now, strict=True) if count != before[oid]}
 
 
-_MOST_CANDIDATES = 256
-_MOST_SCANS = 64
+def _names_of(conditions: Conditions) -> list[str]:
+    """Return the other sessions without their states."""
+    return sorted(other.rpartition("/")[0] for other in conditions.others)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Written:
-    """The writes since the last reset: how often, by OID; and the database's sums if that is all (None: unknown)."""
-
-    tables: Mapping[int, int]
-    sequences: Mapping[int, int]
-    sums: tuple[int, int] | None
-
-    def __bool__(self) -> bool:
-        return bool(self.tables or self.sequences)
-
-
-_NOTHING = Written(tables={}, sequences={}, sums=None)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """A reset: what was ``written`` before it, what it did, and the ``sums`` and transaction id between the two."""
-
-    written: Written
-    sums: tuple[int, int]
-    xmax: str
-    changes: Mapping[QualifiedName, RowChanges]
-
-
-class CounterHistory:
-    """The counters that one change tracker remembers.
-
-    The *candidates* are the tables, with their toast tables, and the sequences that were found written before. It is
-    enough to read their counters as long as nothing else is written. After a reading that was not enough, the next
-    readings are full ones, twice as many each time that it happens in a row.
-    """
-
-    def __init__(self, relations: Relations, reading: CounterReading, unlogged: Iterable[int], opened: int) -> None:
-        """Begin with a full reading; see :meth:`record`."""
-        self.relations = relations
-        self.tables: dict[int, None] = {}
-        self.sequences: dict[int, None] = {}
-        self.always: dict[int, None] = {}
-        self.conditions: Conditions = reading.conditions
-        self.xmax = reading.xmax
-        self.catalogs = reading.catalogs
-        self._writes: dict[int, int] = {}
-        self._calls: dict[int, int] = {}
-        self._settled: dict[int, int] = {}
-        self._sums: tuple[int, int] | None = None
-        self._opened = opened
-        self._scans_left, self._scans = 0, 1
-        self.record(reading, unlogged, opened)
-
-    def unproven(self, reading: CounterReading) -> list[int]:
-        """Return the sequences of which a full reading does not show whether their next call takes a transaction id."""
-        return [oid for oid, count in reading.calls.items() if self._settled.get(oid) != count]
-
-    def record(self, reading: CounterReading, unlogged: Iterable[int], opened: int) -> None:
-        """Remember a full reading. This session must have reported everything before it.
-
-        *unlogged* are the sequences whose next call may take no transaction id; *opened* counts this process's sessions.
-        """
-        self._opened = opened
-        self.always = dict.fromkeys((*self.relations.always, *unlogged))
-        self.sequences = {**self.always, **self.sequences}
-        self.conditions = reading.conditions
-        self.xmax = reading.xmax
-        self.catalogs = reading.catalogs
-        self._writes = dict(reading.writes)
-        self._calls = dict(reading.calls)
-        self._settled = {oid: count for oid, count in self._calls.items() if oid not in self.always}
-        self._sums = reading.sums
-
-    def add_sessions(self, opened: int) -> None:
-        """Expect as many more sessions as this process has *opened*, in all. The counters include what ended sessions did."""
-        more, self._opened = opened - self._opened, opened
-        self.conditions = self.conditions.with_more(more)
-        if more:
-            self._sums = None
-
-    @property
-    def wants_everything(self) -> bool:
-        """Whether the next reading should be a full one."""
-        # A connected session may report between the reading of the sums and that of the tables.
-        return self._sums is None or self._scans_left > 0 or bool(self.conditions.others)
-
-    def widen(self) -> None:
-        """Have the next readings be full ones: something other than the candidates was written."""
-        self._scans_left, self._scans = self._scans, min(2 * self._scans, _MOST_SCANS)
-
-    def is_quiet(self, reading: CounterReading) -> bool:
-        """Whether no transaction has taken an id since, and the sequences that can do without an id have not moved."""
-        if reading.xmax != self.xmax:
-            return False
-        return all(self._calls[oid] == count for oid, count in reading.calls.items() if oid in self.always)
-
-    def compare(self, reading: CounterReading, sums: tuple[int, int] | None = None) -> Written:
-        """Return the writes that the reading *reading* shows; *sums* are those of the same moment, if they are known."""
-        tables, sequences = _changes(self._writes, reading.writes), _changes(self._calls, reading.calls)
-        if sums is None and reading.catalogs is None and self._sums is not None:
-            sums = (self._sums[0] + sum(tables.values()), self._sums[1] + sum(sequences.values()))
-        return Written(tables=tables, sequences=sequences, sums=sums)
-
-    def remembered(self, tables: Iterable[int], sequences: Iterable[int]) -> tuple[list[int], list[int]]:
-        """Return the remembered counts of tables and sequences."""
-        return [self._writes[oid] for oid in tables], [self._calls[oid] for oid in sequences]
-
-    def predict(self, tables: Iterable[int], sequences: Iterable[int]) -> Written | None:
-        """Return that these, and nothing else, were written, at least once each; None if a reading has to come first."""
-        if self.wants_everything or self._sums is None:
-            return None
-        return Written(tables=dict.fromkeys(tables, 0), sequences=dict.fromkeys(sequences, 0), sums=self._sums)
-
-    def record_reset(self, outcome: Outcome, restarted: Sequence[QualifiedName]) -> None:
-        """Remember what was written, and what the reset itself then did: its changes and the *restarted* sequences.
-
-        The reset's own writes are counted at their minimum: a row once, a call of a sequence as one block. If there were
-        more, the next reading would find too much, and never too little.
-        """
-        written, sums, changes = outcome.written, outcome.sums, outcome.changes
-        self.xmax = outcome.xmax
-        own_rows = own_calls = 0
-        for oid, count in written.tables.items():
-            done = changes.get(self.relations.tables[oid]) if oid in self.relations.tables else None
-            own = done.removed + done.updated + done.inserted if done is not None else 0
-            own_rows += own
-            self._writes[oid] += count + own
-            self._candidates_of(oid)
-        set_back = set(restarted)
-        for oid, count in written.sequences.items():
-            own = int(self.relations.sequences[oid] in set_back)
-            own_calls += own
-            self._calls[oid] += count + own
-            if not own:
-                self.always[oid] = None
-            elif oid not in self.relations.always:
-                self.always.pop(oid, None)
-            self.sequences.pop(oid, None)
-            self.sequences[oid] = None
-        self._sums = (sums[0] + own_rows, sums[1] + own_calls)
-        if self._scans_left:
-            self._scans_left -= 1
-        else:
-            self._scans = 1
-        self._forget_oldest()
-
-    def _candidates_of(self, oid: int) -> None:
-        toast = self.relations.toasts.get(oid)
-        for each in (oid,) if toast is None else (oid, toast):
-            self.tables.pop(each, None)
-            self.tables[each] = None
-
-    def _forget_oldest(self) -> None:
-        while len(self.tables) > _MOST_CANDIDATES:
-            del self.tables[next(iter(self.tables))]
-        if len(self.sequences) > _MOST_CANDIDATES + len(self.always):
-            kept = [oid for oid in self.sequences if oid not in self.always][-_MOST_CANDIDATES:]
-            self.sequences = dict.fromkeys([*self.always, *kept])
-
-
-def _changes(before: Mapping[int, int], after: Mapping[int, int]) -> dict[int, int]:
-    return {oid: count - before[oid] for oid, count in after.items() if count != before[oid]}
-
-
-_UNFIT = "22012"
-"""The SQLSTATE of the division by zero in :func:`counters.insist`."""
-_BEGIN = Command("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
-_ANY_NUMBER = 2**62
+def _place(identity: DatabaseIdentity) -> tuple[str, int, str, str]:
+    return identity.name, identity.oid, identity.system_identifier, identity.server_started
 
 
 class UnfitError(Exception):
-    """The counters are not as expected. Nothing was written."""
-
-
-def run_script(
-    connection: BaseDatabaseWrapper,
-    reader: CounterReader,
-    history: CounterHistory,
-    script: Script,
-    written: Written,
-    lock_timeout: float,
-    unseen_below: int | None,
-) -> Outcome:
-    """Run *script*, which was made for what was *written*. One round trip.
-
-    With *unseen_below* no counters were read before. Then the session reports first, nobody else may be connected, and
-    each table must have been written, by fewer rows than that. Nothing is locked in advance, because no other session is
-    there. Raises :class:`UnfitError` if the counters do not fit, and the package's errors. Nothing was written then.
-    """
-    was_read = unseen_below is None
-    statements = [statement for statement in script.statements if was_read or not statement.is_lock]
-    check = reader.check(_arguments(reader, history, written, lock_timeout, unseen_below))
-    batch = [_BEGIN, check, *(Command(statement.sql) for statement in statements)]
-    try:
-        with rolled_back_on_error(connection):
-            run = reader.pipeline.run
-            results = run(connection, batch) if was_read else run(connection, counters.REPORT, batch)[1:]
-    except (DatabaseError, InterfaceError) as error:
-        if sqlstate(error) in {_UNFIT, NOT_PREPARED}:
-            raise UnfitError from error
-        raise explain(connection, error, script) from error
-    *_, writes, calls, rows, blocks, _ = rows_of(results[1])[0]
-    return Outcome(
-        written=_found(history, written, parse_numbers(writes or "{}"), parse_numbers(calls or "{}")),
-        sums=(int(rows), int(blocks)),
-        xmax=rows_of(results[-1])[0][-1],
-        changes=sum_changes(statements, results[2:]),
-    )
-
-
-def _arguments(
-    reader: CounterReader, history: CounterHistory, written: Written, lock_timeout: float, unseen_below: int | None
-) -> list[str | None]:
-    tables, sequences = history.remembered(written.tables, written.sequences)
-    sums: list[str | None] = [None, None]
-    if written.sums is not None:
-        counts = sum(written.tables.values()), sum(written.sequences.values())
-        sums = [str(total - count) for total, count in zip(written.sums, counts, strict=True)]
-    return [
-        f"{milliseconds(lock_timeout)}ms",
-        str(reader.pid),
-        history.conditions.epoch,
-        str(history.conditions.sessions),
-        None if unseen_below is None else "1",
-        array(written.tables),
-        array(tables),
-        array(written.sequences),
-        array(sequences),
-        *sums,
-        str(_ANY_NUMBER if unseen_below is None else unseen_below),
-    ]
-
-
-def _found(history: CounterHistory, written: Written, writes: Sequence[int], calls: Sequence[int]) -> Written:
-    tables, sequences = history.remembered(written.tables, written.sequences)
-    return Written(
-        tables={oid: now - was for oid, now, was in zip(written.tables, writes, tables, strict=True)},
-        sequences={oid: now - was for oid, now, was in zip(written.sequences, calls, sequences, strict=True)},
-        sums=None,
-    )
+    """Something else was written, or may have been. Nothing was changed."""

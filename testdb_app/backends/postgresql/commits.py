@@ -36,8 +36,8 @@ from testdb_app.backends.postgresql.connection import (
 )
 from testdb_app.backends.postgresql.counters import CounterReading, read_counters
 from testdb_app.backends.postgresql.introspection import read_all_states, sequence_states
+from testdb_app.backends.postgresql.open_sessions import sessions_opened
 from testdb_app.backends.postgresql.queries import read_rows, rows_of
-from testdb_app.backends.postgresql.session_reset import sessions_opened
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -80,7 +80,7 @@ class PostgreSQLPosition(Position):
     def is_quiet_until(self, later: PostgreSQLPosition) -> bool:
         """Whether nothing was written up to *later*."""
         both = self.compare(later)
-        return both is not None and both[0].sums == both[1].sums
+        return both is not None and both[0].rows == both[1].rows
 
     def compare(self, later: PostgreSQLPosition) -> tuple[CounterReading, CounterReading] | None:
         """Return both readings if their difference shows what was written up to *later*, else None.
@@ -144,7 +144,7 @@ def find_written(before: Position | None, after: Position | None) -> frozenset[i
         return None
     was, now = both
     moved = {oid: count - was.writes[oid] for oid, count in now.writes.items() if count != was.writes[oid]}
-    return frozenset(moved) if sum(moved.values()) == now.sums[0] - was.sums[0] else None
+    return frozenset(moved) if sum(moved.values()) == now.rows - was.rows else None
 
 
 def note_start(connection: BaseDatabaseWrapper) -> PostgreSQLPosition:
@@ -169,7 +169,7 @@ def is_unwritten(connection: BaseDatabaseWrapper, start: Position) -> bool:
     return not may_differ or (
         was is not None
         and now is not None
-        and was.sums == now.sums
+        and was.rows == now.rows
         and was.conditions.epoch == now.conditions.epoch
         and not (was.conditions.others or now.conditions.others)
     )
@@ -213,10 +213,10 @@ def _count(
         return position
     try:
         pipeline = pipeline_of(connection)
-        counted = read_counters(connection, pipeline, _COUNTED, flush=True)
+        counted = read_counters(connection, pipeline, _COUNTED)
         if not counted.conditions.are_trusted:
             return position
-        if before is not None and before.sums == counted.sums:
+        if before is not None and before.rows == counted.rows:
             writes = before.writes
         else:
             (result,) = pipeline.run(connection, [_WRITTEN])

@@ -14,8 +14,7 @@ import uuid
 import weakref
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from django.db import DatabaseError, InterfaceError
 
@@ -42,8 +41,7 @@ _STATUS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(NamedTuple):
     """The result of one statement: its rows (None if it returns none) and its row count."""
 
     rows: list[tuple[Any, ...]] | None
@@ -187,8 +185,7 @@ def unique_prefix() -> str:
     return f"{PREFIX}{uuid.uuid4().hex[:12]}_"
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(NamedTuple):
     """One statement, with its arguments as PostgreSQL's texts (None: NULL). With *often* it is prepared at the first use."""
 
     sql: str
@@ -219,8 +216,12 @@ class Pipeline:
         connection.validate_thread_sharing()
         raw = connection.connection
         with connection.wrap_database_errors, raw.lock:
-            room = self._make_room() if len(self._names) > _MOST_PREPARED else []
-            return self._run(raw, [room, *batches] if room else batches)[len(room) :]
+            return self.run_locked(raw, batches)
+
+    def run_locked(self, raw: Any, batches: Sequence[Sequence[Command]]) -> list[Result]:
+        """Do the same over the driver's connection, whose lock the caller holds. Raises the driver's errors."""
+        room = self._make_room() if len(self._names) > _MOST_PREPARED else []
+        return self._run(raw, [room, *batches] if room else batches)[len(room) :]
 
     def _make_room(self) -> list[Command]:
         oldest = list(itertools.islice(self._names, _MOST_PREPARED // 2))
@@ -284,17 +285,16 @@ class Pipeline:
         return results
 
     def _result(self, answer: Any) -> Result:
-        rows = None
-        if answer.status == TUPLES_OK:
-            columns, encoding, read = range(answer.nfields), self._encoding, answer.get_value
-            rows = [
-                tuple(
-                    None if (value := read(row, column)) is None else value.decode(encoding, "surrogateescape")
-                    for column in columns
-                )
-                for row in range(answer.ntuples)
-            ]
-        return Result(rows, answer.command_tuples or 0)
+        if answer.status != TUPLES_OK:
+            return Result(None, answer.command_tuples or 0)
+        columns, encoding, read = range(answer.nfields), self._encoding, answer.get_value
+        rows = []
+        for row in range(answer.ntuples):
+            values = [read(row, column) for column in columns]
+            rows.append(
+                tuple([None if value is None else value.decode(encoding, "surrogateescape") for value in values])
+            )
+        return Result(rows, len(rows))
 
 
 # For each connection of the driver: its pipeline, which all users share.
@@ -303,10 +303,28 @@ _PIPELINES: weakref.WeakKeyDictionary[Any, Pipeline] = weakref.WeakKeyDictionary
 
 def pipeline_of(connection: BaseDatabaseWrapper) -> Pipeline:
     """Return the pipeline of the driver's connection, which must be open. It is the same one each time."""
-    raw = connection.connection
-    if raw not in _PIPELINES:
-        _PIPELINES[raw] = Pipeline()
-    return _PIPELINES[raw]
+    return _pipeline(connection.connection)
+
+
+def _pipeline(raw: Any) -> Pipeline:
+    pipeline = _PIPELINES.get(raw)
+    if pipeline is None:
+        pipeline = _PIPELINES[raw] = Pipeline()
+    return pipeline
+
+
+def run_if_idle(raw: Any, batch: Sequence[Command]) -> bool:
+    """Run *batch* over a driver's connection that nobody uses; the caller holds its lock. Return whether it ran."""
+    conn = raw.pgconn
+    if conn.transaction_status != _IDLE or conn.pipeline_status:
+        return False
+    from psycopg import Error  # noqa: PLC0415 - the driver is optional
+
+    try:
+        _pipeline(raw).run_locked(raw, [batch])
+    except Error:
+        return False
+    return True
 
 
 def _receive(conn: Any, syncs: int) -> Generator[int, int, list[Any]]:

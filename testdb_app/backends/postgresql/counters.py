@@ -1,10 +1,9 @@
 """PostgreSQL's counters: the queries that find what was written, and why they are exact.
 
 - **Nothing was written** if no transaction has completed with an id of its own since the last reset.
-- **Written tables** are those whose counters of rows have moved, the counts that this session has not reported included.
-- **Nothing else was written** if the database's sums have moved by as much as the counters of these tables together.
-- **The condition**: nobody else may have written unseen. Other sessions are absent or visibly idle, and the server, its
-  statistics and ``track_counts`` are as they were. Where the condition does not hold, the resetter takes a full scan.
+- **Nothing outside of a set was written** if the database's sums, less the counters of the set, are what they were.
+- **The condition**: whoever may have written has reported. This session and the others of this process are made to; those of
+  other processes have ended, or are idle and have run nothing. Where that does not hold, the resetter takes a full scan.
 
 ``docs/explanation/exactness.md`` has the whole proof, with the PostgreSQL versions and source functions it was
 read from.
@@ -22,6 +21,7 @@ from testdb_app.backends.base import DatabaseState
 from testdb_app.backends.postgresql.connection import NOT_PREPARED, Command, Pipeline
 from testdb_app.backends.postgresql.errors import sqlstate
 from testdb_app.backends.postgresql.queries import rows_of
+from testdb_app.backends.postgresql.sent_statements import WrittenName
 from testdb_app.backends.postgresql.sql import qualify
 from testdb_app.schema import QualifiedName, Schema
 
@@ -59,10 +59,10 @@ SCHEMA_CATALOGS = (
     "pg_type",
 )
 
-# oid, schema, name, kind, toast table, whether it must always be read
+# oid, schema, name, kind, toast table, whether it must always be read, whether sessions keep values of it in advance
 RELATIONS = """
 SELECT c.oid::bigint, n.nspname::text, c.relname::text, c.relkind::text, c.reltoastrelid::bigint,
-       c.relkind = 'S' AND (c.relpersistence = 'u' OR s.seqcycle)
+       c.relkind = 'S' AND (c.relpersistence = 'u' OR s.seqcycle), coalesce(s.seqcache > 1, false)
   FROM pg_catalog.pg_class c
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
   LEFT JOIN pg_catalog.pg_sequence s ON s.seqrelid = c.oid
@@ -87,6 +87,8 @@ SELECT o::bigint
 DATABASE = """
 SELECT d.oid::bigint, pg_catalog.current_setting('max_prepared_transactions') <> '0',
        EXISTS (SELECT FROM pg_catalog.pg_proc p WHERE p.proconfig::text LIKE '%track_counts=%')
+       OR EXISTS (SELECT FROM pg_catalog.pg_db_role_setting r
+                   WHERE r.setdatabase = ANY (ARRAY[0, d.oid]::oid[]) AND r.setconfig::text LIKE '%track_counts=%')
        OR (pg_catalog.current_setting('is_superuser') = 'off'
            AND pg_catalog.has_parameter_privilege('track_counts', 'SET'))
   FROM pg_catalog.pg_database d
@@ -100,6 +102,8 @@ _PREPARED = (
     "THEN (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(':', p.transaction, EXTRACT(EPOCH FROM p.prepared)), '+' "
     "ORDER BY p.transaction::text) FROM pg_catalog.pg_prepared_xacts p WHERE p.database = pg_catalog.current_database()) END"
 )
+NEXT_ID = "pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::pg_catalog.text"
+"""The next transaction id, as far as transactions have completed."""
 REPORTED, UNREPORTED = "", "xact_"
 """The kinds of counters: what sessions have reported, and what this session has not reported yet."""
 _VERBS = ("inserted", "updated", "deleted")
@@ -130,7 +134,8 @@ def _epoch(database: str, *, prepared: bool, within: bool = False) -> str:
            EXTRACT(EPOCH FROM pg_catalog.pg_postmaster_start_time()),
            EXTRACT(EPOCH FROM pg_catalog.pg_stat_get_bgwriter_stat_reset_time()),
            pg_catalog.current_setting('default_transaction_read_only'), pg_catalog.current_setting('{_ISOLATION}'),
-           current_user, pg_catalog.current_schemas(false){", " + _PREPARED if prepared else ""})""")
+           pg_catalog.current_database(), current_user,
+           pg_catalog.current_schemas(false){", " + _PREPARED if prepared else ""})""")
 
 
 # One text for each other session that is connected to the database. An autovacuum worker has no user, and writes no rows.
@@ -171,18 +176,16 @@ def _reading(
     within: bool = False,
     writes: str = "NULL",
     unreported: str = "NULL",
-    calls: str = "NULL",
     catalogs: str = "NULL",
     unreported_catalogs: str = "NULL",
-    sums: tuple[str, str] = ("NULL", "NULL"),
-    then: str = "NULL",
+    rows: str = "NULL",
 ) -> str:
-    """Write a reading as a query with the columns of :meth:`CounterReading.from_row`; *then* comes after all counters."""
+    """Write a reading as a query with the columns of :meth:`CounterReading.from_row`."""
     return qualify(
         f"SELECT {_WITHOUT_COPIES}, pg_catalog.pg_backend_pid(), "
         f"{_conditions(str(database), prepared=prepared, within=within)}, "
-        f"pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text, "
-        f"{writes}, {unreported}, {calls}, {catalogs}, {unreported_catalogs}, {', '.join(sums)}, {then}"
+        f"{NEXT_ID}, "
+        f"{writes}, {unreported}, {catalogs}, {unreported_catalogs}, {rows}"
     )
 
 
@@ -211,7 +214,7 @@ COUNTED = _reading(
         "(SELECT c.oid AS o FROM pg_catalog.pg_class c WHERE c.relnamespace = 'pg_catalog'::pg_catalog.regnamespace "
         "AND c.relkind = 'r' AND NOT c.relisshared) w"
     ),
-    sums=(_rows(_DATABASE_OID), "NULL"),
+    rows=_rows(_DATABASE_OID),
 )
 """The reading of the rows ever written in the database, and of those ever written in all its catalogs."""
 
@@ -240,73 +243,131 @@ def reading_within(tables: Iterable[int]) -> str:
     )
 
 
-def candidate_reading(database: int, *, prepared: bool) -> str:
-    """Write the reading with two parameters, arrays of OIDs: tables, sequences. It makes the session report."""
-    return _reading(
-        database,
-        prepared=prepared,
-        writes=_each("pg_catalog.unnest($1::oid[]) o"),
-        calls=_calls("$2::oid[]"),
-        then=_FLUSH,
-    )
-
-
-def full_reading(database: int, tables: Iterable[int], sequences: Iterable[int], *, prepared: bool) -> str:
-    """Write the reading of every table and sequence, of the catalogs and the sums. It makes the session report."""
-    return _reading(
-        database,
-        prepared=prepared,
-        writes=_each(f"pg_catalog.unnest({_oids(tables)}) o"),
-        calls=_calls(_oids(sequences)),
-        catalogs=_total(_CATALOGS),
-        sums=(_rows(database), _blocks(sequences)),
-        then=_FLUSH,
-    )
-
-
-def _blocks(sequences: Iterable[int]) -> str:
-    """Write the sum of the blocks ever fetched of all *sequences*."""
-    fetched = (
-        f"pg_catalog.sum(pg_catalog.pg_stat_get_blocks_fetched(o))::bigint FROM pg_catalog.unnest({_oids(sequences)}) o"
-    )
-    return f"coalesce((SELECT {fetched}), 0)"
-
-
-def insist(database: int, sequences: Iterable[int], *, prepared: bool, holds: str) -> str:
-    """Write the first query of the transaction that writes: settings, and the conditions that must hold.
+def write_proof(database: int, sequences: Iterable[int], *, prepared: bool, holds: str) -> str:
+    """Write the first query of the transaction that writes: settings, and the proof that nothing but a set was written.
 
     If a condition does not hold, a division by zero ends that transaction. *holds* is the condition that the transaction
-    is in the database where the guard permitted the write. The session must have reported.
+    is in the database where the guard permitted the write. This session, and those of the fourth parameter, must have
+    reported.
 
-    Parameters: (1) the lock time-out; (2) the process id; (3) the text of the conditions, (4) sessions ever, (5) sessions
-    now or NULL; (6, 7) the OIDs of the tables that were written, and their counts as remembered; (8, 9) the same of
-    sequences; (10, 11) the sums as remembered, or NULL; (12) the most that may have been written to one table. Columns:
-    (settings), the counts of tables and of sequences as texts, the two sums.
+    Parameters: (1) the lock time-out; (2) the process id; (3) the text of the conditions; (4) process ids of sessions that
+    somebody holds still; (5) other sessions that may be connected; (6) the OIDs of the tables of the set, (7) their counts
+    as remembered; (8) the OIDs of its sequences; (9) the rows and (10) the blocks of the database less those of the set, as
+    remembered; (11) the most that may have been written to one table. Columns: (settings), the counts of tables and of
+    sequences as texts, the rows and the blocks of the database, the other sessions, and how many
+    sessions there have been.
     """
+    epoch = _epoch(str(database), prepared=prepared)
     query = qualify(f"""SELECT pg_catalog.set_config('synchronous_commit', 'off', true),
-       pg_catalog.set_config('lock_timeout', $1, true), t.counts, s.counts, d.rows, d.blocks,
-       1 / ({{holds}} AND pg_catalog.pg_backend_pid() = $2::integer AND {_epoch(str(database), prepared=prepared)} = $3
-            AND pg_catalog.pg_stat_get_db_sessions({database}) = $4::bigint
-            AND ($5::integer IS NULL OR d.connected = $5::integer)
-            AND t.least > 0 AND t.most <= $12::bigint AND s.least > 0
-            AND ($10::bigint IS NULL
-                 OR ((d.rows - $10::bigint) = t.total AND (d.blocks - $11::bigint) = s.total)))::integer
-  FROM (SELECT {_WITHOUT_COPIES} AS mode, pg_catalog.pg_stat_get_db_numbackends({database}) AS connected,
-               {_rows(database)} AS rows, {_blocks(sequences)} AS blocks OFFSET 0) d,
-       LATERAL ({_moved(writes("o", REPORTED), "$6", "$7")}) t,
-       LATERAL ({_moved("pg_catalog.pg_stat_get_blocks_fetched(o)", "$8", "$9")}) s""")
+       pg_catalog.set_config('lock_timeout', $1, true), t.counts, s.counts, d.rows, d.blocks, o.names,
+       pg_catalog.pg_stat_get_db_sessions({database}),
+       1 / ({{holds}} AND pg_catalog.pg_backend_pid() = $2::integer AND {epoch} = $3
+            AND o.strangers = 0 AND t.most <= $11::bigint
+            AND (d.rows - t.total) = $9::bigint AND (d.blocks - s.total) = $10::bigint)::integer
+  FROM {_set(database, blocks=_blocks(sequences), was="$7")}""")
     # Inserted last: it contains the name of the database, which qualify() must not change.
     return query.replace("{holds}", holds)
 
 
-def _moved(count: str, oids: str, remembered: str) -> str:
-    """Write the comparison of counts with the remembered ones, after d.mode is set. An empty list of OIDs counts as all moved."""
-    return f"""SELECT pg_catalog.array_agg(now)::text AS counts, coalesce(pg_catalog.sum(now - was), 0) AS total,
-               coalesce(pg_catalog.min(now - was), 1) AS least, coalesce(pg_catalog.max(now - was), 0) AS most
-          FROM (SELECT {count} AS now, was
-                  FROM ROWS FROM (pg_catalog.unnest(CASE WHEN d.mode = 'none' THEN {oids}::oid[] END),
-                                  pg_catalog.unnest({remembered}::bigint[])) u(o, was)
-                OFFSET 0) c"""
+def write_reading(database: int, *, prepared: bool) -> str:
+    """Write the reading of the same, to find what was written. Its parameters (1) to (4) are (4), (5), (6), (8) of the proof.
+
+    Columns: (a setting), the process id, the conditions, the next transaction id, the counts of tables and of sequences,
+    the rows of the database, the other sessions, how many of these may have written.
+    """
+    return qualify(
+        f"SELECT NULL, pg_catalog.pg_backend_pid(), {_epoch(str(database), prepared=prepared)}, {NEXT_ID}, "
+        "t.counts, s.counts, d.rows, o.names, o.strangers "
+        f"FROM {_set(database, blocks='NULL', held='$1', allowed='$2', tables='$3', sequences='$4')}"
+    )
+
+
+def write_glance(database: int, *, prepared: bool) -> str:
+    """Write the reading that shows whether anything was written: (1, 2) as in :func:`write_reading`; (3) the OIDs of sequences.
+
+    Columns as there, without tables and rows. The session need not have reported.
+    """
+    calls = _calls("$3::oid[]")
+    return qualify(
+        f"SELECT {_WITHOUT_COPIES}, pg_catalog.pg_backend_pid(), {_epoch(str(database), prepared=prepared)}, {NEXT_ID}, "
+        f"NULL, {calls}, NULL, o.names, o.strangers "
+        f"FROM {_others(database, '0', '$1', '$2')} o"
+    )
+
+
+def write_full_reading(database: int, tables: Iterable[int], sequences: Iterable[int], *, prepared: bool) -> str:
+    """Write the reading of the conditions, the sums, and of each table and sequence, in this order, to be remembered.
+
+    The order matters beside idle sessions: what one reports in between is in the counters, and not in the sums. Columns:
+    (a setting), the process id, the conditions as of :data:`CONDITIONS`, the next transaction id, rows, blocks, counts of
+    tables and of sequences.
+    """
+    return qualify(
+        f"SELECT {_WITHOUT_COPIES}, pg_catalog.pg_backend_pid(), {_conditions(str(database), prepared=prepared)}, {NEXT_ID}, "
+        f"{_rows(database)}, {_blocks(sequences)}, "
+        f"{_each(f'pg_catalog.unnest({_oids(tables)}) o', REPORTED)}, "
+        f"ARRAY(SELECT pg_catalog.pg_stat_get_blocks_fetched(o) FROM pg_catalog.unnest({_oids(sequences)}) o)::text"
+    )
+
+
+def _set(
+    database: int,
+    *,
+    blocks: str,
+    held: str = "$4",
+    allowed: str = "$5",
+    tables: str = "$6",
+    sequences: str = "$8",
+    was: str | None = None,
+) -> str:
+    """Write the counts of a set (t, s), then the other sessions (o), then the sums of the database (d).
+
+    Each depends on the one before, so that they are evaluated in this order; the proof of exactness needs it.
+    """
+    return f"""(SELECT {_WITHOUT_COPIES} AS mode OFFSET 0) m,
+       LATERAL ({_counted(writes("o", REPORTED), tables, was)}) t,
+       LATERAL ({_counted("pg_catalog.pg_stat_get_blocks_fetched(o)", sequences)}) s,
+       LATERAL {_others(database, "(t.total + s.total)", held, allowed)} o,
+       LATERAL (SELECT CASE WHEN o.strangers >= 0 THEN {_rows(database)} END AS rows,
+                       CASE WHEN o.strangers >= 0 THEN {blocks} END AS blocks OFFSET 0) d"""
+
+
+def _counted(count: str, oids: str, was: str | None = None) -> str:
+    most = "" if was is None else ", coalesce(pg_catalog.max(now - was), 0) AS most"
+    source = f"pg_catalog.unnest({oids}::oid[]) u(o)"
+    if was is not None:
+        source = f"ROWS FROM (pg_catalog.unnest({oids}::oid[]), pg_catalog.unnest({was}::bigint[])) u(o, was)"
+    return f"""SELECT pg_catalog.array_agg(now)::text AS counts, coalesce(pg_catalog.sum(now), 0)::bigint AS total{most}
+          FROM (SELECT {count} AS now{"" if was is None else ", was"} FROM {source} WHERE m.mode = 'none' OFFSET 0) c"""
+
+
+def _others(database: int, after: str, held: str, allowed: str) -> str:
+    """Write the list of the other sessions, as a text and as the number of those that may have written unseen.
+
+    A session has not if it is idle and waits for its client, and is among the *allowed*: it has run nothing since it was
+    remembered. For one that is *held*, its process id is enough. It is evaluated *after* a number is known.
+    """
+    # Where nobody else is connected the list is not read, which costs most of all this.
+    name = "pg_catalog.concat_ws('/', a.pid, EXTRACT(EPOCH FROM a.backend_start), EXTRACT(EPOCH FROM a.state_change))"
+    return f"""(SELECT (x.found)[1] AS names, (x.found)[2]::integer AS strangers
+          FROM (SELECT CASE WHEN {after} >= 0 AND pg_catalog.pg_stat_get_db_numbackends({database}) = 1
+                            THEN ARRAY['', '0'] ELSE (
+            SELECT ARRAY[coalesce(pg_catalog.string_agg(b.name, ',' ORDER BY b.name), ''),
+                         pg_catalog.count(*) FILTER (WHERE NOT (b.is_idle AND (b.pid = ANY ({held}::integer[])
+                                                                               OR b.name = ANY ({allowed}::text[]))))::text]
+              FROM (SELECT a.pid, {name} AS name, coalesce(a.state = 'idle' AND a.wait_event = 'ClientRead', false) AS is_idle
+                      FROM pg_catalog.pg_stat_get_activity(NULL) a
+                     WHERE a.datid = {database} AND a.usesysid IS NOT NULL AND a.pid <> pg_catalog.pg_backend_pid()
+                    OFFSET 0) b) END AS found OFFSET 0) x)"""
+
+
+def _blocks(sequences: Iterable[int]) -> str:
+    """Write the sum of the blocks ever fetched of all *sequences*."""
+    # Sets in a list of columns are a third cheaper than in FROM.
+    return (
+        "coalesce((SELECT pg_catalog.sum(n) FROM (SELECT pg_catalog.pg_stat_get_blocks_fetched(o) AS n "
+        f"FROM (SELECT pg_catalog.unnest({_oids(sequences)}) AS o OFFSET 0) y OFFSET 0) z), 0)::bigint"
+    )
 
 
 def _oids(oids: Iterable[int]) -> str:
@@ -349,15 +410,20 @@ class CountedState(DatabaseState):
 class Relations:
     """All tables and sequences of a database by OID, whether in scope or not.
 
-    ``toasts`` are the toast tables by table; ``always`` the sequences that every reading must include; ``unindexed`` the
-    tables that are referenced without an index, so that a DELETE may be slow.
+    ``toasts`` are the toast tables by table; ``always`` the sequences that every reading must include; ``cached``
+    those of which sessions keep values in advance; ``unindexed`` the tables that are referenced without an index, so that
+    a DELETE may be slow. ``used`` are the sequences that a table's columns use, and ``by_name`` the OIDs of the tables that
+    a name in a statement may stand for: also the partitions.
     """
 
     tables: Mapping[int, QualifiedName]
     sequences: Mapping[int, QualifiedName]
     toasts: Mapping[int, int]
     always: tuple[int, ...]
+    cached: frozenset[int]
     unindexed: frozenset[int]
+    used: Mapping[int, tuple[int, ...]]
+    by_name: Mapping[WrittenName, tuple[int, ...]]
 
     @property
     def counted(self) -> tuple[int, ...]:
@@ -372,47 +438,79 @@ class Relations:
         sequences: dict[int, QualifiedName] = {}
         toasts: dict[int, int] = {}
         always: list[int] = []
-        for oid, namespace, name, kind, toast, is_special in sorted(rows):
+        cached: list[int] = []
+        for oid, namespace, name, kind, toast, is_special, is_cached in sorted(rows):
             (sequences if kind == "S" else tables)[oid] = QualifiedName(namespace, name)
             if toast:
                 toasts[oid] = toast
             if is_special:
                 always.append(oid)
+            if is_cached:
+                cached.append(oid)
         return cls(
             tables=tables,
             sequences=sequences,
             toasts=toasts,
             always=tuple(always),
+            cached=frozenset(cached),
             unindexed=frozenset(oid for oid, name in tables.items() if name in slow),
+            used=_find_used(schema, tables, sequences),
+            by_name=_find_by_name(schema, tables),
         )
+
+    def may_be_written(self, names: Iterable[WrittenName]) -> set[int]:
+        """Return the OIDs of the tables that statements with these *names* may have written to, and of their sequences."""
+        found = {oid for name in names for oid in self.by_name.get(name, ())}
+        return found.union(*(self.used.get(oid, ()) for oid in found))
+
+
+def _find_used(
+    schema: Schema, tables: Mapping[int, QualifiedName], sequences: Mapping[int, QualifiedName]
+) -> dict[int, tuple[int, ...]]:
+    by_table: dict[QualifiedName, list[int]] = {}
+    for oid, name in sequences.items():
+        sequence = schema.sequences_by_name.get(name)
+        for table in sequence.tables if sequence is not None else ():
+            by_table.setdefault(table, []).append(oid)
+    return {oid: tuple(by_table[name]) for oid, name in tables.items() if name in by_table}
+
+
+def _find_by_name(schema: Schema, tables: Mapping[int, QualifiedName]) -> dict[WrittenName, tuple[int, ...]]:
+    oids = {name: oid for oid, name in tables.items()}
+    found: dict[WrittenName, list[int]] = {}
+    for table in {*oids, *schema.by_name}:
+        work, parts = [table], list[int]()
+        while work:
+            part = work.pop()
+            work += schema.partitions.get(part, ())
+            parts += [oids[part]] if part in oids else []
+        for name in ((None, table.name), (table.schema, table.name)):
+            found.setdefault(name, []).extend(parts)
+    return {name: tuple(parts) for name, parts in found.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CounterReading:
     """One reading: the process id, the conditions, the next transaction id, and the counts that it was to read.
 
-    By OID, ``writes`` are the rows ever written to tables, and ``calls`` the blocks ever fetched of sequences. They include what
-    this session has not reported; ``pending`` are the tables with such counts. ``catalogs`` are the rows ever written to
-    catalogs: no counter ever goes down, so their sum shows as much as each. ``sums`` are the rows and the blocks of the
-    database, as reported.
+    By OID, ``writes`` are the rows ever written to tables. They include what this session has not reported; ``pending``
+    are the tables with such counts. ``catalogs`` are the rows ever written to catalogs: no counter ever goes down, so
+    their sum shows as much as each. ``rows`` is the sum of the database, as reported.
     """
 
     pid: int
     conditions: Conditions
     xmax: str
     writes: Mapping[int, int]
-    calls: Mapping[int, int]
     pending: frozenset[int]
     catalogs: int | None
     has_pending_catalogs: bool
-    sums: tuple[int, int]
+    rows: int
 
     @classmethod
-    def from_row(
-        cls, row: Sequence[str | None], tables: Iterable[int] = (), sequences: Iterable[int] = ()
-    ) -> CounterReading:
-        """Make it from the row of a query of this module. Tables and sequences are those of the query, in its order."""
-        _, pid, _, _, _, xmax, written, unreported, called, catalogs, pending_catalogs, rows, blocks, _ = row
+    def from_row(cls, row: Sequence[str | None], tables: Iterable[int] = ()) -> CounterReading:
+        """Make it from the row of a query of this module. *tables* are those of the query, in its order."""
+        _, pid, _, _, _, xmax, written, unreported, catalogs, pending_catalogs, rows = row
         writes = dict(zip(tables, parse_numbers(written), strict=True))
         numbers = iter(parse_numbers(unreported) if unreported else ())
         pending = dict(zip(numbers, numbers, strict=True))
@@ -423,11 +521,10 @@ class CounterReading:
             conditions=Conditions.from_row(row[2:5]),
             xmax=xmax or "",
             writes=writes,
-            calls=dict(zip(sequences, parse_numbers(called), strict=True)),
             pending=frozenset(pending),
             catalogs=None if catalogs is None else int(catalogs),
             has_pending_catalogs=pending_catalogs not in {None, "0"},
-            sums=(int(rows or 0), int(blocks or 0)),
+            rows=int(rows or 0),
         )
 
     def is_comparable(self, later: CounterReading) -> bool:
@@ -444,27 +541,20 @@ class CounterReading:
         return oid not in self.pending and self.writes.get(oid) == later.writes.get(oid)
 
 
-def read_counters(
-    connection: BaseDatabaseWrapper,
-    pipeline: Pipeline,
-    reading: Command,
-    tables: Iterable[int] = (),
-    sequences: Iterable[int] = (),
-    *,
-    flush: bool = False,
-) -> CounterReading:
-    """Run a reading over the connection's pipeline, with *flush* after this session has reported. One round trip.
+def read_counters(connection: BaseDatabaseWrapper, pipeline: Pipeline, reading: Command) -> CounterReading:
+    """Run a reading over the connection's pipeline after this session has reported. One round trip."""
+    return CounterReading.from_row(run_prepared(connection, pipeline, REPORT, [reading])[0])
 
-    It is run again if something has dropped what was prepared.
-    """
-    batches = [*([REPORT] if flush else []), [reading]]
+
+def run_prepared(connection: BaseDatabaseWrapper, pipeline: Pipeline, *batches: Sequence[Command]) -> tuple[Any, ...]:
+    """Run batches, and return the rows of the last result. They are run again if something has dropped what was prepared."""
     try:
         results = pipeline.run(connection, *batches)
     except DatabaseError as error:
         if sqlstate(error) != NOT_PREPARED:
             raise
         results = pipeline.run(connection, *batches)
-    return CounterReading.from_row(rows_of(results[-1])[0], tables, sequences)
+    return tuple(rows_of(results[-1]))
 
 
 def parse_numbers(array: str | None) -> list[int]:
@@ -476,6 +566,6 @@ def parse_numbers(array: str | None) -> list[int]:
     )
 
 
-def array(numbers: Iterable[int]) -> str:
-    """Write an array of numbers as PostgreSQL does."""
-    return "{" + ",".join(map(str, numbers)) + "}"
+def array(values: Iterable[object]) -> str:
+    """Write an array of numbers, or of texts that need no quotes, as PostgreSQL does."""
+    return "{" + ",".join(map(str, values)) + "}"

@@ -39,7 +39,7 @@ more can be put back. Rows that did not change are never written, so that they m
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Many
 
 from testdb_app.backends.base import Action, Mark, ResetPlan, Script, ScriptContext, Statement, Step
@@ -96,11 +96,7 @@ def write_script(plan: ResetPlan, context: ScriptContext) -> Script:
         proof = Precondition.of(identity, owners=schema.trusted_owners, reads=copies)
     if not context.for_tracker:
         body.extend(Statement(sql=sql) for name in restarted for sql in _restart(schema, name, states[name]))
-    end = (
-        ("COMMIT", set_sequences(states, proof))
-        if context.for_tracker
-        else _end(context.within_transaction, is_replica)
-    )
+    end = () if context.for_tracker else _end(context.within_transaction, is_replica)
     return Script(
         opening=(
             *(Statement(sql=sql) for sql in begin),
@@ -114,7 +110,7 @@ def write_script(plan: ResetPlan, context: ScriptContext) -> Script:
         verify=plan.verify,
         locks=_locks(schema, steps, plan.checks),
         baseline=baseline,
-        restarted=tuple(restarted),
+        restarted=states,
         is_plain=not (off or on or truncated),
     )
 
@@ -291,24 +287,23 @@ def set_sequence(name: QualifiedName, state: SequenceState) -> str:
     )
 
 
-def set_sequences(states: Mapping[QualifiedName, SequenceState], proof: Precondition | None = None) -> str:
-    """Write the setval() of sequences as one statement; its last column is the transaction id that follows it.
+def write_set_sequences(holds: str) -> str:
+    """Write the statement that puts sequences back that were called. It is a transaction of its own, so it has its own proof.
 
-    It is a transaction of its own, so it has a proof of its own: a division by zero if that does not hold.
+    Parameters, as arrays: the OIDs, the last values, whether these are called, the blocks ever fetched of each when it was
+    last put back. Columns: (the proof, a setting), the OIDs of those that were put back, the transaction id that follows.
     """
-    if not states:
-        return "SELECT pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::pg_catalog.text"
-    values = ", ".join(set_sequence(name, state) for name, state in states.items())
     # In a transaction of its own it should not wait for the disk either.
-    return (
-        f"SELECT {'' if proof is None else 'p.holds, '}pg_catalog.set_config('synchronous_commit', 'off', true), {values}, "
-        "(pg_catalog.pg_current_xact_id()::pg_catalog.text::bigint OPERATOR(pg_catalog.+) 1)::pg_catalog.text"
-        + (
-            f" FROM (SELECT 1 OPERATOR(pg_catalog./) {proof.holds()}::integer AS holds OFFSET 0) p"
-            if proof is not None
-            else ""
-        )
-    )
+    return f"""SELECT p.holds, pg_catalog.set_config('synchronous_commit', 'off', true), s.oids,
+       (pg_catalog.pg_current_xact_id()::pg_catalog.text::bigint OPERATOR(pg_catalog.+) 1)::pg_catalog.text
+  FROM (SELECT 1 OPERATOR(pg_catalog./) {holds}::integer AS holds OFFSET 0) p,
+       LATERAL (SELECT coalesce(pg_catalog.array_agg(u.o), '{{}}')::pg_catalog.text AS oids
+                  FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.oid[]), pg_catalog.unnest($2::bigint[]),
+                                  pg_catalog.unnest($3::boolean[]), pg_catalog.unnest($4::bigint[])) u(o, value, called, was)
+                 WHERE CASE WHEN p.holds OPERATOR(pg_catalog.=) 1
+                             AND pg_catalog.pg_stat_get_blocks_fetched(u.o) OPERATOR(pg_catalog.<>) u.was
+                            THEN pg_catalog.setval(u.o::pg_catalog.regclass, u.value, u.called) IS NOT NULL
+                            ELSE false END OFFSET 0) s"""
 
 
 BY_ROW = frozenset({Action.DELETE, Action.RESTORE})

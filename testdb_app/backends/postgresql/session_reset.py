@@ -7,7 +7,7 @@ settings are those of right after connecting. For the rest, the session is close
 - The wrapper is one of Django's own classes, unpatched, without further attributes and execute wrappers. Any other may
   remember what it has set (:func:`_is_djangos`).
 - Nothing else opens sessions: no handler of ``connection_created`` but Django's, no pool.
-- Each statement that ran since then leaves nothing, or only what is restored (:func:`judge_statement`).
+- Each statement that ran since then leaves nothing, or only what is restored (:func:`.judge_statement`).
 - No message is unread, and the driver's connection holds what it held at first
   (:class:`~testdb_app.backends.postgresql._psycopg_private.DriverState`).
 - The settings and the defaults of roles and databases would open a new session in the same way.
@@ -19,7 +19,7 @@ afterwards, and no longer as NULL), the seed of ``setseed()``, a loaded library,
 dictionaries of PL/Python and PL/Perl. It does not show them either: ``pg_settings`` omits custom settings. So a session
 is judged by the statements sent:
 
-- :func:`judge_statement` reads a statement. It accepts statements that leave nothing, or only what the renewal undoes.
+- :func:`.judge_statement` reads a statement. It accepts statements that leave nothing, or only what the renewal undoes.
   Any other is a reason to close the session.
 - :class:`FunctionsWithState` holds the functions that may leave state. These are the volatile functions of PostgreSQL
   that are not known to be harmless. Of the database's own, they are those whose bodies contain one, or a statement built
@@ -40,10 +40,8 @@ import re
 import select
 import sys
 import weakref
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,10 +53,28 @@ from django.utils.functional import cached_property
 
 from testdb_app._django_private import ATTRIBUTES_OF_WRAPPERS
 from testdb_app.backends.postgresql import _psycopg_private as driver
-from testdb_app.backends.postgresql._psycopg_private import observe_statements, statement_text
+from testdb_app.backends.postgresql import open_sessions
 from testdb_app.backends.postgresql.connection import is_idle, run_sql, server_version
 from testdb_app.backends.postgresql.counters import REPORTED, writes
+from testdb_app.backends.postgresql.open_sessions import (
+    ServerSession,
+    is_as_opened_now,
+    observe_from_now_on,
+    read_configuration,
+    session_of,
+)
 from testdb_app.backends.postgresql.queries import rows_of
+from testdb_app.backends.postgresql.sent_statements import (
+    BRINGS_STATE,
+    CUSTOM_SETTING,
+    DO_BLOCK,
+    RUNS_TEXT,
+    SEED,
+    UNREADABLE,
+    Verdict,
+    without_texts,
+    words_of,
+)
 from testdb_app.backends.postgresql.sql import qualify, quote_literal
 
 if TYPE_CHECKING:
@@ -212,7 +228,7 @@ def _is_provable(connection: BaseDatabaseWrapper) -> bool:
     modules = {getattr(function, "__module__", "") for function in functions if function is not None}
     return (
         not _has_pool(connection)
-        and modules <= {"django.contrib.postgres.signals", __name__}
+        and modules <= {"django.contrib.postgres.signals", open_sessions.__name__}
         and _is_djangos(connection)
     )
 
@@ -369,47 +385,6 @@ def _find_state(connection: BaseDatabaseWrapper, key: _Key, session: ServerSessi
     return functions.find_reason(session.verdicts)
 
 
-_LONGEST_REMEMBERED = 20_000
-
-# Strings, names in quotes, dollar quotes and comments, as PostgreSQL's scanner finds them.
-_TOKENS = re.compile(
-    r"""(?P<text>\b[eE]'(?:[^'\\]|\\.|'')*'|'(?:[^']|'')*'|(?<![\w$])\$(?P<tag>(?:[A-Za-z_\x80-\uffff][\w\x80-\uffff]*)?)\$.*?\$(?P=tag)\$)"""
-    r"""|(?P<comment>--[^\n\r]*|/\*.*?\*/)"""
-    r"""|(?P<name>"(?:[^"]|"")*")""",
-    re.DOTALL,
-)
-_WORD = re.compile(r"[^\W\d][\w$]*")
-# A name with Unicode escapes may be any name; another reading of backslashes may end a string elsewhere; a nested
-# comment.
-_UNREADABLE = re.compile(r"""\bu&["']|standard_conforming_strings|/\*""", re.IGNORECASE)
-_CUSTOM_SETTING = re.compile(
-    r"""\b(?:re)?set\s+(?:session\s+|local\s+)?(?:"[^"]*\.[^"]*"|(?:"[^"]*"|[\w$]+)\s*\.)""", re.IGNORECASE
-)
-# Only at the beginning of a statement: elsewhere it may be the name of a column.
-_SEED = re.compile(
-    r"""(?:^|;|>>|\b(?:begin|then|else|loop|atomic)\b)\s*set\s+(?:session\s+|local\s+)?"?seed\b""", re.IGNORECASE
-)
-_DO_BLOCK = re.compile(r"\bdo\b(?!\s+(?:nothing|update|instead|also)\b)", re.IGNORECASE)
-
-_HARMLESS = frozenset(
-    {
-        *("select", "insert", "update", "delete", "merge", "with", "values", "table", "copy", "explain", "show"),
-        *("savepoint", "release", "rollback", "begin", "start", "commit", "end", "abort", "set", "reset", "lock"),
-        *("fetch", "move", "close", "declare", "notify", "listen", "unlisten", "discard", "deallocate", "checkpoint"),
-        *("truncate", "analyze", "analyse", "vacuum", "reindex", "cluster", "refresh", "comment", "grant", "revoke"),
-        *("create", "alter", "drop", "reassign"),
-    }
-)
-"""First words of statements that leave nothing in the session except what the renewal undoes; see :func:`judge_statement`."""
-# What CREATE, ALTER and DROP may bring: other settings for new sessions, code of others, connections.
-_BRINGS_STATE = frozenset(
-    {
-        *("role", "user", "group", "database", "system", "extension", "language", "transform", "access", "server"),
-        *("subscription", "function", "procedure", "routine", "aggregate"),
-    }
-)
-_RUNS_TEXT = frozenset({"execute", "call", "load", "prepare", "deallocate", "discard", "import"})
-
 # Volatile functions of PostgreSQL that leave the session as before, or that the renewal undoes.
 _HARMLESS_FUNCTIONS = (
     "array_sample|array_shuffle|random|random_normal|clock_timestamp|timeofday|currval|lastval|nextval|setval|gen_random_uuid|"
@@ -517,14 +492,6 @@ SELECT EXISTS (SELECT FROM pg_catalog.pg_foreign_server),
 _READ = ";\n".join((COUNTERS, *map(qualify, (_OWN, _CALLED, _OTHERS))))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Verdict:
-    """The state that a statement can leave: ``reason`` to close its session, or None; ``words``, the names in it."""
-
-    reason: str | None
-    words: frozenset[str] = frozenset()
-
-
 @dataclass(frozen=True, slots=True)
 class FunctionsWithState:
     """The functions of one database that may leave state; ``reason`` to close all sessions there, or None.
@@ -545,64 +512,6 @@ class FunctionsWithState:
             if not self.names.isdisjoint(verdict.words):
                 return f"it ran the function {min(self.names & verdict.words)}()"
         return None
-
-
-UNKNOWN = Verdict("it ran something that cannot be read")
-
-
-def judge_statement(statement: str | None) -> Verdict:
-    """Return what *statement*, one or several separated by semicolons, can leave in a session."""
-    if statement is None:
-        return UNKNOWN
-    return _judge(statement) if len(statement) > _LONGEST_REMEMBERED else _judge_again(statement)
-
-
-def _judge(statement: str) -> Verdict:
-    text = _without_texts(statement)
-    if _UNREADABLE.search(text) or "'" in text.replace("''", ""):
-        return UNKNOWN
-    for part in text.split(";"):
-        words = [word.lower() for word in _WORD.findall(part)]
-        if words and (reason := _find_reason(words)) is not None:
-            return Verdict(reason)
-    if _CUSTOM_SETTING.search(text):
-        return Verdict("it set a custom setting, which reads as '' afterwards and not as NULL")
-    if _SEED.search(text):
-        return Verdict("it set the seed of random()")
-    return Verdict(None, _words(text))
-
-
-_judge_again = lru_cache(maxsize=4096)(_judge)
-
-
-def _find_reason(words: list[str]) -> str | None:
-    first = words[0]
-    if first not in _HARMLESS or (first == "explain" and "execute" in words):
-        return f"it ran {first.upper()}"
-    if first in {"create", "alter", "drop"}:
-        # CREATE OR REPLACE TRUSTED LANGUAGE, DROP FUNCTION: the kind comes before the name.
-        kinds = _BRINGS_STATE.intersection(words[1:4]) - ({"role", "user", "group"} if first != "alter" else set())
-        if kinds:
-            return f"it ran {first.upper()} {min(kinds).upper()}"
-    return None
-
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(word.lower() for word in _WORD.findall(text))
-
-
-def _without_texts(statement: str) -> str:
-    """Return *statement* without its comments and with its strings empty."""
-    if not any(mark in statement for mark in ("'", "--", "/*", "$")):
-        return statement
-    return _TOKENS.sub(_replacement, statement)
-
-
-def _replacement(token: re.Match[str]) -> str:
-    if token["comment"]:
-        # Comments nest, and a pattern does not find the end of a nested one.
-        return "/*" if "/*" in token["comment"][2:] else " "
-    return token["name"] or "''"
 
 
 def read_functions(connection: BaseDatabaseWrapper) -> FunctionsWithState:
@@ -656,8 +565,8 @@ class _Function:
     def __init__(self, name: str, language: str, body: str, settings: str | None, is_used: bool) -> None:
         self.name, self.is_used = name, is_used
         self._language, self._settings = language, settings or ""
-        self._text = _without_texts(body)
-        self.words = _words(self._text)
+        self._text = without_texts(body)
+        self.words = words_of(self._text)
 
     def may_leave_state(self) -> bool:
         """Whether it may leave state by itself. The caller checks the functions that it calls."""
@@ -665,73 +574,7 @@ class _Function:
             self._language not in _SAFE_LANGUAGES
             # A setting of the function's own that has a dot in its name.
             or re.search(r"(?:^\{|,)\"?[^=,]*\.[^=,]*=", self._settings) is not None
-            or not self.words.isdisjoint(_RUNS_TEXT)
-            or ("create" in self.words and not self.words.isdisjoint(_BRINGS_STATE))
-            or any(each.search(self._text) for each in (_UNREADABLE, _CUSTOM_SETTING, _SEED, _DO_BLOCK))
+            or not self.words.isdisjoint(RUNS_TEXT)
+            or ("create" in self.words and not self.words.isdisjoint(BRINGS_STATE))
+            or any(each.search(self._text) for each in (UNREADABLE, CUSTOM_SETTING, SEED, DO_BLOCK))
         )
-
-
-class ServerSession:
-    """One session: how it was opened, and what the statements since its last renewal can leave in it."""
-
-    def __init__(self, configuration: object) -> None:
-        self.configuration = configuration
-        self.verdicts: set[Verdict] = set()
-
-    def note(self, statement: object) -> None:
-        """Note a statement that is about to be sent."""
-        self.verdicts.add(judge_statement(statement_text(statement)))
-
-
-_opened: Counter[str] = Counter()
-_sessions: weakref.WeakKeyDictionary[Any, ServerSession] = weakref.WeakKeyDictionary()
-_observing: set[bool] = set()
-
-
-def observe_from_now_on() -> None:
-    """Note the statements of all sessions that are opened from now on. A process that runs no tests notes none."""
-    _observing.add(True)
-
-
-def _take_note(connection: BaseDatabaseWrapper, **_: object) -> None:
-    if connection.vendor == "postgresql":
-        raw = connection.connection
-        _opened[_database_of(connection)] += 1
-        if _observing and hasattr(type(raw), "wait") and not connection.settings_dict["OPTIONS"].get("pool"):
-            session = _sessions[raw] = ServerSession(read_configuration(connection))
-            observe_statements(raw, session.note)
-
-
-connection_created.connect(_take_note, dispatch_uid=__name__)
-
-
-def sessions_opened(connection: BaseDatabaseWrapper) -> int:
-    """Return how many sessions Django has opened to the database of *connection* since this module was imported.
-
-    By whatever alias: a session of another alias is one session more, too.
-    """
-    return _opened[_database_of(connection)]
-
-
-def _database_of(connection: BaseDatabaseWrapper) -> str:
-    # Sessions of another role, or with other options, may not be counted in the same way.
-    settings = connection.settings_dict
-    return "\n".join(str(settings.get(key) or "") for key in ("HOST", "PORT", "NAME", "USER", "OPTIONS"))
-
-
-def read_configuration(connection: BaseDatabaseWrapper) -> object:
-    """Return what the settings make Django do now when it opens a session, such as setting the time zone. Opens none."""
-    options = connection.settings_dict["OPTIONS"]
-    return connection.get_connection_params(), connection.timezone_name, options.get("assume_role")
-
-
-def session_of(connection: BaseDatabaseWrapper) -> ServerSession | None:
-    """Return what is known of the session of *connection*; None if it was opened before sessions were observed, or by others."""
-    raw = connection.connection
-    return None if raw is None else _sessions.get(raw)
-
-
-def is_as_opened_now(connection: BaseDatabaseWrapper) -> bool:
-    """Whether the session was observed since it was opened, and was opened as it would be now."""
-    session = session_of(connection)
-    return session is not None and session.configuration == read_configuration(connection)
