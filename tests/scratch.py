@@ -122,6 +122,18 @@ class ScratchDatabase:
         """Reset this database with a new resetter."""
         return self.resetter(**options).reset()
 
+    @contextmanager
+    def in_tablespace(self) -> Iterator[None]:
+        """Have it in a tablespace of its own: there its role may make tables, and not in pg_default."""
+        with connect_as_superuser("postgres") as connection:
+            connection.execute("SET allow_in_place_tablespaces = on")
+            connection.execute(f"CREATE TABLESPACE {self.name} LOCATION ''")
+            connection.execute(f"ALTER DATABASE {self.name} SET TABLESPACE {self.name}")
+            yield
+            self.connection.close()
+            connection.execute(f"ALTER DATABASE {self.name} SET TABLESPACE pg_default")
+            connection.execute(f"DROP TABLESPACE {self.name}")
+
     def schema(self) -> Schema:
         """Read the schema."""
         return self.resetter().backend.read_schema(self.connection)

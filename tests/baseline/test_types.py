@@ -256,6 +256,14 @@ def test_copies_are_in_a_heap_whatever_the_role_has_set(scratch, captured):
     )
 
 
+def test_copies_are_in_the_tablespace_of_the_database_whatever_the_role_has_set(scratch, captured):
+    with scratch.in_tablespace():
+        with scratch.connection.cursor() as cursor:
+            cursor.execute("SET default_tablespace TO pg_default")
+        captured("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)")
+        assert scratch.value("SELECT reltablespace FROM pg_class WHERE relname = 'baseline_1'") == 0
+
+
 # type with a value and another one, and whether it can be a key
 EXTENSIONS = {
     "citext": ("citext", "'a'", "'A'", True),

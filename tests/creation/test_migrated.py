@@ -204,6 +204,15 @@ def test_with_either_strategy(make_pair: Callable[..., Any], strategy: str) -> N
 
 
 @pytest.mark.postgresql
+def test_in_a_tablespace_of_its_own(make_pair: Callable[..., Any]) -> None:
+    project, used, fresh = make_pair([HARD["many rows"][0]])
+    used.execute(HARD["many rows"][1])
+    with used.in_tablespace():
+        project.manage("resetdb", "--to", "migrated", "--no-input").must_pass()
+        assert state(used) == fresh
+
+
+@pytest.mark.postgresql
 def test_numbers_of_objects_are_refused_by_name_unless_they_are_left_out(make_pair: Callable[..., Any]) -> None:
     project, used, fresh = make_pair(["CREATE TABLE about (t regclass); INSERT INTO about VALUES ('shop_item')"])
     used.execute("INSERT INTO shop_shelf (name) VALUES ('mine')")

@@ -295,6 +295,8 @@ def _opening(names: Many[QualifiedName], capture: Capture) -> Iterable[str]:
     yield "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
     yield f"SET LOCAL lock_timeout = '{milliseconds(capture.lock_timeout)}ms'"
     yield "SET LOCAL row_security = off"
+    # The tablespace of the database is permitted whoever owns it, and pg_default may be another one.
+    yield "SET LOCAL default_tablespace = ''"
     yield WITHOUT_JIT
     yield PLAIN_SPELLING
     yield _prove(capture.identity)

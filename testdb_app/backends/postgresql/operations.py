@@ -433,26 +433,24 @@ def needs_exact_text(table: BaselineTable) -> bool:
 
 
 def copy(table: BaselineTable) -> str:
-    """Write the creation of a table's copy. The role's default access method and tablespace are not used."""
+    """Write the creation of a table's copy. The role's default access method is not used."""
     columns = ", ".join(f"{_kept(column, 't', neutral=True)} AS {quote(column.name)}" for column in table.columns)
-    return (
-        f"CREATE TABLE {quote(table.copy)} USING heap TABLESPACE pg_default "
-        f"AS SELECT {columns} FROM ONLY {quote(table.name)} AS t"
-    )
+    return f"CREATE TABLE {quote(table.copy)} USING heap AS SELECT {columns} FROM ONLY {quote(table.name)} AS t"
 
 
 def make_copies(baseline: Baseline | None) -> tuple[str, ...]:
     """Return the statements that make the copies that the database does not keep."""
     loading = baseline.loading if baseline is not None else ()
     # The texts of the values are read under the settings that they were written under.
-    return (EXACT_TEXT, *loading) if loading else ()
+    # The tablespace of the database is permitted whoever owns it, and pg_default may be another one.
+    return (EXACT_TEXT, "SET LOCAL temp_tablespaces = ''", *loading) if loading else ()
 
 
 def temporary_copy(table: BaselineTable) -> str:
     """Write the creation of a copy without rows that is gone at the end of the transaction."""
     columns = ", ".join(f"{_kept(column, 't', neutral=True)} AS {quote(column.name)}" for column in table.columns)
     return (
-        f"CREATE TEMPORARY TABLE {quote(table.copy)} USING heap ON COMMIT DROP TABLESPACE pg_default "
+        f"CREATE TEMPORARY TABLE {quote(table.copy)} USING heap ON COMMIT DROP "
         f"AS SELECT {columns} FROM ONLY {quote(table.name)} AS t WITH NO DATA"
     )
 
