@@ -30,6 +30,8 @@ NIGHTLY = {
     "creation/test_differential.py": "whole runs, whose databases are compared with stock",
     "creation/test_runs.py": "whole runs by pytest and manage.py test, with workers and kept databases",
     "creation/test_kills.py": "runs that are killed at every step, and the next ones",
+    "creation/test_servers.py": "whole runs on servers that are restarted or have a full disk",
+    "creation/test_matrix.py": "whole runs in two environments at once",
     "testcases/test_runner.py": "whole runs of the test runner, with processes",
     "testcases/test_stock.py": "the same runs with Django's classes and ours",
     "testcases/test_plugin.py": "whole runs of pytest-django",

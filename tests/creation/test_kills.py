@@ -200,8 +200,7 @@ def test_a_role_without_createdb_uses_the_database_that_somebody_has_made(projec
     project.tests("--reuse-db").must_find()
 
 
-def test_the_limit_of_a_disk_is_an_error_of_the_server(project: TemplateProject) -> None:
-    """A full disk shows as an error of CREATE DATABASE; a tablespace that is not there makes one."""
+def test_where_a_clone_is_refused_the_run_says_so_and_goes_on_as_in_stock(project: TemplateProject) -> None:
     project.write(
         "conftest.py",
         "from testdb_app.creation.postgresql_store import PostgreSQLStore as Store\n"
@@ -275,20 +274,6 @@ def test_timeouts_of_the_settings_do_not_end_the_work_around_databases(project: 
     )
     project.tests().must_find(timeout="5min")
     project.tests().must_use().must_find(timeout="5min")
-
-
-def test_the_database_postgres_need_not_exist(project: TemplateProject) -> None:
-    """Django warns, and takes the first database of the settings; so do templates."""
-    project.as_superuser("CREATE DATABASE {} OWNER {}", project.name, project.role)
-    project.write(
-        "conftest.py",
-        "import testdb_app.creation.postgresql_store as store\n"
-        "import warnings\nwarnings.simplefilter('ignore', RuntimeWarning)\n"
-        "store._AGREED = 'there_is_none'\n",
-    )
-    project.tests().must_find()
-    project.tests().must_use().must_find()
-    assert project.databases() == sorted([project.name, *project.templates()])
 
 
 def processes(project: TemplateProject, number: int, *options: str) -> list[subprocess.Popen[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from typing import Any
 
 import pytest
@@ -78,7 +79,7 @@ def test_several_databases_and_a_mirror(project: TemplateProject) -> None:
     assert project.databases() == project.templates()
 
 
-@pytest.mark.parametrize("number", [2, pytest.param(8, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("number", [1, 2, 3, 8])
 def test_workers_of_xdist_that_start_at_once(project: TemplateProject, number: int) -> None:
     add_databases(project)
     expected: dict[str, Any] = {"others": ROWS["books"], "mirrored": 1}
@@ -286,11 +287,18 @@ class CommitsAgain(Commits):
 
 
 @pytest.mark.parametrize(
-    "options",
-    [(), ("--reset-transaction-tests",), ("--parallel", "2"), ("--keepdb",), ("--keepdb", "--parallel", "2")],
-    ids=" ".join,
+    ("options", "start"),
+    [
+        ((), ""),
+        (("--reset-transaction-tests",), ""),
+        (("--keepdb",), ""),
+        *product([("--parallel", "2"), ("--keepdb", "--parallel", "2")], ["fork", "spawn"]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
-def test_manage_py_test(project: TemplateProject, options: tuple[str, ...]) -> None:
+def test_manage_py_test(project: TemplateProject, options: tuple[str, ...], start: str) -> None:
+    if start:
+        project.add_settings(f"\nimport multiprocessing\nmultiprocessing.set_start_method({start!r}, force=True)\n")
     project.write("tests.py", DJANGO_TESTS)
     project.add_migration(
         "0003_settings",
