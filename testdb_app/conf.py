@@ -56,6 +56,9 @@ class Settings:
     template_max_age: float | None = None
 
 
+_FIELDS = {field.name.upper(): field.name for field in fields(Settings)}
+
+
 def get_settings() -> Settings:
     """Read and check ``settings.TESTDB``.
 
@@ -64,7 +67,7 @@ def get_settings() -> Settings:
     given = getattr(django_settings, "TESTDB", {})
     if not isinstance(given, Mapping):
         raise ConfigurationError(f"settings.TESTDB must be a dict, not {type(given).__name__}.")
-    known = {field.name.upper(): field.name for field in fields(Settings)}
+    known = _FIELDS
     values: dict[str, Any] = {}
     for key, value in given.items():
         if key not in known:

@@ -11,8 +11,9 @@ in the iterative form with an explicit stack. All methods cost O(nodes + edges),
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
+from itertools import groupby
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 from testdb_app.schema import ForeignKey, OnDelete, QualifiedName, Schema
@@ -134,6 +135,22 @@ class DependencyGraph(Generic[N]):
         name.
         """
         return self._deletion_groups
+
+    @cached_property
+    def _places(self) -> dict[N, int]:
+        return {node: number for number, node in enumerate(self.deletion_order())}
+
+    @cached_property
+    def _group_numbers(self) -> dict[N, int]:
+        return {node: number for number, group in enumerate(self._deletion_groups) for node in group}
+
+    def sort(self, nodes: Iterable[N]) -> tuple[N, ...]:
+        """Return *nodes* in the order of :meth:`deletion_order`. The cost depends on their number alone, after the first call."""
+        return tuple(sorted(nodes, key=self._places.__getitem__))
+
+    def sort_groups(self, nodes: Iterable[N]) -> Iterator[tuple[N, ...]]:
+        """Yield *nodes* in the groups and the order of :meth:`deletion_groups`. The cost is that of :meth:`sort`."""
+        return (tuple(group) for _, group in groupby(self.sort(nodes), key=self._group_numbers.__getitem__))
 
     def deletion_order(self) -> tuple[N, ...]:
         """Return all nodes in the order to delete in; the reverse is the order to insert in."""

@@ -12,7 +12,7 @@ TRUNCATE must name all tables that reference the truncated ones, empty or not. C
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from testdb_app.backends.base import Action, DatabaseState, Restoration, Step
 from testdb_app.backends.base import ResetPlan as ResetPlan  # noqa: PLC0414 - this is its public path
@@ -52,9 +52,11 @@ def plan_reset(
     Raises :class:`ResetError` for a required truncation if a table that stays references a truncated one, and
     :class:`MissingPrivilegeError`. Cost: O(tables + foreign keys of the written tables).
     """
-    restorable = frozenset(baseline.tables if baseline is not None else ()) & scope.tables
     # After a full scan these are the tables that may have rows, written to or not.
     written = frozenset(observation.sizes) & scope.tables
+    in_baseline = baseline.tables if baseline is not None else {}
+    # Of a precise observation, which comes between two tests, nothing is looked at but what it names.
+    restorable = frozenset(written if observation.is_precise else scope.tables) & in_baseline.keys()
     found = written if differing is None else (written - restorable) | (differing & restorable)
     if differing is not None and restoration is Restoration.DIFFERENCES:
         written = found
@@ -66,14 +68,15 @@ def plan_reset(
     if restoration is Restoration.ANEW:
         found |= _dependents(schema, found & restorable) & scope.tables
         written |= found
-    _check_privileges(observation, written | scope.sequences)
+    if observation.missing:
+        _check_privileges(observation, written | scope.sequences)
     sizes = {**observation.sizes, **_grown(baseline, observation.sizes)}
     truncated = choose_truncations(schema, scope.tables, written, sizes, strategy, truncate_above)
-    refused = find_refused(schema, scope.tables, written, restorable)
+    refused = find_refused(schema, scope.tables, written, in_baseline)
     if strategy == "auto" and not refused:
         truncated |= choose_new(schema, scope.tables, written & new_tables)
     truncated |= refused
-    filled = (written | truncated) & restorable
+    filled = (written | truncated) & in_baseline.keys()
     _check_switchable(observation, schema, filled)
     deletes = tuple(_deletions(schema, graph, written - truncated - filled))
     steps, tied = _tie(schema, graph, deletes, filled, restoration, found | truncated)
@@ -97,8 +100,8 @@ def plan_reset(
 
 def _grown(baseline: Baseline | None, sizes: Mapping[QualifiedName, int]) -> dict[QualifiedName, int]:
     """Return for each table with a baseline its growth: its size less its copy's, with room for an update of each row."""
-    tables = baseline.tables.values() if baseline is not None else ()
-    return {table.name: sizes.get(table.name, 0) - 2 * sizes.get(table.copy, 0) for table in tables}
+    tables = baseline.tables if baseline is not None else {}
+    return {name: size - 2 * sizes.get(tables[name].copy, 0) for name, size in sizes.items() if name in tables}
 
 
 def _moved(observation: DatabaseState, baseline: Baseline | None) -> frozenset[QualifiedName]:
@@ -136,29 +139,28 @@ def _tie(
     """
     if not restored:
         return deletes, ()
-    order = {name: number for number, name in enumerate(graph.deletion_order())}
     everything = restored | {name for step in deletes for name in step.names}
     anew: tuple[Step, ...] = ()
     if restoration is Restoration.ANEW:
         stored = [name for name in everything if name in found and schema.by_name[name].stores_rows]
-        names = tuple(sorted(stored, key=order.__getitem__))
+        names = graph.sort(stored)
         anew = (Step(action=Action.RESTORE, names=names, rewrites=True, reason="inserted again"),) if names else ()
         deletes, everything = (), restored - found
-    groups = [
-        tuple(sorted(group, key=order.__getitem__)) for group in tied_groups(schema, everything) if restored & group
-    ]
-    tied = {name for group in groups for name in group}
+    groups = {
+        group[0]: group for each in tied_groups(schema, everything) if restored & each if (group := graph.sort(each))
+    }
+    tied = {name for group in groups.values() for name in group}
     steps = tuple(step for step in deletes if tied.isdisjoint(step.names))
     left = [name for step in deletes if not tied.isdisjoint(step.names) for name in step.names if name not in tied]
     steps += tuple(Step(action=Action.DELETE, names=(name,)) for name in left)
     restores = (
         Step(
             action=Action.RESTORE,
-            names=group,
-            reason="tied by foreign keys: one statement" if len(group) > 1 else "",
-            in_passes=restoration is Restoration.IN_PASSES and not found.isdisjoint(group),
+            names=groups[first],
+            reason="tied by foreign keys: one statement" if len(groups[first]) > 1 else "",
+            in_passes=restoration is Restoration.IN_PASSES and not found.isdisjoint(groups[first]),
         )
-        for group in sorted(groups, key=lambda group: order[group[0]])
+        for first in graph.sort(groups)
     )
     return steps, (*anew, *restores)
 
@@ -213,10 +215,8 @@ def _checks(
 def _deletions(
     schema: Schema, graph: DependencyGraph[QualifiedName], names: frozenset[QualifiedName]
 ) -> Iterator[Step]:
-    for group in graph.deletion_groups():
-        members = tuple(name for name in group if name in names)
-        if members:
-            yield Step(action=Action.DELETE, names=members, reason=_why_delete_so(schema, members))
+    for members in graph.sort_groups(names):
+        yield Step(action=Action.DELETE, names=members, reason=_why_delete_so(schema, members))
 
 
 def _why_delete_so(schema: Schema, members: tuple[QualifiedName, ...]) -> str:
@@ -337,7 +337,7 @@ def find_refused(
     schema: Schema,
     scope: frozenset[QualifiedName],
     written: frozenset[QualifiedName],
-    restorable: frozenset[QualifiedName],
+    restorable: Collection[QualifiedName],
 ) -> frozenset[QualifiedName]:
     """Return the tables of *written* that only TRUNCATE can empty, with all tables that reference them.
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 from django.db import DEFAULT_DB_ALIAS, DatabaseError, Error, InterfaceError, connections
 
 from testdb_app import guard
-from testdb_app.backends import get_backend
+from testdb_app.backends import backend_of, get_backend
 from testdb_app.backends.base import (
     BaseBackend,
     Capture,
@@ -155,14 +155,15 @@ class Resetter:
         Raises errors of :mod:`testdb_app.exceptions`. Nothing was changed if it raises.
         """
         started = time.perf_counter()
-        check_transaction_state(self.connection, within_transaction=self.within_transaction)
+        connection = self.connection
+        check_transaction_state(connection, within_transaction=self.within_transaction)
         report, attempts = run_with_retries(
-            partial(self._try, refit),
+            partial(self._try, connection, refit),
             name=self.using,
             strategy=self.options.strategy,
             lock_timeout=self.options.lock_timeout,
             may_retry=not self.within_transaction,
-            ways=self.backend.ways_to_restore,
+            ways=get_backend(connection).ways_to_restore,
         )
         report = replace(report, attempts=attempts, seconds=time.perf_counter() - started)
         logger.debug("%s", report)
@@ -219,16 +220,20 @@ class Resetter:
         """Ask the guard about the live connection. Return the name of the rule that permits a reset, or raise."""
         return self._permit(self.identify())
 
-    def _try(self, refit: bool, strategy: str, restoration: Restoration) -> ResetReport:
-        with explained(self.connection, RESETTING, permit=self._permit):
-            return self._attempt(strategy, restoration, refit=refit)
+    def _try(
+        self, connection: BaseDatabaseWrapper, refit: bool, strategy: str, restoration: Restoration
+    ) -> ResetReport:
+        with explained(connection, RESETTING, permit=self._permit):
+            return self._attempt(connection, strategy, restoration, refit=refit)
 
-    def _attempt(self, strategy: str, restoration: Restoration, *, refit: bool) -> ResetReport:
+    def _attempt(
+        self, connection: BaseDatabaseWrapper, strategy: str, restoration: Restoration, *, refit: bool
+    ) -> ResetReport:
         # Several attempts share the timeout: a failed attempt releases its locks, so that other sessions can finish.
         timeout = self.options.lock_timeout / WAITS
         is_first = restoration is Restoration.DIFFERENCES and strategy == self.options.strategy
         if is_first and not self.within_transaction:
-            report = self._reset_written(timeout)
+            report = self._reset_written(connection, timeout)
             if report is not None:
                 return report
         observation, context = self._read_state(refit=refit, permit=True)
@@ -256,7 +261,7 @@ class Resetter:
         changes: Mapping[QualifiedName, RowChanges] = {}
         if plan.steps:
             script = self._write_sql(context, plan, timeout, observation.identity)
-            changes = self.backend.run(self.connection, script, within_transaction=self.within_transaction)
+            changes = self.backend.run(connection, script, within_transaction=self.within_transaction)
             if counted is not None and restoration is Restoration.IN_PASSES:
                 # The server does not report what it did.
                 changes = {**{name: done for name, done in counted.items() if name in plan.tables}, **changes}
@@ -264,15 +269,14 @@ class Resetter:
             # The next report counts the rows that are deleted from these tables.
             self._context = replace(context, new_tables=frozenset())
         if self._tracker is not None and not (self.once or self.within_transaction):
-            self._tracker.renew(self.connection, observation)
+            self._tracker.renew(connection, observation)
         return self._report(observation.identity, plan, changes, rule)
 
-    def _reset_written(self, lock_timeout: float) -> ResetReport | None:
+    def _reset_written(self, connection: BaseDatabaseWrapper, lock_timeout: float) -> ResetReport | None:
         """Reset what the tracker finds written, in few round trips; return None if a full scan is needed."""
         tracker, context = self._tracker, self._context
         if tracker is None or context is None:
             return None
-        connection = self.connection
         with closing(tracker.find_changes(connection)) as findings:
             for found in findings:
                 rule = self._permit(found.identity)
@@ -384,7 +388,7 @@ class Resetter:
             restarted=plan.sequences if restarted is None else restarted,
             target=self._target(self._context),
             permitted_by=rule,
-            warning=self.backend.warning or identity.warning,
+            warning=backend_of(identity.vendor).warning or identity.warning,
         )
         if not plan.stale_views:
             return report

@@ -46,7 +46,6 @@ def rows(found):
 def forget_what_is_expected(resetter):
     """Have the next reset read first what was written."""
     take_written(observe(resetter.connection))
-    resetter._tracker._memory._beside.clear()
 
 
 @pytest.mark.parametrize("expects", [False, True], ids=["looking", "expecting"])

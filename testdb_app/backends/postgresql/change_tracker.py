@@ -4,7 +4,7 @@ There is one way. A set of tables and sequences is chosen, and the transaction t
 of the database, that nothing outside of the set was written. If something was, it ends before it writes, and a larger
 set follows:
 
-1. what the statements of this process name, with what was written beside that twice. Nothing is read first, so the whole
+1. what the statements of this process name, with what was written beside that last time. Nothing is read first, so the whole
    reset is one round trip. If they name nothing, one reading shows whether anything was written at all;
 2. what the counters of the tables and sequences that were written lately show;
 3. what all counters show.
@@ -20,8 +20,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from django.db import DatabaseError, InterfaceError
@@ -47,12 +48,13 @@ from testdb_app.backends.postgresql.counters import (
 )
 from testdb_app.backends.postgresql.errors import explain, sqlstate
 from testdb_app.backends.postgresql.open_sessions import observe, observe_from_now_on, reported, take_written
-from testdb_app.backends.postgresql.operations import write_set_sequences
+from testdb_app.backends.postgresql.operations import SET_SEQUENCES
 from testdb_app.backends.postgresql.preconditions import Precondition
 from testdb_app.backends.postgresql.queries import chunks, read_rows, rows_of, scalars, sum_changes
 from testdb_app.backends.postgresql.sql import milliseconds, quote
+from testdb_app.baseline_state import RowChanges
 from testdb_app.exceptions import ConnectionLostError
-from testdb_app.schema import Schema
+from testdb_app.schema import QualifiedName, Schema
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -71,10 +73,9 @@ _UNFIT = "22012"
 _BEGIN = Command("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE", often=True)
 _COMMIT = Command("COMMIT", often=True)
 _ANY_NUMBER = 2**62
+_MOST_BATCHES = 256
 _PAUSES = (0.0005, 0.001, 0.002)
 _MANY_TABLES = 50
-_NOBODY = 0
-"""Stands for what is written though no statement of this process names it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,20 +143,21 @@ class PostgreSQLChangeTracker(ChangeTracker):
         session = observe(connection)
         named = memory.relations.may_be_written(take_written(session))
         with reported(session) as held:
-            if not named and memory.glance(connection, held):
+            if not (named or memory.reads_first) and memory.glance(connection, held):
                 self._is_known = True
-                yield CountedChanges(identity=memory.identity, is_nothing=True, tables={}, sequences={})
+                yield memory.make_changes({}, named, held)
                 return
             if memory.may_miss:
                 # Somebody may have taken a transaction id, and the counters need not show what for.
                 return
-            if guess := memory.guess(named):
-                yield memory.make_changes(dict.fromkeys(guess, 0), named, held, is_guess=True)
+            if named:
+                yield memory.make_changes(dict.fromkeys(memory.guess(named), 0), named, held, is_guess=True)
             for every in (False, True) if len(memory.writes) > _MOST_CANDIDATES else (True,):
                 if connection.connection is None:
                     return
                 moved = memory.read(connection, held, every=every)
                 if moved is not None:
+                    self._is_known = not moved
                     yield memory.make_changes(moved, named, held)
 
     def describe(self, found: FoundChanges) -> DatabaseState:
@@ -212,6 +214,8 @@ class Memory:
     - ``allowed``: the other sessions, as they were when they had written nothing unseen.
     - ``always``: the sequences whose next call may take no transaction id.
     - ``candidates``: the tables and sequences that were written lately, the last ones at the end.
+    - ``reads_first``: the last time something was written that no statement of this process named. If they name nothing again,
+      the counters are read at once.
     """
 
     def __init__(self, connection: BaseDatabaseWrapper, schema: Schema, identity: DatabaseIdentity) -> None:
@@ -220,13 +224,18 @@ class Memory:
         self.identity = identity
         self.relations = Relations.from_rows(relations, schema)
         sequences = self.relations.sequences
-        holds = Precondition.of(identity, owners=schema.trusted_owners).holds()
-        self._proof = counters.write_proof(oid, sequences, prepared=prepared, holds=holds)
-        self._reading = counters.write_reading(oid, prepared=prepared)
-        self._glance = counters.write_glance(oid, prepared=prepared)
+        holds = Precondition.of(identity).holds()
+        # By whether this session must be alone.
+        self._proof, self._glance = (
+            [write(alone=alone) for alone in (False, True)]
+            for write in (
+                partial(counters.write_proof, oid, sequences, prepared=prepared, holds=holds),
+                partial(counters.write_glance, oid, prepared=prepared),
+            )
+        )
+        self._reading = counters.write_reading(oid, sequences, prepared=prepared)
         everything = counters.write_full_reading(oid, self.relations.counted, sequences, prepared=prepared)
         self._full_reading = Command(everything, often=True)
-        self._set_sequences = write_set_sequences(holds)
         self.epoch = self.xmax = ""
         self.allowed: Sequence[str] = ()
         self.writes: dict[int, int] = {}
@@ -234,10 +243,12 @@ class Memory:
         self.rows = self.blocks = 0
         self.always: dict[int, None] = {}
         self.candidates: dict[int, None] = {}
+        self.reads_first = False
         self._settled: dict[int, int] = {}
         self._toasts = frozenset(self.relations.toasts.values())
         self._beside: dict[int, frozenset[int]] = {}
-        self._unnamed: frozenset[int] = frozenset()
+        self._moved: frozenset[int] = frozenset()
+        self._batches: dict[Hashable, _Batch] = {}
         self._pauses: tuple[float, ...] = _PAUSES
         self.use(connection)
 
@@ -254,8 +265,11 @@ class Memory:
         Raises :class:`UnfitError` if that cannot be told.
         """
         always = list(self.always)
-        glance = Command(self._glance, (array(held), array(self.allowed), array(always)), often=True)
-        xmax, _, calls, _ = self._read(connection, [glance])
+        known = (array(held), array(self.allowed))
+        messages = [[[Command(self._glance[False], (array(always), *known), often=True)]]]
+        if not (held or self.allowed):
+            messages.insert(0, [[Command(self._glance[True], (array(always),), often=True)]])
+        xmax, _, calls, *_ = self._read(connection, *messages)
         return bool(xmax == self.xmax and parse_numbers(calls) == [self.calls[oid] for oid in always])
 
     def read(self, connection: BaseDatabaseWrapper, held: Sequence[int], *, every: bool) -> dict[int, int] | None:
@@ -268,37 +282,46 @@ class Memory:
         tables = list(relations.counted) if every else [oid for oid in self.candidates if oid in self.writes]
         sequences = list(relations.sequences) if every else [oid for oid in self.candidates if oid in self.calls]
         reading = Command(
-            self._reading, (array(held), array(self.allowed), array(tables), array(sequences)), often=True
+            self._reading, (array(tables), array(sequences), array(held), array(self.allowed)), often=True
         )
-        _, writes, calls, rows = self._read(connection, REPORT, [reading])
-        moved = _differences(self.writes, tables, parse_numbers(writes))
-        if int(rows) - self.rows != sum(moved.values()):
+        xmax, writes, calls, rows, blocks = self._read(connection, [REPORT, [reading]])
+        written = _differences(self.writes, tables, parse_numbers(writes))
+        called = _differences(self.calls, sequences, parse_numbers(calls))
+        others = int(rows) - self.rows - sum(written.values()), int(blocks) - self.blocks - sum(called.values())
+        if others != (0, 0):
             if every:
                 raise UnfitError
             return None
-        if any(count > self._most_rows(oid) for oid, count in moved.items()):
+        if any(count > self._most_rows(oid) for oid, count in written.items()):
             raise UnfitError
-        return moved | _differences(self.calls, sequences, parse_numbers(calls))
+        moved = written | called
+        if not moved:
+            self.xmax, self.reads_first = xmax, False
+        return moved
 
-    def _read(self, connection: BaseDatabaseWrapper, *batches: Sequence[Command]) -> tuple[Any, Any, Any, Any]:
-        """Return the next id, the counts and the rows of a reading, if nobody may have written unseen.
+    def _read(
+        self, connection: BaseDatabaseWrapper, *messages: Sequence[Sequence[Command]]
+    ) -> tuple[Any, Any, Any, Any, Any]:
+        """Return the next id, the counts and the sums of a reading, if nobody may have written unseen.
 
-        A session that is just ending is waited for, in a large schema, where a full scan takes longer.
+        The next message is sent if the one before has found other sessions. One that is just ending is waited for, in a
+        large schema, where a full scan takes longer.
         """
-        for pause in (*self._pauses, 0):
-            ((_, pid, epoch, xmax, writes, calls, rows, others, strangers),) = run_prepared(
-                connection, self.pipeline, *batches
+        for pause, message in (*((0.0, each) for each in messages), *((each, messages[-1]) for each in self._pauses)):
+            if pause:
+                time.sleep(pause)
+            ((_, pid, epoch, xmax, writes, calls, rows, blocks, others, strangers),) = run_prepared(
+                connection, self.pipeline, *message
             )
             if strangers == "0":
                 break
-            time.sleep(pause)
         if (int(pid), epoch, strangers) != (self.pid, self.epoch, "0"):
             # Next time as well it would be in vain.
             self._pauses = ()
             raise UnfitError
         self._pauses = _PAUSES if len(self.writes) > _MANY_TABLES else ()
         self.allowed = others.split(",") if others else ()
-        return xmax, writes, calls, rows
+        return xmax, writes, calls, rows, blocks
 
     def _most_rows(self, oid: int) -> int:
         return _MOST_ROWS_UNINDEXED if oid in self.relations.unindexed else _MOST_ROWS
@@ -306,9 +329,9 @@ class Memory:
     # Choose the set ----------------------------------------------------------------------------------------------------
 
     def guess(self, named: Iterable[int]) -> set[int]:
-        """Return *named*, and what was written beside one of them the last time; without them what was written twice."""
+        """Return *named*, and what was written beside one of them the last time."""
         found = set(named)
-        return found.union(*(self._beside.get(oid, ()) for oid in found or {_NOBODY}))
+        return found.union(*(self._beside.get(oid, ()) for oid in found))
 
     def make_changes(
         self, moved: Mapping[int, int], named: Iterable[int], held: Sequence[int], *, is_guess: bool = False
@@ -323,6 +346,7 @@ class Memory:
         is_small = max(tables.values(), default=0) <= _MOST_ROWS_UNINDEXED
         return CountedChanges(
             identity=self.identity,
+            is_nothing=not moved,
             key=(_place(self.identity), what) if is_small else None,
             tables=tables,
             sequences=sequences,
@@ -345,24 +369,27 @@ class Memory:
             # Only ALTER SEQUENCE voids the values that another session keeps.
             raise UnfitError
         is_alone = not (self.allowed or found.held)
-        statements = [statement for statement in script.statements if not (is_alone and statement.is_lock)]
-        proof = Command(self._proof, self._arguments(found, lock_timeout), often=True)
-        restarts = [
-            (oid, state)
-            for oid in found.sequences
-            if (state := script.restarted.get(self.relations.sequences[oid])) is not None
-        ]
-        set_sequences = Command(
-            self._set_sequences,
+        batch = self._batch_for(found, script, is_alone=is_alone)
+        # After a reading others may be here that write nothing, such as an autovacuum worker.
+        must_be_alone = is_alone and found.is_guess
+        written = [self.writes[oid] for oid in batch.tables]
+        proof = Command(
+            self._proof[must_be_alone],
             (
-                array(oid for oid, _ in restarts),
-                array(state.last_value for _, state in restarts),
-                array("t" if state.is_called else "f" for _, state in restarts),
-                array(self.calls[oid] for oid, _ in restarts),
+                f"{milliseconds(lock_timeout)}ms",
+                str(self.pid),
+                self.epoch,
+                batch.tables_text,
+                array(written),
+                batch.sequences_text,
+                str(self.rows - sum(written)),
+                str(self.blocks - sum([self.calls[oid] for oid in batch.sequences])),
+                batch.most,
+                *(() if must_be_alone else (array(found.held), array(self.allowed))),
             ),
             often=True,
         )
-        batches = [[_BEGIN, proof, *(Command(each.sql) for each in statements), _COMMIT, set_sequences]]
+        batches: list[Sequence[Command]] = [[_BEGIN, proof, *batch.commands]]
         if found.is_guess:
             # After a reading it has reported already.
             batches.insert(0, REPORT)
@@ -377,14 +404,11 @@ class Memory:
             raise explain(connection, error, script) from error
         if found.is_guess:
             del results[: len(REPORT)]
-        end = 2 + len(statements)
-        changes = sum_changes(statements, results[2:end])
-        *_, set_back, xmax = rows_of(results[end + 1])[0]
-        done = Done(changes=changes, restarted=tuple(self.relations.sequences[oid] for oid in parse_numbers(set_back)))
+        changes = sum_changes(batch.statements, results[2 : 2 + len(batch.statements)])
         _, _, writes, calls, rows, blocks, others, sessions, _ = rows_of(results[1])[0]
-        self.xmax = xmax
+        self.xmax = rows_of(results[1 + len(batch.commands)])[0][-1]
         self.allowed = others.split(",") if others else ()
-        self._record(found, done, parse_numbers(writes), parse_numbers(calls), int(rows), int(blocks))
+        done = self._record(found, batch, changes, parse_numbers(writes), parse_numbers(calls), int(rows), int(blocks))
         if script.is_plain:
             return done, True
         # The statements that switch triggers write to the catalogs, and so does TRUNCATE.
@@ -399,67 +423,64 @@ class Memory:
             self._record_all(row, conditions)
         return done, is_known
 
-    def _arguments(self, found: CountedChanges, lock_timeout: float) -> tuple[str | None, ...]:
-        tables, sequences = list(found.tables), list(found.sequences)
-        written = [self.writes[oid] for oid in tables]
-        called = sum(self.calls[oid] for oid in sequences)
-        most = min(map(self._most_rows, tables), default=0) if found.is_guess else _ANY_NUMBER
-        return (
-            f"{milliseconds(lock_timeout)}ms",
-            str(self.pid),
-            self.epoch,
-            array(found.held),
-            array(self.allowed),
-            array(tables),
-            array(written),
-            array(sequences),
-            str(self.rows - sum(written)),
-            str(self.blocks - called),
-            str(most),
-        )
+    def _batch_for(self, found: CountedChanges, script: Script, *, is_alone: bool) -> _Batch:
+        """Return what is sent for *script* besides the proof; it is kept, because the same tables are often written."""
+        key = (found.key, found.is_guess, is_alone)
+        batch = self._batches.get(key)
+        if batch is None or batch.script is not script:
+            most = min(map(self._most_rows, found.tables), default=0) if found.is_guess else _ANY_NUMBER
+            batch = _Batch(found, script, self.relations, most, is_alone=is_alone)
+            if len(self._batches) >= _MOST_BATCHES:
+                self._batches.clear()
+            self._batches[key] = batch
+        return batch
 
     def _record(
-        self, found: CountedChanges, done: Done, writes: Sequence[int], calls: Sequence[int], rows: int, blocks: int
-    ) -> None:
-        """Remember what was written, and what the reset itself then did.
+        self,
+        found: CountedChanges,
+        batch: _Batch,
+        changes: Mapping[QualifiedName, RowChanges],
+        writes: Sequence[int],
+        calls: Sequence[int],
+        rows: int,
+        blocks: int,
+    ) -> Done:
+        """Remember what was written, and what the reset itself then did. Return that.
 
         Its own writes are counted at their minimum: a row once, a call of a sequence as one block. If there were more,
         the next reading finds too much, and never too little.
         """
-        moved = {
-            oid
-            for oids, known, now in ((found.tables, self.writes, writes), (found.sequences, self.calls, calls))
-            for oid, count in zip(oids, now, strict=True)
-            if known[oid] != count
-        }
-        self.writes.update(zip(found.tables, writes, strict=True))
-        self.calls.update(zip(found.sequences, calls, strict=True))
-        self.rows, self.blocks = rows, blocks
-        for oid in found.tables:
-            own = done.changes.get(self.relations.tables[oid]) if oid in self.relations.tables else None
-            if own is not None:
-                count = own.removed + own.updated + own.inserted
-                self.writes[oid] += count
-                self.rows += count
-        set_back = set(done.restarted)
-        for oid in found.sequences:
-            if self.relations.sequences[oid] in set_back:
-                self.calls[oid] += 1
-                self.blocks += 1
-                if oid not in self.relations.always:
-                    self.always.pop(oid, None)
-            elif oid in moved:
+        relations, moved = self.relations, set()
+        for oid, count in zip(batch.tables, writes, strict=True):
+            if self.writes[oid] != count:
+                moved.add(oid)
+            own = changes.get(relations.tables[oid]) if oid in relations.tables else None
+            by_reset = 0 if own is None else own.removed + own.updated + own.inserted
+            self.writes[oid] = count + by_reset
+            rows += by_reset
+        for oid, count in zip(batch.sequences, calls, strict=True):
+            if self.calls[oid] != count:
+                moved.add(oid)
+            is_set = oid in batch.restarts
+            self.calls[oid] = count + is_set
+            blocks += is_set
+            if not is_set and oid in moved:
                 self.always[oid] = None
+            elif is_set and oid in self.always and oid not in relations.always:
+                del self.always[oid]
+        self.rows, self.blocks = rows, blocks
         self._learn(found, frozenset(moved))
+        return Done(changes=changes, restarted=tuple([batch.restarts[oid] for oid in batch.restarts if oid in moved]))
 
     def _learn(self, found: CountedChanges, moved: frozenset[int]) -> None:
         """Remember what was written beside what the statements name, and the candidates of later readings."""
         unnamed = moved - found.named - self._toasts
         for oid in found.named:
             self._beside[oid] = unnamed
-        if not found.named:
-            self._beside[_NOBODY] = unnamed & self._unnamed
-            self._unnamed = unnamed
+        self.reads_first = bool(unnamed)
+        if moved == self._moved:
+            return
+        self._moved = moved
         for oid in moved:
             for each in (oid, self.relations.toasts.get(oid)):
                 if each is not None:
@@ -513,6 +534,32 @@ class Memory:
             counts = scalars(connection, queries)
             found += [oid for oid, count in zip(part, counts, strict=True) if count]
         return found
+
+
+class _Batch:
+    """The commands that follow the proof, and the parts of its arguments that stay the same; see :meth:`Memory.run`."""
+
+    def __init__(
+        self, found: CountedChanges, script: Script, relations: Relations, most: int, *, is_alone: bool
+    ) -> None:
+        self.script = script
+        self.statements = [each for each in script.statements if not (is_alone and each.is_lock)]
+        self.tables, self.sequences = tuple(found.tables), tuple(found.sequences)
+        self.tables_text, self.sequences_text, self.most = array(self.tables), array(self.sequences), str(most)
+        self.restarts = {
+            oid: relations.sequences[oid] for oid in self.sequences if relations.sequences[oid] in script.restarted
+        }
+        states = [script.restarted[name] for name in self.restarts.values()]
+        targets = (
+            array(self.restarts),
+            array(state.last_value for state in states),
+            array("t" if state.is_called else "f" for state in states),
+        )
+        self.commands = (
+            *(Command(each.sql) for each in self.statements),
+            _COMMIT,
+            Command(SET_SEQUENCES, targets, often=True),
+        )
 
 
 def _differences(before: Mapping[int, int], oids: Iterable[int], now: Iterable[int]) -> dict[int, int]:

@@ -235,7 +235,7 @@ class Pipeline:
         try:
             for batch in batches:
                 for command in batch:
-                    sent.extend(self._send(conn, command))
+                    self._send(conn, command, sent)
                 conn.pipeline_sync()
             # Call the method of the class, so that the observer of the user's statements is not called for ours.
             answers = type(raw).wait(raw, _receive(conn, len(batches)))
@@ -244,25 +244,26 @@ class Pipeline:
                 conn.exit_pipeline_mode()
         return self._read(sent, answers)
 
-    def _send(self, conn: Any, command: Command) -> Iterator[_Sent]:
-        """Send *command*. Yield one item for each expected answer: the statement that it prepares, or None for the result."""
-        arguments = [None if argument is None else argument.encode() for argument in command.arguments]
-        name = self._names.pop(command.sql, None)
+    def _send(self, conn: Any, command: Command, sent: list[_Sent]) -> None:
+        """Send *command*. Add one item for each expected answer: the statement that it prepares, or None for the result."""
+        sql, texts, often = command
+        arguments = [None if text is None else text.encode() for text in texts]
+        name = self._names.pop(sql, None)
         if name is not None:
-            self._names[command.sql] = name
-        elif command.often or command.sql in self._seen:
+            self._names[sql] = name
+        elif often or sql in self._seen:
             name = f"{self._prefix}{next(self._numbers)}".encode()
-            conn.send_prepare(name, command.sql.encode(self._encoding))
-            yield command.sql, name
+            conn.send_prepare(name, sql.encode(self._encoding))
+            sent.append((sql, name))
         else:
             if len(self._seen) >= _MOST_SEEN:
                 self._seen.clear()
-            self._seen.add(command.sql)
-            conn.send_query_params(command.sql.encode(self._encoding), arguments)
-            yield None
+            self._seen.add(sql)
+            conn.send_query_params(sql.encode(self._encoding), arguments)
+            sent.append(None)
             return
         conn.send_query_prepared(name, arguments)
-        yield None
+        sent.append(None)
 
     def _read(self, sent: Sequence[_Sent], answers: Sequence[Any]) -> list[Result]:
         from psycopg import OperationalError  # noqa: PLC0415 - the driver is optional

@@ -243,55 +243,57 @@ def reading_within(tables: Iterable[int]) -> str:
     )
 
 
-def write_proof(database: int, sequences: Iterable[int], *, prepared: bool, holds: str) -> str:
+def write_proof(database: int, sequences: Iterable[int], *, prepared: bool, holds: str, alone: bool) -> str:
     """Write the first query of the transaction that writes: settings, and the proof that nothing but a set was written.
 
     If a condition does not hold, a division by zero ends that transaction. *holds* is the condition that the transaction
-    is in the database where the guard permitted the write. This session, and those of the fourth parameter, must have
-    reported.
+    is in the database where the guard permitted the write. This session, and those that are held, must have reported. With
+    *alone* no other session may be connected. That is half the work where the server's session is new.
 
-    Parameters: (1) the lock time-out; (2) the process id; (3) the text of the conditions; (4) process ids of sessions that
-    somebody holds still; (5) other sessions that may be connected; (6) the OIDs of the tables of the set, (7) their counts
-    as remembered; (8) the OIDs of its sequences; (9) the rows and (10) the blocks of the database less those of the set, as
-    remembered; (11) the most that may have been written to one table. Columns: (settings), the counts of tables and of
-    sequences as texts, the rows and the blocks of the database, the other sessions, and how many
-    sessions there have been.
+    Parameters: (1) the lock time-out; (2) the process id; (3) the text of the conditions; (4) the OIDs of the tables of the
+    set, (5) their counts as remembered; (6) the OIDs of its sequences; (7) the rows and (8) the blocks of the database less
+    those of the set, as remembered; (9) the most that may have been written to one table; without *alone* also (10) the
+    process ids of sessions that are held still, and (11) the other sessions that may be connected. Columns: (settings),
+    the counts of tables and of sequences as texts, the rows and the blocks of the database, the other sessions, and how
+    many sessions there have been.
     """
     epoch = _epoch(str(database), prepared=prepared)
+    others = _others(database, "(t.total + s.total)", None if alone else ("$10", "$11"))
     query = qualify(f"""SELECT pg_catalog.set_config('synchronous_commit', 'off', true),
        pg_catalog.set_config('lock_timeout', $1, true), t.counts, s.counts, d.rows, d.blocks, o.names,
        pg_catalog.pg_stat_get_db_sessions({database}),
        1 / ({{holds}} AND pg_catalog.pg_backend_pid() = $2::integer AND {epoch} = $3
-            AND o.strangers = 0 AND t.most <= $11::bigint
-            AND (d.rows - t.total) = $9::bigint AND (d.blocks - s.total) = $10::bigint)::integer
-  FROM {_set(database, blocks=_blocks(sequences), was="$7")}""")
+            AND o.strangers = 0 AND t.most <= $9::bigint
+            AND (d.rows - t.total) = $7::bigint AND (d.blocks - s.total) = $8::bigint)::integer
+  FROM {_set(database, _blocks(sequences), others, "$4", "$6", was="$5")}""")
     # Inserted last: it contains the name of the database, which qualify() must not change.
     return query.replace("{holds}", holds)
 
 
-def write_reading(database: int, *, prepared: bool) -> str:
-    """Write the reading of the same, to find what was written. Its parameters (1) to (4) are (4), (5), (6), (8) of the proof.
+def write_reading(database: int, sequences: Iterable[int], *, prepared: bool) -> str:
+    """Write the reading of the same, to find what was written. Its parameters (1) to (4) are (4), (6), (10), (11) of the proof.
 
     Columns: (a setting), the process id, the conditions, the next transaction id, the counts of tables and of sequences,
-    the rows of the database, the other sessions, how many of these may have written.
+    the rows and the blocks of the database, the other sessions, how many of these may have written.
     """
+    others = _others(database, "(t.total + s.total)", ("$3", "$4"))
     return qualify(
         f"SELECT NULL, pg_catalog.pg_backend_pid(), {_epoch(str(database), prepared=prepared)}, {NEXT_ID}, "
-        "t.counts, s.counts, d.rows, o.names, o.strangers "
-        f"FROM {_set(database, blocks='NULL', held='$1', allowed='$2', tables='$3', sequences='$4')}"
+        f"t.counts, s.counts, d.rows, d.blocks, o.names, o.strangers "
+        f"FROM {_set(database, _blocks(sequences), others, '$1', '$2')}"
     )
 
 
-def write_glance(database: int, *, prepared: bool) -> str:
-    """Write the reading that shows whether anything was written: (1, 2) as in :func:`write_reading`; (3) the OIDs of sequences.
+def write_glance(database: int, *, prepared: bool, alone: bool) -> str:
+    """Write the reading that shows whether anything was written. The session need not have reported.
 
-    Columns as there, without tables and rows. The session need not have reported.
+    Parameters: (1) the OIDs of sequences; without *alone* also (2, 3) as (10, 11) of the proof. Columns as in
+    :func:`write_reading`, without tables and sums.
     """
-    calls = _calls("$3::oid[]")
+    others = _others(database, "0", None if alone else ("$2", "$3"))
     return qualify(
         f"SELECT {_WITHOUT_COPIES}, pg_catalog.pg_backend_pid(), {_epoch(str(database), prepared=prepared)}, {NEXT_ID}, "
-        f"NULL, {calls}, NULL, o.names, o.strangers "
-        f"FROM {_others(database, '0', '$1', '$2')} o"
+        f"NULL, {_calls('$1::oid[]')}, NULL, NULL, o.names, o.strangers FROM {others} o"
     )
 
 
@@ -310,16 +312,7 @@ def write_full_reading(database: int, tables: Iterable[int], sequences: Iterable
     )
 
 
-def _set(
-    database: int,
-    *,
-    blocks: str,
-    held: str = "$4",
-    allowed: str = "$5",
-    tables: str = "$6",
-    sequences: str = "$8",
-    was: str | None = None,
-) -> str:
+def _set(database: int, blocks: str, others: str, tables: str, sequences: str, was: str | None = None) -> str:
     """Write the counts of a set (t, s), then the other sessions (o), then the sums of the database (d).
 
     Each depends on the one before, so that they are evaluated in this order; the proof of exactness needs it.
@@ -327,7 +320,7 @@ def _set(
     return f"""(SELECT {_WITHOUT_COPIES} AS mode OFFSET 0) m,
        LATERAL ({_counted(writes("o", REPORTED), tables, was)}) t,
        LATERAL ({_counted("pg_catalog.pg_stat_get_blocks_fetched(o)", sequences)}) s,
-       LATERAL {_others(database, "(t.total + s.total)", held, allowed)} o,
+       LATERAL {others} o,
        LATERAL (SELECT CASE WHEN o.strangers >= 0 THEN {_rows(database)} END AS rows,
                        CASE WHEN o.strangers >= 0 THEN {blocks} END AS blocks OFFSET 0) d"""
 
@@ -341,24 +334,25 @@ def _counted(count: str, oids: str, was: str | None = None) -> str:
           FROM (SELECT {count} AS now{"" if was is None else ", was"} FROM {source} WHERE m.mode = 'none' OFFSET 0) c"""
 
 
-def _others(database: int, after: str, held: str, allowed: str) -> str:
+def _others(database: int, after: str, known: tuple[str, str] | None) -> str:
     """Write the list of the other sessions, as a text and as the number of those that may have written unseen.
 
-    A session has not if it is idle and waits for its client, and is among the *allowed*: it has run nothing since it was
-    remembered. For one that is *held*, its process id is enough. It is evaluated *after* a number is known.
+    *known* are two parameters: the process ids of sessions that are held, and the sessions that have run nothing since
+    they were remembered. These have not written if they are idle and wait for their client. Without *known* any other
+    session counts, also an autovacuum worker. It is evaluated *after* a number is known.
     """
-    # Where nobody else is connected the list is not read, which costs most of all this.
+    connected = f"CASE WHEN {after} >= 0 THEN pg_catalog.pg_stat_get_db_numbackends({database}) END"
+    if known is None:
+        return f"(SELECT '' AS names, {connected} - 1 AS strangers OFFSET 0)"
+    held, allowed = known
     name = "pg_catalog.concat_ws('/', a.pid, EXTRACT(EPOCH FROM a.backend_start), EXTRACT(EPOCH FROM a.state_change))"
-    return f"""(SELECT (x.found)[1] AS names, (x.found)[2]::integer AS strangers
-          FROM (SELECT CASE WHEN {after} >= 0 AND pg_catalog.pg_stat_get_db_numbackends({database}) = 1
-                            THEN ARRAY['', '0'] ELSE (
-            SELECT ARRAY[coalesce(pg_catalog.string_agg(b.name, ',' ORDER BY b.name), ''),
-                         pg_catalog.count(*) FILTER (WHERE NOT (b.is_idle AND (b.pid = ANY ({held}::integer[])
-                                                                               OR b.name = ANY ({allowed}::text[]))))::text]
-              FROM (SELECT a.pid, {name} AS name, coalesce(a.state = 'idle' AND a.wait_event = 'ClientRead', false) AS is_idle
-                      FROM pg_catalog.pg_stat_get_activity(NULL) a
-                     WHERE a.datid = {database} AND a.usesysid IS NOT NULL AND a.pid <> pg_catalog.pg_backend_pid()
-                    OFFSET 0) b) END AS found OFFSET 0) x)"""
+    return f"""(SELECT coalesce(pg_catalog.string_agg(b.name, ',' ORDER BY b.name), '') AS names,
+               pg_catalog.count(*) FILTER (WHERE NOT (b.is_idle AND (b.pid = ANY ({held}::integer[])
+                                                                     OR b.name = ANY ({allowed}::text[]))))::integer AS strangers
+          FROM (SELECT a.pid, {name} AS name, coalesce(a.state = 'idle' AND a.wait_event = 'ClientRead', false) AS is_idle
+                  FROM pg_catalog.pg_stat_get_activity(CASE WHEN {connected} = 0 THEN 0 END) a
+                 WHERE a.datid = {database} AND a.usesysid IS NOT NULL AND a.pid <> pg_catalog.pg_backend_pid()
+                OFFSET 0) b)"""
 
 
 def _blocks(sequences: Iterable[int]) -> str:

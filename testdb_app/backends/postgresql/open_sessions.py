@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -24,15 +24,14 @@ class ServerSession:
     """One session: how it was opened (None: before sessions were observed, or by a pool), and what ran in it.
 
     - ``verdicts``: what the statements since its last renewal can leave in it.
-    - ``written``: the tables that statements since the last reset seem to have written to.
     - ``is_used``: whether any statement ran since it has reported its counts for the last time.
     """
 
     def __init__(self, raw: Any, configuration: object) -> None:
         self.configuration = configuration
         self.verdicts: set[Verdict] = set()
-        self.written: set[WrittenName] = set()
         self.is_used = True
+        self.is_observed = False
         self.database = (raw.info.host, raw.info.port, raw.info.dbname)
         self._raw = weakref.ref(raw)
 
@@ -41,9 +40,16 @@ class ServerSession:
         self.is_used = True
         verdict = judge_statement(statement_text(statement))
         if verdict.written:
-            self.written |= verdict.written
+            _written[self.database] |= verdict.written
         if self.configuration is not None:
             self.verdicts.add(verdict)
+
+    def observe(self) -> None:
+        """Note the statements of the session from now on."""
+        raw = self._raw()
+        if raw is not None and not self.is_observed:
+            self.is_observed = True
+            observe_statements(raw, self.note)
 
     def report(self, stack: ExitStack) -> int | None:
         """Have the session report its counts, and keep others from using it until *stack* ends; return its process id.
@@ -62,27 +68,33 @@ class ServerSession:
 
 _opened: Counter[str] = Counter()
 _sessions: weakref.WeakKeyDictionary[Any, ServerSession] = weakref.WeakKeyDictionary()
+_written: defaultdict[Hashable, set[WrittenName]] = defaultdict(set)
 _lock = threading.Lock()
 _observing: set[bool] = set()
 
 
 def observe_from_now_on() -> None:
-    """Note the statements of all sessions that are opened from now on. A process that runs no tests notes none."""
+    """Note the statements of all sessions from now on. A process that runs no tests notes none."""
     _observing.add(True)
+    with _lock:
+        sessions = list(_sessions.values())
+    for session in sessions:
+        session.observe()
 
 
 def observe(connection: BaseDatabaseWrapper) -> ServerSession:
     """Note the statements of this open session, too, from now on."""
     raw = connection.connection
     session = _sessions.get(raw)
-    return _observe(raw, None) if session is None else session
+    return _add(raw, None) if session is None else session
 
 
-def _observe(raw: Any, configuration: object) -> ServerSession:
+def _add(raw: Any, configuration: object) -> ServerSession:
     session = ServerSession(raw, configuration)
     with _lock:
         _sessions[raw] = session
-    observe_statements(raw, session.note)
+    if _observing:
+        session.observe()
     return session
 
 
@@ -90,9 +102,9 @@ def _take_note(connection: BaseDatabaseWrapper, **_: object) -> None:
     if connection.vendor == "postgresql":
         raw = connection.connection
         _opened[_database_of(connection)] += 1
-        if _observing and hasattr(type(raw), "wait") and raw not in _sessions:
-            has_pool = connection.settings_dict["OPTIONS"].get("pool")
-            _observe(raw, None if has_pool else read_configuration(connection))
+        if hasattr(type(raw), "wait") and raw not in _sessions:
+            is_known = _observing and not connection.settings_dict["OPTIONS"].get("pool")
+            _add(raw, read_configuration(connection) if is_known else None)
 
 
 connection_created.connect(_take_note, dispatch_uid=__name__)
@@ -132,15 +144,11 @@ def is_as_opened_now(connection: BaseDatabaseWrapper) -> bool:
 
 
 def take_written(session: ServerSession) -> set[WrittenName]:
-    """Return the tables that this process seems to have written to since the last call, in the database of *session*."""
-    found: set[WrittenName] = set()
-    for each in _sessions_beside(session):
-        if each.written:
-            found |= each.written
-            each.written = set()
-    found |= session.written
-    session.written = set()
-    return found
+    """Return the tables that this process seems to have written to since the last call, in the database of *session*.
+
+    Also those of sessions that it has closed since.
+    """
+    return _written.pop(session.database, set())
 
 
 @contextmanager

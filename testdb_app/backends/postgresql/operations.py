@@ -287,24 +287,19 @@ def set_sequence(name: QualifiedName, state: SequenceState) -> str:
     )
 
 
-def write_set_sequences(holds: str) -> str:
-    """Write the statement that puts sequences back that were called. It is a transaction of its own, so it has its own proof.
-
-    Parameters, as arrays: the OIDs, the last values, whether these are called, the blocks ever fetched of each when it was
-    last put back. Columns: (the proof, a setting), the OIDs of those that were put back, the transaction id that follows.
-    """
-    # In a transaction of its own it should not wait for the disk either.
-    return f"""SELECT p.holds, pg_catalog.set_config('synchronous_commit', 'off', true), s.oids,
+SET_SEQUENCES = """
+SELECT pg_catalog.set_config('synchronous_commit', 'off', true),
+       pg_catalog.count(pg_catalog.setval(u.o::pg_catalog.regclass, u.value, u.called)),
        (pg_catalog.pg_current_xact_id()::pg_catalog.text::bigint OPERATOR(pg_catalog.+) 1)::pg_catalog.text
-  FROM (SELECT 1 OPERATOR(pg_catalog./) {holds}::integer AS holds OFFSET 0) p,
-       LATERAL (SELECT coalesce(pg_catalog.array_agg(u.o), '{{}}')::pg_catalog.text AS oids
-                  FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.oid[]), pg_catalog.unnest($2::bigint[]),
-                                  pg_catalog.unnest($3::boolean[]), pg_catalog.unnest($4::bigint[])) u(o, value, called, was)
-                 WHERE CASE WHEN p.holds OPERATOR(pg_catalog.=) 1
-                             AND pg_catalog.pg_stat_get_blocks_fetched(u.o) OPERATOR(pg_catalog.<>) u.was
-                            THEN pg_catalog.setval(u.o::pg_catalog.regclass, u.value, u.called) IS NOT NULL
-                            ELSE false END OFFSET 0) s"""
+  FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.oid[]), pg_catalog.unnest($2::bigint[]),
+                  pg_catalog.unnest($3::boolean[])) u(o, value, called)
+"""
+"""Sets sequences after the commit of a tracker's reset. It needs no proof of its own.
 
+It is in the same batch of the protocol: a proof that fails has the server skip the whole batch, and no pool can lead a part of
+it elsewhere, because no ReadyForQuery comes before its end. Parameters, as arrays: the OIDs, the last values, whether these are
+called. Columns: (a setting, their number), the transaction id that follows.
+"""
 
 BY_ROW = frozenset({Action.DELETE, Action.RESTORE})
 """The actions that work row by row, so that row-level triggers, rules and keys apply."""

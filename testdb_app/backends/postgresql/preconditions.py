@@ -234,14 +234,12 @@ class Precondition:
         return _refuse(f"SELECT w.why FROM (SELECT {found} AS why OFFSET 0) w WHERE w.why OPERATOR(pg_catalog.<>) ''")
 
     def holds(self) -> str:
-        """Write the fastest expression that is true if all conditions hold, for a prepared statement.
+        """Write the fastest expression that is true if the transaction is in that database, for a prepared statement.
 
-        It leaves out the start of the server, which the caller compares together with other values. It also leaves out
-        the relations that are read: as long as the owners are the same, nobody else can have replaced them.
+        It leaves out what the caller of it proves by the counters: that no catalog was written, so nobody has protected the
+        database or replaced the schema since; and the start of the server, which it compares with other values.
         """
-        stranger = qualify(f"NOT n.nspowner = ANY ('{{{','.join(map(str, self.owners or ()))}}}')")
-        own = _HAS_OWN_SCHEMA.replace("{stranger}", stranger)
-        terms = (self._is_database(), self._is_oid(), self._is_cluster(), _IS_PRIMARY, own)
+        terms = (self._is_database(), self._is_oid(), self._is_cluster(), _IS_PRIMARY)
         return f"({' AND '.join(term for term in terms if term)})"
 
     def _own_faults(self) -> Iterator[str]:
@@ -287,8 +285,3 @@ _IS_PRIMARY = "NOT pg_catalog.pg_is_in_recovery()"
 _IS_UNPROTECTED = qualify("""NOT EXISTS (SELECT FROM pg_catalog.pg_class c
                    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
                   WHERE n.nspname = 'testdb' AND c.relname = 'protected')""")
-_HAS_OWN_SCHEMA = qualify("""(pg_catalog.to_regnamespace('testdb') IS NULL OR NOT EXISTS (
-              SELECT FROM pg_catalog.pg_namespace n
-               WHERE n.nspname = 'testdb'
-                 AND ({stranger} OR EXISTS (SELECT FROM pg_catalog.pg_class c
-                                             WHERE c.relnamespace = n.oid AND c.relname = 'protected'))))""")
