@@ -305,6 +305,20 @@ class Schema:
         return {name: tuple(keys) for name, keys in found.items()}
 
     @cached_property
+    def inert(self) -> frozenset[QualifiedName]:
+        """The tables whose rows can be written without any effect elsewhere that a reset must prevent.
+
+        Neither they nor the tables that reference them have triggers, rules, row security, a replica identity or a parent.
+        """
+        quiet = {
+            table.name
+            for table in self.tables
+            if table.stores_rows
+            and not (table.triggers or table.rules or table.hides_rows or table.replica_identity or table.inherits)
+        }
+        return frozenset(name for name in quiet if all(key.table in quiet for key in self.referencing.get(name, ())))
+
+    @cached_property
     def refusing(self) -> tuple[Table, ...]:
         """The tables on which the server refuses statements of this role because of a publication."""
         return tuple(table for table in self.tables if table.refused)

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from testdb_app.backends.postgresql import connection, counters
+from testdb_app.backends.postgresql import change_tracker, connection, counters
 from testdb_app.backends.postgresql.connection import Pipeline
 from testdb_app.resetter import Resetter
 from tests.baseline.conftest import content
@@ -417,6 +417,20 @@ def test_a_lock_that_is_held_elsewhere_is_waited_for_and_its_holder_named(scratc
             resetter.reset()
         session.execute("ROLLBACK")
     resetter.reset()
+    assert content(scratch) == before
+
+
+def test_dead_rows_are_vacuumed_now_and_then_where_the_role_owns_the_table(scratch, resetter, before, monkeypatch):
+    monkeypatch.setattr(change_tracker, "_MANY_DEAD_ROWS", 50)
+    resetter._tracker._vacuum._budget = 100
+    vacuumed = 0
+    for _ in range(40):
+        run(scratch, "INSERT INTO a (v) SELECT repeat('x', 500) FROM generate_series(1, 10)")
+        with messages() as sent:
+            assert resetter.reset().rows == 10
+        vacuumed += any("VACUUM" in message for message in sent)
+    assert 0 < vacuumed <= 8
+    assert scratch.value("SELECT pg_relation_size('a') / 8192") < 10, "without it there would be 27 pages"
     assert content(scratch) == before
 
 
