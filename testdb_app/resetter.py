@@ -321,7 +321,9 @@ class Resetter:
             self._context = self._read_context(refits=refit, before=before)
             # Counters do not cover tables of other access methods.
             can_watch = self._context.schema.outside_heap.isdisjoint(self._context.scope.tables)
-            self._tracker = self.backend.change_tracker(self._context.schema) if can_watch else None
+            self._tracker = (
+                self.backend.change_tracker(self._context.schema, self._context.baseline) if can_watch else None
+            )
             self._scripts.clear()
         raise ConcurrencyError(
             f'The schema of database "{observation.identity.name}" changes faster than it can be read. Nothing was changed. '

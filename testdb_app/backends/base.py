@@ -523,8 +523,11 @@ class BaseBackend(ABC):
         """
         ...
 
-    def change_tracker(self, schema: Schema) -> ChangeTracker | None:
-        """Return a new change tracker for a database with that schema; None if the vendor has none. It remembers nothing yet."""
+    def change_tracker(self, schema: Schema, baseline: Baseline | None) -> ChangeTracker | None:
+        """Return a new change tracker for resets of a database with that schema; None if the vendor has none.
+
+        It remembers nothing yet. *baseline* is the target state; None for no rows.
+        """
         return None
 
     def renew_session(self, connection: BaseDatabaseWrapper, *, mode: str) -> bool:

@@ -296,7 +296,7 @@ class PostgreSQLBackend(BaseBackend):
         """Check deferred constraints now. One round trip."""
         run_sql(connection, "SET CONSTRAINTS ALL IMMEDIATE")
 
-    def change_tracker(self, schema: Schema) -> PostgreSQLChangeTracker:
+    def change_tracker(self, schema: Schema, baseline: Baseline | None) -> PostgreSQLChangeTracker:
         """Return a change tracker that uses PostgreSQL's own counters; see :mod:`testdb_app.backends.postgresql.counters`."""
         return PostgreSQLChangeTracker(schema)
 

@@ -16,6 +16,7 @@ from testdb_app.backends.sqlite import baseline as baseline_tables
 from testdb_app.backends.sqlite import introspection, operations
 from testdb_app.backends.sqlite.baseline_copies import RestoringStatement, count_copy
 from testdb_app.backends.sqlite.catalog import read_catalog
+from testdb_app.backends.sqlite.change_tracker import SQLiteChangeTracker, names_deserialized
 from testdb_app.backends.sqlite.connection import (
     describe_database,
     execute,
@@ -31,6 +32,7 @@ from testdb_app.backends.sqlite.introspection import count_references, find_fill
 from testdb_app.backends.sqlite.operations import SAVEPOINT, SQLiteScript
 from testdb_app.baseline_state import BASELINE, KEPT_STATES, RowChanges, not_as_captured
 from testdb_app.exceptions import ConcurrencyError, RowsRemainError, TestDBError, TransactionStateError
+from testdb_app.schema import TableKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -146,6 +148,11 @@ class SQLiteBackend(BaseBackend):
         self, connection: BaseDatabaseWrapper, *, lock_timeout: float, baseline: Baseline | None = None
     ) -> DatabaseState:
         return introspection.read_state(connection, lock_timeout=lock_timeout, baseline=baseline)
+
+    def change_tracker(self, schema: Schema, baseline: Baseline | None) -> SQLiteChangeTracker | None:
+        """Return a change tracker; none if there are virtual tables, whose modules store rows as they like."""
+        has_virtual = any(table.kind is TableKind.VIRTUAL for table in schema.tables)
+        return None if has_virtual or not names_deserialized() else SQLiteChangeTracker(schema, baseline)
 
     def count_rows(self, connection: BaseDatabaseWrapper, tables: Iterable[QualifiedName]) -> dict[QualifiedName, int]:
         return introspection.count_live_rows(connection, tables)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from testdb_app.backends.base import OWN_SCHEMA
 from testdb_app.backends.sqlite.connection import Database, execute, fetch, read_databases
@@ -43,7 +43,9 @@ WHERE type = 'shadow'
 
 EXISTS = "SELECT {number} AS number WHERE EXISTS (SELECT 1 FROM {table})"
 TERMS = 100
-"""The maximum terms of one compound query. SQLite's own limit is 500, and the cost per term grows from here on."""
+"""The maximum terms of one compound query. SQLite's own limit is 500."""
+_FEWEST, _MOST, _PROBES = 50, 500, 64
+"""The terms of a probe: few cost less each, but more than 64 probes would fall out of Python's cache of 128 statements."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,11 +90,11 @@ def read_catalog(connection: BaseDatabaseWrapper, cursor: CursorWrapper, *, keep
 
     *keep* must be off inside a transaction of the caller: after its rollback the next change has the same number.
     """
-    databases = read_databases(connection, cursor)
-    state = (databases, *_schema_versions(connection, cursor, databases))
-    kept: _KeptCatalog | None = getattr(connection, _KEPT, None)
-    if kept is not None and kept.connection is connection.connection and kept.state == state:
-        return kept.catalog
+    state = tuple(_read_schema_state(connection, cursor))
+    databases: tuple[Database, ...] = state[0]
+    kept = _find_kept(connection, state)
+    if kept is not None:
+        return kept
     catalog = _read_catalog(connection, cursor, databases)
     # Another database can be attached under the same name and with the same number; a module can be loaded.
     is_plain = {database.name for database in databases} <= {"main", "temp"} and not catalog.has_unreadable
@@ -101,9 +103,21 @@ def read_catalog(connection: BaseDatabaseWrapper, cursor: CursorWrapper, *, keep
     return catalog
 
 
-def _schema_versions(
-    connection: BaseDatabaseWrapper, cursor: CursorWrapper, databases: tuple[Database, ...]
-) -> Iterator[int]:
+def read_kept_catalog(connection: BaseDatabaseWrapper, cursor: CursorWrapper) -> Catalog | None:
+    """Return the catalog that was kept; None if there is none, or the schema has changed since."""
+    return _find_kept(connection, tuple(_read_schema_state(connection, cursor)))
+
+
+def _find_kept(connection: BaseDatabaseWrapper, state: tuple[object, ...]) -> Catalog | None:
+    kept: _KeptCatalog | None = getattr(connection, _KEPT, None)
+    is_valid = kept is not None and kept.connection is connection.connection and kept.state == state
+    return kept.catalog if kept is not None and is_valid else None
+
+
+def _read_schema_state(connection: BaseDatabaseWrapper, cursor: CursorWrapper) -> Iterator[Any]:
+    """Yield the attached databases, and the number of the schema of each."""
+    databases = read_databases(connection, cursor)
+    yield databases
     for database in databases:
         ((version,),) = fetch(connection, cursor, f"PRAGMA {quote_name(database.name)}.schema_version")
         yield version
@@ -134,7 +148,9 @@ def _read_catalog(connection: BaseDatabaseWrapper, cursor: CursorWrapper, databa
         databases=databases,
         tables=kept,
         names=names,
-        probes=tuple(" UNION ALL ".join(chunk) for chunk in chunks(terms, TERMS)),
+        probes=tuple(
+            " UNION ALL ".join(chunk) for chunk in chunks(terms, min(_MOST, max(_FEWEST, len(terms) // _PROBES + 1)))
+        ),
         virtual={name: table for name, table in virtual.items() if name in kept},
         triggers=tuple(entry for entry in entries if entry.kind == "trigger"),
         left_out=tuple(LeftOut(name=name, reason=reasons[name]) for name in sorted(reasons)),

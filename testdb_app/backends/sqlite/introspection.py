@@ -122,8 +122,8 @@ def read_state(
         execute(connection, settings, f"PRAGMA busy_timeout = {round(lock_timeout * 1000)}")
         with snapshot(connection, after_writers=True) as cursor:
             catalog = read_catalog(connection, cursor, keep=keep)
-            identity = read_identity(connection, cursor)
-            written, states = _with_rows(connection, cursor, catalog), read_states(connection, cursor, catalog)
+            identity = read_identity(connection, cursor, catalog)
+            written, states = read_filled(connection, cursor, catalog), read_states(connection, cursor, catalog)
             seen = DatabaseState(identity=identity, token=catalog.token, sizes=dict.fromkeys(written, 0), states=states)
             if baseline is None:
                 return seen
@@ -162,7 +162,7 @@ def find_filled(connection: BaseDatabaseWrapper, tables: Iterable[QualifiedName]
         return []
     with snapshot(connection) as cursor:
         # All tables, not these alone: the same statements were compiled in the last scan.
-        found = _with_rows(connection, cursor, read_catalog(connection, cursor))
+        found = read_filled(connection, cursor, read_catalog(connection, cursor))
         return [name for name in found if name in names]
 
 
@@ -211,7 +211,8 @@ def _count(connection: BaseDatabaseWrapper, cursor: CursorWrapper, terms: list[t
     return [found[number] for number in range(len(terms))]
 
 
-def _with_rows(connection: BaseDatabaseWrapper, cursor: CursorWrapper, catalog: Catalog) -> list[QualifiedName]:
+def read_filled(connection: BaseDatabaseWrapper, cursor: CursorWrapper, catalog: Catalog) -> list[QualifiedName]:
+    """Return the tables that hold rows, sorted."""
     return [catalog.names[number] for query in catalog.probes for (number,) in fetch(connection, cursor, query)]
 
 
@@ -234,12 +235,14 @@ def identify(connection: BaseDatabaseWrapper) -> DatabaseIdentity:
         return read_identity(connection, cursor)
 
 
-def read_identity(connection: BaseDatabaseWrapper, cursor: CursorWrapper) -> DatabaseIdentity:
-    """Do the same as :func:`identify`, in the snapshot of *cursor*."""
+def read_identity(
+    connection: BaseDatabaseWrapper, cursor: CursorWrapper, catalog: Catalog | None = None
+) -> DatabaseIdentity:
+    """Do the same as :func:`identify`, in the snapshot of *cursor*, whose *catalog* saves a search for marks."""
     file = read_databases(connection, cursor)[0].file
     configured = str(connection.settings_dict["NAME"])
     version = getattr(connection, "Database").sqlite_version  # noqa: B009 - not declared by the base class
-    marks, misfit = _read_marks(connection, cursor, file)
+    marks, misfit = _read_marks(connection, cursor, file, catalog)
     return DatabaseIdentity(
         alias=connection.alias,
         vendor="sqlite",
@@ -273,9 +276,14 @@ def _is_read_only(configured: str, file: str) -> bool:
     return options.get("mode") == "ro" or immutable or (Path(file).exists() and not os.access(file, os.W_OK))
 
 
-def _read_marks(connection: BaseDatabaseWrapper, cursor: CursorWrapper, file: str) -> tuple[frozenset[Mark], str]:
+def _read_marks(
+    connection: BaseDatabaseWrapper, cursor: CursorWrapper, file: str, catalog: Catalog | None
+) -> tuple[frozenset[Mark], str]:
     """Return the marks that hold for *file*, and why an existing test mark does not."""
-    present = {name for (name,) in fetch(connection, cursor, MARKS_PRESENT)}
+    if catalog is None:
+        present = {name for (name,) in fetch(connection, cursor, MARKS_PRESENT)}
+    else:
+        present = {left.name.name for left in catalog.left_out if left.name.schema == "main"}
     marks = {Mark.PROTECTED} if f"{OWN_SCHEMA}_protected" in present else set()
     misfit = ""
     if f"{OWN_SCHEMA}_test" in present:

@@ -48,12 +48,13 @@ class SQLiteScript(Script):
 
     ``token`` is that of the schema it was written for. By the foreign keys of ``unexpected`` no row refers to an emptied
     table; a row that does was written meanwhile, and with foreign keys off nothing else would detect it. ``restored`` are
-    the tables whose copies must have all their rows.
+    the tables whose copies must have all their rows. ``sequences`` are those that are put back.
     """
 
     token: str
     unexpected: tuple[ForeignKey, ...]
     restored: tuple[BaselineTable, ...] = ()
+    sequences: tuple[QualifiedName, ...] = ()
 
 
 def write_script(connection: BaseDatabaseWrapper, plan: ResetPlan, context: ScriptContext) -> SQLiteScript:
@@ -90,15 +91,19 @@ def write_script(connection: BaseDatabaseWrapper, plan: ResetPlan, context: Scri
     loading = baseline.loading if baseline is not None else ()
     unloading = (f"DROP TABLE {quote_qualified(table.copy)}" for table in copies.values() if table.loading)
     return SQLiteScript(
-        opening=tuple(_plain([*opening, *loading])),
+        opening=() if context.for_tracker else tuple(_plain([*opening, *loading])),
         body=(*_plain(before), *deletes, *inserts, *_plain(after)),
-        closing=tuple(_plain([*unloading, f"RELEASE {SAVEPOINT}" if within else "COMMIT"])),
+        closing=()
+        if context.for_tracker
+        else tuple(_plain([*unloading, f"RELEASE {SAVEPOINT}" if within else "COMMIT"])),
         checks=plan.checks,
         verify=plan.verify,
         baseline=baseline,
         restored=tuple(restored.values()),
         token=schema.token,
         unexpected=tuple(key for key in _keys_from_outside(schema, tables) if key not in set(plan.checks)),
+        sequences=plan.sequences,
+        is_plain=not (triggers or restored),
     )
 
 
@@ -230,7 +235,7 @@ def needs_deferral(schema: Schema, steps: Sequence[Step]) -> bool:
         key.table != key.referenced and not key.initially_deferred for key in _keys_inside(schema, steps)
     ) or any(
         not key.initially_deferred and not restored.isdisjoint((key.table, key.referenced))
-        for key in schema.foreign_keys
+        for key in (schema.foreign_keys if restored else ())
     )
 
 
