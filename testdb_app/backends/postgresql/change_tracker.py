@@ -74,6 +74,7 @@ _UNFIT = "22012"
 """The SQLSTATE of the division by zero in :func:`counters.write_proof`."""
 _BEGIN = Command("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE", often=True)
 _COMMIT = Command("COMMIT", often=True)
+_MAY_HIDE = Command(counters.MAY_HIDE, often=True)
 _ANY_NUMBER = 2**62
 _MOST_BATCHES = 256
 _MANY_DEAD_ROWS = 500
@@ -227,7 +228,7 @@ class Memory:
 
     def __init__(self, connection: BaseDatabaseWrapper, schema: Schema, identity: DatabaseIdentity) -> None:
         relations, database = read_rows(connection, [counters.RELATIONS, counters.DATABASE])
-        oid, prepared, self.may_miss = database[0]
+        oid, prepared = database[0]
         self.identity = identity
         self.relations = Relations.from_rows(relations, schema)
         sequences = self.relations.sequences
@@ -244,6 +245,7 @@ class Memory:
         everything = counters.write_full_reading(oid, self.relations.counted, sequences, prepared=prepared)
         self._full_reading = Command(everything, often=True)
         self.epoch = self.xmax = ""
+        self.may_miss = True
         self.allowed: Sequence[str] = ()
         self.writes: dict[int, int] = {}
         self.calls: dict[int, int] = {}
@@ -413,7 +415,7 @@ class Memory:
             del results[: len(REPORT)]
         changes = sum_changes(batch.statements, results[2 : 2 + len(batch.statements)])
         _, _, writes, calls, rows, blocks, others, sessions, _ = rows_of(results[1])[0]
-        self.xmax = rows_of(results[1 + len(batch.commands)])[0][-1]
+        self.xmax = rows_of(results[1 + len(batch.commands)])[0][-1] or ""
         self.allowed = others.split(",") if others else ()
         done = self._record(found, batch, changes, parse_numbers(writes), parse_numbers(calls), int(rows), int(blocks))
         if script.is_plain:
@@ -504,6 +506,7 @@ class Memory:
         Return whether the *conditions* still hold: nobody else may have written since they were read. The session reports
         before, because the sums lack what it has not reported.
         """
+        ((may_hide,),) = run_prepared(connection, self.pipeline, [_MAY_HIDE])
         (row,) = run_prepared(connection, self.pipeline, REPORT, [self._full_reading])
         calls = dict(zip(self.relations.sequences, parse_numbers(row[-1]), strict=True))
         unproven = [oid for oid, count in calls.items() if self._settled.get(oid) != count]
@@ -514,6 +517,7 @@ class Memory:
         if int(row[1]) != self.pid or Conditions.from_row(row[2:5]) != conditions:
             return False
         self._record_all(row, conditions)
+        self.may_miss = may_hide != "f"
         self.always = dict.fromkeys((*self.relations.always, *unlogged))
         self._settled = {oid: count for oid, count in self.calls.items() if oid not in self.always}
         return True

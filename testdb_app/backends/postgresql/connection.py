@@ -343,6 +343,10 @@ def _receive(conn: Any, syncs: int) -> Generator[int, int, list[Any]]:
             elif answer.status == _SYNC:
                 syncs -= 1
                 if not syncs:
+                    # What came beside the answers, the driver would wait for at the socket.
+                    while (notification := conn.notifies()) is not None:
+                        if conn.notify_handler is not None:
+                            conn.notify_handler(notification)
                     return answers
             else:
                 answers.append(answer)

@@ -82,18 +82,23 @@ SELECT o::bigint
  WHERE s.is_called IS DISTINCT FROM false
 """
 
-# oid of the database, whether prepared transactions are possible, whether writes may be hidden from the counters (a
-# superuser's writes always may be)
+# oid of the database, whether prepared transactions are possible
 DATABASE = """
-SELECT d.oid::bigint, pg_catalog.current_setting('max_prepared_transactions') <> '0',
-       EXISTS (SELECT FROM pg_catalog.pg_proc p WHERE p.proconfig::text LIKE '%track_counts=%')
-       OR EXISTS (SELECT FROM pg_catalog.pg_db_role_setting r
-                   WHERE r.setdatabase = ANY (ARRAY[0, d.oid]::oid[]) AND r.setconfig::text LIKE '%track_counts=%')
-       OR (pg_catalog.current_setting('is_superuser') = 'off'
-           AND pg_catalog.has_parameter_privilege('track_counts', 'SET'))
+SELECT d.oid::bigint, pg_catalog.current_setting('max_prepared_transactions') <> '0'
   FROM pg_catalog.pg_database d
  WHERE d.datname = pg_catalog.current_database()
 """
+
+# whether writes may be hidden from the counters (a superuser's writes always may be)
+MAY_HIDE = qualify("""
+SELECT EXISTS (SELECT FROM pg_catalog.pg_proc p WHERE pg_catalog.strpos(p.proconfig::text, 'track_counts=') > 0)
+       OR EXISTS (SELECT FROM pg_catalog.pg_db_role_setting r
+                   WHERE (r.setdatabase = 0 OR r.setdatabase = d.oid)
+                     AND pg_catalog.strpos(r.setconfig::text, 'track_counts=') > 0)
+       OR EXISTS (SELECT FROM pg_catalog.pg_parameter_acl a WHERE a.parname = 'track_counts')
+  FROM pg_catalog.pg_database d
+ WHERE d.datname = pg_catalog.current_database()
+""")
 
 _DATABASE_OID = qualify("(SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())")
 # Each by its id and its time, because one may end while another begins. The names may hold anything.
@@ -126,6 +131,8 @@ _WITHOUT_COPIES = "pg_catalog.set_config('stats_fetch_consistency', 'none', true
 def _epoch(database: str, *, prepared: bool, within: bool = False) -> str:
     """Write the expression of a text that must not change. *Within* a transaction, its isolation level must be read committed."""
     isolation = " AND pg_catalog.current_setting('transaction_isolation') = 'read committed'" if within else ""
+    # What MAY_HIDE reads in catalogs of the whole cluster, whose rows are in no sum of a database.
+    shared = " + ".join(writes(f"'pg_catalog.{name}'::regclass", REPORTED) for name in ("pg_db_role_setting", "pg_parameter_acl"))
     return qualify(f"""pg_catalog.concat_ws(' ',
            CASE WHEN pg_catalog.current_setting('track_counts') = 'on'
                  AND NOT pg_catalog.current_setting('session_replication_role') = 'replica'{isolation}
@@ -135,7 +142,7 @@ def _epoch(database: str, *, prepared: bool, within: bool = False) -> str:
            EXTRACT(EPOCH FROM pg_catalog.pg_stat_get_bgwriter_stat_reset_time()),
            pg_catalog.current_setting('default_transaction_read_only'), pg_catalog.current_setting('{_ISOLATION}'),
            pg_catalog.current_database(), current_user,
-           pg_catalog.current_schemas(false){", " + _PREPARED if prepared else ""})""")
+           pg_catalog.current_schemas(false), {shared}{", " + _PREPARED if prepared else ""})""")
 
 
 # One text for each other session that is connected to the database. An autovacuum worker has no user, and writes no rows.
@@ -261,7 +268,7 @@ def write_proof(database: int, sequences: Iterable[int], *, prepared: bool, hold
     others = _others(database, "(t.total + s.total)", None if alone else ("$10", "$11"))
     query = qualify(f"""SELECT pg_catalog.set_config('synchronous_commit', 'off', true),
        pg_catalog.set_config('lock_timeout', $1, true), t.counts, s.counts, d.rows, d.blocks, o.names,
-       pg_catalog.pg_stat_get_db_sessions({database}),
+       m.sessions,
        1 / ({{holds}} AND pg_catalog.pg_backend_pid() = $2::integer AND {epoch} = $3
             AND o.strangers = 0 AND t.most <= $9::bigint
             AND (d.rows - t.total) = $7::bigint AND (d.blocks - s.total) = $8::bigint)::integer
@@ -317,7 +324,7 @@ def _set(database: int, blocks: str, others: str, tables: str, sequences: str, w
 
     Each depends on the one before, so that they are evaluated in this order; the proof of exactness needs it.
     """
-    return f"""(SELECT {_WITHOUT_COPIES} AS mode OFFSET 0) m,
+    return f"""(SELECT {_WITHOUT_COPIES} AS mode, pg_catalog.pg_stat_get_db_sessions({database}) AS sessions OFFSET 0) m,
        LATERAL ({_counted(writes("o", REPORTED), tables, was)}) t,
        LATERAL ({_counted("pg_catalog.pg_stat_get_blocks_fetched(o)", sequences)}) s,
        LATERAL {others} o,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections import Counter, defaultdict
@@ -69,7 +70,7 @@ class ServerSession:
 _opened: Counter[str] = Counter()
 _sessions: weakref.WeakKeyDictionary[Any, ServerSession] = weakref.WeakKeyDictionary()
 _written: defaultdict[Hashable, set[WrittenName]] = defaultdict(set)
-_lock = threading.Lock()
+_lock, _turn = threading.Lock(), threading.Lock()
 _observing: set[bool] = set()
 
 
@@ -108,6 +109,9 @@ def _take_note(connection: BaseDatabaseWrapper, **_: object) -> None:
 
 
 connection_created.connect(_take_note, dispatch_uid=__name__)
+if hasattr(os, "register_at_fork"):
+    # The sessions that a child inherits are its parent's.
+    os.register_at_fork(after_in_child=_sessions.clear)
 
 
 def sessions_opened(connection: BaseDatabaseWrapper) -> int:
@@ -158,7 +162,11 @@ def reported(session: ServerSession) -> Iterator[list[int]]:
     Yields the process ids of those that have reported. One round trip for each that was used since.
     """
     with ExitStack() as stack:
-        used = [each for each in _sessions_beside(session) if each.is_used]
+        used = []
+        # Two resets at once would each wait for the session that the other keeps.
+        if _turn.acquire(blocking=False):
+            stack.callback(_turn.release)
+            used = [each for each in _sessions_beside(session) if each.is_used]
         yield [pid for each in used if (pid := each.report(stack)) is not None]
 
 
