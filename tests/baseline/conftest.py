@@ -2,14 +2,92 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from typing import Any
 
+import psycopg
 import pytest
+from django.db import connections
 
+from testdb_app.backends.postgresql.connection import Pipeline
 from testdb_app.backends.postgresql.sql import quote
 from testdb_app.baseline import capture_baseline
-from tests.scratch import ScratchDatabase
+from testdb_app.resetter import Resetter
+from tests.scratch import ScratchDatabase, connect_as_superuser
+
+
+@contextmanager
+def messages() -> Iterator[list[str]]:
+    """Collect what this thread sends to the server, one item for each round trip."""
+    sent: list[str] = []
+    execute, run, thread = psycopg.Cursor.execute, Pipeline.run_locked, threading.get_ident()
+
+    def collect(self: Any, query: Any, *arguments: Any, **options: Any) -> Any:
+        if threading.get_ident() == thread:
+            sent.append(query)
+        return execute(self, query, *arguments, **options)
+
+    def collect_batches(self: Any, raw: Any, batches: Any) -> Any:
+        if threading.get_ident() == thread:
+            sent.append(";\n".join(command.sql for batch in batches for command in batch))
+        return run(self, raw, batches)
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(psycopg.Cursor, "execute", collect)
+    patch.setattr(Pipeline, "run_locked", collect_batches)
+    try:
+        yield sent
+    finally:
+        patch.undo()
+
+
+def scans(resetter: Resetter, *, refused: type[Exception] | None = None) -> bool:
+    """Reset, and return whether that took a full scan; *refused*: whether or not it is."""
+    with messages() as sent, suppress(*([refused] if refused else [])):
+        resetter.reset()
+    return any("pg_relation_size" in message for message in sent)
+
+
+class InThread:
+    """A thread with Django's connection of its own, which stays open from one call to the next."""
+
+    def __init__(self, alias: str) -> None:
+        self._alias = alias
+        self._pool = ThreadPoolExecutor(1)
+
+    def __enter__(self) -> InThread:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.call(lambda connection: connection.close())
+        self._pool.shutdown()
+
+    def call(self, function: Callable[[Any], Any]) -> Any:
+        """Call *function* with the thread's connection, and return what it returns."""
+        return self.start(function).result(30)
+
+    def start(self, function: Callable[[Any], Any]) -> Any:
+        """Let the thread call *function*, and do not wait for it."""
+
+        def connected() -> Any:
+            connections[self._alias].ensure_connection()
+            return function(connections[self._alias])
+
+        return self._pool.submit(connected)
+
+    def run(self, *statements: str) -> None:
+        """Run statements over the thread's connection."""
+
+        def execute(connection: Any) -> None:
+            with connection.cursor() as cursor:
+                for statement in statements:
+                    cursor.execute(statement)
+
+        self.call(execute)
 
 
 def content(database: ScratchDatabase, *, physical: bool = False) -> dict[str, Any]:
@@ -34,7 +112,17 @@ def content(database: ScratchDatabase, *, physical: bool = False) -> dict[str, A
                 query = f"SELECT t::text FROM ONLY {qualified} t ORDER BY 1"
             rows = session.execute(query, prepare=False).fetchall()
             found[qualified] = (node, rows) if physical and kind == "r" else rows
+        leave(session)
     return found
+
+
+def leave(session: psycopg.Connection[Any]) -> None:
+    """Close a session, and wait until the server has forgotten it."""
+    pid = session.info.backend_pid
+    session.close()
+    with connect_as_superuser("postgres") as outside:
+        while outside.execute("SELECT FROM pg_stat_activity WHERE pid = %s", [pid]).rowcount:
+            time.sleep(0.001)
 
 
 @pytest.fixture

@@ -8,14 +8,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
-import psycopg
 import pytest
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from testdb_app.backends.postgresql import change_tracker, connection, counters
 from testdb_app.backends.postgresql.connection import Pipeline
 from testdb_app.resetter import Resetter
-from tests.baseline.conftest import content
+from tests.baseline.conftest import content, messages
 from tests.scratch import connect, connect_as_superuser
 
 TABLES = """
@@ -29,29 +28,6 @@ CREATE SEQUENCE around MAXVALUE 3 CYCLE;
 SELECT nextval('around'), nextval('around'), nextval('around');
 INSERT INTO kept (v) VALUES ('one'), ('two'), ('three');
 """
-
-
-@contextmanager
-def messages() -> Iterator[list[str]]:
-    """Collect what is sent to the server, one item for each round trip."""
-    sent: list[str] = []
-    execute, run = psycopg.Cursor.execute, Pipeline.run
-
-    def collect(self: Any, query: Any, *arguments: Any, **options: Any) -> Any:
-        sent.append(query)
-        return execute(self, query, *arguments, **options)
-
-    def collect_batches(self: Any, connection: Any, *batches: Any) -> Any:
-        sent.append(";\n".join(command.sql for batch in batches for command in batch))
-        return run(self, connection, *batches)
-
-    patch = pytest.MonkeyPatch()
-    patch.setattr(psycopg.Cursor, "execute", collect)
-    patch.setattr(Pipeline, "run", collect_batches)
-    try:
-        yield sent
-    finally:
-        patch.undo()
 
 
 @pytest.fixture

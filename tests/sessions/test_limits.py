@@ -19,7 +19,7 @@ from testdb_app.exceptions import (
     StatementTimeoutError,
 )
 from testdb_app.sessions.options import parse_duration
-from tests.baseline.test_change_tracker import messages
+from tests.baseline.conftest import messages
 from tests.sessions.conftest import insert, numbers
 
 pytestmark = pytest.mark.postgresql

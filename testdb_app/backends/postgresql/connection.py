@@ -228,6 +228,8 @@ class Pipeline:
         return [Command(f"DEALLOCATE {self._names.pop(sql).decode()}") for sql in oldest]
 
     def _run(self, raw: Any, batches: Sequence[Sequence[Command]]) -> list[Result]:
+        from psycopg import OperationalError  # noqa: PLC0415 - the driver is optional
+
         conn = raw.pgconn
         self._encoding = raw.info.encoding
         sent: list[_Sent] = []
@@ -241,7 +243,11 @@ class Pipeline:
             answers = type(raw).wait(raw, _receive(conn, len(batches)))
         finally:
             if conn.status == _CONNECTION_OK:
-                conn.exit_pipeline_mode()
+                try:
+                    conn.exit_pipeline_mode()
+                except OperationalError:
+                    # Interrupted before all answers came. The next statement would take them for its own.
+                    raw.close()
         return self._read(sent, answers)
 
     def _send(self, conn: Any, command: Command, sent: list[_Sent]) -> None:

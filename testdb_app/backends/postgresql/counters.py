@@ -131,8 +131,6 @@ _WITHOUT_COPIES = "pg_catalog.set_config('stats_fetch_consistency', 'none', true
 def _epoch(database: str, *, prepared: bool, within: bool = False) -> str:
     """Write the expression of a text that must not change. *Within* a transaction, its isolation level must be read committed."""
     isolation = " AND pg_catalog.current_setting('transaction_isolation') = 'read committed'" if within else ""
-    # What MAY_HIDE reads in catalogs of the whole cluster, whose rows are in no sum of a database.
-    shared = " + ".join(writes(f"'pg_catalog.{name}'::regclass", REPORTED) for name in ("pg_db_role_setting", "pg_parameter_acl"))
     return qualify(f"""pg_catalog.concat_ws(' ',
            CASE WHEN pg_catalog.current_setting('track_counts') = 'on'
                  AND NOT pg_catalog.current_setting('session_replication_role') = 'replica'{isolation}
@@ -142,7 +140,7 @@ def _epoch(database: str, *, prepared: bool, within: bool = False) -> str:
            EXTRACT(EPOCH FROM pg_catalog.pg_stat_get_bgwriter_stat_reset_time()),
            pg_catalog.current_setting('default_transaction_read_only'), pg_catalog.current_setting('{_ISOLATION}'),
            pg_catalog.current_database(), current_user,
-           pg_catalog.current_schemas(false), {shared}{", " + _PREPARED if prepared else ""})""")
+           pg_catalog.current_schemas(false){", " + _PREPARED if prepared else ""})""")
 
 
 # One text for each other session that is connected to the database. An autovacuum worker has no user, and writes no rows.
@@ -345,8 +343,9 @@ def _others(database: int, after: str, known: tuple[str, str] | None) -> str:
     """Write the list of the other sessions, as a text and as the number of those that may have written unseen.
 
     *known* are two parameters: the process ids of sessions that are held, and the sessions that have run nothing since
-    they were remembered. These have not written if they are idle and wait for their client. Without *known* any other
-    session counts, also an autovacuum worker. It is evaluated *after* a number is known.
+    they were remembered. These have not written if they are idle and wait for their client. Those that are held have
+    reported before they were idle, and may enter their wait a moment later. Without *known* any other session counts, also
+    an autovacuum worker. It is evaluated *after* a number is known.
     """
     connected = f"CASE WHEN {after} >= 0 THEN pg_catalog.pg_stat_get_db_numbackends({database}) END"
     if known is None:
@@ -354,9 +353,10 @@ def _others(database: int, after: str, known: tuple[str, str] | None) -> str:
     held, allowed = known
     name = "pg_catalog.concat_ws('/', a.pid, EXTRACT(EPOCH FROM a.backend_start), EXTRACT(EPOCH FROM a.state_change))"
     return f"""(SELECT coalesce(pg_catalog.string_agg(b.name, ',' ORDER BY b.name), '') AS names,
-               pg_catalog.count(*) FILTER (WHERE NOT (b.is_idle AND (b.pid = ANY ({held}::integer[])
-                                                                     OR b.name = ANY ({allowed}::text[]))))::integer AS strangers
-          FROM (SELECT a.pid, {name} AS name, coalesce(a.state = 'idle' AND a.wait_event = 'ClientRead', false) AS is_idle
+               pg_catalog.count(*) FILTER (WHERE NOT (b.is_idle AND (
+                   b.pid = ANY ({held}::integer[]) OR (b.waits AND b.name = ANY ({allowed}::text[])))))::integer AS strangers
+          FROM (SELECT a.pid, {name} AS name, coalesce(a.state = 'idle', false) AS is_idle,
+                       coalesce(a.wait_event = 'ClientRead', false) AS waits
                   FROM pg_catalog.pg_stat_get_activity(CASE WHEN {connected} = 0 THEN 0 END) a
                  WHERE a.datid = {database} AND a.usesysid IS NOT NULL AND a.pid <> pg_catalog.pg_backend_pid()
                 OFFSET 0) b)"""
