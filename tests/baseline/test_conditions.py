@@ -129,8 +129,10 @@ def by_visitor(*statements: str) -> Callable[[ScratchDatabase], AbstractContextM
 def a_transaction_is_prepared(scratch: ScratchDatabase) -> Iterator[None]:
     # It locks no table, which the full scan would wait for.
     visit(scratch, f"BEGIN; SELECT pg_current_xact_id(); PREPARE TRANSACTION '{scratch.name}'")
-    yield
-    visit(scratch, f"ROLLBACK PREPARED '{scratch.name}'")
+    try:
+        yield
+    finally:
+        visit(scratch, f"ROLLBACK PREPARED '{scratch.name}'")
 
 
 CONDITIONS = {
@@ -300,22 +302,26 @@ ALTER TABLE kept ADD CHECK (slow(v));
 
 
 @pytest.mark.parametrize("ends", ["COMMIT", "PREPARE TRANSACTION 'late'; COMMIT PREPARED 'late'"])
-def test_a_transaction_that_began_during_a_reset_and_ends_after_it_is_found(scratch, captured, ends):
+@pytest.mark.parametrize("comes", ["was there", "is new"])
+def test_a_transaction_that_began_during_a_reset_and_ends_after_it_is_found(scratch, captured, ends, comes):
     """Its id is lower than the last one of the reset, so the next id does not move when it ends."""
     before = captured(SLOW)
+    session = (
+        psycopg.connect(**scratch.connection.get_connection_params(), autocommit=True) if comes == "was there" else None
+    )
     resetter = make_resetter(scratch, 2)
     run(scratch, "UPDATE kept SET v = 'y' WHERE id = 1")
     has_begun, is_reset = threading.Event(), threading.Event()
 
     def write() -> None:
         time.sleep(0.2)
-        with psycopg.connect(**scratch.connection.get_connection_params(), autocommit=True) as session:
-            session.execute("BEGIN; INSERT INTO b (v) VALUES ('late')")
+        with session or psycopg.connect(**scratch.connection.get_connection_params(), autocommit=True) as writer:
+            writer.execute("BEGIN; INSERT INTO b (v) VALUES ('late')")
             has_begun.set()
             is_reset.wait(30)
             for statement in ends.replace("late", scratch.name).split("; "):
-                session.execute(statement)
-            leave(session)
+                writer.execute(statement)
+            leave(writer)
 
     thread = threading.Thread(target=write)
     thread.start()

@@ -219,6 +219,7 @@ class Memory:
     """What the tracker remembers of one database: its identity, its counters, and how to read them.
 
     - ``writes``, ``calls``: the counts of tables and sequences, by OID; ``rows``, ``blocks``: the sums of the database.
+    - ``sessions``: how many sessions there have been when the others were listed.
     - ``allowed``: the other sessions, as they were when they had written nothing unseen.
     - ``always``: the sequences whose next call may take no transaction id.
     - ``candidates``: the tables and sequences that were written lately, the last ones at the end.
@@ -250,6 +251,7 @@ class Memory:
         self.writes: dict[int, int] = {}
         self.calls: dict[int, int] = {}
         self.rows = self.blocks = 0
+        self.sessions: int | None = None
         self.always: dict[int, None] = {}
         self.candidates: dict[int, None] = {}
         self.reads_first = False
@@ -273,13 +275,15 @@ class Memory:
 
         Raises :class:`UnfitError` if that cannot be told.
         """
-        always = list(self.always)
+        always, others = list(self.always), len(self.allowed)
         known = (array(held), array(self.allowed))
         messages = [[[Command(self._glance[False], (array(always), *known), often=True)]]]
         if not (held or self.allowed):
             messages.insert(0, [[Command(self._glance[True], (array(always),), often=True)]])
-        xmax, _, calls, *_ = self._read(connection, *messages)
-        return bool(xmax == self.xmax and parse_numbers(calls) == [self.calls[oid] for oid in always])
+        xmax, _, calls, sessions, *_ = self._read(connection, *messages)
+        # One that has come or gone may have taken its id before the last reset's own, and ended after: this moves no next id.
+        is_same = (xmax, int(sessions), len(self.allowed)) == (self.xmax, self.sessions, others)
+        return is_same and parse_numbers(calls) == [self.calls[oid] for oid in always]
 
     def read(self, connection: BaseDatabaseWrapper, held: Sequence[int], *, every: bool) -> dict[int, int] | None:
         """Return how often the tables and sequences were written that have moved; None if others were written, too.
@@ -415,7 +419,7 @@ class Memory:
             del results[: len(REPORT)]
         changes = sum_changes(batch.statements, results[2 : 2 + len(batch.statements)])
         _, _, writes, calls, rows, blocks, others, sessions, _ = rows_of(results[1])[0]
-        self.xmax = rows_of(results[1 + len(batch.commands)])[0][-1] or ""
+        self.xmax, self.sessions = rows_of(results[1 + len(batch.commands)])[0][-1], int(sessions)
         self.allowed = others.split(",") if others else ()
         done = self._record(found, batch, changes, parse_numbers(writes), parse_numbers(calls), int(rows), int(blocks))
         if script.is_plain:
@@ -425,7 +429,7 @@ class Memory:
         conditions = Conditions.from_row(row[2:5])
         is_known = (
             conditions.are_trusted
-            and conditions.sessions == int(sessions)
+            and conditions.sessions == self.sessions
             and _names_of(conditions) == sorted(self.allowed)
         )
         if is_known:
@@ -525,6 +529,7 @@ class Memory:
     def _record_all(self, row: Sequence[Any], conditions: Conditions) -> None:
         _, _, _, _, _, xmax, rows, blocks, writes, calls = row
         self.epoch, self.xmax, self.rows, self.blocks = conditions.epoch, xmax, int(rows), int(blocks)
+        self.sessions = conditions.sessions
         self.allowed = _names_of(conditions)
         self.writes = dict(zip(self.relations.counted, parse_numbers(writes), strict=True))
         self.calls = dict(zip(self.relations.sequences, parse_numbers(calls), strict=True))

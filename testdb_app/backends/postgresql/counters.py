@@ -293,12 +293,12 @@ def write_glance(database: int, *, prepared: bool, alone: bool) -> str:
     """Write the reading that shows whether anything was written. The session need not have reported.
 
     Parameters: (1) the OIDs of sequences; without *alone* also (2, 3) as (10, 11) of the proof. Columns as in
-    :func:`write_reading`, without tables and sums.
+    :func:`write_reading`, without tables and sums; instead of rows, how many sessions there have been.
     """
     others = _others(database, "0", None if alone else ("$2", "$3"))
     return qualify(
         f"SELECT {_WITHOUT_COPIES}, pg_catalog.pg_backend_pid(), {_epoch(str(database), prepared=prepared)}, {NEXT_ID}, "
-        f"NULL, {_calls('$1::oid[]')}, NULL, NULL, o.names, o.strangers FROM {others} o"
+        f"NULL, {_calls('$1::oid[]')}, pg_catalog.pg_stat_get_db_sessions({database}), NULL, o.names, o.strangers FROM {others} o"
     )
 
 

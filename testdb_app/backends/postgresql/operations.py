@@ -290,9 +290,7 @@ def set_sequence(name: QualifiedName, state: SequenceState) -> str:
 SET_SEQUENCES = """
 SELECT pg_catalog.set_config('synchronous_commit', 'off', true),
        pg_catalog.count(pg_catalog.setval(u.o::pg_catalog.regclass, u.value, u.called)),
-       CASE WHEN pg_catalog.pg_current_xact_id() OPERATOR(pg_catalog.=)
-                 pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())
-            THEN (pg_catalog.pg_current_xact_id()::pg_catalog.text::bigint OPERATOR(pg_catalog.+) 1)::pg_catalog.text END
+       (pg_catalog.pg_current_xact_id()::pg_catalog.text::bigint OPERATOR(pg_catalog.+) 1)::pg_catalog.text
   FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.oid[]), pg_catalog.unnest($2::bigint[]),
                   pg_catalog.unnest($3::boolean[])) u(o, value, called)
 """
@@ -300,8 +298,7 @@ SELECT pg_catalog.set_config('synchronous_commit', 'off', true),
 
 It is in the same batch of the protocol: a proof that fails has the server skip the whole batch, and no pool can lead a part of
 it elsewhere, because no ReadyForQuery comes before its end. Parameters, as arrays: the OIDs, the last values, whether these are
-called. Columns: (a setting, their number), the transaction id that follows; NULL if an earlier transaction may still be open:
-its end would not move the next id.
+called. Columns: (a setting, their number), the transaction id that follows.
 """
 
 BY_ROW = frozenset({Action.DELETE, Action.RESTORE})
