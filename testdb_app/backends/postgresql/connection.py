@@ -174,7 +174,7 @@ _MOST_SEEN = 1024
 
 # libpq's numbers; psycopg is imported late, because it is optional.
 _CONNECTION_OK = 0
-COMMAND_OK, TUPLES_OK, _SYNC = 1, 2, 10
+COMMAND_OK, TUPLES_OK, _SINGLE_TUPLE, _SYNC = 1, 2, 9, 10
 _READ, _READ_OR_WRITE = 1, 3
 
 _Sent = tuple[str, bytes] | None
@@ -275,6 +275,9 @@ class Pipeline:
         from psycopg import OperationalError  # noqa: PLC0415 - the driver is optional
         from psycopg.errors import InvalidSqlStatementName, error_from_result  # noqa: PLC0415
 
+        # After the driver's stream() libpq sends the rows of the first command one by one, before its result.
+        single = [answer for answer in answers if answer.status == _SINGLE_TUPLE]
+        answers = answers[len(single) :]
         results = []
         for prepared, answer in zip(sent, answers, strict=False):
             if answer.status not in {COMMAND_OK, TUPLES_OK}:
@@ -289,10 +292,12 @@ class Pipeline:
                 self._names[prepared[0]] = prepared[1]
         if len(answers) < len(sent):
             raise OperationalError("the connection is lost")
+        if single:
+            results[0] = Result([row for each in single for row in self._result(each).rows or ()], len(single))
         return results
 
     def _result(self, answer: Any) -> Result:
-        if answer.status != TUPLES_OK:
+        if answer.status == COMMAND_OK:
             return Result(None, answer.command_tuples or 0)
         columns, encoding, read = range(answer.nfields), self._encoding, answer.get_value
         rows = []
