@@ -280,9 +280,9 @@ class Memory:
         messages = [[[Command(self._glance[False], (array(always), *known), often=True)]]]
         if not (held or self.allowed):
             messages.insert(0, [[Command(self._glance[True], (array(always),), often=True)]])
-        xmax, _, calls, sessions, *_ = self._read(connection, *messages)
+        xmax, _, calls, _, _, sessions = self._read(connection, *messages)
         # One that has come or gone may have taken its id before the last reset's own, and ended after: this moves no next id.
-        is_same = (xmax, int(sessions), len(self.allowed)) == (self.xmax, self.sessions, others)
+        is_same = (xmax, sessions, len(self.allowed)) == (self.xmax, self.sessions, others)
         return is_same and parse_numbers(calls) == [self.calls[oid] for oid in always]
 
     def read(self, connection: BaseDatabaseWrapper, held: Sequence[int], *, every: bool) -> dict[int, int] | None:
@@ -297,7 +297,7 @@ class Memory:
         reading = Command(
             self._reading, (array(tables), array(sequences), array(held), array(self.allowed)), often=True
         )
-        xmax, writes, calls, rows, blocks = self._read(connection, [REPORT, [reading]])
+        xmax, writes, calls, rows, blocks, sessions = self._read(connection, [REPORT, [reading]])
         written = _differences(self.writes, tables, parse_numbers(writes))
         called = _differences(self.calls, sequences, parse_numbers(calls))
         others = int(rows) - self.rows - sum(written.values()), int(blocks) - self.blocks - sum(called.values())
@@ -309,13 +309,13 @@ class Memory:
             raise UnfitError
         moved = written | called
         if not moved:
-            self.xmax, self.reads_first = xmax, False
+            self.xmax, self.sessions, self.reads_first = xmax, sessions, False
         return moved
 
     def _read(
         self, connection: BaseDatabaseWrapper, *messages: Sequence[Sequence[Command]]
-    ) -> tuple[Any, Any, Any, Any, Any]:
-        """Return the next id, the counts and the sums of a reading, if nobody may have written unseen.
+    ) -> tuple[Any, Any, Any, Any, Any, int]:
+        """Return the next id, the counts, the sums and the number of sessions of a reading, if nobody may have written unseen.
 
         The next message is sent if the one before has found other sessions. One that is just ending is waited for, in a
         large schema, where a full scan takes longer.
@@ -323,7 +323,7 @@ class Memory:
         for pause, message in (*((0.0, each) for each in messages), *((each, messages[-1]) for each in self._pauses)):
             if pause:
                 time.sleep(pause)
-            ((_, pid, epoch, xmax, writes, calls, rows, blocks, others, strangers),) = run_prepared(
+            ((_, pid, epoch, xmax, writes, calls, rows, blocks, others, strangers, sessions),) = run_prepared(
                 connection, self.pipeline, *message
             )
             if strangers == "0":
@@ -334,7 +334,7 @@ class Memory:
             raise UnfitError
         self._pauses = _PAUSES if len(self.writes) > _MANY_TABLES else ()
         self.allowed = others.split(",") if others else ()
-        return xmax, writes, calls, rows, blocks
+        return xmax, writes, calls, rows, blocks, int(sessions)
 
     def _most_rows(self, oid: int) -> int:
         return _MOST_ROWS_UNINDEXED if oid in self.relations.unindexed else _MOST_ROWS

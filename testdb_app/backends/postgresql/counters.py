@@ -279,12 +279,13 @@ def write_reading(database: int, sequences: Iterable[int], *, prepared: bool) ->
     """Write the reading of the same, to find what was written. Its parameters (1) to (4) are (4), (6), (10), (11) of the proof.
 
     Columns: (a setting), the process id, the conditions, the next transaction id, the counts of tables and of sequences,
-    the rows and the blocks of the database, the other sessions, how many of these may have written.
+    the rows and the blocks of the database, the other sessions, how many of these may have written, and how many sessions
+    there have been.
     """
     others = _others(database, "(t.total + s.total)", ("$3", "$4"))
     return qualify(
         f"SELECT NULL, pg_catalog.pg_backend_pid(), {_epoch(str(database), prepared=prepared)}, {NEXT_ID}, "
-        f"t.counts, s.counts, d.rows, d.blocks, o.names, o.strangers "
+        f"t.counts, s.counts, d.rows, d.blocks, o.names, o.strangers, m.sessions "
         f"FROM {_set(database, _blocks(sequences), others, '$1', '$2')}"
     )
 
@@ -293,12 +294,13 @@ def write_glance(database: int, *, prepared: bool, alone: bool) -> str:
     """Write the reading that shows whether anything was written. The session need not have reported.
 
     Parameters: (1) the OIDs of sequences; without *alone* also (2, 3) as (10, 11) of the proof. Columns as in
-    :func:`write_reading`, without tables and sums; instead of rows, how many sessions there have been.
+    :func:`write_reading`, without tables and sums.
     """
     others = _others(database, "0", None if alone else ("$2", "$3"))
     return qualify(
         f"SELECT {_WITHOUT_COPIES}, pg_catalog.pg_backend_pid(), {_epoch(str(database), prepared=prepared)}, {NEXT_ID}, "
-        f"NULL, {_calls('$1::oid[]')}, pg_catalog.pg_stat_get_db_sessions({database}), NULL, o.names, o.strangers FROM {others} o"
+        f"NULL, {_calls('$1::oid[]')}, NULL, NULL, o.names, o.strangers, pg_catalog.pg_stat_get_db_sessions({database}) "
+        f"FROM {others} o"
     )
 
 
