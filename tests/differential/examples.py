@@ -16,7 +16,7 @@ from tests.differential.tables import models
 
 Draw = Any
 
-_MIXES = ("alone",) * 9 + ("visitors",) * 4 + ("idle",) * 4 + ("writer",) * 2 + ("rivals",)
+_MIXES = ("alone",) * 9 + ("visitors",) * 4 + ("idle",) * 4 + ("writer",) * 2 + ("mates",) * 4 + ("rivals",)
 _RESETTERS = ("warm",) * 8 + ("second", "new", "empty", "delete")
 _KEEPS = ("untouched",) * 4 + ("auto", "auto", "never", "always")
 _STATES = (
@@ -164,12 +164,15 @@ def _any_own(draw: Draw, model: Model) -> Any:
 
 def _prepared_sessions(draw: Draw, residents: set[str], mix: str) -> list[Step]:
     """Close the sessions that the mix forbids and open those that it wants."""
-    wanted = {"idle": 1, "writer": draw(st.integers(1, 2)) if mix == "writer" else 1}.get(mix, 0)
+    wanted = 1 if mix == "idle" else draw(st.integers(1, 2)) if mix in {"writer", "mates"} else 0
+    names = ("mate_one", "mate_two") if mix == "mates" else ("first", draw(st.sampled_from(("second", "admin"))))
+    stay = [name for name in sorted(residents) if name.startswith("mate") == (mix == "mates")][:wanted]
     steps = [
-        Step(actor=name, what=f"close {draw(st.sampled_from(_TRAIL))}".strip()) for name in sorted(residents)[wanted:]
+        Step(actor=name, what=f"close {draw(st.sampled_from(_TRAIL))}".strip())
+        for name in sorted(residents.difference(stay))
     ]
-    residents -= {step.actor for step in steps}
-    for name in ("first", draw(st.sampled_from(("second", "admin"))))[len(residents) : wanted]:
+    residents.intersection_update(stay)
+    for name in [name for name in names if name not in residents][: wanted - len(residents)]:
         residents.add(name)
         steps.append(Step(actor=name, what="connects", sql="SELECT 1"))
     return steps
@@ -178,8 +181,8 @@ def _prepared_sessions(draw: Draw, residents: set[str], mix: str) -> list[Step]:
 def _actors(mix: str, residents: frozenset[str]) -> tuple[str, ...]:
     if mix == "visitors":
         return ("own", "visitor", "visitor", "superuser")
-    if mix == "writer":
-        return ("own", *sorted(residents), *sorted(residents), "superuser")
+    if mix in {"writer", "mates"}:
+        return ("own", *sorted(residents), *sorted(residents), *(["superuser"] if mix == "writer" else []))
     return ("own",)
 
 
@@ -226,7 +229,7 @@ def _two_phases(draw: Draw, model: Model) -> list[Step]:
 
 def _left_open(draw: Draw, model: Model, mix: str, residents: frozenset[str]) -> list[Step]:
     """Leave work uncommitted in another session while others write, then end it one way or another."""
-    if mix not in {"visitors", "writer"} or draw(st.integers(0, 2)):
+    if mix not in {"visitors", "writer", "mates"} or draw(st.integers(0, 2)):
         return []
     name = draw(st.sampled_from(sorted(residents))) if residents else "passer"
     steps = [Step(actor=name, what="left open", sql=f"BEGIN; {writes.any_write(draw, model)[1]}")]

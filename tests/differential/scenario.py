@@ -7,6 +7,7 @@ A step is a header and its SQL. ``--: ACTOR WHAT`` names who does it and what ki
 ``own``        the connection that resets, Django's
 ``visitor``    a session that is opened for this step and closed after it, in the ordinary role
 ``superuser``  the same as a superuser
+``mate…``      one of Django's connections in this process, of another alias, which stays until a step ``close``
 other names    a session that stays until a step ``close``; as a superuser if the name begins with ``admin``
 ``capture``    captures the baseline. ``capture again`` replaces it
 ``reset``      resets; its words are those of :class:`Reset`
@@ -128,9 +129,9 @@ class Reset:
         return Step(actor="reset", what=" ".join([self.resetter, self.mix, self.keeps, self.sight, *flags]))
 
 
-MIXES = ("alone", "visitors", "idle", "writer", "rivals")
-"""The other sessions: none; some that come and go; one that stays connected and idle; one that stays and writes; those of two
-other processes, which reset at the same time."""
+MIXES = ("alone", "visitors", "idle", "writer", "mates", "rivals")
+"""The other sessions: none; some that come and go; one that stays connected and idle; one that stays and writes; some of this
+process that stay and write; those of two other processes, which reset at the same time."""
 
 
 def _one(words: Iterable[str], choices: tuple[str, ...], otherwise: str) -> str:

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 import psycopg
-from django.db import DatabaseError, InterfaceError
+from django.db import DatabaseError, InterfaceError, connections
 
 from testproject.embedded import superuser_dsn
 from tests.differential.image import FUNCTION, INSTALL, Image, parse
@@ -16,6 +16,7 @@ from tests.differential.tally import Tally
 from tests.scratch import ScratchDatabase, connect_as_superuser, default_parameters
 
 _OPTIONS = "-c lock_timeout=20ms -c client_min_messages=error"
+MATES = ("mate_one", "mate_two")
 _MARKS = {"wait", "close", "cut", "copy", "again"}
 
 
@@ -26,6 +27,8 @@ class Stage:
         self.database = database
         self.rivals = Rivals()
         self._pooled = pooled
+        for alias in MATES:
+            database.register(alias, OPTIONS={"options": _OPTIONS})
         self._sessions: dict[str, psycopg.Connection[Any]] = {}
         self._own_is_cut = False
         # In another database, where it is not one of the sessions that a reset looks for.
@@ -61,7 +64,11 @@ class Stage:
             done = _execute(session, step)
             self._end(session, step)
             return done
-        session = self._sessions.get(step.actor) or self._visitor(superuser=step.actor.startswith("admin"))
+        session = self._sessions.get(step.actor)
+        if session is None and step.actor in MATES:
+            session = self._mate(step.actor)
+        elif session is None:
+            session = self._visitor(superuser=step.actor.startswith("admin"))
         self._sessions[step.actor] = session
         done = not step.sql or _execute(session, step)
         if step.words & {"close", "cut"}:
@@ -100,6 +107,13 @@ class Stage:
                 raw.rollback()
                 raw.execute("RESET lock_timeout")
         return True
+
+    def _mate(self, alias: str) -> psycopg.Connection[Any]:
+        # The one before was closed below Django.
+        connections[alias].close()
+        connections[alias].ensure_connection()
+        session: psycopg.Connection[Any] = connections[alias].connection
+        return session
 
     def _visitor(self, *, superuser: bool) -> psycopg.Connection[Any]:
         if superuser:
