@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
-from psycopg import sql
 
 from tests.creation.projects import TemplateProject
-from tests.scratch import connect_as_superuser
 
 pytestmark = pytest.mark.postgresql
 
@@ -236,24 +233,6 @@ def test_an_alias_that_is_hostile_or_long(project: TemplateProject, alias: str) 
     assert project.tests().must_find().builds == 0
     assert len(project.templates()) == 2
     assert project.databases() == project.templates()
-
-
-def test_a_template_with_unlogged_tables_does_not_outlive_the_server(project: TemplateProject) -> None:
-    """A crash empties them, in templates too. The start of the server is put back, because other tests use the server."""
-    project.add_migration("0003_fast", "migrations.RunSQL('CREATE UNLOGGED TABLE shop_fast (id int)')")
-    project.tests()
-    project.tests().must_use().must_find()
-    (template,) = project.templates()
-    with connect_as_superuser("postgres") as connection:
-        query = "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = %s"
-        ((comment,),) = connection.execute(query, [template]).fetchall()
-        earlier = re.sub(r'"server_started": "[^"]+"', '"server_started": "1.0"', comment)
-        assert earlier != comment
-        connection.execute(
-            sql.SQL("COMMENT ON DATABASE {} IS {}").format(sql.Identifier(template), sql.Literal(earlier))
-        )
-    project.tests().must_build("the server was restarted, and may have emptied unlogged tables").must_find()
-    project.tests().must_use().must_find()
 
 
 def test_timeouts_of_the_settings_do_not_end_the_work_around_databases(project: TemplateProject) -> None:
