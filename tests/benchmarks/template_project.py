@@ -152,6 +152,8 @@ USE_TZ = True
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 # What measures the build is no part of it.
 TESTDB = {{"TEMPLATE_DEPENDS": ["!env:CLONES_ARE_CHEAP", "!env:MEASURE_PARTS", "!conftest.py"]}}
+if "CACHE" in os.environ:
+    TESTDB["TEMPLATE_CACHE"] = os.environ["CACHE"]
 """
 _WITHOUT = "def test_nothing(in_first_test):\n    in_first_test()\n"
 
