@@ -311,8 +311,9 @@ class Resetter:
         """Read the state, ask the guard if *permit*, and read the context if there is none or the schema has changed."""
         for _ in range(MOST_ATTEMPTS):
             baseline = self._context.baseline if self._context is not None else None
+            schema = self._context.schema if self._context is not None else None
             timeout = self.options.lock_timeout / WAITS
-            observation = read_state(self.connection, lock_timeout=timeout, baseline=baseline)
+            observation = read_state(self.connection, lock_timeout=timeout, baseline=baseline, schema=schema)
             if permit:
                 self._permit(observation.identity)
             if self._context is not None and self._context.is_still_true(observation):
@@ -527,7 +528,11 @@ class explained:  # noqa: N801 - it is written like contextlib's, and each reset
 
 
 def read_state(
-    connection: BaseDatabaseWrapper, *, lock_timeout: float, baseline: Baseline | None = None
+    connection: BaseDatabaseWrapper,
+    *,
+    lock_timeout: float,
+    baseline: Baseline | None = None,
+    schema: Schema | None = None,
 ) -> DatabaseState:
     """Read which tables may have rows and which sequences have moved.
 
@@ -536,9 +541,10 @@ def read_state(
     can be made, and Django's database errors otherwise.
     """
     backend = get_backend(connection)
+    read = partial(backend.read_state, connection, lock_timeout=lock_timeout, baseline=baseline, schema=schema)
     was_open = connection.connection is not None
     try:
-        return backend.read_state(connection, lock_timeout=lock_timeout, baseline=baseline)
+        return read()
     except (DatabaseError, InterfaceError) as error:
         if not has_autocommit(connection):
             raise
@@ -549,7 +555,7 @@ def read_state(
         logger.info("Connection %s was lost (%s); connecting again", connection.alias, error)
     connection.close()
     try:
-        return backend.read_state(connection, lock_timeout=lock_timeout, baseline=baseline)
+        return read()
     except (DatabaseError, InterfaceError) as error:
         raise backend.explain(connection, error, doing=READING) from error
 

@@ -226,7 +226,7 @@ class SequenceUse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SequenceInfo:
-    """A sequence and the columns that use it. ``owned``: whether the connected role may alter it."""
+    """A sequence and the columns that use it. ``owned``, ``readable``: whether the connected role may alter it, and read it."""
 
     name: QualifiedName
     start: int = 1
@@ -238,6 +238,7 @@ class SequenceInfo:
     data_type: str = "bigint"
     extension: str | None = None
     owned: bool = True
+    readable: bool = True
     uses: tuple[SequenceUse, ...] = ()
 
     @property

@@ -483,11 +483,17 @@ class BaseBackend(ABC):
 
     @abstractmethod
     def read_state(
-        self, connection: BaseDatabaseWrapper, *, lock_timeout: float, baseline: Baseline | None = None
+        self,
+        connection: BaseDatabaseWrapper,
+        *,
+        lock_timeout: float,
+        baseline: Baseline | None = None,
+        schema: Schema | None = None,
     ) -> DatabaseState:
         """Find the tables that may hold rows and the sequences that have moved. Reads only.
 
-        Waits at most *lock_timeout* seconds for locks. With the known *baseline*, also reads what that depends on.
+        Waits at most *lock_timeout* seconds for locks. With the known *baseline*, also reads what that depends on. With
+        the known *schema* the state is right only if it has the token of that.
 
         Raises :class:`~testdb_app.exceptions.LockTimeoutError`, and Django's database errors.
         """

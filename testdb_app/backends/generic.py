@@ -242,7 +242,12 @@ class GenericBackend(BaseBackend):
         return gather_details(schema.by_name, columns=columns, unique_keys=keys, rows=rows)
 
     def read_state(
-        self, connection: BaseDatabaseWrapper, *, lock_timeout: float, baseline: Baseline | None = None
+        self,
+        connection: BaseDatabaseWrapper,
+        *,
+        lock_timeout: float,
+        baseline: Baseline | None = None,
+        schema: Schema | None = None,
     ) -> DatabaseState:
         """Find the tables with rows, and on MariaDB the sequences that have moved; elsewhere all are reported as moved.
 

@@ -31,10 +31,10 @@ def messages() -> Iterator[list[str]]:
             sent.append(query)
         return execute(self, query, *arguments, **options)
 
-    def collect_batches(self: Any, raw: Any, batches: Any) -> Any:
+    def collect_batches(self: Any, raw: Any, batches: Any, *load: Any) -> Any:
         if threading.get_ident() == thread:
             sent.append(";\n".join(command.sql for batch in batches for command in batch))
-        return run(self, raw, batches)
+        return run(self, raw, batches, *load)
 
     patch = pytest.MonkeyPatch()
     patch.setattr(psycopg.Cursor, "execute", collect)

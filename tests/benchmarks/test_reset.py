@@ -55,7 +55,7 @@ def test_parts_of_a_reset(database: ScratchDatabase) -> None:
             "sizes": catalog.SIZES,
         }.items()
     }
-    states = catalog.SEQUENCE_STATES_18 if connection.pg_version >= 18_00_00 else catalog.SEQUENCE_STATES
+    states = catalog.SEQUENCE_STATES_18 if connection.pg_version >= 18_00_00 else catalog.SEQUENCES_TO_READ
     parts["sequence states"] = sender(database, [states])
     parts["observe"] = lambda: resetter.backend.read_state(connection, lock_timeout=5)
     parts["reset"] = resetter.reset

@@ -94,6 +94,15 @@ def statement_text(statement: object) -> str | None:
     return None if as_string is None else str(as_string(None))
 
 
+def load_rows(raw: Any, answer: Any) -> list[tuple[Any, ...]]:
+    """Return the rows of an answer of libpq, as a cursor of the driver's connection would."""
+    from psycopg.adapt import Transformer  # noqa: PLC0415 - the driver is optional
+
+    transformer = Transformer(raw)
+    transformer.set_pgresult(answer)
+    return list(transformer.load_rows(0, answer.ntuples, tuple))
+
+
 def is_in_use(raw: Any) -> bool:
     """Whether somebody holds the connection's lock, such as an abandoned generator of ``notifies()`` or ``stream()``."""
     return bool(raw.lock.locked())

@@ -71,7 +71,8 @@ def _digest(columns: str, source: str) -> str:
 
 # token
 #
-# Only rows that a plan or a baseline depends on are hashed: a TRUNCATE changes relfilenode and xmin, but not the plan.
+# Only rows that a plan or a baseline depends on are hashed: a TRUNCATE changes relfilenode and xmin, but not the plan. Of a
+# foreign key only what ALTER can change: its tables, columns and actions are those of its OID.
 TOKEN = f"""
 SELECT pg_catalog.concat_ws('/',
     {_digest("oid, nspname, nspowner", "pg_namespace")},
@@ -82,13 +83,7 @@ SELECT pg_catalog.concat_ws('/',
         f"pg_class WHERE relkind IN ('r', 'p', 'f', 'S', 'm') AND relnamespace = ANY ({_USER_SCHEMA_OIDS})",
     )
 },
-    {
-    _digest(
-        "oid, conname, conrelid, confrelid, conkey, confkey, condeferrable, condeferred, confdeltype, confupdtype, "
-        "convalidated",
-        "pg_constraint WHERE contype = 'f'",
-    )
-},
+    {_digest("oid, conname, condeferrable, condeferred, convalidated", "pg_constraint WHERE contype = 'f'")},
     {_digest("oid, tgname, tgrelid, tgenabled, tgtype", "pg_trigger WHERE NOT tgisinternal")},
     {_digest("oid, rulename, ev_class, ev_type, ev_enabled", "pg_rewrite WHERE oid >= 16384")},
     {_digest("s.seqrelid, s.seqstart, s.seqincrement, s.seqmin, s.seqmax", "pg_sequence s")},
@@ -236,10 +231,11 @@ def foreign_keys(version: int) -> str:
     return _FOREIGN_KEYS_18 if version >= 18_00_00 else _FOREIGN_KEYS_15
 
 
-# schema, name, type, start, increment, minimum, maximum, cache, cycle, extension, owned, uses
+# schema, name, type, start, increment, minimum, maximum, cache, cycle, extension, owned, readable, uses
 SEQUENCES = f"""
 SELECT n.nspname::text, c.relname::text, s.seqtypid::regtype::text, s.seqstart, s.seqincrement, s.seqmin, s.seqmax,
-       s.seqcache, s.seqcycle, e.extname::text, pg_catalog.pg_has_role(c.relowner, 'USAGE'), u.uses
+       s.seqcache, s.seqcycle, e.extname::text, pg_catalog.pg_has_role(c.relowner, 'USAGE'),
+       pg_catalog.has_schema_privilege(n.oid, 'USAGE') AND pg_catalog.has_sequence_privilege(c.oid, 'SELECT'), u.uses
   FROM pg_catalog.pg_sequence s
   JOIN pg_catalog.pg_class c ON c.oid = s.seqrelid
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -358,72 +354,62 @@ SELECT n.nspname::text, c.relname::text, pg_catalog.array_agg(b.source::bigint)
  GROUP BY 1, 2
 """
 
-# schema, name, bytes, missing privilege
+# schema, name, bytes, missing privilege; of the tables whose OIDs are in an array
 #
 # The size is that of the main fork: above zero for every table that may hold rows, whoever wrote them, committed or not.
-# OFFSET 0 keeps the planner from calling the size function twice.
-SIZES = f"""
-SELECT nspname, relname, bytes,
-       CASE WHEN NOT pg_catalog.has_schema_privilege(relnamespace, 'USAGE') THEN 'USAGE on its schema'
-            WHEN NOT pg_catalog.has_table_privilege(oid, 'SELECT') THEN 'SELECT'
-            WHEN NOT pg_catalog.has_table_privilege(oid, 'DELETE') THEN 'DELETE' END
-  FROM (SELECT n.nspname::text, c.relname::text, c.relnamespace, c.oid, pg_catalog.pg_relation_size(c.oid) AS bytes
-          FROM pg_catalog.pg_class c
-          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-         WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND {USER_SCHEMAS}
-        OFFSET 0) t
- WHERE bytes > 0
+# OFFSET 0 keeps the planner from calling the size function twice, and from reading the catalog for tables without pages.
+SIZES_OF = """
+SELECT c.nspname, c.relname, t.bytes,
+       CASE WHEN NOT pg_catalog.has_schema_privilege(c.relnamespace, 'USAGE') THEN 'USAGE on its schema'
+            WHEN NOT pg_catalog.has_table_privilege(t.o, 'SELECT') THEN 'SELECT'
+            WHEN NOT pg_catalog.has_table_privilege(t.o, 'DELETE') THEN 'DELETE' END
+  FROM (SELECT u.o, pg_catalog.pg_relation_size(u.o) AS bytes
+          FROM (SELECT pg_catalog.unnest({oids}) AS o OFFSET 0) u OFFSET 0) t,
+       LATERAL (SELECT n.nspname::text, c.relname::text, c.relnamespace
+                  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                 WHERE c.oid = t.o OFFSET 0) c
+ WHERE t.bytes > 0
 """
+_TABLE_OIDS = f"""ARRAY(
+    SELECT c.oid FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+     WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND {USER_SCHEMAS})"""
+COPY_OIDS = """ARRAY(
+    SELECT c.oid FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+     WHERE c.relkind = 'r' AND n.nspname = 'testdb' AND c.relname = ANY ('{names}'))"""
+"""The OIDs of copies of a baseline, as such an array."""
 
-# USAGE on a schema is checked once a schema, not once a sequence; an owner's privileges are not checked.
-_SEQUENCES_IN_SIGHT = f"""
-  FROM (SELECT n.nspname, c.relname::text, c.oid, s.seqstart,
-               n.usable AND (c.relowner = n.me OR pg_catalog.has_sequence_privilege(c.oid, 'SELECT')) AS readable
-          FROM (SELECT n.oid, n.nspname::text, pg_catalog.has_schema_privilege(n.oid, 'USAGE') AS usable,
-                       (SELECT r.oid FROM pg_catalog.pg_roles r WHERE r.rolname = current_user) AS me
-                  FROM pg_catalog.pg_namespace n
-                 WHERE {USER_SCHEMAS}
-                OFFSET 0) n
-          JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid
-          JOIN pg_catalog.pg_sequence s ON s.seqrelid = c.oid
-         WHERE c.relpersistence <> 't'
-        OFFSET 0) q
-"""
+# The same for all tables of a schema that is not known.
+SIZES = SIZES_OF.format(oids=_TABLE_OIDS)
 
-
-# schema, name, state: "moved", "unread" (never called: last_value must be read to be sure), "unreadable"; start, last
-# value, is called
+# schema, name, state: "moved", "unread" (its row must be read), "unreadable"; the last value, or the start of one that is
+# unread; is called
 #
-# pg_sequence_last_value() is null for a sequence whose is_called is false, whatever its last_value. Each sequence that it
-# reads stays locked to the end of the message, so parts are queried one by one.
-def _states_of(condition: str) -> str:
-    return f"""
-SELECT nspname, relname,
-       CASE WHEN NOT readable THEN 'unreadable' WHEN last_value IS NULL THEN 'unread' ELSE 'moved' END,
-       seqstart, last_value, true
-  FROM (SELECT nspname, relname, readable, seqstart,
-               CASE WHEN readable THEN pg_catalog.pg_sequence_last_value(oid) END AS last_value
-          {_SEQUENCES_IN_SIGHT}
-         WHERE {condition}
-        OFFSET 0) s
+# Sequences at their start are not returned. An owner's privileges are not checked. From PostgreSQL 18 on one function
+# returns both values; they are null where the role may not read them.
+SEQUENCE_STATES_18 = f"""
+SELECT c.nspname, c.relname, CASE WHEN c.usable AND s.last_value IS NOT NULL THEN 'moved' ELSE 'unreadable' END,
+       s.last_value, s.is_called
+  FROM (SELECT d.seqrelid, d.seqstart, (d.found).last_value, (d.found).is_called
+          FROM (SELECT q.seqrelid, q.seqstart, pg_catalog.pg_get_sequence_data(q.seqrelid) AS found
+                  FROM pg_catalog.pg_sequence q OFFSET 0) d) s,
+       LATERAL (SELECT n.nspname::text, c.relname::text, pg_catalog.has_schema_privilege(n.oid, 'USAGE') AS usable
+                  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                 WHERE c.oid = s.seqrelid AND c.relpersistence <> 't' AND {USER_SCHEMAS} OFFSET 0) c
+ WHERE s.is_called OR s.last_value <> s.seqstart OR s.last_value IS NULL
 """
 
-
-SEQUENCE_STATES = _states_of("true")
-
-# The same for one of several parts of the sequences.
-SEQUENCE_STATES_OF_PART = _states_of("oid::bigint % {parts} = {part}")
-
-# The same if there are few enough for one message; and the number of sequences.
-SEQUENCE_STATES_IF_FEW = _states_of("(SELECT pg_catalog.count(*) FROM pg_catalog.pg_sequence) <= {most}")
-SEQUENCE_COUNT = "SELECT pg_catalog.count(*) FROM pg_catalog.pg_sequence"
-
-# The same from PostgreSQL 18 on, where one function returns both values. Sequences at their start are not returned.
-SEQUENCE_STATES_18 = f"""
-SELECT nspname, relname,
-       CASE WHEN NOT readable THEN 'unreadable' ELSE 'moved' END,
-       seqstart, v.last_value, v.is_called
-  {_SEQUENCES_IN_SIGHT}
-  LEFT JOIN LATERAL pg_catalog.pg_get_sequence_data(q.oid) v ON q.readable
- WHERE NOT readable OR v.is_called OR v.last_value <> seqstart
+# The same before: pg_sequence_last_value() is null for a sequence whose is_called is false, whatever its last_value.
+SEQUENCES_TO_READ = f"""
+SELECT n.nspname::text, c.relname::text,
+       CASE WHEN n.usable AND (c.relowner = n.me OR pg_catalog.has_sequence_privilege(c.oid, 'SELECT'))
+            THEN 'unread' ELSE 'unreadable' END,
+       s.seqstart, false
+  FROM (SELECT n.oid, n.nspname, pg_catalog.has_schema_privilege(n.oid, 'USAGE') AS usable,
+               (SELECT r.oid FROM pg_catalog.pg_roles r WHERE r.rolname = current_user) AS me
+          FROM pg_catalog.pg_namespace n
+         WHERE {USER_SCHEMAS}
+        OFFSET 0) n
+  JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid
+  JOIN pg_catalog.pg_sequence s ON s.seqrelid = c.oid
+ WHERE c.relpersistence <> 't'
 """

@@ -68,7 +68,7 @@ _BYTES_A_ROW = 80
 _MOST_ROWS = 5_000
 _MOST_ROWS_UNINDEXED = 100
 _MOST_CANDIDATES = 256
-_MOST_SKIPPED = 3
+_MOST_SKIPPED = 31
 _SEQUENCES_A_MESSAGE = 2_000
 _UNFIT = "22012"
 """The SQLSTATE of the division by zero in :func:`counters.write_proof`."""
@@ -107,6 +107,7 @@ class PostgreSQLChangeTracker(ChangeTracker):
         self._is_known = False
         self._skipped, self._to_skip = 0, 0
         self._vacuum = _Vacuum(schema)
+        self._others: tuple[str, ...] = ()
         observe_from_now_on()
 
     def renew(self, connection: BaseDatabaseWrapper, observation: DatabaseState) -> None:
@@ -116,8 +117,9 @@ class PostgreSQLChangeTracker(ChangeTracker):
         take_written(session)
         if not isinstance(observation, CountedState) or not observation.conditions.are_trusted:
             return
-        if self._skipped < self._to_skip:
-            # The last attempts were of no use.
+        before, self._others = self._others, observation.conditions.others
+        if self._skipped < self._to_skip and before != self._others:
+            # The last attempts were of no use, and another session has run something again.
             self._skipped += 1
             return
         self._skipped, self._to_skip = 0, min(2 * self._to_skip + 1, _MOST_SKIPPED)

@@ -12,14 +12,15 @@ from __future__ import annotations
 import itertools
 import uuid
 import weakref
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from django.db import DatabaseError, InterfaceError
 
 from testdb_app.backends.base import TransactionStatus, has_autocommit
-from testdb_app.backends.postgresql._psycopg_private import own_statements
+from testdb_app.backends.postgresql._psycopg_private import load_rows, own_statements
 from testdb_app.exceptions import UnsupportedError
 
 if TYPE_CHECKING:
@@ -121,6 +122,7 @@ def read_safely(
     settings: Sequence[str] = (),
     safe_path: bool = True,
     one_snapshot: bool = False,
+    often: bool = False,
 ) -> list[Result]:
     """Run queries that change nothing; return the results of *first*, then those of *queries*. One round trip.
 
@@ -131,6 +133,7 @@ def read_safely(
     - *settings*: statements for the transaction. No setting stays.
     - *safe_path*: if off, *queries* use the ``search_path`` as *first* does.
     - *one_snapshot*: all queries see the same snapshot, unless a transaction is open.
+    - *often*: each query is prepared, unless a transaction is open. For texts that stay the same.
 
     Raises Django's database errors, with the transaction rolled back, or the savepoint in the caller's transaction.
     """
@@ -140,12 +143,17 @@ def read_safely(
     if nested:
         before.insert(0, "SAVEPOINT testdb_reset")
         after = ["ROLLBACK TO SAVEPOINT testdb_reset", "RELEASE SAVEPOINT testdb_reset"]
-    elif one_snapshot:
-        before.insert(0, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    elif one_snapshot or often:
+        before.insert(0, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY" if one_snapshot else "BEGIN")
         after = ["COMMIT"]
     pin = [SAFE_PATH] if safe_path else []
+    statements = (*before, *first, *pin, *queries, *after)
     with rolled_back_on_error(connection, savepoint=nested):
-        results = run_sql(connection, ";\n".join((*before, *first, *pin, *queries, *after)))
+        if often and not nested:
+            connection.ensure_connection()
+            results = pipeline_of(connection).read(connection, [Command(sql, often=True) for sql in statements])
+        else:
+            results = run_sql(connection, ";\n".join(statements))
     start = len(before)
     then = start + len(first) + len(pin)
     return results[start : start + len(first)] + results[then : then + len(queries)]
@@ -178,6 +186,7 @@ COMMAND_OK, TUPLES_OK, _SINGLE_TUPLE, _SYNC = 1, 2, 9, 10
 _READ, _READ_OR_WRITE = 1, 3
 
 _Sent = tuple[str, bytes] | None
+_Load = Callable[[Any], list[tuple[Any, ...]]]
 
 
 def unique_prefix() -> str:
@@ -208,7 +217,7 @@ class Pipeline:
         self._names: dict[str, bytes] = {}
 
     def run(self, connection: BaseDatabaseWrapper, *batches: Sequence[Command]) -> list[Result]:
-        """Run the batches and return the results of all commands. One round trip.
+        """Run the batches and return the results of all commands, with PostgreSQL's texts as values. One round trip.
 
         A sync ends each batch: there the session reports its counts, and an error skips the rest of the batch. Raises
         Django's database errors, for the first command that failed.
@@ -218,16 +227,23 @@ class Pipeline:
         with connection.wrap_database_errors, raw.lock:
             return self.run_locked(raw, batches)
 
-    def run_locked(self, raw: Any, batches: Sequence[Sequence[Command]]) -> list[Result]:
+    def read(self, connection: BaseDatabaseWrapper, batch: Sequence[Command]) -> list[Result]:
+        """Do the same for one batch, with the values that the driver makes of the texts."""
+        connection.validate_thread_sharing()
+        raw = connection.connection
+        with connection.wrap_database_errors, raw.lock:
+            return self.run_locked(raw, [batch], partial(load_rows, raw))
+
+    def run_locked(self, raw: Any, batches: Sequence[Sequence[Command]], load: _Load | None = None) -> list[Result]:
         """Do the same over the driver's connection, whose lock the caller holds. Raises the driver's errors."""
         room = self._make_room() if len(self._names) > _MOST_PREPARED else []
-        return self._run(raw, [room, *batches] if room else batches)[len(room) :]
+        return self._run(raw, [room, *batches] if room else batches, load or self._load_texts)[len(room) :]
 
     def _make_room(self) -> list[Command]:
         oldest = list(itertools.islice(self._names, _MOST_PREPARED // 2))
         return [Command(f"DEALLOCATE {self._names.pop(sql).decode()}") for sql in oldest]
 
-    def _run(self, raw: Any, batches: Sequence[Sequence[Command]]) -> list[Result]:
+    def _run(self, raw: Any, batches: Sequence[Sequence[Command]], load: _Load) -> list[Result]:
         from psycopg import OperationalError  # noqa: PLC0415 - the driver is optional
 
         conn = raw.pgconn
@@ -248,7 +264,7 @@ class Pipeline:
                 except OperationalError:
                     # Interrupted before all answers came. The next statement would take them for its own.
                     raw.close()
-        return self._read(sent, answers)
+        return self._read(sent, answers, load)
 
     def _send(self, conn: Any, command: Command, sent: list[_Sent]) -> None:
         """Send *command*. Add one item for each expected answer: the statement that it prepares, or None for the result."""
@@ -271,7 +287,7 @@ class Pipeline:
         conn.send_query_prepared(name, arguments)
         sent.append(None)
 
-    def _read(self, sent: Sequence[_Sent], answers: Sequence[Any]) -> list[Result]:
+    def _read(self, sent: Sequence[_Sent], answers: Sequence[Any], load: _Load) -> list[Result]:
         from psycopg import OperationalError  # noqa: PLC0415 - the driver is optional
         from psycopg.errors import InvalidSqlStatementName, error_from_result  # noqa: PLC0415
 
@@ -287,18 +303,17 @@ class Pipeline:
                     self._names.clear()
                 raise error
             if prepared is None:
-                results.append(self._result(answer))
+                rows = load(answer) if answer.status == TUPLES_OK else None
+                results.append(Result(rows, answer.command_tuples or 0 if rows is None else len(rows)))
             else:
                 self._names[prepared[0]] = prepared[1]
         if len(answers) < len(sent):
             raise OperationalError("the connection is lost")
         if single:
-            results[0] = Result([row for each in single for row in self._result(each).rows or ()], len(single))
+            results[0] = Result([row for each in single for row in load(each)], len(single))
         return results
 
-    def _result(self, answer: Any) -> Result:
-        if answer.status == COMMAND_OK:
-            return Result(None, answer.command_tuples or 0)
+    def _load_texts(self, answer: Any) -> list[tuple[Any, ...]]:
         columns, encoding, read = range(answer.nfields), self._encoding, answer.get_value
         rows = []
         for row in range(answer.ntuples):
@@ -306,7 +321,7 @@ class Pipeline:
             rows.append(
                 tuple([None if value is None else value.decode(encoding, "surrogateescape") for value in values])
             )
-        return Result(rows, len(rows))
+        return rows
 
 
 # For each connection of the driver: its pipeline, which all users share.

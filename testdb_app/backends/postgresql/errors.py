@@ -149,6 +149,9 @@ LOCK_NOT_AVAILABLE = "55P03"
 ABOUT_OBJECTS = frozenset({"0A", "22", "3F", "42"})
 """The classes of SQLSTATE of an error about an object in a statement: it is gone, of another kind, or forbidden to this role."""
 
+ABOUT_STATEMENTS = ABOUT_OBJECTS | {"26"}
+"""These, and that of a prepared statement that is gone."""
+
 
 def sqlstate(error: BaseException) -> str:
     """Return the five letters of the SQLSTATE behind Django's *error*, or an empty text."""

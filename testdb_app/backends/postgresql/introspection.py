@@ -4,8 +4,8 @@ Names are joined on OIDs throughout: a constraint's name is unique only within i
 no foreign key at all to a role that owns nothing.
 
 The sequences that are not at their start are found exactly, including those that setval(…, false) or RESTART WITH moved.
-From PostgreSQL 18 on one function returns the state. Before, a sequence that was never called must be read itself. Each
-read keeps a sequence locked to the end of the message, so many sequences are read in parts.
+From PostgreSQL 18 on one function returns the state. Before, each sequence must be read itself. Each read keeps a
+sequence locked to the end of the message, so many sequences are read in parts.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from testdb_app.backends.postgresql.catalog import USER_SCHEMAS
 from testdb_app.backends.postgresql.connection import server_version
 from testdb_app.backends.postgresql.preconditions import OWNERS
 from testdb_app.backends.postgresql.queries import chunks, read_rows
-from testdb_app.backends.postgresql.sql import qualify, quote
+from testdb_app.backends.postgresql.sql import qualify, quote, quote_literal
 from testdb_app.baseline_state import SequenceState
 from testdb_app.exceptions import UnsupportedError
 from testdb_app.schema import (
@@ -318,6 +318,7 @@ def _sequences(rows: Iterable[Rows[Any]], names: Mapping[int, QualifiedName]) ->
             cycle=cycle,
             extension=extension,
             owned=owned,
+            readable=readable,
             uses=tuple(
                 sorted(
                     {
@@ -328,7 +329,7 @@ def _sequences(rows: Iterable[Rows[Any]], names: Mapping[int, QualifiedName]) ->
                 )
             ),
         )
-        for schema, name, data_type, start, increment, minimum, maximum, cache, cycle, extension, owned, uses in rows
+        for schema, name, data_type, start, increment, minimum, maximum, cache, cycle, extension, owned, readable, uses in rows
     ]
     return tuple(sorted(sequences, key=lambda sequence: sequence.name))
 
@@ -520,64 +521,76 @@ def _count(
 
 # The lock table holds some 10,000 locks at its default, for all sessions together.
 _SEQUENCES_A_MESSAGE = 2_000
-# Scalar subqueries in one statement. Planning time grows faster than their number; 20 is the cheapest.
+# Sequences in one statement. Planning time grows faster than their number; 20 is the cheapest.
 _SEQUENCES_A_STATEMENT = 20
 
 Read = Callable[[Sequence[str]], list[list[tuple[Any, ...]]]]
 """Runs queries in one round trip and returns the rows of each."""
 
+# By version and token of a schema: the queries of its state.
+_known: dict[str, tuple[str, ...]] = {}
+_MOST_KNOWN = 16
+
+
+def sizes_and_states(connection: BaseDatabaseWrapper, schema: Schema | None) -> tuple[str, ...]:
+    """Return the queries of the sizes of tables and of the states of sequences.
+
+    With the known *schema* they read its tables and sequences alone. So they are right only where its token is still
+    right, and fail if a sequence is gone. They are the same texts each time, so that they can stay prepared.
+    """
+    version = server_version(connection)
+    if schema is None:
+        return (catalog.SIZES, *sequence_states(connection))
+    key = f"{version} {schema.token}"
+    if key not in _known:
+        if len(_known) >= _MOST_KNOWN:
+            _known.clear()
+        oids = ",".join(str(table.oid) for table in schema.tables if table.stores_rows)
+        start = [(sequence.name, sequence.start) for sequence in schema.sequences if sequence.readable]
+        can_read = version < 18_00_00 and len(start) == len(schema.sequences) <= _SEQUENCES_A_MESSAGE
+        _known[key] = (
+            catalog.SIZES_OF.format(oids=f"'{{{oids}}}'::oid[]"),
+            *(_read_each(start) if can_read else sequence_states(connection)),
+        )
+    return _known[key]
+
 
 def sequence_states(connection: BaseDatabaseWrapper) -> tuple[str, ...]:
     """Return the queries of the states, for :func:`read_all_states` to read."""
-    if server_version(connection) >= 18_00_00:
-        return (catalog.SEQUENCE_STATES_18,)
-    return (catalog.SEQUENCE_STATES_IF_FEW.format(most=_SEQUENCES_A_MESSAGE), catalog.SEQUENCE_COUNT)
+    return (catalog.SEQUENCE_STATES_18 if server_version(connection) >= 18_00_00 else catalog.SEQUENCES_TO_READ,)
 
 
 def read_all_states(
-    read: Read, results: Sequence[list[tuple[Any, ...]]]
+    read: Read, results: Iterable[list[tuple[Any, ...]]]
 ) -> tuple[dict[QualifiedName, SequenceState], list[QualifiedName]]:
     """Return the states of the sequences that are not at their start, and the sequences that the role may not read.
 
-    *results* are the results of :func:`sequence_states`. Reads more if they were too many, or not enough.
+    *results* are the results of :func:`sequence_states`. Before PostgreSQL 18, reads each sequence itself.
     """
     states: dict[QualifiedName, SequenceState] = {}
     unread: list[tuple[QualifiedName, int]] = []
     unreadable: list[QualifiedName] = []
-    for schema, name, state, start, value, called in _all_rows(read, results):
+    rows = [row for rows in results for row in rows]
+    for schema, name, state, value, called in rows:
         sequence = QualifiedName(schema, name)
         if state == "moved":
             states[sequence] = SequenceState(last_value=value, is_called=called)
         elif state == "unread":
-            unread.append((sequence, start))
+            unread.append((sequence, value))
         else:
             unreadable.append(sequence)
-    states.update(_displaced(read, unread))
+    for part in chunks(unread, _SEQUENCES_A_MESSAGE):
+        states |= read_all_states(read, read(_read_each(part)))[0]
     return states, unreadable
 
 
-def _all_rows(read: Read, results: Sequence[list[tuple[Any, ...]]]) -> Iterator[tuple[Any, ...]]:
-    yield from results[0]
-    if len(results) == 1:
-        return
-    ((number,),) = results[1]
-    if number > _SEQUENCES_A_MESSAGE:
-        parts = -(-number // _SEQUENCES_A_MESSAGE)
-        for part in range(parts):
-            (rows,) = read([catalog.SEQUENCE_STATES_OF_PART.format(parts=parts, part=part)])
-            yield from rows
-
-
-def _displaced(
-    read: Read, sequences: Sequence[tuple[QualifiedName, int]]
-) -> Iterator[tuple[QualifiedName, SequenceState]]:
-    """Yield those of *sequences* (name, start), none of which was called, whose next value is not their start."""
-    for message in chunks(sequences, _SEQUENCES_A_MESSAGE):
-        queries = [
-            "SELECT ARRAY[" + ", ".join(f"(SELECT last_value FROM {quote(name)})" for name, _ in chunk) + "]::bigint[]"
-            for chunk in chunks(message, _SEQUENCES_A_STATEMENT)
-        ]
-        values = [value for rows in read(queries) for value in rows[0][0]]
-        for (name, start), value in zip(message, values, strict=True):
-            if value != start:
-                yield name, SequenceState(last_value=value, is_called=False)
+def _read_each(sequences: Sequence[tuple[QualifiedName, int]]) -> list[str]:
+    """Write queries as :data:`catalog.SEQUENCE_STATES_18` for *sequences*, each with its start."""
+    return [
+        " UNION ALL ".join(
+            f"SELECT {quote_literal(name.schema)}, {quote_literal(name.name)}, 'moved', last_value, is_called "
+            f"FROM {quote(name)} WHERE is_called OR last_value <> {start}"
+            for name, start in chunk
+        )
+        for chunk in chunks(sequences, _SEQUENCES_A_STATEMENT)
+    ]

@@ -36,6 +36,7 @@ def read_rows(
     lock_timeout: float | None = None,
     safe_path: bool = True,
     one_snapshot: bool = False,
+    often: bool = False,
 ) -> list[list[tuple[Any, ...]]]:
     """Return the rows of *first* and of *queries*; see :func:`~testdb_app.backends.postgresql.connection.read_safely`.
 
@@ -45,7 +46,13 @@ def read_rows(
     settings = [] if lock_timeout is None else [f"SET LOCAL lock_timeout = '{milliseconds(lock_timeout)}ms'"]
     try:
         results = read_safely(
-            connection, queries, first=first, settings=settings, safe_path=safe_path, one_snapshot=one_snapshot
+            connection,
+            queries,
+            first=first,
+            settings=settings,
+            safe_path=safe_path,
+            one_snapshot=one_snapshot,
+            often=often,
         )
     except DatabaseError as error:
         if sqlstate(error) == LOCK_NOT_AVAILABLE:

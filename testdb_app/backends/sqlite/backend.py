@@ -145,7 +145,12 @@ class SQLiteBackend(BaseBackend):
         return introspection.read_details(connection, schema, count_rows=count_rows)
 
     def read_state(
-        self, connection: BaseDatabaseWrapper, *, lock_timeout: float, baseline: Baseline | None = None
+        self,
+        connection: BaseDatabaseWrapper,
+        *,
+        lock_timeout: float,
+        baseline: Baseline | None = None,
+        schema: Schema | None = None,
     ) -> DatabaseState:
         return introspection.read_state(connection, lock_timeout=lock_timeout, baseline=baseline)
 
