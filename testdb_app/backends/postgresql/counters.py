@@ -341,18 +341,18 @@ def _counted(count: str, oids: str, was: str | None = None) -> str:
           FROM (SELECT {count} AS now{"" if was is None else ", was"} FROM {source} WHERE m.mode = 'none' OFFSET 0) c"""
 
 
-def _others(database: int, after: str, known: tuple[str, str] | None) -> str:
+def _others(database: int, after: str, parameters: tuple[str, str] | None) -> str:
     """Write the list of the other sessions, as a text and as the number of those that may have written unseen.
 
-    *known* are two parameters: the process ids of sessions that are held, and the sessions that have run nothing since
+    *parameters* are two: the process ids of sessions that are held, and the sessions that have run nothing since
     they were remembered. These have not written if they are idle and wait for their client. Those that are held have
-    reported before they were idle, and may enter their wait a moment later. Without *known* any other session counts, also
+    reported before they were idle, and may enter their wait a moment later. Without *parameters* any other session counts, also
     an autovacuum worker. It is evaluated *after* a number is known.
     """
     connected = f"CASE WHEN {after} >= 0 THEN pg_catalog.pg_stat_get_db_numbackends({database}) END"
-    if known is None:
+    if parameters is None:
         return f"(SELECT '' AS names, {connected} - 1 AS strangers OFFSET 0)"
-    held, allowed = known
+    held, allowed = parameters
     name = "pg_catalog.concat_ws('/', a.pid, EXTRACT(EPOCH FROM a.backend_start), EXTRACT(EPOCH FROM a.state_change))"
     return f"""(SELECT coalesce(pg_catalog.string_agg(b.name, ',' ORDER BY b.name), '') AS names,
                pg_catalog.count(*) FILTER (WHERE NOT (b.is_idle AND (
