@@ -11,6 +11,8 @@ import time
 import pytest
 
 from tests.creation.projects import TemplateProject
+from tests.embedded.processes import eventually
+from tests.scratch import connect_as_superuser
 
 pytestmark = pytest.mark.postgresql
 
@@ -103,6 +105,10 @@ def test_a_killed_run_with_a_kept_database_leaves_nothing(project: TemplateProje
     killed = project.run("-m", "pytest", "--reuse-db", KILL=KEEPING[step])
     assert killed.returncode == -signal.SIGKILL, killed.stdout + killed.stderr
     assert project.test_name in project.databases()
+    # The server first ends what the killed run has sent. What that makes, a later run drops.
+    with connect_as_superuser("postgres") as connection:
+        query = "SELECT FROM pg_stat_activity WHERE usename = %s"
+        assert eventually(lambda: connection.execute(query, [project.role]).fetchone() is None)
     project.tests("--reuse-db").must_use().must_find()
     assert project.databases() == sorted([*project.templates(), project.test_name])
 
