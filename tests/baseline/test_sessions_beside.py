@@ -17,7 +17,7 @@ import pytest
 from django.db import connections, transaction
 
 from testdb_app.backends.postgresql import change_tracker, connection
-from testdb_app.backends.postgresql.change_tracker import PostgreSQLChangeTracker
+from testdb_app.backends.postgresql.counters import REPORT
 from testdb_app.exceptions import LockTimeoutError, UnsafeDatabaseError
 from testdb_app.resetter import Resetter
 from tests.baseline.conftest import InThread, content, messages, scans
@@ -286,13 +286,13 @@ def test_they_are_free_after_an_interruption(scratch, thread, before, monkeypatc
 
 
 def test_two_threads_that_reset_at_once_do_not_wait_for_each_other(scratch, before, monkeypatch):
-    """Each is between the report of the others and its own proof at the same time."""
-    both, run_it = threading.Barrier(2), PostgreSQLChangeTracker.run
+    """Both look for the sessions of others at the same time, and find each other's idle."""
+    both, take = threading.Barrier(2), change_tracker.take_written
 
-    def run_together(*arguments: Any, **options: Any) -> Any:
+    def take_together(session: Any) -> Any:
         with suppress(threading.BrokenBarrierError):
             both.wait(2)
-        return run_it(*arguments, **options)
+        return take(session)
 
     def reset(connection: Any) -> None:
         resetter = resetters.setdefault(threading.get_ident(), scratch.resetter(lock_timeout=5))
@@ -304,7 +304,7 @@ def test_two_threads_that_reset_at_once_do_not_wait_for_each_other(scratch, befo
     with InThread(scratch.alias) as first, InThread(scratch.alias) as second:
         for each in (first, second, first, second):
             each.call(reset)
-        monkeypatch.setattr(PostgreSQLChangeTracker, "run", run_together)
+        monkeypatch.setattr(change_tracker, "take_written", take_together)
         for each in [first.start(reset), second.start(reset)]:
             each.result(30)
     scratch.reset()
@@ -334,7 +334,8 @@ def test_a_forked_child_leaves_the_sessions_of_its_parent_alone(scratch, thread,
                 for _ in range(3):
                     run(scratch, INSERT.format(2))
                     mine.reset()
-            status = int("pg_stat_force_next_flush" not in "".join(sent))
+            # Sent alone, it is for another session.
+            status = int(REPORT[0].sql in sent)
         finally:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
