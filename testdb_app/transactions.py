@@ -139,6 +139,19 @@ class OuterTransaction:
         """
         return find_dangling_rows(self.connection)
 
+    @property
+    def statements(self) -> int:
+        """The number of statements that were sent since the outermost transaction on the connection was opened."""
+        return self._hooks.statements if self._hooks is not None else 0
+
+    def forget_refused(self, statements: int) -> None:
+        """Let the transaction continue if no statement was sent since there were so many *statements*.
+
+        Django marks it as failed also where only Python has raised in an ``atomic()`` block: access was blocked.
+        """
+        if self.is_open and self.statements == statements:
+            self.connection.needs_rollback = False
+
     def roll_back(self) -> TransactionFault | None:
         """Roll back everything written in it, and return its fault, or None.
 
@@ -354,14 +367,15 @@ _MOST_OF_A_STATEMENT = 200
 class ConnectionHooks:
     """Hooks into one connection. They record the closing line, the failed statement and the statement that ended the transaction.
 
-    They also refuse a commit or rollback by hand. ``transactions`` are the outer transactions on the connection, the
-    innermost last; each has an ``owner``, a text. *status* returns the driver's status of the transaction.
+    They count the statements, and refuse a commit or rollback by hand. ``transactions`` are the outer transactions on the
+    connection, the innermost last; each has an ``owner``, a text. *status* returns the driver's status of the transaction.
     """
 
     def __init__(self, connection: BaseDatabaseWrapper, status: Callable[[], TransactionStatus]) -> None:
         self.connection = connection
         self.status = status
         self.ended_by = ""
+        self.statements = 0
         self.transactions: list[Any] = []
         self.ignores_close = 0
         self.closed_where = ""
@@ -389,6 +403,7 @@ class ConnectionHooks:
         self._close()
 
     def _note_failure(self, execute: Callable[..., Any], sql: str, params: Any, many: bool, context: Any) -> Any:
+        self.statements += 1
         try:
             result = execute(sql, params, many, context)
         except (DatabaseError, InterfaceError) as error:

@@ -70,6 +70,7 @@ IN_THE_GATE = {
     "test_situations.py::test_a_reset_works_or_names_what_is_the_matter[a type is dropped]",
     "test_situations.py::test_a_reset_works_or_names_what_is_the_matter[the session is ended]",
     "test_rollback_scopes.py::test_what_a_wide_fixture_makes_lives_as_long_as_its_scope[module]",
+    "test_rollback_scopes.py::test_a_test_that_pytest_django_blocks_breaks_no_scope_and_one_that_unblocks_is_blamed",
     "test_rollback_scopes.py::test_scopes_nest_and_their_fixtures_build_on_each_other",
     "test_rollback_scopes.py::test_a_test_that_breaks_the_scope_is_blamed_and_the_scope_is_made_again[connection.close()]",
     "test_rollback_scopes.py::test_a_test_that_commits_in_the_middle_of_a_scope_ends_it_and_it_is_made_again[reset-reset_db]",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -14,6 +14,9 @@ from testdb_app.plugin._pytest_private import CLASS_FIXTURE, DB_HELPER, request_
 from testdb_app.plugin.fixtures import Copies, DataFixtures
 from testdb_app.plugin.reporting import LeakFinder
 from testdb_app.plugin.scopes import Kind, OpenScope, refuse, roll_back, stack_of
+
+if TYPE_CHECKING:
+    from testdb_app.transactions import OuterTransaction
 
 _RUN = pytest.StashKey["TestdbPlugin"]()
 _OWN = frozenset({*requests.ROLLBACK, *requests.COMMITTED})
@@ -34,6 +37,8 @@ class TestdbPlugin:
         self.leaks: LeakFinder | None = None
         self._uses_scopes: bool | None = None
         self._last: pytest.Item | None = None
+        # The statements that each open transaction had seen before the present test.
+        self._statements: dict[OuterTransaction, int] = {}
 
     def stop(self) -> None:
         """Remove the hooks that were set outside of pytest."""
@@ -102,6 +107,7 @@ class TestdbPlugin:
                 self.stack.finish_from_first(Kind.ROLLBACK)
                 if not requests.committed_scopes(item):
                     self.stack.finish_from_first(Kind.COMMITTED)
+        self._statements = {each: each.statements for entry in self.stack.entries for each in entry.transactions}
         self.copies.start_test()
 
     def set_up_test(self, item: pytest.Item) -> _Hook:
@@ -117,7 +123,14 @@ class TestdbPlugin:
 
     def tear_down_test(self, item: pytest.Item, nextitem: pytest.Item | None) -> _Hook:
         """Check whether *item* has broken a scope or left rows, and tear it down. A package's scope ends with its last test."""
-        wrong = self._find_fault(item) if requests.unittest_kind(item) is not None else None
+        wrong = None
+        if requests.unittest_kind(item) is not None:
+            wrong = self._find_fault(item)
+        elif self.stack.entries and not self.stack.of_kind(Kind.TEST):
+            # A test that names no database: what pytest-django refused has broken nothing.
+            for transaction, statements in self._statements.items():
+                transaction.forget_refused(statements)
+            wrong = self._find_broken(item)
         with transactional.resetting_late(item):
             result = yield
         if nextitem is not None and self.stack.entries:

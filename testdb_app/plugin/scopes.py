@@ -232,6 +232,7 @@ def hold_scope(request: Any, blocker: Any) -> Generator[None]:
     rank, name = requests.RANKS[fixturedef.scope], fixturedef.argname
     check_hooked(request.config, name)
     check_in_time(stack, fixturedef)
+    _check_access(request, name)
     _check_installed(name)
     users = _users(request, name)
     _open_wider(stack, request, rank, users)
@@ -330,6 +331,23 @@ def check_hooked(config: pytest.Config, name: str) -> None:
             f'The fixture "{name}" was asked for by getfixturevalue(), and no test of this run names it, so nothing was prepared '
             f'for it. Name it: as an argument of the fixture or the test, or by @pytest.mark.usefixtures("{name}").'
         )
+
+
+def _check_access(request: Any, name: str) -> None:
+    """Raise :class:`ScopeError` if pytest-django blocks the database for the present test, which does not name the scope."""
+    item = _pytest_private.item_of(request)
+    if requests.uses_database(item) or _pytest_private.DB_HELPER in _pytest_private.fixtures_set_up(request):
+        return
+    from django.db import connection  # noqa: PLC0415
+
+    try:
+        connection.ensure_connection()
+    except RuntimeError as error:
+        raise ScopeError(
+            f'The fixture "{name}" was asked for by getfixturevalue(), and {item.nodeid} does not name it, so pytest-django '
+            "does not let that test use the database. Name it: as an argument of the fixture or the test, or by "
+            f'@pytest.mark.usefixtures("{name}").'
+        ) from error
 
 
 def _check_installed(name: str) -> None:

@@ -405,6 +405,72 @@ def cleaner(django_db_setup, django_db_blocker, left_at_the_end):
     assert "made again for the tests that need them" in " ".join(done.stdout.split())
 
 
+def test_a_test_that_pytest_django_blocks_breaks_no_scope_and_one_that_unblocks_is_blamed(run: Runner) -> None:
+    run.write(
+        """
+@pytest.fixture(scope="module")
+def wide(db_module):
+    return shelf("wide")
+
+def test_1(wide):
+    assert names() == ["wide"]
+
+def test_2_is_refused():
+    with pytest.raises(RuntimeError, match="not allowed"):
+        shelf("refused")
+
+def test_3_can_still_use_it(django_db_blocker):
+    with django_db_blocker.unblock():
+        assert names() == ["wide"]
+
+def test_4_breaks_it(django_db_blocker):
+    with django_db_blocker.unblock():
+        try:
+            with transaction.atomic(savepoint=False):
+                shelf("wide")
+        except Exception:
+            pass
+"""
+    )
+    done = run(fails=True)
+    assert outcomes(done) == {"passed": 4, "error": 1}
+    assert "test_4_breaks_it has broken the transaction of the fixture" in done.stdout
+    assert "INSERT" in done.stdout
+
+
+SHARED.add(
+    "db over a scope that is asked for late",
+    """
+@pytest.fixture(scope="module")
+def db(request):
+    request.getfixturevalue("db_module")
+
+def test_1(db):
+    shelf("never")
+
+def test_2(db, django_db_blocker):
+    with django_db_blocker.unblock():
+        shelf("never")
+""",
+    """
+@pytest.fixture(scope="module")
+def db(db_module): ...
+
+def test_3(db):
+    shelf("in a savepoint")
+
+def test_4(db):
+    assert names() == []
+""",
+)
+
+
+def test_a_project_whose_db_asks_for_a_scope_late_is_told_what_to_name(played: dict[str, Played]) -> None:
+    found = played["db over a scope that is asked for late"]
+    assert found.outcomes == {"passed": 2, "error": 2}
+    assert "test_1 does not name it, so pytest-django does not let that test use the database. Name it:" in found.text
+
+
 SHARED.add(
     "a TestCase in the middle",
     """
