@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from testdb_app.sessions import TestSession, TestSessionFactory
 
 _FAULT = "testdb_fault"
+_SHARED_ORDER = "testdb_shared_order"
 _FOUND = pytest.StashKey[str]()
 
 __all__ = ["LeakWarning", "copied_per_test"]
@@ -39,10 +40,19 @@ def pytest_configure(config: pytest.Config) -> None:
         f"{requests.MARK}(databases): the databases, a list of aliases or '__all__', that db_class, db_module, db_package, "
         "db_session, reset_db_class and reset_db_module open for the test.",
     )
+    config.addinivalue_line(
+        "markers",
+        f'{requests.SHARE_MARK}(scope="module", fixtures=(), except_=()): make the rows of function-scoped fixtures once for the '
+        'tests of the module, or of the "class"; each test still sees only the rows of its own fixtures, and may change them.',
+    )
     _configure_sessions(config)
     options.check_options(config)
     if options.resets_all(config) or options.leaks(config):
         _register_hooks(config)
+    if config.getoption(options.VERIFY):
+        from testdb_app.plugin import verification  # noqa: PLC0415
+
+        verification.register(config)
     most = options.durations(config)
     if most is not None:
         from testdb_app.plugin.reporting import SlowestResets  # noqa: PLC0415
@@ -76,12 +86,24 @@ def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Ite
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Add pytest-django's marks for our fixtures, and register the hooks if *item* needs them."""
     _collect_session_test(item)
+    _collect_shared_test(item)
     # Without pytest-django there is one error, after the collection.
     if requests.uses_ours(item) and item.config.pluginmanager.hasplugin("django"):
         requests.add_mark(item)
         _register_hooks(item.config)
     elif requests.is_of_our_class(item) and item.config.pluginmanager.hasplugin("django"):
         _register_hooks(item.config)
+
+
+def _collect_shared_test(item: pytest.Item) -> None:
+    """Have *item* share fixtures, if its mark or the ini key says so."""
+    config = item.config
+    if not config.getoption(options.SHARE) or not config.pluginmanager.hasplugin("django"):
+        return
+    if requests.add_share(item, config.getini(options.SHARE)) and not config.pluginmanager.has_plugin(_SHARED_ORDER):
+        from testdb_app.plugin.layers import SharedOrder  # noqa: PLC0415 - only a run that shares
+
+        config.pluginmanager.register(SharedOrder(), _SHARED_ORDER)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -123,6 +145,10 @@ def pytest_testnodedown(node: Any) -> None:
     if _FAULT in output:
         node.config.stash[_FOUND] = output[_FAULT]
     options.note_seconds(node.config, output.get(options.SECONDS, 0.0))
+    if options.SHARED in output:
+        from testdb_app.plugin import hooks  # noqa: PLC0415
+
+        hooks.of(node.config).sharing.report.add(output[options.SHARED])
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -139,6 +165,9 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     fault = config.stash.get(_FOUND, None)
     if fault is not None:
         terminalreporter.write_line(f"ERROR: {fault}", red=True)
+    hooks = sys.modules.get("testdb_app.plugin.hooks")
+    if hooks is not None:
+        hooks.of(config).sharing.report.write(terminalreporter, explains=bool(config.getoption(options.EXPLAIN)))
 
 
 def _refuse(fault: str | None) -> None:

@@ -66,7 +66,7 @@ SAME_NAME = {
     "showdeps": "the command, over the pictures",
     "resetdb": "the command",
 }
-PARTICIPLES = {"loading", "reporting", "connection_sharing", "migrated"}
+PARTICIPLES = {"loading", "reporting", "connection_sharing", "sharing", "migrated"}
 
 
 def find_modules() -> dict[str, Path]:

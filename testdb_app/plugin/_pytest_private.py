@@ -56,6 +56,12 @@ def was_requested_through(request: Any, name: str) -> bool:
     return any(getattr(each, "fixturename", None) == name for each in request._iter_chain())
 
 
+def finalizers_of(fixturedef: Any) -> list[Any]:
+    """Return the live list of what runs at the end of a fixture, the last first."""
+    found: list[Any] = fixturedef._finalizers
+    return found
+
+
 def forget_finalizers(fixturedef: Any) -> None:
     """Keep a fixture that has ended from ending again."""
     fixturedef._finalizers.clear()

@@ -190,6 +190,15 @@ class Copies:
         self._memo: dict[int, Any] = {}
 
     @property
+    def memo(self) -> dict[int, Any]:
+        """The memo of all copies for the present test."""
+        return self._memo
+
+    def originals(self) -> dict[int, Any]:
+        """Return the values of which the present test has copies, by the identities of these."""
+        return {id(copied): self._originals[fixturedef][0] for fixturedef, copied in self._copies.items()}
+
+    @property
     def is_empty(self) -> bool:
         """Whether nothing is to be copied."""
         return not self._originals

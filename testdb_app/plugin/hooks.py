@@ -12,6 +12,7 @@ from testdb_app.exceptions import LeakError, ScopeError, SessionBrokenError, Tes
 from testdb_app.plugin import options, requests, transactional
 from testdb_app.plugin._pytest_private import CLASS_FIXTURE, DB_HELPER, request_of
 from testdb_app.plugin.fixtures import Copies, DataFixtures
+from testdb_app.plugin.layers import Sharing
 from testdb_app.plugin.reporting import LeakFinder
 from testdb_app.plugin.scopes import Kind, OpenScope, refuse, roll_back, stack_of
 
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
 _RUN = pytest.StashKey["TestdbPlugin"]()
 _OWN = frozenset({*requests.ROLLBACK, *requests.COMMITTED})
-# Packages whose fixtures write no rows.
-_OF_OTHERS = ("pytest_django", "_pytest", "testdb_app", "xdist", "pytest_cov", "anyio", "pytest_asyncio")
 _Hook = Generator[None, object, object]
 
 
@@ -34,6 +33,7 @@ class TestdbPlugin:
         self.stack = stack_of(config)
         self.data = DataFixtures(self.stack)
         self.copies = Copies()
+        self.sharing = Sharing(self.stack, self.copies)
         self.leaks: LeakFinder | None = None
         self._uses_scopes: bool | None = None
         self._last: pytest.Item | None = None
@@ -107,7 +107,8 @@ class TestdbPlugin:
                 self.stack.finish_from_first(Kind.ROLLBACK)
                 if not requests.committed_scopes(item):
                     self.stack.finish_from_first(Kind.COMMITTED)
-        self._statements = {each: each.statements for entry in self.stack.entries for each in entry.transactions}
+        self.sharing.begin_test(item)
+        self._note_statements()
         self.copies.start_test()
 
     def set_up_test(self, item: pytest.Item) -> _Hook:
@@ -127,10 +128,7 @@ class TestdbPlugin:
         if requests.unittest_kind(item) is not None:
             wrong = self._find_fault(item)
         elif self.stack.entries and not self.stack.of_kind(Kind.TEST):
-            # A test that names no database: what pytest-django refused has broken nothing.
-            for transaction, statements in self._statements.items():
-                transaction.forget_refused(statements)
-            wrong = self._find_broken(item)
+            wrong = self._find_broken(item)  # a test that names no database
         with transactional.resetting_late(item):
             result = yield
         if nextitem is not None and self.stack.entries:
@@ -169,21 +167,24 @@ class TestdbPlugin:
             return (yield from refuse(fixturedef, request, error))
         self.copies.hand_out_copies()
         if fixturedef.argname != DB_HELPER:
-            return self.copies.keep(fixturedef, (yield))
+            return (yield from self.sharing.set_up(fixturedef, request))
         error = transactional.reset_if_requested_late(request)
         if error is not None:
             return (yield from refuse(fixturedef, request, error))
         # The transaction of pytest-django for one test is the innermost one that is open.
         entry = OpenScope(Kind.TEST, fixturedef, request)
         fixturedef.addfinalizer(lambda: self._end_test_level(entry))
+        savepoints = self.sharing.count_savepoints()
+        self._note_statements()
         result = yield
         self.stack.push(entry)
+        self.sharing.note_savepoints(savepoints)
         return result
 
     def _end_test_level(self, entry: OpenScope) -> None:
         self.stack.remove(entry)
         wrong = self._find_fault(entry.node)
-        if wrong is not None:
+        if wrong is not None and not self.sharing.has_blamed(entry.node):
             raise wrong
 
     def _set_up_class(self, fixturedef: Any, request: Any) -> _Hook:
@@ -216,8 +217,14 @@ class TestdbPlugin:
                 self.stack.finish_from(entry)
                 return
 
+    def _note_statements(self) -> None:
+        self._statements = {each: each.statements for entry in self.stack.entries for each in entry.transactions}
+
     def _find_broken(self, item: pytest.Item) -> SessionBrokenError | None:
         """Return the error of *item* if it has broken a scope around it. That scope is ended first."""
+        for transaction, statements in self._statements.items():
+            # What pytest-django or Django refused has broken nothing.
+            transaction.forget_refused(statements)
         for number, entry in enumerate(self.stack.entries):
             faults = [found for each in entry.transactions if (found := each.find_fault())]
             if faults:
@@ -262,7 +269,7 @@ def _set_up_scope(fixturedef: Any, request: Any) -> _Hook:
 
 
 def _is_of_the_project(fixturedef: Any) -> bool:
-    return not (getattr(fixturedef.func, "__module__", None) or "").startswith(_OF_OTHERS)
+    return not requests.is_of_others(fixturedef.func)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -301,6 +308,13 @@ def pytest_runtest_setup(item: pytest.Item) -> _Hook:
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> _Hook:
     """Check whether the test has broken a scope around it, or left rows."""
     return (yield from of(item.config).tear_down_test(item, nextitem))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand what a worker of pytest-xdist has shared to its controller."""
+    if options.is_worker(session.config):
+        output: dict[str, Any] = session.config.workeroutput  # type: ignore[attr-defined]
+        output[options.SHARED] = of(session.config).sharing.report.nodes
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

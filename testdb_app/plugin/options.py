@@ -15,6 +15,11 @@ RESET = "testdb_reset_transactional"
 LEAKS = "testdb_leaks"
 DURATIONS = "testdb_durations"
 TEMPLATES = "testdb_templates"
+SHARE = "testdb_share"
+EXPLAIN = "testdb_explain"
+VERIFY = "testdb_share_verify"
+SHARED = "testdb_shared"
+"""The key under which a worker of pytest-xdist hands over what it has shared."""
 HOOKS = "testdb_hooks"
 """The name of the plugin object that holds the hooks around fixtures and tests."""
 CREATION_HOOKS = "testdb_creation_hooks"
@@ -31,6 +36,9 @@ _HELP = {
     RESET: "End every transactional test (by transactional_db, live_server or the mark) with a reset instead of a flush.",
     LEAKS: "After each test and each wide fixture, find committed rows that it left in the database: warn, or fail.",
     DURATIONS: "Show the N slowest resets, and what they reset.",
+    SHARE: "Files and folders whose tests share what their function-scoped fixtures make, as by the mark testdb_share.",
+    EXPLAIN: "Show which fixtures the tests with the mark testdb_share share, how often these were made, and why others are not.",
+    VERIFY: "Run the tests again without sharing, compare the outcomes of each test, and fail where they differ.",
     TEMPLATES: "Clone the test databases from a template, so that migrations run once and not in every run and worker.",
 }
 
@@ -41,6 +49,15 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption("--testdb-reset-transactional", action="store_true", default=False, help=_HELP[RESET])
     group.addoption("--testdb-leaks", choices=LEAK_MODES, default=None, help=_HELP[LEAKS])
     group.addoption("--testdb-durations", type=int, metavar="N", default=None, help=_HELP[DURATIONS])
+    group.addoption("--testdb-explain", action="store_true", default=False, help=_HELP[EXPLAIN])
+    group.addoption("--testdb-share-verify", action="store_true", default=False, help=_HELP[VERIFY])
+    group.addoption(
+        "--no-testdb-share",
+        dest=SHARE,
+        action="store_false",
+        default=True,
+        help="Ignore the mark and the ini key testdb_share: make each fixture for each test.",
+    )
     group.addoption("--testdb-templates", dest=TEMPLATES, action="store_true", default=None, help=_HELP[TEMPLATES])
     group.addoption(
         "--no-testdb-templates",
@@ -49,6 +66,7 @@ def add_options(parser: pytest.Parser) -> None:
         default=None,
         help="Run the migrations, as Django does.",
     )
+    parser.addini(SHARE, _HELP[SHARE], type="paths", default=[])
     parser.addini(TEMPLATES, _HELP[TEMPLATES], type="bool", default=None)
     parser.addini(RESET, _HELP[RESET], type="bool", default=False)
     parser.addini(LEAKS, _HELP[LEAKS], default="")

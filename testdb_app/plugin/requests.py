@@ -8,11 +8,13 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from testdb_app.plugin._pytest_private import DB_HELPER
+from testdb_app.plugin._pytest_private import DB_HELPER, collected_definitions, request_of
 
 RANKS = {"session": 0, "package": 1, "module": 2, "class": 3, "function": 4}
 """The rank of each of pytest's scopes."""
@@ -31,12 +33,100 @@ SESSION_MARK = "test_session"
 _COMMITTING = ("transactional_db", "live_server", "reset_db")
 SESSIONS = frozenset({"test_session", "test_session_factory"})
 """The fixtures of test sessions."""
+SHARE_MARK = "testdb_share"
+"""The mark, and the ini key, that have the tests of a node share their fixtures."""
+SHARE_SCOPES = {"module": "db_module", "class": "db_class"}
+"""The scopes in which tests share, and the fixture that opens the transaction of each."""
+
+# The packages whose fixtures write no rows.
+_OF_OTHERS = frozenset(
+    (
+        "pytest_django",
+        "_pytest",
+        "testdb_app",
+        "xdist",
+        "pytest_cov",
+        "anyio",
+        "pytest_asyncio",
+        "pytest_mock",
+        "pytest_socket",
+        "pytest_subtests",
+        "pytest_randomly",
+        "pytest_timeout",
+        "pytest_benchmark",
+        "faker",
+    )
+)
 _OURS = frozenset({*ROLLBACK, *COMMITTED, "reset_db"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """What the mark ``testdb_share`` says of a test: the scope, the fixtures to share in any case, and those not to share."""
+
+    scope: str = "module"
+    fixtures: frozenset[str] = frozenset()
+    except_: frozenset[str] = frozenset()
+
+
+_SHARE = pytest.StashKey[Share]()
+
+
+def share_of(item: pytest.Item) -> Share | None:
+    """Return how *item* shares fixtures; None if it does not."""
+    return item.stash.get(_SHARE, None)
+
+
+def add_share(item: pytest.Item, paths: Iterable[Path]) -> bool:
+    """Have *item* share fixtures if its closest mark says so, or it is below one of *paths*. Return whether it does.
+
+    It gets the fixture of the scope, as if it had requested that after its other wide fixtures. Raises
+    :class:`pytest.UsageError` for a mark with invalid arguments.
+    """
+    mark = item.get_closest_marker(SHARE_MARK)
+    if mark is not None:
+        share = _read_share(item, *mark.args, **mark.kwargs)
+    elif any(item.path.is_relative_to(path) for path in paths):
+        share = Share()
+    else:
+        return False
+    if not isinstance(item, pytest.Function) or unittest_kind(item) is not None:
+        return False
+    if commits(item) or committed_scopes(item) or is_native_async(item) or not uses_database(item):
+        return False
+    item.stash[_SHARE] = share
+    names, scope = item.fixturenames, SHARE_SCOPES[share.scope]
+    if scope not in names:
+        ranks = [_rank_of(item, name) for name in names]
+        narrower = (place for place, rank in enumerate(ranks) if rank > RANKS[share.scope])
+        names.insert(next(narrower, len(names)), scope)
+    return True
+
+
+def _rank_of(item: pytest.Item, name: str) -> int:
+    found = collected_definitions(request_of(item), name)
+    return RANKS[found[-1].scope] if found else FUNCTION
+
+
+def _read_share(item: pytest.Item, scope: str = "module", *args: Any, **options: Any) -> Share:
+    lists = {key: options.pop(key, ()) for key in ("fixtures", "except_")}
+    wrong = next((key for key, given in lists.items() if isinstance(given, str)), None)
+    if args or options or wrong or scope not in SHARE_SCOPES:
+        raise pytest.UsageError(
+            f'The mark {SHARE_MARK} of {item.nodeid} has invalid arguments. It takes a scope, "module" or "class", and lists of '
+            'names: testdb_share("module", fixtures=["customer"], except_=["gateway"]).'
+        )
+    return Share(scope=scope, **{key: frozenset(given) for key, given in lists.items()})
 
 
 def names_of(item: pytest.Item) -> tuple[str, ...]:
     """Return the names of all fixtures that *item* uses, also through others or by autouse."""
     return tuple(getattr(item, "fixturenames", ()))
+
+
+def is_of_others(function: Any) -> bool:
+    """Whether the function of a fixture is pytest's, or that of a plugin whose fixtures write no rows."""
+    return (getattr(function, "__module__", None) or "").partition(".")[0] in _OF_OTHERS
 
 
 def rollback_scopes(item: pytest.Item) -> list[str]:

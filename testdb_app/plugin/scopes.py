@@ -23,12 +23,13 @@ if TYPE_CHECKING:
 
 
 class Kind(StrEnum):
-    """The kind of an entry: one of our scopes, a fixture with rows, a unittest class, or a test."""
+    """The kind of an entry: one of our scopes, a fixture with rows, a unittest class, a shared fixture, or a test."""
 
     ROLLBACK = "rollback"
     COMMITTED = "committed"
     DATA = "data"
     CLASS = "class"
+    SHARED = "shared"
     TEST = "test"
 
 
@@ -43,7 +44,7 @@ class OpenScope:
         self.fixturedef = fixturedef
         self.request = request
         self.in_commits = in_commits
-        self.rank = FUNCTION if kind is Kind.TEST else RANKS[fixturedef.scope]
+        self.rank = FUNCTION if kind in {Kind.SHARED, Kind.TEST} else RANKS[fixturedef.scope]
         self.node = request.node
         self.transactions: list[OuterTransaction] = []
         # Lets the finalizers of a fixture use the database.
@@ -53,6 +54,10 @@ class OpenScope:
     def title(self) -> str:
         """Its description, for the beginning of a sentence."""
         return str(self).replace("the", "The", 1)
+
+    def finish(self) -> None:
+        """End it, as pytest ends the fixture."""
+        self.fixturedef.finish(self.request)
 
     def __str__(self) -> str:
         if self.kind is Kind.TEST:
@@ -77,6 +82,10 @@ class ScopeStack:
     def push(self, entry: OpenScope) -> None:
         """Add an entry that was just opened."""
         self.entries.append(entry)
+
+    def push_below_test(self, entry: OpenScope) -> None:
+        """Add an entry that was opened before the savepoint of the present test, which is the last one."""
+        self.entries.insert(len(self.entries) - 1, entry)
 
     def remove(self, entry: OpenScope) -> None:
         """Remove an entry that has ended, wherever it is."""
@@ -142,7 +151,7 @@ class ScopeStack:
 
     def _finish(self, entry: OpenScope, errors: list[BaseException]) -> None:
         try:
-            entry.fixturedef.finish(entry.request)
+            entry.finish()
         except BaseException as error:  # noqa: BLE001 - it may be an outcome of pytest, and the others have to end too
             errors.append(error)
         self.remove(entry)

@@ -60,6 +60,7 @@ def groups() -> dict[str, Callable[[Bench], Iterator[Case]]]:
         "disk": cases_elsewhere.run_disk,
         "testcases": cases_testcases.run_testcases,
         "plugin": cases_plugin.run_plugin,
+        "sharing": cases_plugin.run_sharing,
         "templates": cases_templates.run_templates,
         "templates-migrations": cases_templates.run_migrations,
         "templates-workers": cases_templates.run_workers,

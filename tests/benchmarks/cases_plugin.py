@@ -1,12 +1,14 @@
-"""Runs of pytest: what the plugin costs where nobody uses it, what wide scopes save, and what the report of leaks costs."""
+"""Runs of pytest: what the plugin costs where nobody uses it, what scopes and the mark save, and what the leak finder costs."""
 
 from __future__ import annotations
 
 import json
+import random
 import tempfile
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.benchmarks.cases_tables import Bench
@@ -16,6 +18,7 @@ from tests.guard.projects import Project, database_settings, make_project
 
 TESTS = 300
 SHARING = 100
+SUITE = 200
 ROWS = 100
 
 # The time of all tests but the first, which sets up the database. Python's garbage collector looks at everything that is
@@ -58,25 +61,149 @@ class TestSharing:
     def test_sharing(self, rows, number):
         assert Item.objects.count() == {ROWS}
 """
+_FIXTURES = """
+import pytest
+from datetime import date
+from testdb_app.demo.models import (
+    Author, Book, Branch, Card, Copy, Film, Genre, Loan, Member, Publisher, Series, Staff,
+)
+
+DAY = date(2026, 1, 1)
+
+@pytest.fixture
+def publisher(db):
+    return Publisher.objects.create(name="A press")
+
+@pytest.fixture
+def series(publisher):
+    return [Series.objects.create(name=f"Series {n}", publisher=publisher) for n in range(3)]
+
+@pytest.fixture
+def authors(db):
+    return [Author.objects.create(name=f"Author {n}") for n in range(10)]
+
+@pytest.fixture
+def genres(db):
+    return [Genre.objects.create(name=f"Genre {n}") for n in range(5)]
+
+@pytest.fixture
+def books(series):
+    return [
+        Book.objects.create(title=f"Book {n}", year=2000, series=series[n % 3], isbn=str(n), pages=n) for n in range(20)
+    ]
+
+@pytest.fixture
+def films(series):
+    return [Film.objects.create(title=f"Film {n}", year=2000, series=series[n % 3], minutes=n) for n in range(8)]
+
+@pytest.fixture
+def branch(db):
+    return Branch.objects.create(name="Main Street")
+
+@pytest.fixture
+def staff(branch):
+    return [Staff.objects.create(name=f"Staff {n}", branch=branch) for n in range(6)]
+
+@pytest.fixture
+def copies(books, branch):
+    return [Copy.objects.create(work=books[n % 20], branch=branch, shelf=str(n)) for n in range(40)]
+
+@pytest.fixture
+def members(db):
+    return [Member.objects.create(name=f"Member {n}", joined_on=DAY) for n in range(15)]
+
+@pytest.fixture
+def cards(members):
+    return [Card.objects.create(member=each, issued_on=DAY) for each in members]
+
+@pytest.fixture
+def loans(copies, cards):
+    return [Loan.objects.create(copy=copies[n], card=cards[n % 15], lent_on=DAY) for n in range(30)]
+
+def check(number, *fixtures):
+    for rows in fixtures:
+        first = rows[0] if isinstance(rows, list) else rows
+        assert type(first).objects.filter(pk=first.pk).exists()
+    if number % 4 == 0:
+        Genre.objects.create(name="of a test")
+        first.save()
+"""
+_NAMES = (
+    "publisher",
+    "series",
+    "authors",
+    "genres",
+    "books",
+    "films",
+    "branch",
+    "staff",
+    "copies",
+    "members",
+    "cards",
+    "loans",
+)
+
+
+def shared_suite(*, together: int) -> str:
+    """Return a module of 200 tests that request three of twelve fixtures each, so many *together* the same ones."""
+    chance, parts = random.Random(15), [_FIXTURES]
+    for group in range(SUITE // together):
+        names = ", ".join(chance.sample(_NAMES, 3))
+        parts.append(f"class TestFeature{group}:")
+        parts += [
+            f"    def test_{number}(self, {names}):\n        check({number}, {names})" for number in range(together)
+        ]
+    return "\n".join(parts) + "\n"
+
+
+_MARK = "pytestmark = pytest.mark.testdb_share\n"
+_SUITES = {"features": (10, "ten tests each request the same", 5), "scattered": (1, "each test draws its own", 1)}
 _NO_DATABASE = "def test_nothing():\n    pass\n"
 _SCOPES = {"function": "db", "class": "db_class", "module": "db_module"}
 
 
 def run_plugin(bench: Bench) -> Iterator[Case]:
     """Measure runs of pytest in turn, a tenth as many as the rounds."""
-    name = f"plugin_{uuid.uuid4().hex[:8]}"
-    with tempfile.TemporaryDirectory() as folder:
-        project = make_project(Path(folder), {"default": database_settings("default", NAME=name)})
-        project.add_settings("INSTALLED_APPS += ['django.contrib.contenttypes', 'django.contrib.auth']\n")
-        project.write("pytest.ini", "[pytest]\nDJANGO_SETTINGS_MODULE = settings\n")
-        project.write("conftest.py", _CONFTEST)
+    with _project() as project:
         project.write("test_trivial.py", _TRIVIAL)
         project.write("test_nothing.py", _NO_DATABASE)
         for scope, fixture in _SCOPES.items():
-            text = _SHARING.replace("SCOPE", scope).replace("FIXTURE", fixture)
-            project.write(f"test_{scope}.py", text)
+            project.write(f"test_{scope}.py", _SHARING.replace("SCOPE", scope).replace("FIXTURE", fixture))
+        yield from _measure(project, rounds=max(5, bench.rounds // 10))
+
+
+def run_sharing(bench: Bench) -> Iterator[Case]:
+    """Measure what the mark ``testdb_share`` saves, in a tenth as many runs of pytest as the rounds."""
+    with _project() as project:
+        for suite, (together, title, limit) in _SUITES.items():
+            text = shared_suite(together=together)
+            project.write(f"test_{suite}.py", text)
+            project.write(f"test_{suite}_marked.py", text + _MARK)
+            marked = {"function scope": (f"test_{suite}.py",), "testdb_share": (f"test_{suite}_marked.py",)}
+            case = _case(
+                project,
+                max(5, bench.rounds // 10),
+                f"sharing-{suite}",
+                f"{SUITE} tests, each with 3 of 12 fixtures of 1 to 40 rows: {title}",
+                marked,
+                base="function scope",
+            )
+            measured = case.ratio("function scope", "testdb_share")
+            text = f"rows shared by the mark, {title}"
+            yield _with(case, Target(text=text, measured=measured, limit=limit, unit="× faster", at_least=True))
+
+
+@contextmanager
+def _project() -> Iterator[Project]:
+    name = f"plugin_{uuid.uuid4().hex[:8]}"
+    with tempfile.TemporaryDirectory() as folder:
+        project = make_project(Path(folder), {"default": database_settings("default", NAME=name)})
+        apps = ["django.contrib.contenttypes", "django.contrib.auth", "testdb_app.demo"]
+        project.add_settings(f"INSTALLED_APPS += {apps}\n")
+        project.write("pytest.ini", "[pytest]\nDJANGO_SETTINGS_MODULE = settings\n")
+        project.write("conftest.py", _CONFTEST)
         try:
-            yield from _measure(project, rounds=max(5, bench.rounds // 10))
+            yield project
         finally:
             drop_test_databases(name)
 

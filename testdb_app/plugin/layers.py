@@ -1,0 +1,591 @@
+"""Share the rows of function-scoped fixtures between the tests of a module or a class.
+
+pytest sets up each test as ever, in its own order. Where everything before a fixture was shared too, a fixture that has
+made rows is kept: as a *layer*, a savepoint below that of the test. The next test that requests it gets a copy of the
+value instead. Before a test, the layers that it does not request in the same order are rolled back; so it sees the rows of
+its own fixtures, and of no others.
+
+A layer costs one statement. The savepoint of the test is made a second time under its own name, and the first one stays below
+it: PostgreSQL and SQLite keep both, and the newer one is what Django rolls back to. So a fixture that fails, or that turns out
+not to be one for sharing, has run exactly as it would without.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import itertools
+import sys
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from types import CellType, FunctionType
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from testdb_app.exceptions import SessionBrokenError
+from testdb_app.plugin import _pytest_private, requests
+from testdb_app.plugin._pytest_private import DB_HELPER, collected_definitions, request_of
+from testdb_app.plugin.scopes import Kind, OpenScope, ScopeStack
+from testdb_app.plugin.sharing import definition_for, is_inert, only_builds, set_up_order, why_not_shared
+
+if TYPE_CHECKING:
+    from testdb_app.plugin.fixtures import Copies
+    from testdb_app.transactions import OuterTransaction
+
+_Hook = Generator[None, object, object]
+
+
+class Layer(OpenScope):
+    """The rows of one shared fixture. ``values`` are copies of its value and of those below, as they were when it was made.
+
+    *savepoints* are what its rows are above: a connection, and the name of the savepoint. *finalizers* are those of the
+    fixture.
+    """
+
+    def __init__(
+        self,
+        fixturedef: Any,
+        request: Any,
+        *,
+        values: list[Any],
+        savepoints: Iterable[tuple[Any, str]],
+        finalizers: Iterable[Callable[[], object]],
+        held: Iterable[OuterTransaction],
+    ) -> None:
+        super().__init__(Kind.SHARED, fixturedef, request)
+        self.values = values
+        self._savepoints = list(savepoints)
+        self._finalizers = list(finalizers)
+        self._held = list(held)
+        self._blocker = request.getfixturevalue("django_db_blocker")
+
+    def finish(self) -> None:
+        """Run the finalizers, and roll the rows back, unless the scope around has ended. Two statements a database."""
+        with self._blocker.unblock(), ExitStack() as stack:
+            stack.callback(self._roll_back)
+            for each in self._finalizers:
+                stack.callback(each)
+
+    def _roll_back(self) -> None:
+        if all(each.is_open and each.find_fault() is None for each in self._held):
+            for connection, name in reversed(self._savepoints):
+                connection.savepoint_rollback(name)
+                connection.savepoint_commit(name)
+
+
+class _Test:
+    """The test that is being set up: what it can share, and what it has got so far."""
+
+    def __init__(self, item: Any, plan: list[Any]) -> None:
+        self.item = item
+        self.plan = plan
+        # The layers that were there before the test, and the values that it has got, in the order of the plan.
+        self.kept = 0
+        self.values: list[Any] = []
+        # Its savepoints, and the number of statements that were sent when the last one was made.
+        self.savepoints: list[tuple[Any, str]] = []
+        self.statements = 0
+        self.is_open = False
+
+
+class SharingReport:
+    """What was shared in one run, by node and fixture; as plain values, which travel between processes."""
+
+    def __init__(self) -> None:
+        self.nodes: dict[str, dict[str, dict[str, Any]]] = {}
+
+    def note_used(self, item: Any, name: str) -> None:
+        """Note that *item* has got a fixture that is shared, or could be."""
+        self._of(item, name)["used"] += 1
+
+    def note_made(self, item: Any, name: str) -> None:
+        """Note that a layer was made for *item*."""
+        self._of(item, name)["made"] += 1
+
+    def note_refused(self, item: Any, name: str, reason: str) -> None:
+        """Note why a fixture is made for *item* alone. The first reason of a node is kept."""
+        entry = self._of(item, name)
+        entry["why"] = entry["why"] or reason
+
+    def add(self, nodes: dict[str, dict[str, dict[str, Any]]]) -> None:
+        """Add what another process has shared."""
+        for node, fixtures in nodes.items():
+            for name, other in fixtures.items():
+                entry = self._entry(node, name)
+                entry["used"] += other["used"]
+                entry["made"] += other["made"]
+                entry["why"] = entry["why"] or other["why"]
+
+    def write(self, terminal: Any, *, explains: bool) -> None:
+        """Write how often shared fixtures were made, and with *explains* each fixture of each node."""
+        if explains and self.nodes:
+            terminal.write_sep("=", "shared fixtures")
+            for line in self._lines():
+                terminal.write_line(line)
+        total = self._total()
+        if total is not None:
+            terminal.write_line(total)
+
+    def _lines(self) -> Iterator[str]:
+        """Yield what is shared, how often it was made, and what is not shared and why."""
+        for node, fixtures in sorted(self.nodes.items()):
+            yield node
+            for name, entry in sorted(fixtures.items(), key=lambda each: (-each[1]["used"], each[0])):
+                if entry["made"]:
+                    yield f"  shared: {name}, made {_times(entry['made'])} for {entry['used']} tests"
+                if entry["why"]:
+                    yield f"  not shared{' by all' * bool(entry['made'])}: {name} {entry['why']}"
+
+    def _total(self) -> str | None:
+        """Return how often shared fixtures were made, in one line; None if nothing was shared."""
+        entries = [entry for fixtures in self.nodes.values() for entry in fixtures.values() if entry["made"]]
+        if not entries:
+            return None
+        made, used = (sum(entry[key] for entry in entries) for key in ("made", "used"))
+        return f"testdb_app: {len(entries)} shared fixtures were made {_times(made)} instead of {_times(used)}"
+
+    def _of(self, item: Any, name: str) -> dict[str, Any]:
+        node = item.getparent(pytest.Class if _share(item).scope == "class" else pytest.Module) or item
+        return self._entry(node.nodeid, name)
+
+    def _entry(self, node: str, name: str) -> dict[str, Any]:
+        return self.nodes.setdefault(node, {}).setdefault(name, {"used": 0, "made": 0, "why": None})
+
+
+def _times(number: int) -> str:
+    return "once" if number == 1 else f"{number} times"
+
+
+class Sharing:
+    """The layers of one run. *copies* has the values of wide fixtures."""
+
+    def __init__(self, stack: ScopeStack, copies: Copies) -> None:
+        self.stack = stack
+        self.copies = copies
+        self.report = SharingReport()
+        self._test: _Test | None = None
+        self._context: tuple[Any, ...] = ()
+        # What has been found out while a fixture was made.
+        self._refused: dict[Any, str] = {}
+        self._blamed: Any = None
+
+    @property
+    def layers(self) -> list[Layer]:
+        """The shared fixtures whose rows are there, in the order in which they were made."""
+        return [entry for entry in self.stack.entries if isinstance(entry, Layer)]
+
+    def has_blamed(self, item: Any) -> bool:
+        """Whether a fixture of *item* was blamed for what is wrong with its scope."""
+        return self._blamed is item
+
+    def begin_test(self, item: Any) -> None:
+        """Roll back the layers that *item* does not request in the same order. It costs two statements for each."""
+        self._test = None
+        share = requests.share_of(item)
+        if share is None:
+            # A test that cannot see the database sees no rows.
+            if requests.uses_database(item) or "django_db_blocker" in requests.names_of(item):
+                self._drop(0)
+            return
+        plan, refused = self._plan(item, share)
+        for name, reason in refused.items():
+            self.report.note_refused(item, name, reason)
+        context = _context_of(item, share)
+        if context != self._context:
+            self._drop(0)
+        self._context = context
+        kept = 0
+        for layer, wanted in zip(self.layers, plan, strict=False):
+            if layer.fixturedef is not wanted:
+                break
+            kept += 1
+        self._drop(kept)
+        self._test = _Test(item, plan)
+
+    def note_savepoints(self, before: dict[Any, int]) -> None:
+        """Note the savepoints of the test, which has just begun. *before* is how many were open on each connection."""
+        test, held = self._test, self._held()
+        if test is None or not held:
+            return
+        connections = [each.connection for each in held]
+        test.savepoints = [
+            (each, each.savepoint_ids[-1])
+            for each in connections
+            if len(each.savepoint_ids) == before.get(each, -1) + 1 and each.savepoint_ids[-1] is not None
+        ]
+        test.statements = _count(held)
+        test.kept = len(self.layers)
+        test.values = self._hand_out(test.item) if test.kept else []
+        test.is_open = bool(test.savepoints)
+
+    def count_savepoints(self) -> dict[Any, int]:
+        """Return how many savepoints are open on each connection of the scope."""
+        if self._test is None:
+            return {}
+        return {each.connection: len(each.connection.savepoint_ids) for each in self._held()}
+
+    def set_up(self, fixturedef: Any, request: Any) -> _Hook:
+        """Answer a fixture of function scope from its layer, or make it, and a layer of it. The body of a hook."""
+        test = self._test
+        if test is None or request.node is not test.item or fixturedef not in test.plan:
+            return self.copies.keep(fixturedef, (yield))
+        if not test.is_open:
+            request.getfixturevalue(DB_HELPER)
+        position = test.plan.index(fixturedef)
+        self.report.note_used(test.item, fixturedef.argname)
+        if position < test.kept:
+            return (yield from _answer(fixturedef, test.values[position]))
+        if position != len(test.values) or not test.is_open:
+            # One before it could not be shared.
+            return self.copies.keep(fixturedef, (yield))
+        return (yield from self._make(test, fixturedef, request))
+
+    def _make(self, test: _Test, fixturedef: Any, request: Any) -> _Hook:
+        """Make a fixture as pytest makes it, and then a layer of it if that is possible."""
+        held = self._held()
+        is_first = test.statements == _count(held)
+        finalizers = _pytest_private.finalizers_of(fixturedef)
+        known = len(finalizers)
+        changed: list[str] = []
+        wide = [(value, _shallow(value)) for value in _wide_values(test.item)]
+        with _watched(changed, [each.connection for each in held]):
+            result = self.copies.keep(fixturedef, (yield))
+        if any(not _is_same(_shallow(value), before) for value, before in wide):
+            changed.append("changes the value of a wider fixture")
+        self._check(test, fixturedef, held)
+        made = _count(held) > test.statements
+        reason = _find_fault(test, held)
+        is_named = fixturedef.argname in _share(test.item).fixtures
+        if reason is None and not is_named:
+            reason = _find_side_effect(fixturedef, changed, sends_statements=made)
+        values, snapshot = [*test.values, result], []
+        if reason is None:
+            try:
+                memo = self._wide_originals(test.item)
+                snapshot = [_copy(each, memo) for each in values]
+            except Exception as error:  # noqa: BLE001 - any object may refuse to be copied, by any error
+                reason = f"has a value that cannot be copied ({type(error).__name__}: {error})"
+        if reason is not None:
+            self._refused[fixturedef] = reason
+        elif not is_first:
+            # Where it comes first in another test, it can be shared.
+            reason = "is set up after one that sends statements and is not shared"
+        if reason is not None:
+            self.report.note_refused(test.item, fixturedef.argname, reason)
+            return result
+        savepoints = test.savepoints if made or is_named else []
+        for connection, name in savepoints:
+            with connection.cursor() as cursor:
+                cursor.execute(connection.ops.savepoint_create_sql(name))
+        layer = Layer(
+            fixturedef, request, values=snapshot, savepoints=savepoints, finalizers=finalizers[known:], held=held
+        )
+        del finalizers[known:]
+        self.stack.push_below_test(layer)
+        self.report.note_made(test.item, fixturedef.argname)
+        test.statements, test.values = _count(held), values
+        return result
+
+    def _check(self, test: _Test, fixturedef: Any, held: list[OuterTransaction]) -> None:
+        """Raise :class:`SessionBrokenError` if a fixture has ended the transaction of its scope."""
+        for transaction in held:
+            fault = transaction.find_fault()
+            if fault is not None and fault.is_fatal:
+                self._blamed = test.item
+                name = fixturedef.argname
+                raise SessionBrokenError(
+                    f'The fixture "{name}" (function scope) has broken the transaction that its rows are in: {fault}. The tests '
+                    "that request it cannot run in one transaction with others. Mend the fixture, or give its tests a module "
+                    f"without the mark {requests.SHARE_MARK}.",
+                    owner=str(test.item.nodeid),
+                )
+
+    def _held(self) -> list[OuterTransaction]:
+        """Return the transactions that the rows are in."""
+        return [each for scope in self.stack.of_kind(Kind.ROLLBACK) for each in scope.transactions]
+
+    def _drop(self, kept: int) -> None:
+        """Roll back the layers after the first *kept*."""
+        self.stack.finish(self.layers[kept:])
+
+    def _hand_out(self, item: Any) -> list[Any]:
+        """Return copies of the values of all layers for *item*, with one memo, so that objects they share are still shared."""
+        memo = self.copies.memo
+        for value in _wide_values(item):
+            memo.setdefault(id(value), value)
+        return [_copy(each, memo) for each in self.layers[-1].values]
+
+    def _wide_originals(self, item: Any) -> dict[int, Any]:
+        """Return a memo with which a copy refers to the values of wide fixtures themselves."""
+        memo = {id(value): value for value in _wide_values(item)}
+        memo.update(self.copies.originals())
+        return memo
+
+    def _plan(self, item: Any, share: requests.Share) -> tuple[list[Any], dict[str, str]]:
+        """Return the fixtures that *item* can share, in the order in which they are set up, and why others cannot be."""
+        plan: list[Any] = []
+        refused: dict[str, str] = {}
+        first = ""
+        for fixturedef in set_up_order(item):
+            if is_inert(fixturedef):
+                continue
+            name = fixturedef.argname
+            reason = self._judge(fixturedef, item, share)
+            if reason is None and first and name not in share.fixtures:
+                reason = f"is set up after {first}"
+            if reason is None:
+                plan.append(fixturedef)
+            else:
+                refused[name] = reason
+                first = first or f'"{name}", which {reason}'
+        return plan, refused
+
+    def _judge(self, fixturedef: Any, item: Any, share: requests.Share) -> str | None:
+        if fixturedef.argname in share.except_:
+            return "is excepted by the mark"
+        reason = self._refused.get(fixturedef) or why_not_shared(fixturedef, item, share.fixtures)
+        if reason is None:
+            for argument in fixturedef.argnames:
+                used = definition_for(fixturedef, argument, item)
+                if used is not None and (used in self._refused or argument in share.except_):
+                    return f'uses "{argument}", which is not shared'
+        return reason
+
+
+def _count(held: list[OuterTransaction]) -> int:
+    """Return how many statements were sent in the transactions."""
+    return sum(each.statements for each in held)
+
+
+def _find_fault(test: _Test, held: list[OuterTransaction]) -> str | None:
+    """Return why no savepoint can be made where a fixture has just been set up."""
+    faults = [fault for each in held if (fault := each.find_fault()) is not None]
+    if faults:
+        return f"has broken its transaction: {faults[0]}"
+    if any(each.savepoint_ids[-1:] != [name] for each, name in test.savepoints):
+        return "leaves an atomic() block open"
+    vendors = {each.vendor for each, _ in test.savepoints} - _VENDORS
+    return f"is on {vendors.pop()}, which has only one savepoint of a name" if vendors else None
+
+
+_VENDORS = {"postgresql", "sqlite"}
+
+
+def _find_side_effect(fixturedef: Any, changed: list[str], *, sends_statements: bool) -> str | None:
+    """Return what a fixture does besides rows, or may do; None if that is nothing."""
+    if changed:
+        return f"does more than rows: it {changed[0]}"
+    if not sends_statements and not only_builds(fixturedef):
+        return "sends no statement, and may do something else"
+    return None
+
+
+def _share(item: Any) -> requests.Share:
+    share = requests.share_of(item)
+    assert share is not None
+    return share
+
+
+def _context_of(item: Any, share: requests.Share) -> tuple[Any, ...]:
+    """Return what has to be the same for two tests to share: the node, the databases, and the wide fixtures around them."""
+    request, node = request_of(item), item.getparent(pytest.Class if share.scope == "class" else pytest.Module)
+    mark, wide = item.get_closest_marker("django_db"), []
+    for name in requests.names_of(item):
+        found = collected_definitions(request, name)
+        if found and found[-1].scope != "function" and not is_inert(found[-1]):
+            wide.append(found[-1])
+    of_class = item.getparent(pytest.Class) if any(each.scope == "class" for each in wide) else None
+    indices = getattr(getattr(item, "callspec", None), "indices", {})
+    parameters = tuple((each.argname, indices[each.argname]) for each in wide if each.argname in indices)
+    # A test outside of any class has a class scope of its own.
+    alone = item if node is None or (of_class is None and any(each.scope == "class" for each in wide)) else None
+    return node, alone, of_class, tuple(wide), parameters, str(mark and (mark.args, mark.kwargs))
+
+
+def _wide_values(item: Any) -> Iterator[Any]:
+    """Yield the values of the wide fixtures that *item* uses, and the elements of those that are collections."""
+    for fixturedef in _pytest_private.fixtures_set_up(request_of(item)).values():
+        if fixturedef.scope != "function" and fixturedef.cached_result is not None:
+            value = fixturedef.cached_result[0]
+            yield value
+            if isinstance(value, (list, tuple, set, frozenset)):
+                yield from value
+            elif isinstance(value, dict):
+                yield from value.values()
+
+
+class SharedOrder:
+    """Orders the tests that share, and checks the names in their marks. A plugin object of runs in which tests share."""
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        """Put the tests of a class, or those of a module outside of its classes, together by what they request.
+
+        The order of tests that request the same stays. Where another plugin or an option orders the tests, nothing is done.
+        """
+        _check_names(items)
+        if _is_ordered(config, items):
+            return
+        ordered: list[pytest.Item] = []
+        for _, group in itertools.groupby(items, key=lambda item: (item.parent, requests.share_of(item) is not None)):
+            tests = list(group)
+            ordered += _ordered(tests) if requests.share_of(tests[0]) is not None else tests
+        items[:] = ordered
+
+
+def _ordered(items: list[pytest.Item]) -> list[pytest.Item]:
+    places: dict[Any, int] = {}
+    contexts: dict[Any, int] = {}
+    keys: dict[pytest.Item, tuple[Any, ...]] = {}
+    for item in items:
+        wanted = [each for each in set_up_order(item) if not is_inert(each)]
+        context = contexts.setdefault(_context_of(item, _share(item)), len(contexts))
+        keys[item] = (context, *(places.setdefault(each, len(places)) for each in wanted))
+    return sorted(items, key=keys.__getitem__)
+
+
+def _is_ordered(config: pytest.Config, items: list[pytest.Item]) -> bool:
+    """Whether a plugin, an option or a mark orders the tests."""
+    if any(config.pluginmanager.hasplugin(name) for name in _ORDERING_PLUGINS):
+        return True
+    if any(config.getoption(name, None) for name in ("failedfirst", "newfirst", "stepwise", "random_order", "reverse")):
+        return True
+    if config.pluginmanager.hasplugin("randomly") and config.getoption("randomly_reorganize", True):
+        return True
+    return any(item.get_closest_marker(mark) for item in items for mark in ("order", "run", "dependency"))
+
+
+_ORDERING_PLUGINS = ("random_order", "pytest_order", "pytest_ordering", "reverse", "dependency")
+
+
+def _check_names(items: list[pytest.Item]) -> None:
+    """Raise :class:`pytest.UsageError` if a mark names a fixture that none of its tests has."""
+    named: dict[str, str] = {}
+    known: set[str] = set()
+    for item in items:
+        share = requests.share_of(item)
+        if share is not None:
+            known.update(requests.names_of(item))
+            named.update(dict.fromkeys([*share.fixtures, *share.except_], item.nodeid))
+    for name, test in named.items():
+        if name not in known:
+            raise pytest.UsageError(
+                f'The mark {requests.SHARE_MARK} of {test} names the fixture "{name}", and no test that it is about has a '
+                "fixture of that name. Write the name as a test requests it."
+            )
+
+
+def _shallow(value: Any) -> list[Any]:
+    """Return what *value* refers to: its elements or its attributes."""
+    if isinstance(value, dict):
+        return [*value, *value.values()]
+    if isinstance(value, (list, set)):
+        return list(value)
+    return [each for pair in getattr(value, "__dict__", {}).items() for each in pair]
+
+
+def _is_same(one: list[Any], other: list[Any]) -> bool:
+    simple = (str, int, float, bytes)
+    return len(one) == len(other) and all(
+        a is b or (type(a) is type(b) and isinstance(a, simple) and a == b) for a, b in zip(one, other, strict=True)
+    )
+
+
+def _answer(fixturedef: Any, value: Any) -> _Hook:
+    """Have the function of the fixture return *value*."""
+    own = fixturedef.func
+    fixturedef.func = lambda **_: value
+    try:
+        return (yield)
+    finally:
+        fixturedef.func = own
+
+
+def _copy(value: Any, memo: dict[int, Any]) -> Any:
+    """Copy *value* deeply. A function that a factory fixture returns is copied with what it refers to."""
+    if isinstance(value, FunctionType) and value.__closure__:
+        return _copy_function(value, memo)
+    return copy.deepcopy(value, memo)
+
+
+def _copy_function(function: FunctionType, memo: dict[int, Any]) -> Any:
+    if id(function) in memo:
+        return memo[id(function)]
+    cells = tuple(memo.setdefault(id(cell), CellType()) for cell in function.__closure__ or ())
+    copied = FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__, cells)
+    copied.__kwdefaults__ = function.__kwdefaults__
+    copied.__dict__.update(function.__dict__)
+    memo[id(function)] = copied
+    for cell, own in zip(cells, function.__closure__ or (), strict=True):
+        try:
+            content = own.cell_contents
+        except ValueError:
+            continue  # a name that is not bound yet
+        try:
+            cell.cell_contents  # noqa: B018 - copied by another function
+        except ValueError:
+            cell.cell_contents = _copy(content, memo)
+    return copied
+
+
+@contextmanager
+def _watched(changed: list[str], connections: list[Any]) -> Iterator[None]:
+    """Append to *changed* what is changed besides rows while the block runs.
+
+    It sees ``mail.outbox``, callbacks of ``on_commit()``, the cache of sites, writes to any configured cache, and files that
+    are saved by a storage.
+    """
+    from django.core import mail  # noqa: PLC0415 - Django is imported where it is used
+    from django.core.cache import InvalidCacheBackendError, caches  # noqa: PLC0415
+    from django.core.files.storage import Storage  # noqa: PLC0415
+
+    sites: dict[Any, Any] = getattr(sys.modules.get("django.contrib.sites.models"), "SITE_CACHE", {})
+    outbox = list(getattr(mail, "outbox", ()))
+    callbacks = [len(each.run_on_commit) for each in connections]
+    known_sites = dict(sites)
+    with ExitStack() as stack:
+        stack.enter_context(_noting(Storage, ("save",), changed, "saves a file"))
+        for alias in caches:
+            with suppress(ImportError, InvalidCacheBackendError):
+                cache = caches[alias]
+                if type(cache).__module__ in _CACHES_WITHOUT_STATE:
+                    continue
+                stack.enter_context(_noting(cache, _WRITES_OF_CACHES, changed, "writes to a cache"))
+        yield
+    if list(getattr(mail, "outbox", ())) != outbox:
+        changed.append("changes mail.outbox")
+    if [len(each.run_on_commit) for each in connections] != callbacks:
+        changed.append("registers a callback of on_commit()")
+    if sites != known_sites:
+        changed.append("changes the cache of sites")
+
+
+_CACHES_WITHOUT_STATE = ("django.core.cache.backends.dummy", "django.core.cache.backends.db")
+_WRITES_OF_CACHES = ("add", "set", "touch", "delete", "clear", "incr", "decr", "set_many", "delete_many")
+
+
+@contextmanager
+def _noting(owner: Any, names: Iterable[str], changed: list[str], what: str) -> Iterator[None]:
+    """Append *what* to *changed* at each call of these methods of *owner*, while the block runs."""
+    own = dict(vars(owner))
+
+    def note(method: Any) -> Any:
+        @functools.wraps(method)
+        def noted(*args: Any, **options: Any) -> Any:
+            changed.append(what)
+            return method(*args, **options)
+
+        return noted
+
+    names = [name for name in names if hasattr(owner, name)]
+    for name in names:
+        setattr(owner, name, note(getattr(owner, name)))
+    try:
+        yield
+    finally:
+        for name in names:
+            if name in own:
+                setattr(owner, name, own[name])
+            else:
+                delattr(owner, name)

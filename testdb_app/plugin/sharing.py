@@ -1,0 +1,172 @@
+"""Whether a fixture of function scope can be shared by tests, as far as its definition shows it."""
+
+from __future__ import annotations
+
+import builtins
+import dis
+import inspect
+from collections.abc import Collection, Iterator
+from types import CodeType
+from typing import Any
+
+from testdb_app.plugin import requests
+from testdb_app.plugin._pytest_private import DB_HELPER, collected_definitions, find_definitions, request_of
+
+_CLOCK = frozenset(
+    {"now", "today", "utcnow", "localdate", "localtime", "time", "time_ns", "monotonic", "freeze_time", "travel"}
+)
+"""Names in a fixture's code that stand for reading or changing the clock."""
+_PROCESS = frozenset({"environ", "putenv", "patch", "override_settings", "modify_settings"})
+"""Names in a fixture's code that stand for changing the process."""
+_WITHOUT_STATE = frozenset(
+    {
+        "db",
+        DB_HELPER,
+        "django_user_model",
+        "django_username_field",
+        "django_assert_num_queries",
+        "django_assert_max_num_queries",
+        "django_capture_on_commit_callbacks",
+    }
+)
+"""Fixtures of others, of function scope, that a shared fixture may use: each test gets the same of them."""
+_WITH_ROWS = frozenset({"admin_user", "admin_client"})
+_COMMITTING = frozenset({"transactional_db", "django_db_reset_sequences", "django_db_serialized_rollback", "reset_db"})
+
+
+def why_not_shared(fixturedef: Any, item: Any, named: Collection[str] = ()) -> str | None:
+    """Return why *fixturedef* cannot be shared by the tests of a node, as *item* uses it; None if nothing speaks against it.
+
+    It is the judgement before the fixture is made: by its scope, its arguments, and the names in its code. The text completes
+    "The fixture …". Fixtures in *named* are shared although their code speaks against it.
+    """
+    name, reason = fixturedef.argname, None
+    if requests.commits(item) or name in _COMMITTING:
+        reason = "is used by a test that commits"
+    elif fixturedef.scope != "function":
+        reason = f"has {fixturedef.scope} scope"
+    elif is_inert(fixturedef):
+        reason = "makes no rows"
+    elif name in _parameters(item) or fixturedef.params is not None:
+        reason = "is parametrised"
+    else:
+        reason = _find_reason_in_code(fixturedef, is_named=name in named)
+    arguments = (_find_reason_in_argument(fixturedef, each, item, named) for each in fixturedef.argnames)
+    return reason or next(filter(None, arguments), None)
+
+
+def _find_reason_in_argument(fixturedef: Any, argument: str, item: Any, named: Collection[str]) -> str | None:
+    if argument == "request":
+        return None if fixturedef.argname in named else 'uses "request"'
+    used = definition_for(fixturedef, argument, item)
+    if used is None or used.scope != "function":
+        return None
+    if argument in _parameters(item):
+        return f'uses the parameter "{argument}" of the test'
+    if is_inert(used):
+        return None if argument in _WITHOUT_STATE or fixturedef.argname in named else f'uses "{argument}"'
+    reason = why_not_shared(used, item, named)
+    return None if reason is None else f'uses "{argument}", which {reason}'
+
+
+def is_inert(fixturedef: Any) -> bool:
+    """Whether a fixture of pytest or a plugin neither makes rows nor changes how others make theirs."""
+    name = fixturedef.argname
+    if name in _WITH_ROWS or name in _COMMITTING or name.startswith("_xunit_"):
+        return False
+    return requests.is_of_others(fixturedef.func)
+
+
+def _parameters(item: Any) -> Collection[str]:
+    """Return the names of the parameters of a test, also of those that it gives to fixtures."""
+    callspec = getattr(item, "callspec", None)
+    return () if callspec is None else callspec.params
+
+
+def definition_for(fixturedef: Any, argument: str, item: Any) -> Any | None:
+    """Return the definition that *fixturedef* gets for *argument*: that of its own name is the one that it overrides."""
+    request = request_of(item)
+    found = list(collected_definitions(request, argument) or find_definitions(request, argument))
+    if argument == fixturedef.argname and fixturedef in found:
+        found = found[: found.index(fixturedef)]
+    return found[-1] if found else None
+
+
+def _find_reason_in_code(fixturedef: Any, *, is_named: bool) -> str | None:
+    function = inspect.unwrap(fixturedef.func)
+    code = getattr(function, "__code__", None)
+    reason = None
+    if code is None:
+        reason = "is no Python function"
+    elif inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        reason = "is async"
+    elif not is_named and inspect.isgeneratorfunction(function):
+        reason = "yields"
+    elif not is_named:
+        reason = _find_reason_in_names(code)
+    return reason
+
+
+def _find_reason_in_names(code: CodeType) -> str | None:
+    if "self" in code.co_varnames[: code.co_argcount] and _loads(code, "self"):
+        return "uses self"
+    names = set(_names_in(code))
+    for what, known in (("reads the clock", _CLOCK), ("changes the process", _PROCESS)):
+        found = sorted(names & known)
+        if found:
+            return f"{what} ({found[0]})"
+    return None
+
+
+def _names_in(code: CodeType) -> Iterator[str]:
+    """Yield the names of globals and attributes in *code*, and in the functions that it defines."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names_in(constant)
+
+
+def _loads(code: CodeType, name: str) -> bool:
+    """Whether *code* uses its local variable *name*."""
+    loaded = (each.argval for each in dis.get_instructions(code) if each.opname.startswith("LOAD_"))
+    return any(name == each or (isinstance(each, tuple) and name in each) for each in loaded)
+
+
+def set_up_order(item: Any) -> list[Any]:
+    """Return the fixtures of function scope that *item* names, directly or through others, in the order of their set-up."""
+    request, done, order = request_of(item), {}, []
+
+    def visit(name: str, around: tuple[str, ...]) -> None:
+        found = collected_definitions(request, name) or find_definitions(request, name)
+        level = around.count(name)
+        if name in done or level >= len(found):
+            return
+        fixturedef = found[-1 - level]
+        for argument in fixturedef.argnames:
+            visit(argument, (*around, name))
+        done[name] = fixturedef
+        if fixturedef.scope == "function":
+            order.append(fixturedef)
+
+    for name in requests.names_of(item):
+        visit(name, ())
+    return order
+
+
+def only_builds(fixturedef: Any) -> bool:
+    """Whether a fixture only builds a value: it calls nothing but classes, its arguments, and functions of its own.
+
+    One that sends no statement and calls more may replace what others call, or empty what they fill.
+    """
+    function = inspect.unwrap(fixturedef.func)
+    attributes = calls = False
+    for each in dis.get_instructions(function.__code__):
+        if each.opname.startswith(("STORE_GLOBAL", "STORE_ATTR", "STORE_SUBSCR", "DELETE_", "IMPORT_")):
+            return False
+        if each.opname in {"LOAD_GLOBAL", "LOAD_NAME"}:
+            value = function.__globals__.get(each.argval, getattr(builtins, str(each.argval), None))
+            if callable(value) and not isinstance(value, type):
+                return False
+        attributes |= each.opname in {"LOAD_ATTR", "LOAD_METHOD"}
+        calls |= each.opname.startswith("CALL")
+    return not (attributes and calls)
