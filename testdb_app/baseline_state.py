@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from testdb_app.exceptions import BaselineDamagedError, BaselineFormatError
 from testdb_app.schema import QualifiedName, Schema, SequenceInfo, Table, list_some
@@ -185,8 +185,7 @@ def _first_difference(before: str, after: str) -> str:
     return f" ({', '.join([f'- {line}' for line in gone[:3]] + [f'+ {line}' for line in came[:3]])})"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RowChanges:
+class RowChanges(NamedTuple):
     """The numbers of rows of a table that a reset removed, updated to their old values, and inserted again."""
 
     removed: int = 0

@@ -6,6 +6,7 @@ import difflib
 import os
 import re
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, fields
 from datetime import timedelta
 from typing import Any
@@ -57,6 +58,8 @@ class Settings:
 
 
 _FIELDS = {field.name.upper(): field.name for field in fields(Settings)}
+# What was given last, as a copy, because the lists in it may change in place; and what it means.
+_checked: list[tuple[Mapping[str, Any], Settings]] = [({}, Settings())]
 
 
 def get_settings() -> Settings:
@@ -65,6 +68,9 @@ def get_settings() -> Settings:
     Raises :class:`ConfigurationError` for an unknown key, a wrong type or an invalid value.
     """
     given = getattr(django_settings, "TESTDB", {})
+    before, settings = _checked[0]
+    if given == before:
+        return settings
     if not isinstance(given, Mapping):
         raise ConfigurationError(f"settings.TESTDB must be a dict, not {type(given).__name__}.")
     known = _FIELDS
@@ -77,7 +83,9 @@ def get_settings() -> Settings:
                 f"settings.TESTDB has an unknown key {key!r}.{hint} Known keys: {', '.join(known)}."
             )
         values[known[key]] = _CHECKS[known[key]](key, value)
-    return Settings(**values)
+    settings = Settings(**values)
+    _checked[0] = deepcopy(given), settings
+    return settings
 
 
 def _names(key: str, value: Any) -> tuple[str, ...]:

@@ -163,9 +163,13 @@ class ConfiguredDatabase:
         if file:
             moved = self.inode is not None and self.inode == _read_inode(file)
             return moved or any(is_same_file(path, file) for path in self.files)
-        # PostgreSQL cuts a longer name; Django's limit counts characters.
-        cut = {each.encode()[:63].decode(errors="ignore") for each in (self.name, *self.other_names)}
-        return bool(name) and name in {self.name, *self.other_names, *cut}
+        return bool(name) and name in _also_cut((self.name, *self.other_names))
+
+
+@functools.cache
+def _also_cut(names: tuple[str, ...]) -> frozenset[str]:
+    # PostgreSQL cuts a longer name; Django's limit counts characters.
+    return frozenset(names) | {each.encode()[:63].decode(errors="ignore") for each in names}
 
 
 _configured_names: dict[str, ConfiguredDatabase] = {}

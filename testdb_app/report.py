@@ -29,9 +29,14 @@ class ResetTable:
 
 def list_tables(plan: ResetPlan, changes: Mapping[QualifiedName, RowChanges]) -> tuple[ResetTable, ...]:
     """Return the tables of *plan* whose rows changed, in order, and those for which the server reports no number."""
-    actions = {name: step.action for step in plan.steps if step.action is not Action.RESTART for name in step.names}
+    actions: dict[QualifiedName, Action] = {}
     # A truncated table whose baseline's rows were put in again was restored.
-    unknown = {name for step in plan.steps if step.action is Action.TRUNCATE for name in step.names}
+    unknown: set[QualifiedName] = set()
+    for step in plan.steps:
+        if step.action is not Action.RESTART:
+            actions |= dict.fromkeys(step.names, step.action)
+            if step.action is Action.TRUNCATE:
+                unknown.update(step.names)
     tables = []
     for name, action in actions.items():
         done = changes.get(name)
@@ -182,11 +187,9 @@ def make_report(
     target: str,
     permitted_by: str,
     warning: str | None,
+    seconds: float,
 ) -> ResetReport:
-    """Return the report of a reset by *plan* that made *changes* and put back the sequences *restarted*.
-
-    The caller fills in attempts and time.
-    """
+    """Return the report of a reset by *plan* that made *changes* and put back the sequences *restarted* at the first attempt."""
     return ResetReport(
         alias=identity.alias,
         database=identity.name,
@@ -198,6 +201,7 @@ def make_report(
         kept=plan.kept,
         stale_views=plan.stale_views,
         warning=warning,
+        seconds=seconds,
     )
 
 

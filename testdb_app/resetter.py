@@ -158,14 +158,15 @@ class Resetter:
         connection = self.connection
         check_transaction_state(connection, within_transaction=self.within_transaction)
         report, attempts = run_with_retries(
-            partial(self._try, connection, refit),
+            partial(self._try, connection, started, refit),
             name=self.using,
             strategy=self.options.strategy,
             lock_timeout=self.options.lock_timeout,
             may_retry=not self.within_transaction,
             ways=get_backend(connection).ways_to_restore,
         )
-        report = replace(report, attempts=attempts, seconds=time.perf_counter() - started)
+        if attempts > 1:
+            report = replace(report, attempts=attempts)
         logger.debug("%s", report)
         if not self.once:
             warn_of_stale_views(report)
@@ -221,19 +222,19 @@ class Resetter:
         return self._permit(self.identify())
 
     def _try(
-        self, connection: BaseDatabaseWrapper, refit: bool, strategy: str, restoration: Restoration
+        self, connection: BaseDatabaseWrapper, started: float, refit: bool, strategy: str, restoration: Restoration
     ) -> ResetReport:
         with explained(connection, RESETTING, permit=self._permit):
-            return self._attempt(connection, strategy, restoration, refit=refit)
+            return self._attempt(connection, started, strategy, restoration, refit=refit)
 
     def _attempt(
-        self, connection: BaseDatabaseWrapper, strategy: str, restoration: Restoration, *, refit: bool
+        self, connection: BaseDatabaseWrapper, started: float, strategy: str, restoration: Restoration, *, refit: bool
     ) -> ResetReport:
         # Several attempts share the timeout: a failed attempt releases its locks, so that other sessions can finish.
         timeout = self.options.lock_timeout / WAITS
         is_first = restoration is Restoration.DIFFERENCES and strategy == self.options.strategy
         if is_first and not self.within_transaction:
-            report = self._reset_written(connection, timeout)
+            report = self._reset_written(connection, started, timeout)
             if report is not None:
                 return report
         observation, context = self._read_state(refit=refit, permit=True)
@@ -270,9 +271,11 @@ class Resetter:
             self._context = replace(context, new_tables=frozenset())
         if self._tracker is not None and not (self.once or self.within_transaction):
             self._tracker.renew(connection, observation)
-        return self._report(observation.identity, plan, changes, rule)
+        return self._report(started, observation.identity, plan, changes, rule)
 
-    def _reset_written(self, connection: BaseDatabaseWrapper, lock_timeout: float) -> ResetReport | None:
+    def _reset_written(
+        self, connection: BaseDatabaseWrapper, started: float, lock_timeout: float
+    ) -> ResetReport | None:
         """Reset what the tracker finds written, in few round trips; return None if a full scan is needed."""
         tracker, context = self._tracker, self._context
         if tracker is None or context is None:
@@ -281,7 +284,8 @@ class Resetter:
             for found in findings:
                 rule = self._permit(found.identity)
                 if found.is_nothing:
-                    return self._report(found.identity, ResetPlan(steps=(), kept=context.scope.kept), {}, rule)
+                    nothing = ResetPlan(steps=(), kept=context.scope.kept)
+                    return self._report(started, found.identity, nothing, {}, rule)
                 written = self._scripts.get(found.key) or self._write_for_tracker(context, tracker.describe(found))
                 if written is None:
                     return None
@@ -292,7 +296,7 @@ class Resetter:
                 plan, script = written
                 done = tracker.run(connection, found, script, lock_timeout=lock_timeout)
                 if done is not None:
-                    return self._report(found.identity, plan, done.changes, rule, done.restarted)
+                    return self._report(started, found.identity, plan, done.changes, rule, done.restarted)
         return None
 
     def _write_for_tracker(self, context: ResetContext, state: DatabaseState) -> tuple[ResetPlan, Script] | None:
@@ -377,6 +381,7 @@ class Resetter:
 
     def _report(
         self,
+        started: float,
         identity: DatabaseIdentity,
         plan: ResetPlan,
         changes: Mapping[QualifiedName, RowChanges],
@@ -392,6 +397,7 @@ class Resetter:
             target=self._target(self._context),
             permitted_by=rule,
             warning=backend_of(identity.vendor).warning or identity.warning,
+            seconds=time.perf_counter() - started,
         )
         if not plan.stale_views:
             return report

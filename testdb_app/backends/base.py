@@ -548,7 +548,8 @@ class BaseBackend(ABC):
         return True
 
     def release_session(self, connection: BaseDatabaseWrapper, *, keep: bool) -> None:
-        """Prepare the session for its next use after the reset if *keep*, the result of :meth:`renew_session`; else close it.
+        """Prepare the session for its next use after the reset if *keep*, the result of :meth:`renew_session`, and if the session
+        is as good as a new one; else close it.
 
         By default nothing is done.
         """

@@ -14,9 +14,13 @@ from django.db.backends.signals import connection_created
 
 from testdb_app import teardown
 from testdb_app.backends import get_backend
+from testdb_app.backends.postgresql import session_reset
+from testdb_app.backends.postgresql.connection import Command, pipeline_of
 from testdb_app.backends.postgresql.sent_statements import judge_statement
 from testdb_app.conf import get_settings
 from testdb_app.exceptions import ConfigurationError
+from testdb_app.resetter import Resetter
+from tests.baseline.conftest import messages
 from tests.scratch import default_parameters
 from tests.testcases.kept import differences, observe_new, read_state
 
@@ -272,33 +276,100 @@ def register_with_djangos_engine(scratch: Any) -> None:
     scratch.register(scratch.alias, ENGINE="django.db.backends.postgresql", **parameters)
 
 
-def renew(connection: Any) -> bool:
+def renew(connection: Any, between: Callable[[], object] = int) -> bool:
+    """End a test's session; *between* is the reset, with whose first message the renewal goes."""
     backend = get_backend(connection)
     keep = backend.renew_session(connection, mode=get_settings().keep_connections)
+    between()
     backend.release_session(connection, keep=keep)
     return keep
 
 
-def is_kept(connection: Any, action: Callable[[Any], None]) -> bool:
+def is_kept(connection: Any, action: Callable[[Any], None], between: Callable[[], object] = int) -> bool:
     """Run *action* as a test would, renew the session, and return whether the next test has the same one."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_backend_pid()")
         ((before,),) = cursor.fetchall()
     action(connection)
-    renew(connection)
+    renew(connection, between)
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_backend_pid()")
         ((after,),) = cursor.fetchall()
     return bool(before == after)
 
 
+@pytest.mark.parametrize("between", ["nothing", "a reset"])
 @pytest.mark.parametrize("name", [*KEPT, *CLOSED])
-def test_the_next_test_finds_what_a_new_session_has(kept: Any, name: str) -> None:
-    was_kept = is_kept(kept, {**KEPT, **CLOSED}[name])
+def test_the_next_test_finds_what_a_new_session_has(kept: Any, name: str, between: str) -> None:
+    resetter = make_resetter(kept)
+    was_kept = is_kept(kept, {**KEPT, **CLOSED}[name], resetter.reset if between == "a reset" else int)
     _LATER.get(name, lambda connection: None)(kept)
     assert differences(read_state(kept), observe_new(kept.alias)) == {}
     assert was_kept is (name in KEPT)
     assert is_kept(kept, lambda connection: None) or "wrapper" in name
+
+
+def make_resetter(connection: Any) -> Resetter:
+    resetter = Resetter(connection.alias, to="empty", allow_database=connection.settings_dict["NAME"])
+    for _ in range(2):
+        resetter.reset()
+    return resetter
+
+
+@pytest.mark.parametrize("writes", [False, True])
+def test_the_renewal_goes_with_the_message_of_the_reset(kept: Any, writes: bool) -> None:
+    resetter = make_resetter(kept)
+    for _ in range(3):
+        if writes:
+            sql("SET statement_timeout = '9s'", "INSERT INTO t DEFAULT VALUES")(kept)
+        with messages() as sent:
+            renew(kept, resetter.reset)
+        assert len(sent) == 1
+        assert left_behind(kept) == (0, "0")
+
+
+def left_behind(connection: Any) -> tuple[Any, ...]:
+    """Return how many rows the table has, and the setting that the tests here change."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT (SELECT count(*) FROM t), current_setting('statement_timeout')")
+        return cursor.fetchone()
+
+
+def test_what_runs_in_the_session_after_its_renewal_counts_for_the_next_test(kept: Any) -> None:
+    resetter = make_resetter(kept)
+
+    def reset() -> None:
+        resetter.reset()
+        sql("SELECT set_config('app.x', '1', false)")(kept)
+
+    assert is_kept(kept, lambda connection: None, reset)
+    assert not is_kept(kept, lambda connection: None)
+
+
+@pytest.mark.parametrize("dropped", ["DEALLOCATE ALL", "DISCARD ALL"])
+def test_prepared_statements_that_a_test_drops_are_prepared_again(kept: Any, dropped: str) -> None:
+    resetter = make_resetter(kept)
+    is_kept(kept, sql("SET statement_timeout = '9s'", "INSERT INTO t DEFAULT VALUES", dropped), resetter.reset)
+    assert differences(read_state(kept), observe_new(kept.alias)) == {}
+    assert left_behind(kept) == (0, "0")
+
+
+def test_a_renewal_that_fails_closes_the_session_and_not_the_reset(kept: Any) -> None:
+    resetter = make_resetter(kept)
+    with kept.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        before = cursor.fetchone()
+    sql("INSERT INTO t DEFAULT VALUES")(kept)
+    renewal = session_reset._of_alias[session_reset._key(kept)].commands[-1]
+    connection_pipeline = pipeline_of(kept)
+    keep = get_backend(kept).renew_session(kept, mode="auto")
+    connection_pipeline.queue([Command("SELECT 1 / 0"), renewal])
+    report = resetter.reset()
+    get_backend(kept).release_session(kept, keep=keep)
+    assert [str(table.name) for table in report.tables] == ["public.t"]
+    with kept.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        assert cursor.fetchone() != before
 
 
 @pytest.mark.parametrize("name", CLOSED)

@@ -61,6 +61,8 @@ from testdb_app.schema import QualifiedName, Schema
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
+    from testdb_app.backends.postgresql.sent_statements import WrittenName
+
 logger = logging.getLogger("testdb_app")
 
 _BYTES_A_ROW = 80
@@ -87,14 +89,13 @@ _MANY_TABLES = 50
 class CountedChanges(FoundChanges):
     """A set to reset: how often each of its tables and sequences was written, by OID; 0 each if that is a guess.
 
-    ``named`` are those that statements of this process name. ``held`` are the sessions that nobody can use meanwhile.
+    ``named`` are those that statements of this process name.
     """
 
     tables: Mapping[int, int]
     sequences: Mapping[int, int]
     is_guess: bool = False
     named: frozenset[int] = frozenset()
-    held: Sequence[int] = ()
 
 
 class PostgreSQLChangeTracker(ChangeTracker):
@@ -149,24 +150,24 @@ class PostgreSQLChangeTracker(ChangeTracker):
     def _find(self, connection: BaseDatabaseWrapper, memory: Memory) -> Generator[CountedChanges]:
         memory.use(connection)
         session = observe(connection)
-        named = memory.relations.may_be_written(take_written(session))
-        with reported(session) as held:
-            if not (named or memory.reads_first) and memory.glance(connection, held):
+        guess = memory.guess(take_written(session))
+        with reported(session) as memory.held:
+            if not (guess.named or memory.reads_first) and memory.glance(connection):
                 self._is_known = True
-                yield memory.make_changes({}, named, held)
+                yield memory.make_changes({}, guess.named)
                 return
             if memory.may_miss:
                 # Somebody may have taken a transaction id, and the counters need not show what for.
                 return
-            if named:
-                yield memory.make_changes(dict.fromkeys(memory.guess(named), 0), named, held, is_guess=True)
+            if guess.named:
+                yield guess
             for every in (False, True) if len(memory.writes) > _MOST_CANDIDATES else (True,):
                 if connection.connection is None:
                     return
-                moved = memory.read(connection, held, every=every)
+                moved = memory.read(connection, every=every)
                 if moved is not None:
                     self._is_known = not moved
-                    yield memory.make_changes(moved, named, held)
+                    yield memory.make_changes(moved, guess.named)
 
     def describe(self, found: FoundChanges) -> DatabaseState:
         """Return what was found as a state to plan from."""
@@ -222,7 +223,8 @@ class Memory:
 
     - ``writes``, ``calls``: the counts of tables and sequences, by OID; ``rows``, ``blocks``: the sums of the database.
     - ``sessions``: how many sessions there have been when the others were listed.
-    - ``allowed``: the other sessions, as they were when they had written nothing unseen.
+    - ``allowed``: the other sessions, as they were when they had written nothing unseen. ``held``: the process ids of those
+      that have reported and that nobody can use meanwhile.
     - ``always``: the sequences whose next call may take no transaction id.
     - ``candidates``: the tables and sequences that were written lately, the last ones at the end.
     - ``reads_first``: the last time something was written that no statement of this process named. If they name nothing again,
@@ -250,6 +252,7 @@ class Memory:
         self.epoch = self.xmax = ""
         self.may_miss = True
         self.allowed: Sequence[str] = ()
+        self.held: Sequence[int] = ()
         self.writes: dict[int, int] = {}
         self.calls: dict[int, int] = {}
         self.rows = self.blocks = 0
@@ -261,6 +264,7 @@ class Memory:
         self._toasts = frozenset(self.relations.toasts.values())
         self._beside: dict[int, frozenset[int]] = {}
         self._moved: frozenset[int] = frozenset()
+        self._guesses: dict[frozenset[WrittenName], CountedChanges] = {}
         self._batches: dict[Hashable, _Batch] = {}
         self._pauses: tuple[float, ...] = _PAUSES
         self.use(connection)
@@ -268,26 +272,26 @@ class Memory:
     def use(self, connection: BaseDatabaseWrapper) -> None:
         """Use *connection*, which is open, from now on. Sends nothing."""
         self.pipeline = pipeline_of(connection)
-        self.pid: int = connection.connection.info.backend_pid
+        self.pid: int = connection.connection.pgconn.backend_pid
 
     # Read what was written -------------------------------------------------------------------------------------------
 
-    def glance(self, connection: BaseDatabaseWrapper, held: Sequence[int]) -> bool:
+    def glance(self, connection: BaseDatabaseWrapper) -> bool:
         """Whether no transaction has taken an id since, and the sequences that can do without an id have not moved.
 
         Raises :class:`UnfitError` if that cannot be told.
         """
         always, others = list(self.always), len(self.allowed)
-        known = (array(held), array(self.allowed))
+        known = (array(self.held), array(self.allowed))
         messages = [[[Command(self._glance[False], (array(always), *known), often=True)]]]
-        if not (held or self.allowed):
+        if not (self.held or self.allowed):
             messages.insert(0, [[Command(self._glance[True], (array(always),), often=True)]])
         xmax, _, calls, _, _, sessions = self._read(connection, *messages)
         # One that has come or gone may have taken its id before the last reset's own, and ended after: this moves no next id.
         is_same = (xmax, sessions, len(self.allowed)) == (self.xmax, self.sessions, others)
         return is_same and parse_numbers(calls) == [self.calls[oid] for oid in always]
 
-    def read(self, connection: BaseDatabaseWrapper, held: Sequence[int], *, every: bool) -> dict[int, int] | None:
+    def read(self, connection: BaseDatabaseWrapper, *, every: bool) -> dict[int, int] | None:
         """Return how often the tables and sequences were written that have moved; None if others were written, too.
 
         The others are those that are no candidates, unless *every* one is read. Raises :class:`UnfitError` if a full scan
@@ -297,7 +301,7 @@ class Memory:
         tables = list(relations.counted) if every else [oid for oid in self.candidates if oid in self.writes]
         sequences = list(relations.sequences) if every else [oid for oid in self.candidates if oid in self.calls]
         reading = Command(
-            self._reading, (array(tables), array(sequences), array(held), array(self.allowed)), often=True
+            self._reading, (array(tables), array(sequences), array(self.held), array(self.allowed)), often=True
         )
         xmax, writes, calls, rows, blocks, sessions = self._read(connection, [REPORT, [reading]])
         written = _differences(self.writes, tables, parse_numbers(writes))
@@ -343,13 +347,21 @@ class Memory:
 
     # Choose the set ----------------------------------------------------------------------------------------------------
 
-    def guess(self, named: Iterable[int]) -> set[int]:
-        """Return *named*, and what was written beside one of them the last time."""
-        found = set(named)
-        return found.union(*(self._beside.get(oid, ()) for oid in found))
+    def guess(self, names: Iterable[WrittenName]) -> CountedChanges:
+        """Return the set that statements with these *names* may have written, and what was written beside it the last time."""
+        key = frozenset(names)
+        found = self._guesses.get(key)
+        if found is None:
+            named = self.relations.may_be_written(key)
+            guessed = named.union(*(self._beside.get(oid, ()) for oid in named))
+            found = self.make_changes(dict.fromkeys(guessed, 0), frozenset(named), is_guess=True)
+            if len(self._guesses) >= _MOST_BATCHES:
+                self._guesses.clear()
+            self._guesses[key] = found
+        return found
 
     def make_changes(
-        self, moved: Mapping[int, int], named: Iterable[int], held: Sequence[int], *, is_guess: bool = False
+        self, moved: Mapping[int, int], named: frozenset[int], *, is_guess: bool = False
     ) -> CountedChanges:
         """Return the set of what has *moved*."""
         relations = self.relations
@@ -366,8 +378,7 @@ class Memory:
             tables=tables,
             sequences=sequences,
             is_guess=is_guess,
-            named=frozenset(named),
-            held=held,
+            named=named,
         )
 
     # Reset ---------------------------------------------------------------------------------------------------------------
@@ -380,10 +391,10 @@ class Memory:
         Nothing is locked in advance where no other session is connected. Raises :class:`UnfitError` if something else was
         written, and the package's errors. Nothing was written then.
         """
-        if found.held and not self.relations.cached.isdisjoint(found.sequences):
+        if self.held and not self.relations.cached.isdisjoint(found.sequences):
             # Only ALTER SEQUENCE voids the values that another session keeps.
             raise UnfitError
-        is_alone = not (self.allowed or found.held)
+        is_alone = not (self.allowed or self.held)
         batch = self._batch_for(found, script, is_alone=is_alone)
         # After a reading others may be here that write nothing, such as an autovacuum worker.
         must_be_alone = is_alone and found.is_guess
@@ -400,7 +411,7 @@ class Memory:
                 str(self.rows - sum(written)),
                 str(self.blocks - sum([self.calls[oid] for oid in batch.sequences])),
                 batch.most,
-                *(() if must_be_alone else (array(found.held), array(self.allowed))),
+                *(() if must_be_alone else (array(self.held), array(self.allowed))),
             ),
             often=True,
         )
@@ -491,7 +502,9 @@ class Memory:
         """Remember what was written beside what the statements name, and the candidates of later readings."""
         unnamed = moved - found.named - self._toasts
         for oid in found.named:
-            self._beside[oid] = unnamed
+            if self._beside.get(oid, frozenset()) != unnamed:
+                self._beside[oid] = unnamed
+                self._guesses.clear()
         self.reads_first = bool(unnamed)
         if moved == self._moved:
             return

@@ -59,6 +59,8 @@ def raw_cursor(connection: BaseDatabaseWrapper) -> Iterator[Any]:
     Raises :class:`~testdb_app.exceptions.UnsupportedError` for another driver than psycopg 3.
     """
     with connection.cursor() as cursor, connection.wrap_database_errors:
+        if (pipeline := _PIPELINES.get(connection.connection)) is not None:
+            pipeline.run_queued(connection)
         raw = cursor.cursor
         if not _is_psycopg_3(raw):
             raise UnsupportedError(
@@ -210,11 +212,39 @@ class Pipeline:
     """
 
     def __init__(self) -> None:
-        self._encoding = "utf-8"
+        from psycopg import OperationalError  # noqa: PLC0415 - the driver is optional
+        from psycopg.errors import InvalidSqlStatementName, error_from_result  # noqa: PLC0415
+
+        self._lost, self._not_prepared, self._error_of = OperationalError, InvalidSqlStatementName, error_from_result
+        self._encoding, self._encoding_name = "utf-8", b"UTF8"
         self._prefix = unique_prefix()
         self._numbers = itertools.count(1)
         self._seen: set[str] = set()
         self._names: dict[str, bytes] = {}
+        self._queued: Sequence[Command] = ()
+        self._answer: list[Result] | Exception | None = None
+
+    def queue(self, batch: Sequence[Command]) -> None:
+        """Have *batch* run before whatever this package sends next over the connection, in the same round trip."""
+        self._queued, self._answer = batch, None
+
+    def take_answer(self, connection: BaseDatabaseWrapper) -> list[Result]:
+        """Return the results of the batch that was queued. It is run now, in a round trip, if nothing was sent since.
+
+        Raises Django's database errors of that batch. What was sent after it has run all the same.
+        """
+        self.run_queued(connection)
+        answer, self._answer = self._answer, None
+        if isinstance(answer, list):
+            return answer
+        with connection.wrap_database_errors:
+            raise answer or self._lost("interrupted before the answer came")
+
+    def run_queued(self, connection: BaseDatabaseWrapper) -> None:
+        """Run the queued batch, if there is one. A second time if something has dropped what was prepared."""
+        for _ in range(2):
+            if self._queued:
+                self.run(connection)
 
     def run(self, connection: BaseDatabaseWrapper, *batches: Sequence[Command]) -> list[Result]:
         """Run the batches and return the results of all commands, with PostgreSQL's texts as values. One round trip.
@@ -237,23 +267,39 @@ class Pipeline:
     def run_locked(self, raw: Any, batches: Sequence[Sequence[Command]], load: _Load | None = None) -> list[Result]:
         """Do the same over the driver's connection, whose lock the caller holds. Raises the driver's errors."""
         room = self._make_room() if len(self._names) > _MOST_PREPARED else []
-        return self._run(raw, [room, *batches] if room else batches, load or self._load_texts)[len(room) :]
+        queued, self._queued = self._queued, ()
+        ahead = [each for each in (room, queued) if each]
+        sent, answers = self._exchange(raw, [*ahead, *batches])
+        for batch in ahead:
+            expected = sent.pop(0)
+            came, answers = answers[: len(expected)], answers[len(expected) :]
+            try:
+                answer: list[Result] | Exception = self._read(expected, came, self._load_texts)
+            except Exception as error:  # noqa: BLE001 - it is raised to whoever has queued the batch
+                answer = error
+            if batch is queued:
+                self._answer = answer
+                if isinstance(answer, self._not_prepared):
+                    self._queued = queued
+        return self._read([each for expected in sent for each in expected], answers, load or self._load_texts)
 
     def _make_room(self) -> list[Command]:
         oldest = list(itertools.islice(self._names, _MOST_PREPARED // 2))
         return [Command(f"DEALLOCATE {self._names.pop(sql).decode()}") for sql in oldest]
 
-    def _run(self, raw: Any, batches: Sequence[Sequence[Command]], load: _Load) -> list[Result]:
-        from psycopg import OperationalError  # noqa: PLC0415 - the driver is optional
-
+    def _exchange(self, raw: Any, batches: Sequence[Sequence[Command]]) -> tuple[list[list[_Sent]], list[Any]]:
+        """Send the batches, and return the answers, with what they should be in each batch."""
         conn = raw.pgconn
-        self._encoding = raw.info.encoding
-        sent: list[_Sent] = []
+        named = conn.parameter_status(b"client_encoding")
+        if named != self._encoding_name:
+            self._encoding_name, self._encoding = named, raw.info.encoding
+        sent: list[list[_Sent]] = []
         conn.enter_pipeline_mode()
         try:
             for batch in batches:
+                sent.append([])
                 for command in batch:
-                    self._send(conn, command, sent)
+                    self._send(conn, command, sent[-1])
                 conn.pipeline_sync()
             # Call the method of the class, so that the observer of the user's statements is not called for ours.
             answers = type(raw).wait(raw, _receive(conn, len(batches)))
@@ -261,15 +307,15 @@ class Pipeline:
             if conn.status == _CONNECTION_OK:
                 try:
                     conn.exit_pipeline_mode()
-                except OperationalError:
+                except self._lost:
                     # Interrupted before all answers came. The next statement would take them for its own.
                     raw.close()
-        return self._read(sent, answers, load)
+        return sent, answers
 
     def _send(self, conn: Any, command: Command, sent: list[_Sent]) -> None:
         """Send *command*. Add one item for each expected answer: the statement that it prepares, or None for the result."""
         sql, texts, often = command
-        arguments = [None if text is None else text.encode() for text in texts]
+        arguments = [None if text is None else text.encode() for text in texts] if texts else None
         name = self._names.pop(sql, None)
         if name is not None:
             self._names[sql] = name
@@ -288,27 +334,27 @@ class Pipeline:
         sent.append(None)
 
     def _read(self, sent: Sequence[_Sent], answers: Sequence[Any], load: _Load) -> list[Result]:
-        from psycopg import OperationalError  # noqa: PLC0415 - the driver is optional
-        from psycopg.errors import InvalidSqlStatementName, error_from_result  # noqa: PLC0415
-
         # After the driver's stream() libpq sends the rows of the first command one by one, before its result.
-        single = [answer for answer in answers if answer.status == _SINGLE_TUPLE]
+        single = list(itertools.takewhile(lambda answer: answer.status == _SINGLE_TUPLE, answers))
         answers = answers[len(single) :]
         results = []
         for prepared, answer in zip(sent, answers, strict=False):
-            if answer.status not in {COMMAND_OK, TUPLES_OK}:
-                error = error_from_result(answer, encoding=self._encoding)
-                if isinstance(error, InvalidSqlStatementName):
+            status = answer.status
+            if status == TUPLES_OK:
+                rows = load(answer)
+                results.append(Result(rows, len(rows)))
+            elif status != COMMAND_OK:
+                error = self._error_of(answer, encoding=self._encoding)
+                if isinstance(error, self._not_prepared):
                     # DISCARD ALL and DEALLOCATE ALL drop what was prepared.
                     self._names.clear()
                 raise error
-            if prepared is None:
-                rows = load(answer) if answer.status == TUPLES_OK else None
-                results.append(Result(rows, answer.command_tuples or 0 if rows is None else len(rows)))
+            elif prepared is None:
+                results.append(Result(None, answer.command_tuples or 0))
             else:
                 self._names[prepared[0]] = prepared[1]
         if len(answers) < len(sent):
-            raise OperationalError("the connection is lost")
+            raise self._lost("the connection is lost")
         if single:
             results[0] = Result([row for each in single for row in load(each)], len(single))
         return results

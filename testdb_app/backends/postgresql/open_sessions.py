@@ -161,15 +161,20 @@ def reported(session: ServerSession) -> Iterator[list[int]]:
 
     Yields the process ids of those that have reported. One round trip for each that was used since.
     """
+    used = _used_beside(session)
+    # Two resets at once would each wait for the session that the other keeps.
+    if not used or not _turn.acquire(blocking=False):
+        yield []
+        return
     with ExitStack() as stack:
-        used = []
-        # Two resets at once would each wait for the session that the other keeps.
-        if _turn.acquire(blocking=False):
-            stack.callback(_turn.release)
-            used = [each for each in _sessions_beside(session) if each.is_used]
+        stack.callback(_turn.release)
         yield [pid for each in used if (pid := each.report(stack)) is not None]
 
 
-def _sessions_beside(session: ServerSession) -> list[ServerSession]:
+def _used_beside(session: ServerSession) -> list[ServerSession]:
     with _lock:
-        return [each for each in _sessions.values() if each is not session and each.database == session.database]
+        return [
+            each
+            for each in _sessions.values()
+            if each is not session and each.is_used and each.database == session.database
+        ]

@@ -1,8 +1,9 @@
 """Keep PostgreSQL sessions open between tests, if they are proved to be as good as new ones.
 
-:func:`renew_session` restores what can be restored, in one round trip: settings, role, temporary tables, cursors, LISTEN,
-advisory locks, the last values of sequences. ``DISCARD ALL`` would also drop the statements that drivers prepare. The
-settings are those of right after connecting. For the rest, the session is closed unless all of these hold:
+:func:`renew_session` restores what can be restored, in the round trip of the reset itself: settings, role, temporary
+tables, cursors, LISTEN, advisory locks, the last values of sequences. ``DISCARD ALL`` would also drop the statements that
+drivers prepare. The settings are those of right after connecting. For the rest, the session is closed unless all of these
+hold:
 
 - The wrapper is one of Django's own classes, unpatched, without further attributes and execute wrappers. Any other may
   remember what it has set (:func:`_is_djangos`).
@@ -36,11 +37,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import operator
 import re
 import select
 import sys
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,7 +56,7 @@ from django.utils.functional import cached_property
 from testdb_app._django_private import ATTRIBUTES_OF_WRAPPERS
 from testdb_app.backends.postgresql import _psycopg_private as driver
 from testdb_app.backends.postgresql import open_sessions
-from testdb_app.backends.postgresql.connection import is_idle, run_sql, server_version
+from testdb_app.backends.postgresql.connection import Command, is_idle, pipeline_of, run_sql, server_version
 from testdb_app.backends.postgresql.counters import REPORTED, writes
 from testdb_app.backends.postgresql.open_sessions import (
     ServerSession,
@@ -100,15 +102,15 @@ SELECT pg_catalog.pg_my_temp_schema() <> 0
 _ROLE = "SELECT pg_catalog.current_setting('role')"
 # whether SQL has prepared statements, whether there is a schema of temporary tables, which stays in the search path
 _LEFT = qualify("""
-SELECT EXISTS (SELECT FROM pg_catalog.pg_prepared_statements p WHERE p.from_sql),
+       EXISTS (SELECT FROM pg_catalog.pg_prepared_statements p WHERE p.from_sql),
        pg_catalog.pg_my_temp_schema() <> 0
 """)
 _AS_NEW = (
     "CLOSE ALL",
     "SET SESSION AUTHORIZATION DEFAULT",
     "RESET ALL",
+    "RESET ROLE",
     "UNLISTEN *",
-    "SELECT pg_catalog.pg_advisory_unlock_all()",
     "DISCARD TEMP",
     "DISCARD SEQUENCES",
 )
@@ -120,16 +122,26 @@ _Key = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class _Renewal:
+    """A renewal that was begun: what ran in the session before, and whether that counts."""
+
+    verdicts: set[Verdict]
+    vouched: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _AsNew:
-    """The conditions of an as-new session of an alias: how it was opened, a message, the contents of the driver's connection."""
+    """The conditions of an as-new session of an alias: how it was opened, commands, the contents of the driver's connection."""
 
     configuration: object
-    message: str
+    commands: Sequence[Command]
     driver: driver.DriverState
     defaults: str | None
 
 
 _of_alias: dict[_Key, _AsNew] = {}
+# By the driver's connection.
+_renewals: weakref.WeakKeyDictionary[Any, _Renewal] = weakref.WeakKeyDictionary()
 _functions: dict[_Key, FunctionsWithState] = {}
 # Aliases whose new connections have more than can be restored.
 _unknowable: weakref.WeakSet[BaseDatabaseWrapper] = weakref.WeakSet()
@@ -140,10 +152,11 @@ _expected: dict[type[Any], frozenset[str]] = {}
 
 
 def renew_session(connection: BaseDatabaseWrapper, *, mode: str) -> bool:
-    """Leave *connection* open with a session that is as good as new, or closed. No transaction may be open.
+    """Close the session of *connection*, or begin to make it as good as new. No transaction may be open.
 
     *mode* is ``TESTDB["KEEP_CONNECTIONS"]``. Returns whether the session that *connection* has after the reset may stay
-    open for the next test. Costs one round trip, about 0.1 ms, and a new connection the first time.
+    open for the next test, as far as it can be told by now. What restores the session goes with the first message of the reset.
+    Opens a new connection the first time.
     """
     observe_from_now_on()
     vouched = mode == "always" and not _has_pool(connection)
@@ -151,7 +164,7 @@ def renew_session(connection: BaseDatabaseWrapper, *, mode: str) -> bool:
     raw = connection.connection
     if raw is not None and may_keep and not driver.is_in_use(raw):
         session = session_of(connection)
-        reason = _put_back(connection, session, vouched=vouched) if session is not None else "it was opened earlier"
+        reason = _begin(connection, session, vouched=vouched) if session is not None else "it was opened earlier"
         if reason is None:
             return mode != "never"
         logger.debug("Connection %s: the session is closed: %s", connection.alias, reason)
@@ -162,10 +175,22 @@ def renew_session(connection: BaseDatabaseWrapper, *, mode: str) -> bool:
 
 
 def release_session(connection: BaseDatabaseWrapper, *, keep: bool) -> None:
-    """Close *connection* after a reset unless *keep*, from :func:`renew_session`; otherwise check it at its first use."""
-    if not keep:
+    """Close *connection* after a reset unless *keep*, from :func:`renew_session`, and its session is as good as new.
+
+    It is checked again at its first use. No round trip if the reset has sent anything.
+    """
+    raw = connection.connection
+    if raw is None:
+        return
+    renewal = _renewals.pop(raw, None)
+    reason = _find_left(connection, renewal) if keep and renewal is not None else None
+    if reason is not None:
+        logger.debug("Connection %s: the session is closed: %s", connection.alias, reason)
+    if reason is not None or not keep:
         connection.close()
-    elif connection.connection is not None:
+        if keep and _key(connection) not in _of_alias:
+            _open_and_remember(connection)
+    if connection.connection is not None:
         _check_at_first_use(connection)
 
 
@@ -242,25 +267,19 @@ def _is_djangos(connection: BaseDatabaseWrapper) -> bool:
     classes = [*cls.__mro__[:-1], utils.CursorWrapper, utils.CursorDebugWrapper]
     if not all(_is_unpatched(each) for each in classes):
         return False
-    return all(
-        name in _expected_attributes(connection) or _is_bound(connection, name, value)
-        for name, value in vars(connection).items()
-    )
+    expected = _expected_attributes(connection)
+    return all(name in expected or _is_bound(connection, name, value) for name, value in vars(connection).items())
 
 
 def _is_unpatched(cls: type[Any]) -> bool:
     attributes = tuple(vars(cls).values())
     known = _unpatched.get(cls)
-    if known is not None and len(known) == len(attributes) and all(map(_is_same, known, attributes)):
+    if known is not None and len(known) == len(attributes) and all(map(operator.is_, known, attributes)):
         return True
     if all(_is_of_django(each) for each in attributes):
         _unpatched[cls] = attributes
         return True
     return False
-
-
-def _is_same(one: object, other: object) -> bool:
-    return one is other
 
 
 def _is_of_django(attribute: Any) -> bool:
@@ -317,52 +336,52 @@ def _remember(connection: BaseDatabaseWrapper) -> _AsNew | None:
         return None
     ((name,),) = rows_of(role)
     again = [
-        f"SELECT pg_catalog.set_config({quote_literal(setting)}, {quote_literal(value)}, false)"
-        for setting, value in rows_of(settings)
+        f"pg_catalog.set_config({quote_literal(setting)}, {quote_literal(value)}, false)"
+        for setting, value in [*rows_of(settings), *([] if name == "none" else [("role", name)])]
     ]
-    again.append(
-        "RESET ROLE" if name == "none" else f"SELECT pg_catalog.set_config('role', {quote_literal(name)}, false)"
-    )
+    last = "SELECT " + ", ".join(("pg_catalog.pg_advisory_unlock_all()", *again, _COUNTERS, _LEFT))
     return _AsNew(
         configuration=read_configuration(connection),
-        message=";\n".join((*_AS_NEW, *again, COUNTERS, _LEFT)),
+        commands=[Command(sql, often=True) for sql in (*_AS_NEW, last)],
         driver=driver.DriverState(connection.connection),
         defaults=functions.defaults,
     )
 
 
-def _put_back(connection: BaseDatabaseWrapper, session: ServerSession, *, vouched: bool) -> str | None:
-    """Make the session as good as new; return why that is impossible, or None. With *vouched*, whatever ran in it."""
+def _begin(connection: BaseDatabaseWrapper, session: ServerSession, *, vouched: bool) -> str | None:
+    """Queue what restores the session; return why that is impossible, or None. With *vouched*, whatever ran in it."""
     key = _key(connection)
-    reason = _find_obstacle(connection, key)
+    reason = _find_obstacle(connection, session, key)
     if reason is None and not vouched:
         reason = next((each.reason for each in session.verdicts if each.reason is not None), None)
-    if reason is not None:
-        return reason
-    as_new = _of_alias[key]
-    try:
-        (*_, counters, left) = run_sql(connection, as_new.message)
-        ((has_prepared, has_temporary),) = rows_of(left)
-        if has_prepared or (has_temporary and not vouched):
-            return (
-                "it has statements that SQL prepared" if has_prepared else "it had temporary tables, whose schema stays"
-            )
-        if driver.has_unread_messages(connection.connection):
-            return "messages of NOTIFY are unread"
-        if not vouched:
-            reason = _find_state(connection, key, session, rows_of(counters)[0][0])
-    except (DatabaseError, InterfaceError) as error:
-        return f"it could not be put back: {error}"
     if reason is None:
-        driver.forget_counts(connection.connection)
-        session.verdicts.clear()
+        pipeline_of(connection).queue(_of_alias[key].commands)
+        _renewals[connection.connection] = _Renewal(session.verdicts, vouched)
+        session.verdicts = set()
     return reason
 
 
-def _find_obstacle(connection: BaseDatabaseWrapper, key: _Key) -> str | None:
+def _find_left(connection: BaseDatabaseWrapper, renewal: _Renewal) -> str | None:
+    """Return why the session is not as good as new after all; None if it is."""
+    raw, key = connection.connection, _key(connection)
+    try:
+        *_, counters, has_prepared, has_temporary = rows_of(pipeline_of(connection).take_answer(connection)[-1])[0]
+        if has_prepared == "t":
+            return "it has statements that SQL prepared"
+        if has_temporary == "t" and not renewal.vouched:
+            return "it had temporary tables, whose schema stays"
+        if driver.has_unread_messages(raw):
+            return "messages of NOTIFY are unread"
+        driver.forget_counts(raw)
+        return None if renewal.vouched else _find_state(connection, key, renewal.verdicts, int(counters))
+    except (DatabaseError, InterfaceError) as error:
+        return f"it could not be put back: {error}"
+
+
+def _find_obstacle(connection: BaseDatabaseWrapper, session: ServerSession, key: _Key) -> str | None:
     """Return what the driver and the settings show against the session, before anything is sent."""
     raw, as_new = connection.connection, _of_alias.get(key)
-    if as_new is None or as_new.configuration != read_configuration(connection) or not is_as_opened_now(connection):
+    if as_new is None or not as_new.configuration == session.configuration == read_configuration(connection):
         _of_alias.pop(key, None)
         return "new ones are opened otherwise now, or nothing is known of them yet"
     if raw.closed or not is_idle(connection):
@@ -374,15 +393,16 @@ def _find_obstacle(connection: BaseDatabaseWrapper, key: _Key) -> str | None:
     return "the driver has prepared statements" if driver.has_prepared(raw) else None
 
 
-def _find_state(connection: BaseDatabaseWrapper, key: _Key, session: ServerSession, counters: int) -> str | None:
+def _find_state(connection: BaseDatabaseWrapper, key: _Key, verdicts: Iterable[Verdict], counters: int) -> str | None:
     """Return the state in the session that nothing undoes, or that a new one would get other settings; None if neither."""
     functions = _functions.get(key)
     if functions is None or functions.counters != counters:
         functions = _functions[key] = read_functions(connection)
-    if functions.defaults != _of_alias[key].defaults:
-        del _of_alias[key]
+    as_new = _of_alias.get(key)
+    if as_new is None or functions.defaults != as_new.defaults:
+        _of_alias.pop(key, None)
         return "new sessions get other settings now"
-    return functions.find_reason(session.verdicts)
+    return functions.find_reason(verdicts)
 
 
 # Volatile functions of PostgreSQL that leave the session as before, or that the renewal undoes.
@@ -418,9 +438,8 @@ _CATALOGS = (
 _ALSO_CATALOGS = ("pg_type", "pg_amproc", "pg_extension", "pg_foreign_server", "pg_db_role_setting")
 
 # One number that moves when any of these catalogs is written to. Without a subquery, planning takes almost no time.
-COUNTERS = qualify(
-    "SELECT "
-    + " + ".join(
+_COUNTERS = qualify(
+    " + ".join(
         writes(f"'pg_catalog.{catalog}'::pg_catalog.regclass", REPORTED) for catalog in (*_CATALOGS, *_ALSO_CATALOGS)
     )
 )
@@ -489,14 +508,14 @@ SELECT EXISTS (SELECT FROM pg_catalog.pg_foreign_server),
        pg_catalog.current_setting('track_counts'),
        pg_catalog.current_setting('standard_conforming_strings')
 """
-_READ = ";\n".join((COUNTERS, *map(qualify, (_OWN, _CALLED, _OTHERS))))
+_READ = ";\n".join((f"SELECT {_COUNTERS}", *map(qualify, (_OWN, _CALLED, _OTHERS))))
 
 
 @dataclass(frozen=True, slots=True)
 class FunctionsWithState:
     """The functions of one database that may leave state; ``reason`` to close all sessions there, or None.
 
-    ``counters`` is the value of :data:`COUNTERS` when they were read, ``defaults`` the settings that new sessions get.
+    ``counters`` is the value of :data:`_COUNTERS` when they were read, ``defaults`` the settings that new sessions get.
     """
 
     counters: int

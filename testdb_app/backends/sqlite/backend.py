@@ -7,7 +7,7 @@ they are test databases.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from sqlite3 import ProgrammingError
 from typing import TYPE_CHECKING
 
@@ -69,11 +69,11 @@ def _execute_all(
             changes[name] = RowChanges(removed=cursor.rowcount)
         if isinstance(statement, RestoringStatement):
             if statement.changed is not None:
-                changes[statement.changed] = replace(changes[statement.changed], updated=cursor.rowcount)
+                changes[statement.changed] = changes[statement.changed]._replace(updated=cursor.rowcount)
             if statement.filled is not None:
                 done = changes[statement.filled]
                 # Changed rows were deleted, and are among the inserted ones.
-                changes[statement.filled] = replace(done, inserted=cursor.rowcount - done.updated)
+                changes[statement.filled] = done._replace(inserted=cursor.rowcount - done.updated)
     return changes
 
 
