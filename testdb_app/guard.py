@@ -105,10 +105,10 @@ def check_may_reset(identity: DatabaseIdentity, *, allow: str | Iterable[str] = 
             )
         return "marked-as-test"
     allowed = (allow,) if isinstance(allow, str) else allow
-    named = {*allowed, *get_settings().allowed_databases, *_trusted_names.get(identity.alias, ())}
-    if identity.name in named:
+    named = allowed, get_settings().allowed_databases, _trusted_names.get(identity.alias, ())
+    if any(identity.name in names for names in named):
         return "allowed"
-    raise _unsafe(identity, "unknown", _explain_unknown(identity, named), act)
+    raise _unsafe(identity, "unknown", _explain_unknown(identity, set().union(*named)), act)
 
 
 def check_may_mark_as_test(identity: DatabaseIdentity) -> None:

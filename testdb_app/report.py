@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from testdb_app.backends.base import Action, DatabaseIdentity, ResetPlan
 from testdb_app.baseline_state import RowChanges
@@ -13,8 +13,7 @@ from testdb_app.schema import LeftOut, QualifiedName
 _UNCHANGED = RowChanges()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResetTable:
+class ResetTable(NamedTuple):
     """A table that was reset, by which action, and the number of deleted rows (None if the server does not report it).
 
     A table with a baseline also has numbers of rows that were ``updated`` to their old values and ``inserted`` again.

@@ -7,7 +7,7 @@ import random
 import time
 import warnings
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -280,7 +280,8 @@ class Resetter:
         tracker, context = self._tracker, self._context
         if tracker is None or context is None:
             return None
-        with closing(tracker.find_changes(connection)) as findings:
+        findings = tracker.find_changes(connection)
+        try:
             for found in findings:
                 rule = self._permit(found.identity)
                 if found.is_nothing:
@@ -297,6 +298,8 @@ class Resetter:
                 done = tracker.run(connection, found, script, lock_timeout=lock_timeout)
                 if done is not None:
                     return self._report(started, found.identity, plan, done.changes, rule, done.restarted)
+        finally:
+            findings.close()
         return None
 
     def _write_for_tracker(self, context: ResetContext, state: DatabaseState) -> tuple[ResetPlan, Script] | None:

@@ -20,29 +20,25 @@ RESETS_A_ROUND = 100
 
 
 def run_endurance(bench: Bench) -> Iterator[Case]:
-    """Reset 20,000 times (100 a round): by turns after the same five tables were written, and after five of all."""
+    """Reset 20,000 times (100 a round) after the same five tables were written, and as often after five of all."""
     tables = 1_000
     total = max(400, RESETS_A_ROUND * bench.rounds)
-    # A hundred resets of each kind around "no. 100", and as many at the end.
-    windows = {"no. 100": range(20, 220), f"no. {total:,}": range(total - 200, total)}
-    with ExitStack() as stack:
-        pair = take_part(stack, bench, [who.Floor, who.Ours], tables=tables)
-        times, sizes = _reset_often(pair, total, windows, [same(tables), changing(tables)])
-        for candidate in pair:
-            candidate.check_empty(range(tables))
-    first, last = windows
-    for kind, title in enumerate(("the same five written", "five of all at random")):
+    # A hundred resets around "no. 100", and as many at the end.
+    windows = {"no. 100": range(50, 150), f"no. {total:,}": range(total - 100, total)}
+    for key, title, choose in (("same", "the same five written", same), ("random", "five of all at random", changing)):
+        with ExitStack() as stack:
+            pair = take_part(stack, bench, [who.Floor, who.Ours], tables=tables)
+            times, sizes = _reset_often(pair, total, windows, choose(tables))
+            for candidate in pair:
+                candidate.check_empty(range(tables))
+        first, last = windows
         series = tuple(
-            Series(
-                name=f"{candidate.name}, {window}",
-                role=candidate.role,
-                times=tuple(times[candidate.name, window, kind]),
-            )
+            Series(name=f"{candidate.name}, {window}", role=candidate.role, times=tuple(times[candidate.name, window]))
             for candidate in pair
             for window in windows
         )
         case = Case(
-            key=f"endurance-{'same' if kind == 0 else 'random'}",
+            key=f"endurance-{key}",
             title=f"1,000 tables, {title}, after many resets",
             series=series,
             base=f"floor, {first}",
@@ -51,26 +47,26 @@ def run_endurance(bench: Bench) -> Iterator[Case]:
         )
         ratio = case.ratio(f"testdb_app, {last}", f"testdb_app, {first}")
         targets = [Target(text=f"reset {last} against {first}, {title}", measured=ratio, limit=1.1, unit="×")]
-        if kind == 0:
-            text = f"the database after {total:,} resets against the start"
+        if key == "same":
+            # At random each table and index keeps the first page that it was ever given.
+            text = f"the database after {total:,} resets against the start, {title}"
             grown = sizes["testdb_app"][-1] / sizes["testdb_app"][0]
             targets.append(Target(text=text, measured=grown, limit=1.3, unit="× the size"))
         yield replace(case, targets=tuple(targets))
 
 
 def _reset_often(
-    pair: Sequence[who.Candidate], total: int, windows: dict[str, range], kinds: Sequence[Callable[[], Sequence[int]]]
-) -> tuple[dict[tuple[str, str, int], list[float]], dict[str, list[int]]]:
-    """Return the times by candidate, window and kind, and the sizes of each database."""
-    times: dict[tuple[str, str, int], list[float]] = {
-        (candidate.name, window, kind): [] for candidate in pair for window in windows for kind in range(len(kinds))
+    pair: Sequence[who.Candidate], total: int, windows: dict[str, range], choose: Callable[[], Sequence[int]]
+) -> tuple[dict[tuple[str, str], list[float]], dict[str, list[int]]]:
+    """Return the times by candidate and window, and the sizes of each database."""
+    times: dict[tuple[str, str], list[float]] = {
+        (candidate.name, window): [] for candidate in pair for window in windows
     }
     sizes: dict[str, list[int]] = {candidate.name: [] for candidate in pair}
     for number in range(total):
         if number in {0, 100}:
             _note_sizes(pair, sizes)
-        kind = number % len(kinds)
-        tables = kinds[kind]()
+        tables = choose()
         for candidate in pair:
             candidate.write(tables)
             run = candidate.ready(tables)
@@ -79,7 +75,7 @@ def _reset_often(
             elapsed = (time.perf_counter() - started) * 1000
             for window, numbers in windows.items():
                 if number in numbers:
-                    times[candidate.name, window, kind].append(elapsed)
+                    times[candidate.name, window].append(elapsed)
     _note_sizes(pair, sizes)
     return times, sizes
 

@@ -476,11 +476,11 @@ class Memory:
         Its own writes are counted at their minimum: a row once, a call of a sequence as one block. If there were more,
         the next reading finds too much, and never too little.
         """
-        relations, moved = self.relations, set()
-        for oid, count in zip(batch.tables, writes, strict=True):
+        moved = set()
+        for oid, name, count in zip(batch.tables, batch.names, writes, strict=True):
             if self.writes[oid] != count:
                 moved.add(oid)
-            own = changes.get(relations.tables[oid]) if oid in relations.tables else None
+            own = None if name is None else changes.get(name)
             by_reset = 0 if own is None else own.removed + own.updated + own.inserted
             self.writes[oid] = count + by_reset
             rows += by_reset
@@ -492,7 +492,7 @@ class Memory:
             blocks += is_set
             if not is_set and oid in moved:
                 self.always[oid] = None
-            elif is_set and oid in self.always and oid not in relations.always:
+            elif is_set and oid in self.always and oid not in self.relations.always:
                 del self.always[oid]
         self.rows, self.blocks = rows, blocks
         self._learn(found, frozenset(moved))
@@ -611,6 +611,8 @@ class _Batch:
         self.script = script
         self.statements = [each for each in script.statements if not (is_alone and each.is_lock)]
         self.tables, self.sequences = tuple(found.tables), tuple(found.sequences)
+        # None for a toast table: the reset counts the rows of its table.
+        self.names = tuple([relations.tables.get(oid) for oid in self.tables])
         self.tables_text, self.sequences_text, self.most = array(self.tables), array(self.sequences), str(most)
         self.restarts = {
             oid: relations.sequences[oid] for oid in self.sequences if relations.sequences[oid] in script.restarted

@@ -335,8 +335,10 @@ class Pipeline:
 
     def _read(self, sent: Sequence[_Sent], answers: Sequence[Any], load: _Load) -> list[Result]:
         # After the driver's stream() libpq sends the rows of the first command one by one, before its result.
-        single = list(itertools.takewhile(lambda answer: answer.status == _SINGLE_TUPLE, answers))
-        answers = answers[len(single) :]
+        single = []
+        if answers and answers[0].status == _SINGLE_TUPLE:
+            single = list(itertools.takewhile(lambda answer: answer.status == _SINGLE_TUPLE, answers))
+            answers = answers[len(single) :]
         results = []
         for prepared, answer in zip(sent, answers, strict=False):
             status = answer.status

@@ -172,6 +172,8 @@ def reported(session: ServerSession) -> Iterator[list[int]]:
 
 
 def _used_beside(session: ServerSession) -> list[ServerSession]:
+    if len(_sessions) == 1:
+        return []
     with _lock:
         return [
             each
