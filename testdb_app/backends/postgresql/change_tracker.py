@@ -329,9 +329,8 @@ class Memory:
         for pause, message in (*((0.0, each) for each in messages), *((each, messages[-1]) for each in self._pauses)):
             if pause:
                 time.sleep(pause)
-            ((_, pid, epoch, xmax, writes, calls, rows, blocks, others, strangers, sessions),) = run_prepared(
-                connection, self.pipeline, *message
-            )
+            (row,) = rows_of(run_prepared(connection, self.pipeline, *message)[-1])
+            _, pid, epoch, xmax, writes, calls, rows, blocks, others, strangers, sessions = row
             if strangers == "0":
                 break
         if (int(pid), epoch, strangers) != (self.pid, self.epoch, "0"):
@@ -525,13 +524,14 @@ class Memory:
         Return whether the *conditions* still hold: nobody else may have written since they were read. The session reports
         before, because the sums lack what it has not reported.
         """
-        ((may_hide,),) = run_prepared(connection, self.pipeline, [_MAY_HIDE])
-        (row,) = run_prepared(connection, self.pipeline, REPORT, [self._full_reading])
+        full_reading = REPORT, [self._full_reading]
+        results = run_prepared(connection, self.pipeline, [_MAY_HIDE], *full_reading)
+        ((may_hide,),), (row,) = rows_of(results[0]), rows_of(results[-1])
         calls = dict(zip(self.relations.sequences, parse_numbers(row[-1]), strict=True))
         unproven = [oid for oid, count in calls.items() if self._settled.get(oid) != count]
         unlogged = self._find_unlogged(connection, unproven) if unproven else []
         if unproven:
-            (row,) = run_prepared(connection, self.pipeline, REPORT, [self._full_reading])
+            (row,) = rows_of(run_prepared(connection, self.pipeline, *full_reading)[-1])
         # A pooler in between reports a process id of its own, and changes the server's session at will.
         if int(row[1]) != self.pid or Conditions.from_row(row[2:5]) != conditions:
             return False

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from django.db import DatabaseError
 
 from testdb_app.backends.base import DatabaseState
-from testdb_app.backends.postgresql.connection import NOT_PREPARED, Command, Pipeline
+from testdb_app.backends.postgresql.connection import NOT_PREPARED, Command, Pipeline, Result
 from testdb_app.backends.postgresql.errors import sqlstate
 from testdb_app.backends.postgresql.queries import rows_of
 from testdb_app.backends.postgresql.sent_statements import WrittenName
@@ -546,18 +546,17 @@ class CounterReading:
 
 def read_counters(connection: BaseDatabaseWrapper, pipeline: Pipeline, reading: Command) -> CounterReading:
     """Run a reading over the connection's pipeline after this session has reported. One round trip."""
-    return CounterReading.from_row(run_prepared(connection, pipeline, REPORT, [reading])[0])
+    return CounterReading.from_row(rows_of(run_prepared(connection, pipeline, REPORT, [reading])[-1])[0])
 
 
-def run_prepared(connection: BaseDatabaseWrapper, pipeline: Pipeline, *batches: Sequence[Command]) -> tuple[Any, ...]:
-    """Run batches, and return the rows of the last result. They are run again if something has dropped what was prepared."""
+def run_prepared(connection: BaseDatabaseWrapper, pipeline: Pipeline, *batches: Sequence[Command]) -> list[Result]:
+    """Run batches that may be run twice: they are run again if something has dropped what was prepared."""
     try:
-        results = pipeline.run(connection, *batches)
+        return pipeline.run(connection, *batches)
     except DatabaseError as error:
         if sqlstate(error) != NOT_PREPARED:
             raise
-        results = pipeline.run(connection, *batches)
-    return tuple(rows_of(results[-1]))
+        return pipeline.run(connection, *batches)
 
 
 def parse_numbers(array: str | None) -> list[int]:
