@@ -69,11 +69,14 @@ def _execute_all(
             changes[name] = RowChanges(removed=cursor.rowcount)
         if isinstance(statement, RestoringStatement):
             if statement.changed is not None:
-                changes[statement.changed] = changes[statement.changed]._replace(updated=cursor.rowcount)
+                removed = changes[statement.changed].removed
+                changes[statement.changed] = RowChanges(removed=removed, updated=cursor.rowcount)
             if statement.filled is not None:
                 done = changes[statement.filled]
                 # Changed rows were deleted, and are among the inserted ones.
-                changes[statement.filled] = done._replace(inserted=cursor.rowcount - done.updated)
+                changes[statement.filled] = RowChanges(
+                    removed=done.removed, updated=done.updated, inserted=cursor.rowcount - done.updated
+                )
     return changes
 
 
