@@ -338,7 +338,7 @@ class Memory:
             self._pauses = ()
             raise UnfitError
         self._pauses = _PAUSES if len(self.writes) > _MANY_TABLES else ()
-        self.allowed = others.split(",") if others else ()
+        self.allowed = _listed(others)
         return xmax, writes, calls, rows, blocks, int(sessions)
 
     def _most_rows(self, oid: int) -> int:
@@ -429,11 +429,9 @@ class Memory:
             raise explain(connection, error, script) from error
         if found.is_guess:
             del results[: len(REPORT)]
+        self.xmax = rows_of(results[1 + len(batch.commands)])[0][-1]
         changes = sum_changes(batch.statements, results[2 : 2 + len(batch.statements)])
-        _, _, writes, calls, rows, blocks, others, sessions, _ = rows_of(results[1])[0]
-        self.xmax, self.sessions = rows_of(results[1 + len(batch.commands)])[0][-1], int(sessions)
-        self.allowed = others.split(",") if others else ()
-        done = self._record(found, batch, changes, parse_numbers(writes), parse_numbers(calls), int(rows), int(blocks))
+        done = self._record(found, batch, rows_of(results[1])[0], changes)
         if script.is_plain:
             return done, True
         # The statements that switch triggers write to the catalogs, and so does TRUNCATE.
@@ -464,26 +462,24 @@ class Memory:
         self,
         found: CountedChanges,
         batch: _Batch,
+        proof: Sequence[Any],
         changes: Mapping[QualifiedName, RowChanges],
-        writes: Sequence[int],
-        calls: Sequence[int],
-        rows: int,
-        blocks: int,
     ) -> Done:
-        """Remember what was written, and what the reset itself then did. Return that.
+        """Remember what was written, by the row of the *proof*, and the *changes* that the reset itself made. Return what it did.
 
         Its own writes are counted at their minimum: a row once, a call of a sequence as one block. If there were more,
         the next reading finds too much, and never too little.
         """
-        moved = set()
-        for oid, name, count in zip(batch.tables, batch.names, writes, strict=True):
+        _, _, writes, calls, _, _, others, sessions, _ = proof
+        rows, blocks, moved = int(proof[4]), int(proof[5]), set()
+        for oid, name, count in zip(batch.tables, batch.names, parse_numbers(writes), strict=True):
             if self.writes[oid] != count:
                 moved.add(oid)
             own = None if name is None else changes.get(name)
             by_reset = 0 if own is None else own.removed + own.updated + own.inserted
             self.writes[oid] = count + by_reset
             rows += by_reset
-        for oid, count in zip(batch.sequences, calls, strict=True):
+        for oid, count in zip(batch.sequences, parse_numbers(calls), strict=True):
             if self.calls[oid] != count:
                 moved.add(oid)
             is_set = oid in batch.restarts
@@ -493,7 +489,7 @@ class Memory:
                 self.always[oid] = None
             elif is_set and oid in self.always and oid not in self.relations.always:
                 del self.always[oid]
-        self.rows, self.blocks = rows, blocks
+        self.rows, self.blocks, self.sessions, self.allowed = rows, blocks, int(sessions), _listed(others)
         self._learn(found, frozenset(moved))
         return Done(changes=changes, restarted=tuple([batch.restarts[oid] for oid in batch.restarts if oid in moved]))
 
@@ -632,6 +628,10 @@ class _Batch:
 
 def _differences(before: Mapping[int, int], oids: Iterable[int], now: Iterable[int]) -> dict[int, int]:
     return {oid: count - before[oid] for oid, count in zip(oids, now, strict=True) if count != before[oid]}
+
+
+def _listed(others: str) -> Sequence[str]:
+    return others.split(",") if others else ()
 
 
 def _names_of(conditions: Conditions) -> list[str]:
