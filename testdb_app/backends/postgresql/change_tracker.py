@@ -213,7 +213,9 @@ class PostgreSQLChangeTracker(ChangeTracker):
         memory = self._memory
         if memory is None or _place(identity) != _place(memory.identity):
             memory = self._memory = Memory(connection, self._schema, identity)
-        memory.identity = identity
+        if memory.identity != identity:
+            memory.identity = identity
+            memory.guesses.clear()
         memory.use(connection)
         self._is_known = memory.read_all(connection, conditions)
 
@@ -225,6 +227,7 @@ class Memory:
     - ``sessions``: how many sessions there have been when the others were listed.
     - ``allowed``: the other sessions, as they were when they had written nothing unseen. ``held``: the process ids of those
       that have reported and that nobody can use meanwhile.
+    - ``guesses``: the sets by the names in statements.
     - ``always``: the sequences whose next call may take no transaction id.
     - ``candidates``: the tables and sequences that were written lately, the last ones at the end.
     - ``reads_first``: the last time something was written that no statement of this process named. If they name nothing again,
@@ -264,7 +267,7 @@ class Memory:
         self._toasts = frozenset(self.relations.toasts.values())
         self._beside: dict[int, frozenset[int]] = {}
         self._moved: frozenset[int] = frozenset()
-        self._guesses: dict[frozenset[WrittenName], CountedChanges] = {}
+        self.guesses: dict[frozenset[WrittenName], CountedChanges] = {}
         self._batches: dict[Hashable, _Batch] = {}
         self._pauses: tuple[float, ...] = _PAUSES
         self.use(connection)
@@ -349,14 +352,14 @@ class Memory:
     def guess(self, names: Iterable[WrittenName]) -> CountedChanges:
         """Return the set that statements with these *names* may have written, and what was written beside it the last time."""
         key = frozenset(names)
-        found = self._guesses.get(key)
+        found = self.guesses.get(key)
         if found is None:
             named = self.relations.may_be_written(key)
             guessed = named.union(*(self._beside.get(oid, ()) for oid in named))
             found = self.make_changes(dict.fromkeys(guessed, 0), frozenset(named), is_guess=True)
-            if len(self._guesses) >= _MOST_BATCHES:
-                self._guesses.clear()
-            self._guesses[key] = found
+            if len(self.guesses) >= _MOST_BATCHES:
+                self.guesses.clear()
+            self.guesses[key] = found
         return found
 
     def make_changes(
@@ -499,7 +502,7 @@ class Memory:
         for oid in found.named:
             if self._beside.get(oid, frozenset()) != unnamed:
                 self._beside[oid] = unnamed
-                self._guesses.clear()
+                self.guesses.clear()
         self.reads_first = bool(unnamed)
         if moved == self._moved:
             return
