@@ -160,6 +160,12 @@ def is_of_test_case(block: Any) -> bool:
     return bool(block._from_testcase)
 
 
+def copy_results(queryset: Any, copied: Any, copy: Callable[[Any], Any]) -> None:
+    """Give *copied* what *queryset* has fetched, copied by *copy*."""
+    copied._result_cache = copy(queryset._result_cache)
+    copied._prefetch_done = queryset._prefetch_done
+
+
 def content_type_cache(manager: Any) -> dict[str, dict[Any, Any]]:
     """Return the cache of the manager of content types, by alias."""
     cache: dict[str, dict[Any, Any]] = manager._cache

@@ -76,6 +76,12 @@ def test_connections_are_in_a_storage():
     assert connections["default"] is getattr(django_private.get_connection_storage(), "default")  # noqa: B009
 
 
+def test_a_queryset_has_its_results():
+    queryset = ContentType.objects.none()
+    assert queryset._result_cache is None
+    assert queryset._prefetch_done is False
+
+
 def test_an_atomic_block_says_whether_it_is_of_a_test_case():
     block = transaction.atomic()
     assert block._from_testcase is False

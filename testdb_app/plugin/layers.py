@@ -12,13 +12,11 @@ not to be one for sharing, has run exactly as it would without.
 
 from __future__ import annotations
 
-import copy
 import functools
 import itertools
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from types import CellType, FunctionType
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -26,6 +24,7 @@ import pytest
 from testdb_app.exceptions import SessionBrokenError
 from testdb_app.plugin import _pytest_private, requests
 from testdb_app.plugin._pytest_private import DB_HELPER, collected_definitions, request_of
+from testdb_app.plugin.deep_copies import deep_copy
 from testdb_app.plugin.scopes import Kind, OpenScope, ScopeStack
 from testdb_app.plugin.sharing import definition_for, is_inert, only_builds, set_up_order, why_not_shared
 
@@ -263,7 +262,7 @@ class Sharing:
         if reason is None:
             try:
                 memo = self._wide_originals(test.item)
-                snapshot = [_copy(each, memo) for each in values]
+                snapshot = [deep_copy(each, memo) for each in values]
             except Exception as error:  # noqa: BLE001 - any object may refuse to be copied, by any error
                 reason = f"has a value that cannot be copied ({type(error).__name__}: {error})"
         if reason is not None:
@@ -314,7 +313,7 @@ class Sharing:
         memo = self.copies.memo
         for value in _wide_values(item):
             memo.setdefault(id(value), value)
-        return [_copy(each, memo) for each in self.layers[-1].values]
+        return [deep_copy(each, memo) for each in self.layers[-1].values]
 
     def _wide_originals(self, item: Any) -> dict[int, Any]:
         """Return a memo with which a copy refers to the values of wide fixtures themselves."""
@@ -500,33 +499,6 @@ def _answer(fixturedef: Any, value: Any) -> _Hook:
         return (yield)
     finally:
         fixturedef.func = own
-
-
-def _copy(value: Any, memo: dict[int, Any]) -> Any:
-    """Copy *value* deeply. A function that a factory fixture returns is copied with what it refers to."""
-    if isinstance(value, FunctionType) and value.__closure__:
-        return _copy_function(value, memo)
-    return copy.deepcopy(value, memo)
-
-
-def _copy_function(function: FunctionType, memo: dict[int, Any]) -> Any:
-    if id(function) in memo:
-        return memo[id(function)]
-    cells = tuple(memo.setdefault(id(cell), CellType()) for cell in function.__closure__ or ())
-    copied = FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__, cells)
-    copied.__kwdefaults__ = function.__kwdefaults__
-    copied.__dict__.update(function.__dict__)
-    memo[id(function)] = copied
-    for cell, own in zip(cells, function.__closure__ or (), strict=True):
-        try:
-            content = own.cell_contents
-        except ValueError:
-            continue  # a name that is not bound yet
-        try:
-            cell.cell_contents  # noqa: B018 - copied by another function
-        except ValueError:
-            cell.cell_contents = _copy(content, memo)
-    return copied
 
 
 @contextmanager

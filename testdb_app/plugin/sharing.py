@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import builtins
 import dis
+import functools
 import inspect
 from collections.abc import Collection, Iterator
 from types import CodeType
 from typing import Any
+
+import pytest
 
 from testdb_app.plugin import requests
 from testdb_app.plugin._pytest_private import DB_HELPER, collected_definitions, find_definitions, request_of
@@ -107,6 +110,7 @@ def _find_reason_in_code(fixturedef: Any, *, is_named: bool) -> str | None:
     return reason
 
 
+@functools.cache
 def _find_reason_in_names(code: CodeType) -> str | None:
     if "self" in code.co_varnames[: code.co_argcount] and _loads(code, "self"):
         return "uses self"
@@ -132,9 +136,15 @@ def _loads(code: CodeType, name: str) -> bool:
     return any(name == each or (isinstance(each, tuple) and name in each) for each in loaded)
 
 
+_ORDER = pytest.StashKey[list[Any]]()
+
+
 def set_up_order(item: Any) -> list[Any]:
     """Return the fixtures of function scope that *item* names, directly or through others, in the order of their set-up."""
-    request, done, order = request_of(item), {}, []
+    order: list[Any] = item.stash.setdefault(_ORDER, [])
+    if order:
+        return order
+    request, done = request_of(item), {}
 
     def visit(name: str, around: tuple[str, ...]) -> None:
         found = collected_definitions(request, name) or find_definitions(request, name)

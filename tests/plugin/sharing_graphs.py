@@ -57,6 +57,10 @@ def record(request, when, *values):
             "test": request.node.nodeid, "when": when, "values": [plain(each) for each in values], "same": same, **see(),
         }) + "\\n")
 
+def fetched(queryset):
+    len(queryset)
+    return queryset
+
 def first(value):
     '''The first object with a row in a value.'''
     return next((each for each in parts(value) if isinstance(each, (Shelf, Item)) and each.pk), None)
@@ -70,6 +74,7 @@ _RETURNS = (
     "({argument}, one)",
     "{{'one': one, 'other': {argument}}}",
     "Shelf.objects.filter(name__contains='s')",
+    "fetched(Shelf.objects.filter(name__contains='s'))",
     "None",
     "{argument}",
     "lambda: Shelf.objects.create(name='late {name}', above=one)",
