@@ -283,8 +283,9 @@ def pytest_fixture_setup(fixturedef: Any, request: Any) -> _Hook:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> _Hook:
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> _Hook:
     """Replace the flush of ``TransactionTestCase`` for a test that ends with a reset, or in a committed scope."""
+    of(item.config).sharing.next = nextitem
     with transactional.ending_without_flush(item):
         return (yield)
 

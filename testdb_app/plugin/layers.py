@@ -76,9 +76,11 @@ class Layer(OpenScope):
 class _Test:
     """The test that is being set up: what it can share, and what it has got so far."""
 
-    def __init__(self, item: Any, plan: list[Any]) -> None:
+    def __init__(self, item: Any, plan: list[Any], *, wanted: int) -> None:
         self.item = item
         self.plan = plan
+        # How many of the plan's fixtures the next test wants.
+        self.wanted = wanted
         # The layers that were there before the test, and the values that it has got, in the order of the plan.
         self.kept = 0
         self.values: list[Any] = []
@@ -95,11 +97,11 @@ class SharingReport:
         self.nodes: dict[str, dict[str, dict[str, Any]]] = {}
 
     def note_used(self, item: Any, name: str) -> None:
-        """Note that *item* has got a fixture that is shared, or could be."""
+        """Note that *item* has requested a fixture that nothing forbids to share."""
         self._of(item, name)["used"] += 1
 
     def note_made(self, item: Any, name: str) -> None:
-        """Note that a layer was made for *item*."""
+        """Note that such a fixture was made for *item*."""
         self._of(item, name)["made"] += 1
 
     def note_refused(self, item: Any, name: str, reason: str) -> None:
@@ -131,14 +133,17 @@ class SharingReport:
         for node, fixtures in sorted(self.nodes.items()):
             yield node
             for name, entry in sorted(fixtures.items(), key=lambda each: (-each[1]["used"], each[0])):
-                if entry["made"]:
+                is_shared = entry["made"] < entry["used"]
+                if is_shared:
                     yield f"  shared: {name}, made {_times(entry['made'])} for {entry['used']} tests"
                 if entry["why"]:
-                    yield f"  not shared{' by all' * bool(entry['made'])}: {name} {entry['why']}"
+                    yield f"  not shared{' by all' * is_shared}: {name} {entry['why']}"
 
     def _total(self) -> str | None:
         """Return how often shared fixtures were made, in one line; None if nothing was shared."""
-        entries = [entry for fixtures in self.nodes.values() for entry in fixtures.values() if entry["made"]]
+        entries = [
+            entry for fixtures in self.nodes.values() for entry in fixtures.values() if entry["made"] < entry["used"]
+        ]
         if not entries:
             return None
         made, used = (sum(entry[key] for entry in entries) for key in ("made", "used"))
@@ -168,6 +173,10 @@ class Sharing:
         # What has been found out while a fixture was made.
         self._refused: dict[Any, str] = {}
         self._blamed: Any = None
+        # The test after the present one.
+        self.next: Any = None
+        # The last plans, by the test and the number of fixtures that were refused by then.
+        self._plans: dict[tuple[Any, int], tuple[tuple[Any, ...], list[Any], dict[str, str]]] = {}
 
     @property
     def layers(self) -> list[Layer]:
@@ -183,24 +192,28 @@ class Sharing:
         self._test = None
         share = requests.share_of(item)
         if share is None:
-            # A test that cannot see the database sees no rows.
-            if requests.uses_database(item) or "django_db_blocker" in requests.names_of(item):
+            if _sees_database(item):
                 self._drop(0)
             return
-        plan, refused = self._plan(item, share)
+        context, plan, refused = self._plan(item, share)
         for name, reason in refused.items():
             self.report.note_refused(item, name, reason)
-        context = _context_of(item, share)
         if context != self._context:
             self._drop(0)
         self._context = context
-        kept = 0
-        for layer, wanted in zip(self.layers, plan, strict=False):
-            if layer.fixturedef is not wanted:
-                break
-            kept += 1
-        self._drop(kept)
-        self._test = _Test(item, plan)
+        self._drop(_common([each.fixturedef for each in self.layers], plan))
+        self._test = _Test(item, plan, wanted=self._count_wanted(context, plan))
+
+    def _count_wanted(self, context: tuple[Any, ...], plan: list[Any]) -> int:
+        """Return how many fixtures of *plan* the next test requests too. A layer of another one would not be used."""
+        item = self.next
+        share = None if item is None else requests.share_of(item)
+        if item is not None and share is None and not _sees_database(item):
+            return len(plan)
+        if item is None or share is None:
+            return 0
+        of_next, wanted, _ = self._plan(item, share)
+        return _common(wanted, plan) if of_next == context else 0
 
     def note_savepoints(self, before: dict[Any, int]) -> None:
         """Note the savepoints of the test, which has just begun. *before* is how many were open on each connection."""
@@ -235,9 +248,12 @@ class Sharing:
         self.report.note_used(test.item, fixturedef.argname)
         if position < test.kept:
             return (yield from _answer(fixturedef, test.values[position]))
-        if position != len(test.values) or not test.is_open:
-            # One before it could not be shared.
-            return self.copies.keep(fixturedef, (yield))
+        self.report.note_made(test.item, fixturedef.argname)
+        if position != len(test.values) or position >= test.wanted or not test.is_open:
+            # One before it could not be shared, or the next test does not want it.
+            result = self.copies.keep(fixturedef, (yield))
+            self._check(test, fixturedef, self._held())
+            return result
         return (yield from self._make(test, fixturedef, request))
 
     def _make(self, test: _Test, fixturedef: Any, request: Any) -> _Hook:
@@ -282,7 +298,6 @@ class Sharing:
         )
         del finalizers[known:]
         self.stack.push_below_test(layer)
-        self.report.note_made(test.item, fixturedef.argname)
         test.statements, test.values = _count(held), values
         return result
 
@@ -321,8 +336,11 @@ class Sharing:
         memo.update(self.copies.originals())
         return memo
 
-    def _plan(self, item: Any, share: requests.Share) -> tuple[list[Any], dict[str, str]]:
-        """Return the fixtures that *item* can share, in the order in which they are set up, and why others cannot be."""
+    def _plan(self, item: Any, share: requests.Share) -> tuple[tuple[Any, ...], list[Any], dict[str, str]]:
+        """Return the context of *item*, the fixtures that it can share in the order of their set-up, and why others cannot be."""
+        key = (item, len(self._refused))
+        if key in self._plans:
+            return self._plans[key]
         plan: list[Any] = []
         refused: dict[str, str] = {}
         first = ""
@@ -338,7 +356,10 @@ class Sharing:
             else:
                 refused[name] = reason
                 first = first or f'"{name}", which {reason}'
-        return plan, refused
+        if len(self._plans) > 1:
+            self._plans.clear()
+        self._plans[key] = _context_of(item, share), plan, refused
+        return self._plans[key]
 
     def _judge(self, fixturedef: Any, item: Any, share: requests.Share) -> str | None:
         if fixturedef.argname in share.except_:
@@ -350,6 +371,17 @@ class Sharing:
                 if used is not None and (used in self._refused or argument in share.except_):
                     return f'uses "{argument}", which is not shared'
         return reason
+
+
+def _common(one: list[Any], other: list[Any]) -> int:
+    """Return how many fixtures two lists begin with alike."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((number for number, (a, b) in pairs if a is not b), min(len(one), len(other)))
+
+
+def _sees_database(item: Any) -> bool:
+    """Whether *item* could see rows: it may use the database, or let itself do so."""
+    return requests.uses_database(item) or "django_db_blocker" in requests.names_of(item)
 
 
 def _count(held: list[OuterTransaction]) -> int:

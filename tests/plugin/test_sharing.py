@@ -70,7 +70,7 @@ def test_7(request, db):
     done = run("--testdb-explain")
     assert outcomes(done) == {"passed": 7}
     assert "shared: customer, made once for 4 tests" in done.stdout
-    assert "testdb_app: 3 shared fixtures were made 4 times instead of 10 times" in done.stdout
+    assert "testdb_app: 2 shared fixtures were made 2 times instead of 8 times" in done.stdout
 
 
 NODES = """
@@ -319,7 +319,7 @@ def test_3(here_and_there): pass
     done = run(fails=True)
     assert outcomes(done) == {"passed": 2, "error": 1}
     assert "Database queries to 'other' are not allowed" in done.stdout
-    assert "1 shared fixtures were made once" in done.stdout
+    assert "1 shared fixtures were made 2 times instead of 3 times" in done.stdout
 
 
 def test_sharing_survives_reruns_failed_first_and_other_kinds_of_tests(run: Runner) -> None:
