@@ -175,6 +175,19 @@ def index_models(connection: BaseDatabaseWrapper, schema: Schema) -> ModelIndex:
     )
 
 
+def on_delete_by_columns(index: ModelIndex) -> dict[tuple[QualifiedName, tuple[str, ...]], str]:
+    """Return the name of Django's ``on_delete`` for each table and columns of a model's foreign key. Runs no query."""
+    found: dict[tuple[QualifiedName, tuple[str, ...]], str] = {}
+    for entry in index.concrete:
+        for field in entry.model._meta.local_fields:
+            if entry.table is not None and isinstance(field, ForeignObject):
+                on_delete: Any = field.remote_field.on_delete
+                # SET() returns a function of another name.
+                name = "SET" if hasattr(on_delete, "deconstruct") else getattr(on_delete, "__name__", str(on_delete))
+                found[entry.table, _columns(field.local_related_fields, index.names)] = name
+    return found
+
+
 def _models_of(connection: BaseDatabaseWrapper) -> Iterator[type[Model]]:
     yield MigrationRecorder.Migration
     for model in apps.get_models(include_auto_created=True):

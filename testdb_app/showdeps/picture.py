@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
@@ -121,6 +122,13 @@ def show_parts(parts: tuple[str, ...]) -> str:
     return ", ".join(map(show_part, parts))
 
 
+def action_of(key: ForeignKey) -> str:
+    """Return what the database does with a key whose row is deleted, and when it checks the key."""
+    if not key.deferrable:
+        return key.on_delete.value
+    return f"{key.on_delete.value}, {'deferred' if key.initially_deferred else 'deferrable'}"
+
+
 def counted(number: int, noun: str) -> str:
     """Return "1 table", "2,000 tables", "no tables"."""
     return f"{number:,} {noun}s" if number > 1 else f"1 {noun}" if number else f"no {noun}s"
@@ -195,7 +203,7 @@ class Picture:
     - *whole*: the whole schema. Levels, order and cycles are always those of the whole schema.
     - *title*: the database, for people; *alias* and *database*: its names for machines.
     - *shown*: the tables to draw; None for all. See :func:`reach`.
-    - *labels*: the models of each table.
+    - *labels*: the models of each table; *on_delete*: what Django's foreign keys do, by table and columns.
     - *tables_without_model*; *models_without_table*: pairs of label and name of the missing table; *unmanaged*:
       labels of models that no migration creates.
     - *reverse*: referenced tables first; *cycles_only*: only tables and keys that are on a cycle.
@@ -209,6 +217,7 @@ class Picture:
     database: str = ""
     shown: frozenset[QualifiedName] | None = None
     labels: Mapping[QualifiedName, tuple[str, ...]] = field(default_factory=dict)
+    on_delete: Mapping[tuple[QualifiedName, tuple[str, ...]], str] = field(default_factory=dict)
     tables_without_model: frozenset[QualifiedName] = frozenset()
     models_without_table: tuple[tuple[str, str], ...] = ()
     unmanaged: frozenset[str] = frozenset()
@@ -308,6 +317,12 @@ class Picture:
     def keys(self) -> tuple[ForeignKey, ...]:
         """The declared foreign keys that are shown."""
         return self.schema.declared_foreign_keys
+
+    @cached_property
+    def usual_action(self) -> str | None:
+        """What most of the shown keys do in the database, as :func:`action_of` says it; None if there is no such thing."""
+        (usual, number), *_ = Counter(map(action_of, self.keys)).most_common(1) or [("", 0)]
+        return usual if number > max(1, len(self.keys) // 2) else None
 
     @cached_property
     def arrows_of(self) -> Mapping[QualifiedName, tuple[Arrow, ...]]:

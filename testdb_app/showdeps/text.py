@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from testdb_app.schema import on_one_line
-from testdb_app.showdeps.picture import cells, counted, notes, show_parts
+from testdb_app.showdeps.picture import action_of, cells, counted, notes, show_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -61,6 +61,20 @@ def _header(picture: Picture) -> Iterator[str]:
     if not picture.cycles_only:
         order = "Referenced tables first: the order to insert in."
         yield order if picture.reverse else "Referencing tables first: the order to delete in."
+    if about := [_Word(sentence, str, 1) for sentence in _about_keys(picture)]:
+        yield from _flow(about, picture.width, hang="")
+
+
+def _about_keys(picture: Picture) -> Iterator[str]:
+    """Say once what holds for most of the keys."""
+    if any(_on_delete(key, picture) for key in picture.keys):
+        yield "After a key: Django's on_delete."
+    if picture.usual_action is not None:
+        yield f"In the database, unless noted: {picture.usual_action}."
+
+
+def _on_delete(key: ForeignKey, picture: Picture) -> str | None:
+    return picture.on_delete.get((picture.root(key.table), key.columns))
 
 
 def _level_section(number: int, names: Iterable[QualifiedName], picture: Picture) -> Iterator[str]:
@@ -106,10 +120,11 @@ def _key_words(key: ForeignKey, picture: Picture, table: str = "") -> Iterator[_
     columns = f"{table}({show_parts(key.columns)})" if table else show_parts(key.columns)
     yield _Word(f"{columns} {_glyphs(picture).arrow}", paint.column, 1)
     yield _Word(str(picture.root(key.referenced)), paint.table, 1)
-    action = key.on_delete.value
-    if key.deferrable:
-        action += ", deferred" if key.initially_deferred else ", deferrable"
-    yield _Word(action, str)
+    on_delete, action = _on_delete(key, picture), action_of(key)
+    if on_delete is not None:
+        yield _Word(on_delete, str)
+    if action != picture.usual_action:
+        yield _Word(action if on_delete is None else f"(in the database: {action})", str)
 
 
 def _glyphs(picture: Picture) -> _Glyphs:

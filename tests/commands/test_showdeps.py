@@ -86,28 +86,29 @@ def test_the_tree_of_some_models_has_what_they_depend_on_and_nothing_else(monkey
         == f"""\
 7 of {total} tables, 7 foreign keys, 2 cycles
 Referencing tables first: the order to delete in.
+After a key: Django's on_delete. In the database, unless noted: NO ACTION, deferred.
 
 Level 3
   public.testdb_demo_copy  testdb_demo.Copy
-  ├─ branch_id → public.testdb_demo_branch  NO ACTION, deferred
-  └─ work_id → public.testdb_demo_work  NO ACTION, deferred
+  ├─ branch_id → public.testdb_demo_branch  PROTECT
+  └─ work_id → public.testdb_demo_work  PROTECT
 
 Level 2
   public.testdb_demo_work  testdb_demo.Work
-  └─ series_id → public.testdb_demo_series  NO ACTION, deferred
+  └─ series_id → public.testdb_demo_series  PROTECT
 
 Level 1
   public.testdb_demo_series  testdb_demo.Series
-  └─ publisher_id → public.testdb_demo_publisher  NO ACTION, deferred
+  └─ publisher_id → public.testdb_demo_publisher  PROTECT
 
 Level 0
   public.testdb_demo_branch  testdb_demo.Branch  [cycle 1]
-  └─ manager_id → public.testdb_demo_staff  NO ACTION, deferred  [cycle 1]
+  └─ manager_id → public.testdb_demo_staff  SET_NULL  [cycle 1]
   public.testdb_demo_genre  testdb_demo.Genre  [cycle 2]
-  └─ broader_id → public.testdb_demo_genre  NO ACTION, deferred  [cycle 2]
+  └─ broader_id → public.testdb_demo_genre  CASCADE  [cycle 2]
   public.testdb_demo_publisher  testdb_demo.Publisher
   public.testdb_demo_staff  testdb_demo.Staff  [cycle 1]
-  └─ branch_id → public.testdb_demo_branch  NO ACTION, deferred  [cycle 1]
+  └─ branch_id → public.testdb_demo_branch  PROTECT  [cycle 1]
 
 Cycles
   1  public.testdb_demo_branch → public.testdb_demo_staff → public.testdb_demo_branch  deferrable
@@ -177,14 +178,11 @@ def test_only_the_cycles() -> None:
         body(out).partition("\n\n")[2]
         == """\
 Cycle 1: 2 tables, 2 foreign keys, deferrable
-  ├─ public.testdb_demo_branch(manager_id) → public.testdb_demo_staff
-  │      NO ACTION, deferred
-  └─ public.testdb_demo_staff(branch_id) → public.testdb_demo_branch
-         NO ACTION, deferred
+  ├─ public.testdb_demo_branch(manager_id) → public.testdb_demo_staff  SET_NULL
+  └─ public.testdb_demo_staff(branch_id) → public.testdb_demo_branch  PROTECT
 
 Cycle 2: 1 table, 1 foreign key, deferrable
-  └─ public.testdb_demo_genre(broader_id) → public.testdb_demo_genre
-         NO ACTION, deferred
+  └─ public.testdb_demo_genre(broader_id) → public.testdb_demo_genre  CASCADE
 """
     )
 

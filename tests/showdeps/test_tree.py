@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from testdb_app.schema import show_part
+from testdb_app.schema import OnDelete, show_part
 from testdb_app.showdeps.picture import Paint, Picture, cells
 from testdb_app.showdeps.text import render_tree
 from tests.showdeps.schemas import hostile, key, library, named, partitioned, schema, table
@@ -114,15 +114,16 @@ def test_partitions_are_told_with_their_root_and_copies_of_keys_are_not() -> Non
 A database
 5 tables, 5 foreign keys, no cycles
 Referencing tables first: the order to delete in.
+In the database, unless noted: NO ACTION.
 
 Level 2
   public.report
-  └─ event_id → public.event  NO ACTION
+  └─ event_id → public.event
 
 Level 1
   public.event  (4 partitions)
-  ├─ user_id → public.users  NO ACTION
-  ├─ 2 partitions: venue_id → public.venue  NO ACTION
+  ├─ user_id → public.users
+  ├─ 2 partitions: venue_id → public.venue
   └─ partition public.event_3a: user_id → public.users  CASCADE
 
 Level 0
@@ -173,18 +174,36 @@ def long_names() -> Picture:
     return Picture(whole=whole, title="A database", labels={named(one): ("an_app.AModelWithALongName",)})
 
 
+def test_what_most_keys_do_is_said_once_and_django_s_on_delete_after_each() -> None:
+    keys = [key("a", "x", "b"), key("a", "y", "b"), key("a", "z", "b", on_delete=OnDelete.SET_NULL)]
+    whole = schema([table("a"), table("b")], keys)
+    on_delete = {(named("a"), ("x",)): "CASCADE", (named("a"), ("z",)): "DB_SET_NULL"}
+    assert (
+        render_tree(Picture(whole=whole, title="A database", on_delete=on_delete)).split("\n\nLevel 0")[0]
+        == """\
+A database
+2 tables, 3 foreign keys, no cycles
+Referencing tables first: the order to delete in.
+After a key: Django's on_delete. In the database, unless noted: NO ACTION.
+
+Level 1
+  public.a
+  ├─ x → public.b  CASCADE
+  ├─ y → public.b
+  └─ z → public.b  DB_SET_NULL  (in the database: SET NULL)"""
+    )
+
+
 def test_long_names_are_put_on_lines_of_their_own_and_never_cut() -> None:
     one, other = "A" * 62 + "1", "A" * 62 + "2"
-    assert render_tree(long_names()).splitlines()[4:] == [
+    assert render_tree(long_names()).splitlines()[5:] == [
         "Level 1",
         f'  public."{one}"',
         "      an_app.AModelWithALongName",
         f'  ├─ "{one}" →',
         f'  │      public."{other}"',
-        "  │      NO ACTION",
         f'  └─ "{other}" →',
         f'         public."{other}"',
-        "         NO ACTION",
         "",
         "Level 0",
         f'  public."{other}"',
@@ -198,7 +217,7 @@ def test_a_line_is_too_wide_only_if_it_holds_a_single_name(width: int) -> None:
         names |= {show_part(item.name.name) for item in picture.whole.tables}
         names |= {f"(extension {show_part(item.name.name)})" for item in picture.whole.tables}
         header, body = render_tree(replace(picture, width=width)).split("\n\n", 1)
-        assert len(header.splitlines()) == 3
+        assert len(header.splitlines()) in {3, 4}
         for line in body.splitlines():
             content = line.lstrip(" │├└─").removesuffix(" →").removesuffix(", id")
             assert cells(line) <= width or content in names, line
@@ -212,7 +231,7 @@ def test_no_two_hostile_names_look_alike_and_no_line_is_broken_by_one() -> None:
     lines = text.splitlines()
     assert all(line.isprintable() for line in lines)
     assert all(any(line.startswith(f"  {name}  ") for line in lines) for name in shown)
-    assert len(lines) == 3 + 1 + 1 + 2 * len(shown) + 1 + 1 + 1
+    assert len(lines) == 4 + 1 + 1 + 2 * len(shown) + 1 + 1 + 1
 
 
 def test_colours_change_nothing_but_the_colours() -> None:

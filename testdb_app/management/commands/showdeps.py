@@ -23,7 +23,7 @@ from testdb_app.management.terminal import (
     width_of,
     write_text,
 )
-from testdb_app.model_tables import foreign_key_disagreements, index_models
+from testdb_app.model_tables import foreign_key_disagreements, index_models, on_delete_by_columns
 from testdb_app.schema import on_one_line, show_part
 from testdb_app.selection import select_tables
 from testdb_app.showdeps import FORMATS
@@ -126,6 +126,7 @@ class Command(TerminalCommand):
             database=identity.name,
             shown=None if named is None else reach(schema, named, reverse=options["reverse"]),
             labels=index.labels_by_table,
+            on_delete=on_delete_by_columns(index),
             tables_without_model=frozenset(index.tables_without_model),
             models_without_table=() if labels else index.models_without_table,
             unmanaged=index.unmanaged,
