@@ -27,11 +27,14 @@ IN_THE_SOURCE = (
     "LICENSE",
     "CHANGELOG.md",
     "manage.py",
+    "hatch_metadata.py",
     "testdb_app",
     "testproject",
     "tests",
     "docs",
 )
+# In place of the one that is not known yet.
+ADDRESS = "https://github.com/somebody/django-testdb-app"
 
 pytestmark = pytest.mark.skipif(
     not (ROOT / "pyproject.toml").exists(), reason="the tests run against an installed wheel"
@@ -70,6 +73,10 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
             shutil.copytree(source, tree / name, ignore=leftovers)
         elif source.exists():
             shutil.copy(source, tree / name)
+    project = (tree / "pyproject.toml").read_text()
+    (tree / "pyproject.toml").write_text(
+        re.sub(r'^repository = ".*"$', f'repository = "{ADDRESS}"', project, flags=re.MULTILINE)
+    )
     # What a working copy has lying about.
     (tree / "testdb_app" / "__pycache__").mkdir()
     (tree / "testdb_app" / "__pycache__" / "left.cpython-311.pyc").write_bytes(b"")
@@ -137,19 +144,33 @@ def test_the_metadata(built: Built) -> None:
     assert "Typing :: Typed" in metadata.get_all("Classifier", [])
 
 
-def test_the_readme_is_true_on_the_package_index(built: Built) -> None:
-    """There is no docs/ beside it: its links lead to other sites, and what is not a link any more names a file of the source."""
+def test_the_readme_leads_to_files_of_this_version_on_the_package_index(built: Built) -> None:
     from readme_renderer import markdown
 
     page = markdown.render(built.metadata().get_payload())
     assert page
-    assert {
-        link for link in re.findall(r'(?:href|src)="([^"]+)"', page) if not link.startswith(("https://", "#"))
-    } == set()
-    named = re.findall(r"\(<code>(docs/[^<]+)</code>\)", page)
-    assert len(named) > 5
-    with tarfile.open(built.sdist) as archive:
-        assert set(named) <= {name.partition("/")[2] for name in archive.getnames()}
+    links = {link for link in re.findall(r'(?:href|src)="([^"]+)"', page) if not link.startswith("#")}
+    assert {link for link in links if not link.startswith("https://")} == set()
+    tag = f"v{testdb_app.__version__}"
+    pages = {
+        link.removeprefix(f"{ADDRESS}/blob/{tag}/").partition("#")[0] for link in links if link.startswith(ADDRESS)
+    }
+    start = f"https://raw.githubusercontent.com/somebody/django-testdb-app/{tag}/"
+    pictures = {link.removeprefix(start).partition("?")[0] for link in links if link.startswith(start)}
+    assert len(pages) > 5
+    assert pictures
+    assert {name for name in pages | pictures if not (built.tree / name).is_file()} == set()
+
+
+def test_the_addresses_come_from_one_place(built: Built) -> None:
+    urls = dict(text.split(", ") for text in built.metadata().get_all("Project-URL", []))
+    assert urls.keys() == {"Documentation", "Repository", "Issues", "Changelog"}
+    assert all(url.startswith(ADDRESS) for url in urls.values())
+    texts = [path for path in built.tree.rglob("*") if path.suffix in {".py", ".md", ".toml"} and path.is_file()]
+    assert {path.name for path in texts if ADDRESS in path.read_text("utf-8")} == {
+        "pyproject.toml",
+        Path(__file__).name,
+    }
 
 
 def test_django_is_the_one_requirement_and_the_rest_are_extras(built: Built) -> None:
