@@ -149,9 +149,8 @@ def shared_suite(*, together: int) -> str:
     chance, parts = random.Random(15), [_FIXTURES]
     for group in range(SUITE // together):
         names = ", ".join(chance.sample(_NAMES, 3))
-        parts.append(f"class TestFeature{group}:")
         parts += [
-            f"    def test_{number}(self, {names}):\n        check({number}, {names})" for number in range(together)
+            f"def test_{group}_{number}({names}):\n    check({group + number}, {names})" for number in range(together)
         ]
     return "\n".join(parts) + "\n"
 
