@@ -32,7 +32,7 @@ class Settings:
     - ``exclude``: labels and patterns of tables that no reset touches.
     - ``strategy``: "auto", "delete" or "truncate".
     - ``lock_timeout``: seconds that a reset waits for locks.
-    - ``post_migrate``: apps whose receivers of ``post_migrate`` are called after a test that changed something, or ("all",).
+    - ``post_migrate``: apps whose receivers of ``post_migrate`` are called after each test, as by a flush, or ("all",).
     - ``truncate_above``: bytes per table from which ``auto`` truncates instead of deleting.
     - ``keep_connections``: "auto" keeps a connection between two tests if its session is proved to be as good as a new
       one. "never" closes it. "always" keeps what can be put back.

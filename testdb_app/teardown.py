@@ -226,10 +226,10 @@ def without_loading(case: type[Any]) -> Iterator[None]:
 
 
 def _reset_to_baseline(connection: BaseDatabaseWrapper, *, inhibit_post_migrate: bool = False) -> None:
-    """Reset. After a change, also call the receivers of ``TESTDB["POST_MIGRATE"]``, and undo what they have written."""
+    """Reset. Also call the receivers of ``TESTDB["POST_MIGRATE"]``, as a flush does, and undo what they have written."""
     with _session_between_tests(connection):
-        is_changed = _reset(connection.alias)
-    if not is_changed or inhibit_post_migrate or not get_settings().post_migrate:
+        _reset(connection.alias)
+    if inhibit_post_migrate or not get_settings().post_migrate:
         return
     try:
         call_named_receivers(connection.alias)
@@ -238,13 +238,9 @@ def _reset_to_baseline(connection: BaseDatabaseWrapper, *, inhibit_post_migrate:
             _reset(connection.alias)
 
 
-def _reset(using: str) -> bool:
-    """Reset to the baseline. Return whether rows, sequences or the schema had changed."""
-    resetter = get_resetter(using, "baseline")
-    before = resetter.schema_token
+def _reset(using: str) -> None:
     # Django's flush accepts tables that a test has left.
-    report = resetter.reset(refit=True)
-    return bool(report.tables or report.sequences) or resetter.schema_token != before
+    get_resetter(using, "baseline").reset(refit=True)
 
 
 def close_others(case: Any) -> bool:
