@@ -53,7 +53,11 @@ def find_definitions(request: Any, name: str) -> Sequence[Any]:
 
 def was_requested_through(request: Any, name: str) -> bool:
     """Whether the fixture of that name is among those that led to *request*."""
-    return any(getattr(each, "fixturename", None) == name for each in request._iter_chain())
+    while hasattr(request, "fixturename"):
+        if request.fixturename == name:
+            return True
+        request = getattr(request, "_parent_request", None)
+    return False
 
 
 def finalizers_of(fixturedef: Any) -> list[Any]:
