@@ -5,6 +5,7 @@ Read on pytest 9.0.3 and 9.2.0 and pytest-django 4.14.0. ``tests/test_private_ap
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -13,6 +14,14 @@ DB_HELPER = "_django_db_helper"
 """The fixture of pytest-django that sets up the database for one test; ``db`` and ``transactional_db`` depend on it."""
 CLASS_FIXTURE = "_unittest_setUpClass_fixture_"
 """The prefix of the fixtures that pytest makes for ``setUpClass()``; the class's name follows."""
+
+_SET_UP_FIXTURE = re.compile(r"_(?:unittest|xunit)_(setup_?\w+?)_fixture_", re.IGNORECASE)
+
+
+def set_up_method_of(name: str) -> str | None:
+    """Return the set-up method that a fixture of pytest's own stands for: ``setUpClass``, ``setup_method`` and the like."""
+    found = _SET_UP_FIXTURE.match(name)
+    return found[1] if found else None
 
 
 def item_of(request: Any) -> Any:

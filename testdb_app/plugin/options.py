@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ from testdb_app.plugin import requests
 RESET = "testdb_reset_transactional"
 LEAKS = "testdb_leaks"
 DURATIONS = "testdb_durations"
+FIXTURES = "testdb_fixtures"
+FIXTURES_JSON = "testdb_fixtures_json"
 TEMPLATES = "testdb_templates"
 SHARE = "testdb_share"
 EXPLAIN = "testdb_explain"
@@ -39,6 +42,8 @@ _HELP = {
     SHARE: "Files and folders whose tests share what their function-scoped fixtures make, as by the mark testdb_share.",
     EXPLAIN: "Show which fixtures the tests with the mark testdb_share share, how often these were made, and why others are not.",
     VERIFY: "Run the tests again without sharing, compare the outcomes of each test, and fail where they differ.",
+    FIXTURES: "Show the N fixtures that write rows whose sharing would save most time, and the N slowest factories; 0 for all.",
+    FIXTURES_JSON: "Write the profile of the fixtures and factories that write rows to PATH, as JSON.",
     TEMPLATES: "Clone the test databases from a template, so that migrations run once and not in every run and worker.",
 }
 
@@ -58,6 +63,8 @@ def add_options(parser: pytest.Parser) -> None:
         default=True,
         help="Ignore the mark and the ini key testdb_share: make each fixture for each test.",
     )
+    group.addoption("--testdb-fixtures", type=int, metavar="N", default=None, help=_HELP[FIXTURES])
+    group.addoption("--testdb-fixtures-json", metavar="PATH", default=None, help=_HELP[FIXTURES_JSON])
     group.addoption("--testdb-templates", dest=TEMPLATES, action="store_true", default=None, help=_HELP[TEMPLATES])
     group.addoption(
         "--no-testdb-templates",
@@ -82,9 +89,12 @@ def check_options(config: pytest.Config) -> None:
     mode = config.getini(LEAKS)
     if mode and mode not in LEAK_MODES:
         raise pytest.UsageError(f"The ini key {LEAKS} must be one of {', '.join(LEAK_MODES)}, not {mode!r}.")
-    wanted = durations(config)
-    if wanted is not None and wanted < 0:
-        raise pytest.UsageError(f"--testdb-durations must be 0 (all) or more, not {wanted}.")
+    for key, wanted in ((DURATIONS, durations(config)), (FIXTURES, fixtures(config))):
+        if wanted is not None and wanted < 0:
+            raise pytest.UsageError(f"--{key.replace('_', '-')} must be 0 (all) or more, not {wanted}.")
+    path = fixtures_path(config)
+    if path is not None and not path.parent.is_dir():
+        raise pytest.UsageError(f"--testdb-fixtures-json: there is no folder {path.parent}. Make it, or name another.")
 
 
 def started(config: pytest.Config) -> float:
@@ -135,6 +145,8 @@ def _find_users(config: pytest.Config, items: Iterable[pytest.Item]) -> Iterator
         yield f"The option {LEAKS}"
     if durations(config) is not None:
         yield f"The option {DURATIONS}"
+    if fixtures(config) is not None or fixtures_path(config) is not None:
+        yield f"The option {FIXTURES}"
     if _wants_templates(config):
         yield f"The option {TEMPLATES}"
     for item in items:
@@ -223,6 +235,18 @@ def durations(config: pytest.Config) -> int | None:
     return None if given is None else int(given)
 
 
+def fixtures(config: pytest.Config) -> int | None:
+    """Return the number of fixtures to show in the profile: 0 for all, None for no report."""
+    given: int | None = config.getoption(FIXTURES)
+    return given
+
+
+def fixtures_path(config: pytest.Config) -> Path | None:
+    """Return the path of the profile as JSON; None without."""
+    given: str | None = config.getoption(FIXTURES_JSON)
+    return None if given is None else config.invocation_params.dir / given
+
+
 def header(config: pytest.Config) -> str | None:
     """Return the header's line; None if nothing is switched on."""
     mode = leaks(config)
@@ -230,6 +254,7 @@ def header(config: pytest.Config) -> str | None:
         "transactional tests reset to the baseline" if resets_all(config) else "",
         f"leaks: {mode}" if mode else "",
         "durations of resets" if durations(config) is not None else "",
+        "profile of fixtures" if fixtures(config) is not None or fixtures_path(config) is not None else "",
     ]
     told = ", ".join(each for each in on if each)
     lines = [f"testdb_app: {told}"] if told else []
