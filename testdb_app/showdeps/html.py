@@ -4,9 +4,7 @@ The data is JSON inside the page. The page's script inserts it into the document
 content security policy permits only this script and this style, identified by their hashes
 (https://www.w3.org/TR/CSP3/).
 
-Tables are in columns by level, ordered so that the curves between them rarely cross. Barycenters, swept in both
-directions, give the order inside a level: K. Sugiyama, S. Tagawa, M. Toda, "Methods for Visual Understanding of
-Hierarchical System Structures", IEEE Trans. SMC 11 (1981).
+dagre computes the layout in the browser (https://github.com/dagrejs/dagre, MIT); ``tests/vendor.py`` fetches it.
 """
 
 from __future__ import annotations
@@ -15,16 +13,16 @@ import base64
 import hashlib
 import json
 import re
+from collections import Counter
 from html import escape
 from importlib.resources import files
-from math import ceil, sqrt
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from testdb_app.schema import NO_DETAILS, TableDetails, on_one_line, show_part
 from testdb_app.showdeps.picture import Assets, notes, show_parts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from testdb_app.schema import QualifiedName, SequenceInfo
     from testdb_app.showdeps.picture import Arrow, Cycle, Picture
@@ -76,10 +74,6 @@ def page_data(picture: Picture) -> dict[str, Any]:
         "total": len({picture.root(table.name) for table in picture.whole.tables}),
         "reverse": picture.reverse,
         "cyclesOnly": picture.cycles_only,
-        "columns": [
-            {"level": column.level, "tables": [number_of[name] for name in column.tables]}
-            for column in arrange(picture)
-        ],
         "tables": list(_tables(picture)),
         "keys": [_key(arrow, number_of, picture) for arrow in picture.arrows],
         "cycles": [_cycle(cycle, picture) for cycle in picture.cycles],
@@ -97,6 +91,7 @@ def page_data(picture: Picture) -> dict[str, Any]:
 
 def _tables(picture: Picture) -> Iterator[dict[str, Any]]:
     has_one_schema = len({name.schema for name in picture.tables}) == 1
+    app_of = apps(picture)
     level_of = {name: number for number, names in picture.levels for name in names}
     partitions: dict[QualifiedName, list[QualifiedName]] = {}
     for table in picture.schema.tables:
@@ -112,6 +107,7 @@ def _tables(picture: Picture) -> Iterator[dict[str, Any]]:
         yield {
             "id": str(name),
             "label": show_part(name.name) if has_one_schema else str(name),
+            "app": app_of[name],
             "level": level_of[name],
             "models": list(picture.labels.get(name, ())),
             "noModel": name in picture.tables_without_model,
@@ -132,6 +128,32 @@ def _tables(picture: Picture) -> Iterator[dict[str, Any]]:
             **_details(picture.details.get(name, NO_DETAILS)),
             **_rows([name, *parts], picture.details),
         }
+
+
+LARGE_SCHEMA = 60
+
+
+def apps(picture: Picture) -> dict[QualifiedName, str]:
+    """Return the group of each table: the app of its first model.
+
+    Without a model it is the schema, if there are several. In a single or a large schema it is the first word of the
+    name, if another table or an app has it too.
+    """
+    by_model = {name: picture.labels[name][0].split(".")[0] for name in picture.tables if picture.labels.get(name)}
+    sizes = Counter(name.schema for name in picture.tables)
+    words = {name: name.name.split("_")[0] for name in picture.tables}
+    counts = Counter((name.schema, word) for name, word in words.items())
+    known = set(by_model.values())
+
+    def group(name: QualifiedName) -> str:
+        word = words[name]
+        if len(sizes) > 1 and sizes[name.schema] <= LARGE_SCHEMA:
+            return show_part(name.schema)
+        is_shared = bool(word) and (word in known or counts[name.schema, word] > 1)
+        label = show_part(word) if is_shared else "other"
+        return label if len(sizes) == 1 else f"{show_part(name.schema)}.{label}"
+
+    return {name: by_model.get(name) or group(name) for name in picture.tables}
 
 
 def _details(details: TableDetails) -> dict[str, Any]:
@@ -176,6 +198,7 @@ def _key(arrow: Arrow, number_of: Mapping[QualifiedName, int], picture: Picture)
         "columns": show_parts(key.columns),
         "referenced": show_parts(key.referenced_columns),
         "onDelete": key.on_delete.value,
+        "django": picture.on_delete.get((key.table, key.columns), ""),
         "timing": ("deferred" if key.initially_deferred else "deferrable") if key.deferrable else "not deferrable",
         "owners": owners,
         "cycle": cycle.number if cycle else 0,
@@ -204,71 +227,17 @@ def _order(picture: Picture, number_of: Mapping[QualifiedName, int]) -> Iterator
     yield from steps.values()
 
 
-SWEEPS = 4
-FEWEST_ROWS = 14
-MOST_ROWS = 80
-
-
-class Column(NamedTuple):
-    """One column of tables, from top to bottom, and its level. A level with many tables has several columns."""
-
-    level: int
-    tables: tuple[QualifiedName, ...]
-
-
-def arrange(picture: Picture) -> tuple[Column, ...]:
-    """Arrange the tables without partitions in columns, with the picture's first level on the left.
-
-    Tables without a key are below the others. Cost: O((tables + keys) log tables).
-    """
-    near = _neighbours(picture)
-    levels = [(number, sorted(names, key=lambda name: (not near[name], name))) for number, names in picture.levels]
-    place: dict[QualifiedName, float] = {}
-    for _, names in levels:
-        _place(names, place)
-    for _ in range(SWEEPS):
-        for direction in (levels, levels[::-1]):
-            done: set[QualifiedName] = set()
-            for _, names in direction:
-                names.sort(key=_by_barycenter(near, place, frozenset(done)))
-                _place(names, place)
-                done.update(names)
-    rows = max(FEWEST_ROWS, min(MOST_ROWS, ceil(sqrt(len(place)) * 2)))
-    return tuple(Column(number, part) for number, names in levels for part in _split(names, rows))
-
-
-def _neighbours(picture: Picture) -> dict[QualifiedName, set[QualifiedName]]:
-    near: dict[QualifiedName, set[QualifiedName]] = {name: set() for name in picture.tables}
-    for arrow in picture.arrows:
-        near[arrow.source].add(arrow.target)
-        near[arrow.target].add(arrow.source)
-    return near
-
-
-def _place(names: list[QualifiedName], place: dict[QualifiedName, float]) -> None:
-    """Store the position of each table as a number from 0 to 1, because levels have different heights."""
-    for number, name in enumerate(names):
-        place[name] = (number + 0.5) / len(names)
-
-
-def _by_barycenter(
-    near: dict[QualifiedName, set[QualifiedName]], place: dict[QualifiedName, float], done: frozenset[QualifiedName]
-) -> Callable[[QualifiedName], tuple[bool, float, QualifiedName]]:
-    def key(name: QualifiedName) -> tuple[bool, float, QualifiedName]:
-        # The sum of floats depends on their order, and a set has no fixed order.
-        placed = sorted(place[other] for other in near[name] if other in done)
-        return not near[name], sum(placed) / len(placed) if placed else place[name], name
-
-    return key
-
-
-def _split(names: list[QualifiedName], rows: int) -> list[tuple[QualifiedName, ...]]:
-    """Split a column into parts of similar length, with at most *rows* tables each."""
-    parts = ceil(len(names) / rows)
-    return [tuple(names[len(names) * n // parts : len(names) * (n + 1) // parts]) for n in range(parts)]
-
-
-SCRIPTS = ("model.js", "elements.js", "map.js", "panel.js", "main.js")
+SCRIPTS = (
+    "vendor/dagre.LICENSE.txt",
+    "vendor/dagre.min.js",
+    "model.js",
+    "elements.js",
+    "layout.js",
+    "drawing.js",
+    "panel.js",
+    "export.js",
+    "main.js",
+)
 """The files of the page's script. In this order they are one module."""
 
 

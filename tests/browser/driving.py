@@ -108,12 +108,14 @@ class Reader:
     @property
     def labels(self) -> list[str]:
         """The names on the boxes, from left to right and from top to bottom."""
-        return list(self.run("return [...document.querySelectorAll('.node .name')].map((name) => name.textContent)"))
+        return list(
+            self.run("return [...document.querySelectorAll('.node.table .name')].map((name) => name.textContent)")
+        )
 
     def box(self, label: str) -> Any:
         """Return the box with that name on it."""
         script = """
-            return [...document.querySelectorAll('.node')].find(
+            return [...document.querySelectorAll('.node.table')].find(
                 (node) => node.querySelector('.name').textContent === arguments[0])"""
         found = self.run(script, label)
         assert found is not None, label
@@ -128,7 +130,9 @@ class Reader:
 
     def marked(self, kind: str) -> set[str]:
         """The names on the boxes of a class: "towards", "from", "hit"."""
-        script = "return [...document.querySelectorAll(`.node.${arguments[0]} .name`)].map((name) => name.textContent)"
+        script = (
+            "return [...document.querySelectorAll(`.node.table.${arguments[0]} .name`)].map((name) => name.textContent)"
+        )
         return set(self.run(script, kind))
 
     def text(self, selector: str) -> str:

@@ -17,6 +17,7 @@ from testdb_app.showdeps import html
 from testdb_app.showdeps.html import read_assets
 from testdb_app.showdeps.picture import Assets, Picture
 from tests.showdeps.schemas import HOSTILE, hostile, key, library, named, partitioned, schema, table
+from tests.vendor import FOLDER, MEMBERS, PACKAGE, VERSION, checksum
 
 ASSETS = read_assets()
 SHOP = Picture(
@@ -156,6 +157,7 @@ def test_a_table_has_its_columns_keys_sequences_and_rows() -> None:
     assert copy == {
         "id": "public.copy",
         "label": "copy",
+        "app": "shop",
         "level": 1,
         "models": ["shop.Copy"],
         "noModel": False,
@@ -295,3 +297,37 @@ def test_the_parts_of_the_page_end_nothing_early() -> None:
     assert "</script" not in ASSETS.script
     assert "</style" not in ASSETS.style
     assert set(re.findall(r"\{\{(\w+)\}\}", ASSETS.template)) == {"title", "policy", "style", "data", "script"}
+
+
+def test_a_table_belongs_to_its_models_app_or_to_what_its_name_begins_with() -> None:
+    names = ("shop_item", "shop_item_tags", "crm_a", "crm_b", "lonely", "single_name", "users")
+    picture = Picture(whole=schema(list(map(table, names))), labels={named("shop_item"): ("shop.Item",)})
+    assert {given["label"]: given["app"] for given in load(picture)["tables"]} == {
+        "shop_item": "shop",
+        "shop_item_tags": "shop",
+        "crm_a": "crm",
+        "crm_b": "crm",
+        "lonely": "other",
+        "single_name": "other",
+        "users": "other",
+    }
+
+
+def test_tables_of_several_schemas_belong_to_their_schema() -> None:
+    whole = schema([table("a")])
+    two = replace(whole, tables=(*whole.tables, replace(whole.tables[0], name=QualifiedName("sales", "a"))))
+    assert [given["app"] for given in load(Picture(whole=two))["tables"]] == ["public", "sales"]
+
+
+def test_djangos_on_delete_is_beside_the_servers() -> None:
+    picture = replace(SHOP, on_delete={(named("copy"), ("genre_id",)): "PROTECT"})
+    told = {given["columns"]: (given["django"], given["onDelete"]) for given in load(picture)["keys"]}
+    assert told["genre_id"] == ("PROTECT", "RESTRICT")
+    assert told["manager_id"] == ("", "SET NULL")
+
+
+def test_the_library_is_the_one_that_was_fetched_and_its_licence_is_in_the_page() -> None:
+    record = json.loads((FOLDER / "vendor.json").read_text())
+    assert (record["package"], record["version"]) == (PACKAGE, VERSION)
+    assert {name: checksum((FOLDER / name).read_bytes()) for name in MEMBERS.values()} == record["sha256"]
+    assert (FOLDER / "dagre.LICENSE.txt").read_text() in ASSETS.script

@@ -21,13 +21,13 @@ function makeCurve(className) {
 }
 
 /** A short line for the legend, drawn as in the graph. */
-function makeSample(className) {
+function makeSample(className, more = "") {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   svg.setAttribute("width", "36");
   svg.setAttribute("height", "12");
   svg.setAttribute("aria-hidden", "true");
   const path = makeCurve(className);
-  path.setAttribute("d", "M2 6H34M28 2.5L34 6L28 9.5");
+  path.setAttribute("d", `M2 6H34M28 2.5L34 6L28 9.5${more}`);
   svg.append(path);
   return svg;
 }

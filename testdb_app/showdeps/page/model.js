@@ -68,3 +68,23 @@ function describeRows(table) {
 const shortRows = (table) => (table.isEstimate ? "about\u00a0" : "") + table.rows.toLocaleString("en");
 
 const capital = (text) => text[0].toUpperCase() + text.slice(1);
+
+const appNames = [...new Set(tables.map((table) => table.app))].sort();
+const levels = tables.map((table) => table.level);
+
+/** The first and the last step of the order in which a table, or one of its partitions, is emptied. */
+const stepsOf = new Map();
+data.order.forEach((step, place) => {
+  for (const { table } of step) {
+    stepsOf.set(table, [stepsOf.get(table)?.[0] ?? place + 1, place + 1]);
+  }
+});
+
+const usesOf = tables.map((_, number) => new Set(keysFrom[number].map((key) => key.target)).size);
+const usersOf = tables.map((_, number) => new Set(keysTo[number].map((key) => key.source)).size);
+
+const isRigid = (key) => key.timing === "not deferrable";
+
+/** Django's on_delete, if a model has the key, and the server's. */
+const describeKey = (key) =>
+  `${key.django ? `${key.django} / ` : ""}${key.onDelete}${isRigid(key) ? ", not deferrable" : ""}`;

@@ -21,8 +21,8 @@ function showWhole() {
   const first = data.reverse ? "referenced tables to the left" : "referencing tables to the left, referenced tables to the right";
   showPanel(
     heading(data.cyclesOnly ? "Cycles of the dependency graph" : "Dependency graph"),
-    make("p", {}, `A box is a table, a curve a foreign key from the referencing to the referenced table: ${first}. `),
-    make("p", {}, "Choose a table to see all that it depends on and all that depends on it."),
+    make("p", {}, `A box is a table or an app, a curve a foreign key from the referencing to the referenced table: ${first}. `),
+    make("p", {}, "Choose a table to see all that it depends on and all that depends on it. Keys 1 to 9 show only its neighbours."),
     section(
       "Legend",
       make(
@@ -33,9 +33,11 @@ function showWhole() {
         make("li", {}, makeSample("stuck-ring"), "on a cycle that cannot be deferred"),
         make("li", {}, makeSample("towards"), "what the chosen table depends on"),
         make("li", {}, makeSample("from"), "what depends on the chosen table"),
-        make("li", {}, muted("A dashed box is a table without a model.")),
+        make("li", {}, makeSample("plain rigid", "M7 2v8"), "not deferrable: a bar at its start"),
+        make("li", {}, muted("#3 is the step of the deletion order, ← 2 the tables that depend on it directly, → 1 those that it references. At a curve: Django’s on_delete / the server’s. A dashed box has no model.")),
       ),
     ),
+    listOfTables(),
     cycles.length === 0 ? [] : section("Cycles", make("ul", {}, cycles.map(describeCycle))),
     data.modelsWithoutTable.length === 0
       ? []
@@ -46,6 +48,30 @@ function showWhole() {
     listOnDemand(orderTitle(), data.order, { open: data.order.length <= 100 }),
     data.reverse ? null : make("p", { class: "muted" }, "A reset empties only tables that hold rows, and leaves django_migrations alone."),
   );
+}
+
+/** The tables that the filter lets through, as a list for the keyboard and for screen readers. */
+function listOfTables() {
+  const shown = filtered();
+  const body = make("tbody", {});
+  const build = () =>
+    body.childElementCount === 0 &&
+    body.append(
+      ...shown.map((number) => {
+        const table = tables[number];
+        const cycle = cycleOf.get(table.cycle);
+        const mark = cycle ? make("span", { class: cycle.deferrable ? "caution" : "warning" }, ` cycle ${cycle.number}`) : null;
+        const cells = [table.app, (stepsOf.get(number) ?? []).join("–").replace(/^(\d+)–\1$/u, "$1"), String(table.level), String(usersOf[number]), String(usesOf[number])];
+        return make("tr", {}, make("th", { scope: "row" }, tableLink(number, table.label), mark), cells.map((cell) => make("td", {}, cell)));
+      }),
+    );
+  const titles = ["Table", "App", "Step", "Level", "←", "→"];
+  const list = make("table", { class: "list" }, make("thead", {}, make("tr", {}, titles.map((title) => make("th", { scope: "col", "aria-label": { "←": "Used by", "→": "Uses" }[title] }, title)))), body);
+  const isOpen = shown.length <= 300;
+  if (isOpen) {
+    build();
+  }
+  return make("details", { open: isOpen, toggle: build }, make("summary", {}, `Tables (${shown.length.toLocaleString("en")})`), make("div", { class: "wide" }, list));
 }
 
 const orderTitle = () => (data.reverse ? "The order to insert in" : "The order to delete in, as a reset does");
@@ -168,7 +194,7 @@ function describeKeys(table, number) {
       `(${key.columns}) → `,
       tableLink(key.target),
       ` (${key.referenced})`,
-      muted(` ${key.onDelete}, ${key.timing}`),
+      muted(` ${key.django ? `Django ${key.django}, server ` : ""}${key.onDelete}, ${key.timing}`),
       key.cycle ? make("span", { class: "caution" }, ` cycle ${key.cycle}`) : null,
       key.owners.length > 0 ? muted(` of ${key.owners.length > 1 ? counted(key.owners.length, "partition") : key.owners[0]}`) : null,
       muted(` · ${key.name}`),
