@@ -5,8 +5,8 @@ const MOST_COLUMNS = 40;
 const pen = document.createElement("canvas").getContext("2d");
 const family = getComputedStyle(document.body).fontFamily;
 
-function widthOf(text, size = 13) {
-  pen.font = `${size}px ${family}`;
+function widthOf(text, size = 13, weight = 400) {
+  pen.font = `${weight} ${size}px ${family}`;
   return pen.measureText(text).width;
 }
 
@@ -36,7 +36,7 @@ function boxOf(number, options) {
   const mark = cycle ? `cycle ${cycle.number}` : "";
   const { sub, rows } = linesOf(number, options);
   const wide = rows.map((row) => 30 + widthOf(row.name, 11) + 14 + widthOf(row.type, 11) + 10);
-  const w = Math.ceil(Math.max(widthOf(table.label) + (mark ? widthOf(mark, 11) + 12 : 0) + 20, widthOf(sub, 11) + 20, ...wide));
+  const w = Math.ceil(Math.max(widthOf(table.label) + (mark ? widthOf(mark, 11, 600) + 12 : 0) + 20, widthOf(sub, 11) + 20, ...wide));
   return { id: `t${number}`, kind: "table", number, mark, sub, rows, w, h: 40 + (rows.length > 0 ? rows.length * ROW + 4 : 0) };
 }
 
@@ -218,6 +218,6 @@ function describeGroup(group, numbers) {
   const range = steps.length === 0 ? "" : ` · #${[...new Set([Math.min(...steps), Math.max(...steps)])].join("–")}`;
   const sub = `${group.note ? `${group.note} · ` : ""}${counted(numbers.length, "table")}${range}`;
   const stuck = on.some((cycle) => !cycleOf.get(cycle).deferrable);
-  const w = Math.ceil(Math.max(widthOf(group.name, 15) + 44 + (mark ? widthOf(mark, 11) + 14 : 0), widthOf(sub, 11) + 40, 120));
+  const w = Math.ceil(Math.max(widthOf(`▸ ${group.name}`, 15, 600) + 20 + (mark ? widthOf(mark, 11, 600) + 14 : 0), widthOf(sub, 11) + 40, 120));
   return { name: group.name, mark, sub, stuck, w, h: 48 };
 }

@@ -105,7 +105,7 @@ function mark() {
 /** Small enough to see the whole, never too small to read; then what has to be in sight is brought there. */
 const LEGIBLE = 0.65;
 
-function fit(target) {
+function fit(target = inOrder()[0]) {
   const fits = fitting();
   setScale(Math.max(LEGIBLE, Math.min(1, fits)));
   map.scrollTo(0, 0);
@@ -508,7 +508,7 @@ function start() {
     control("filter").reset();
     setFilter();
   });
-  control("around").addEventListener("input", (event) => setAround(Number(event.target.value)));
+  control("around").addEventListener("change", (event) => setAround(Number(event.target.value)));
   control("columns").addEventListener("input", (event) => {
     state.columns = event.target.checked;
     update();
