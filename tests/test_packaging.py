@@ -112,6 +112,8 @@ def test_the_wheel_has_the_package_whole_and_nothing_else(built: Built) -> None:
         "demo/migrations/0001_initial.py",
         "management/commands/resetdb.py",
         "showdeps/page/page.css",
+        "showdeps/page/vendor/dagre.min.js",
+        "showdeps/page/vendor/dagre.LICENSE.txt",
     ):
         assert f"testdb_app/{needed}" in built.names()
 

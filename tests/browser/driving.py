@@ -162,7 +162,7 @@ class Reader:
         """What has the focus: its label, or else its text."""
         script = """
             const element = document.activeElement;
-            return element.getAttribute('aria-label') ?? (element.id === 'query' ? 'Search' : element.textContent)"""
+            return element.querySelector('.name')?.textContent ?? element.getAttribute('aria-label') ?? (element.id === 'query' ? 'Search' : element.textContent)"""
         return str(self.run(script))
 
     def print(self) -> bytes:

@@ -158,6 +158,7 @@ CHECKS: dict[str, Callable[[list[str]], None]] = {
     "tests.benchmarks": check_benchmarks,
     "tests.differential": check_differential,
     "tests.structure": check_nothing_given,
+    "tests.vendor": check_nothing_given,
 }
 
 

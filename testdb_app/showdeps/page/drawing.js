@@ -33,25 +33,22 @@ function drawBox(box) {
   const table = box.kind === "table" ? tables[box.number] : null;
   const cycle = table ? cycleOf.get(table.cycle) : null;
   const marked = cycle ? (cycle.deferrable ? "cycle" : "stuck") : box.mark ? (box.stuck ? "stuck" : "cycle") : "";
-  const name = table ? table.label : `${box.kind === "frame" ? "▾" : "▸"} ${box.name}`;
-  const label = table
-    ? [table.label, box.mark, table.noModel ? "no model" : ""].filter(Boolean).join(" ")
-    : [`App ${box.name}`, box.sub, box.mark].filter(Boolean).join(", ");
+  const name = table ? table.label : box.name;
   const element = makeSvg(
     "g",
     {
       class: ["node", box.kind, table?.noModel && "no-model", marked].filter(Boolean).join(" "),
       role: "button",
       tabindex: -1,
-      "aria-label": label,
       "aria-pressed": table ? "false" : null,
       "aria-expanded": table ? null : String(box.kind === "frame"),
       "data-number": table ? box.number : null,
       "data-group": table ? null : box.key,
     },
-    makeSvg("title", {}, table ? [table.id, ...table.models, describeRows(table)].join("\n") : label),
+    makeSvg("title", {}, table ? [table.id, ...table.models, describeRows(table)].join("\n") : `${box.name}: ${box.sub}`),
     makeSvg("rect", { width: round(box.w), height: round(box.h), rx: 6 }),
-    text("name", 10, 17, name),
+    table ? null : text("glyph", 10, 17, box.kind === "frame" ? "▾" : "▸"),
+    text("name", table ? 10 : 26, 17, name),
     box.mark ? text("mark", box.w - 10, 17, box.mark, { "text-anchor": "end" }) : null,
     text("sub", 10, 33, box.sub),
     (box.rows ?? []).flatMap((row, place) => {
@@ -66,6 +63,10 @@ function drawBox(box) {
   if (box.rows?.length > 0) {
     element.insertBefore(makeSvg("path", { class: "rule", d: `M0 39.5H${round(box.w)}` }), element.children[2]);
   }
+  // Its label is all that is seen in it.
+  const texts = [...element.querySelectorAll("text")];
+  texts.forEach((each) => each.after(" "));
+  element.setAttribute("aria-label", [...texts.map((each) => each.textContent), table?.noModel ? "no model" : ""].join(" ").trim());
   elements.set(box.id, element);
   if (table) {
     nodes[box.number] = element;
@@ -204,7 +205,9 @@ function setScale(wanted, anchor = { x: map.clientWidth / 2, y: map.clientHeight
   sizer.style.height = `${canvas.height.baseVal.value * scale}px`;
   map.scrollLeft = (x * scale) / before - anchor.x;
   map.scrollTop = (y * scale) / before - anchor.y;
-  document.getElementById("actual").textContent = `${Math.round(scale * 100)} %`;
+  const actual = document.getElementById("actual");
+  actual.textContent = `${Math.round(scale * 100)} %`;
+  actual.setAttribute("aria-label", `${actual.textContent}, original size`);
 }
 
 /** For wheels and fingers: while they zoom, the picture is scaled as it is; a moment later it is drawn sharp again. */

@@ -218,6 +218,6 @@ function describeGroup(group, numbers) {
   const range = steps.length === 0 ? "" : ` · #${[...new Set([Math.min(...steps), Math.max(...steps)])].join("–")}`;
   const sub = `${group.note ? `${group.note} · ` : ""}${counted(numbers.length, "table")}${range}`;
   const stuck = on.some((cycle) => !cycleOf.get(cycle).deferrable);
-  const w = Math.ceil(Math.max(widthOf(`▸ ${group.name}`, 15, 600) + 20 + (mark ? widthOf(mark, 11, 600) + 14 : 0), widthOf(sub, 11) + 40, 120));
+  const w = Math.ceil(Math.max(widthOf(group.name, 15, 600) + 36 + (mark ? widthOf(mark, 11, 600) + 14 : 0), widthOf(sub, 11) + 40, 120));
   return { name: group.name, mark, sub, stuck, w, h: 48 };
 }
