@@ -111,7 +111,8 @@ def test_a_thousand_tables_are_there_soon_and_answer_at_once(
 @pytest.mark.parametrize(("tables", "keys"), [(TABLES, KEYS), (10_000, 20_000)])
 def test_figures(reader: Reader, write_page: Callable[[Picture], Path], tables: int, keys: int) -> None:
     path = write_page(large(tables, keys))
-    paints, ready = [], []
+    paints: list[float] = []
+    ready: list[float] = []
     for _ in range(7):
         reader.open(path)
         reader.driver.execute_async_script("requestAnimationFrame(() => setTimeout(arguments[0], 200))")

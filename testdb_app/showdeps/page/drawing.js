@@ -92,7 +92,7 @@ function drawArrow(arrow) {
   const label = arrow.between
     ? text("label", arrow.points.length > 2 ? middle.x : (arrow.points[0].x + arrow.points[1].x) / 2, (arrow.points.length > 2 ? middle.y : (arrow.points[0].y + arrow.points[1].y) / 2) - 3, String(arrow.keys.length), { "text-anchor": "middle" })
     : arrow.label && arrow.labelAt
-      ? arrow.label.map((line, place) => text("label", arrow.labelAt.x, arrow.labelAt.y - (arrow.label.length * 14) / 2 + 11 + place * 14, line, { "text-anchor": "middle" }))
+      ? arrow.label.map((line, place) => text("label", arrow.labelAt.x, arrow.labelAt.y - (arrow.label.length * 14) / 2 + 3 + place * 14, line, { "text-anchor": "middle" }))
       : null;
   arrow.labels = [label].flat().filter(Boolean);
   return makeSvg("g", {}, makeSvg("title", {}, title), arrow.line);
