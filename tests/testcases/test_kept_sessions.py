@@ -17,6 +17,7 @@ from testdb_app.backends import get_backend
 from testdb_app.backends.postgresql import session_reset
 from testdb_app.backends.postgresql.connection import Command, pipeline_of
 from testdb_app.backends.postgresql.sent_statements import judge_statement
+from testdb_app.baseline import capture_baseline
 from testdb_app.conf import get_settings
 from testdb_app.exceptions import ConfigurationError
 from testdb_app.resetter import Resetter
@@ -331,6 +332,19 @@ def test_the_renewal_goes_with_the_message_of_the_reset(kept: Any, writes: bool)
         assert left_behind(kept) == (0, "0")
 
 
+@pytest.mark.parametrize("resets", [0, 2], ids=["a full scan", "the fast path"])
+def test_the_reset_itself_leaves_no_last_values_in_the_session(kept: Any, scratch: Any, resets: int) -> None:
+    """setval() of a sequence that was called in the baseline sets them, and so does a trigger that the reset fires."""
+    sql("INSERT INTO t DEFAULT VALUES")(kept)
+    capture_baseline(kept.alias, allow_database=scratch.name)
+    resetter = Resetter(kept.alias, allow_database=scratch.name)
+    renew(kept)
+    for _ in range(resets):
+        resetter.reset()
+    assert is_kept(kept, sql("INSERT INTO t DEFAULT VALUES"), resetter.reset)
+    assert differences(read_state(kept), observe_new(kept.alias)) == {}
+
+
 def left_behind(connection: Any) -> tuple[Any, ...]:
     """Return how many rows the table has, and the setting that the tests here change."""
     with connection.cursor() as cursor:
@@ -401,6 +415,15 @@ def test_never_closes_and_always_keeps_what_can_be_put_back(kept: Any, settings:
         ConfigurationError, match=r"\"KEEP_CONNECTIONS\".*must be one of auto, never, always, not 'sometimes'"
     ):
         renew(kept)
+
+
+def test_what_a_session_was_kept_with_on_trust_still_counts_later(kept: Any, settings: Any) -> None:
+    """A project, or a part of a suite, may change the setting: "auto" keeps no session that nobody has judged."""
+    settings.TESTDB = {"KEEP_CONNECTIONS": "always"}
+    assert is_kept(kept, sql("SET app.x = '1'"))
+    settings.TESTDB = {}
+    assert not is_kept(kept, lambda connection: None)
+    assert is_kept(kept, lambda connection: None)
 
 
 def test_a_generator_that_is_left_half_read_does_not_block_the_teardown(kept: Any) -> None:

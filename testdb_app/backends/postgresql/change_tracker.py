@@ -50,7 +50,7 @@ from testdb_app.backends.postgresql.counters import (
 )
 from testdb_app.backends.postgresql.errors import explain, sqlstate
 from testdb_app.backends.postgresql.open_sessions import observe, observe_from_now_on, reported, take_written
-from testdb_app.backends.postgresql.operations import SET_SEQUENCES
+from testdb_app.backends.postgresql.operations import FORGET_SEQUENCES, SET_SEQUENCES
 from testdb_app.backends.postgresql.preconditions import Precondition
 from testdb_app.backends.postgresql.queries import chunks, read_rows, rows_of, scalars, sum_changes
 from testdb_app.backends.postgresql.sql import milliseconds, quote
@@ -76,6 +76,7 @@ _UNFIT = "22012"
 """The SQLSTATE of the division by zero in :func:`counters.write_proof`."""
 _BEGIN = Command("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE", often=True)
 _COMMIT = Command("COMMIT", often=True)
+_FORGET_SEQUENCES = Command(FORGET_SEQUENCES, often=True)
 _MAY_HIDE = Command(counters.MAY_HIDE, often=True)
 _ANY_NUMBER = 2**62
 _MOST_BATCHES = 256
@@ -432,7 +433,7 @@ class Memory:
             raise explain(connection, error, script) from error
         if found.is_guess:
             del results[: len(REPORT)]
-        self.xmax = rows_of(results[1 + len(batch.commands)])[0][-1]
+        self.xmax = rows_of(results[len(batch.commands)])[0][-1]
         changes = sum_changes(batch.statements, results[2 : 2 + len(batch.statements)])
         done = self._record(found, batch, rows_of(results[1])[0], changes)
         if script.is_plain:
@@ -626,6 +627,7 @@ class _Batch:
             *(Command(each.sql) for each in self.statements),
             _COMMIT,
             Command(SET_SEQUENCES, targets, often=True),
+            _FORGET_SEQUENCES,
         )
 
 

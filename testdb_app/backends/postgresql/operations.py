@@ -169,6 +169,7 @@ def _end(within_transaction: bool, is_replica: bool) -> Iterator[str]:
         )
         yield "RELEASE SAVEPOINT testdb_reset"
     else:
+        yield FORGET_SEQUENCES
         yield "COMMIT"
 
 
@@ -300,6 +301,9 @@ It is in the same batch of the protocol: a proof that fails has the server skip 
 it elsewhere, because no ReadyForQuery comes before its end. Parameters, as arrays: the OIDs, the last values, whether these are
 called. Columns: (a setting, their number), the transaction id that follows.
 """
+
+FORGET_SEQUENCES = "DISCARD SEQUENCES"
+"""Has the session forget ``currval()`` and ``lastval()``. It may have them from the reset itself: from a trigger or setval()."""
 
 BY_ROW = frozenset({Action.DELETE, Action.RESTORE})
 """The actions that work row by row, so that row-level triggers, rules and keys apply."""

@@ -117,6 +117,7 @@ _AS_NEW = (
 _OWN_CLASSES = ("django.db.backends.postgresql.base", "django.contrib.gis.db.backends.postgis.base")
 _FOLDER = str(Path(django.__file__).parent)
 _FIRST_USE = "close_if_health_check_failed"
+_UNJUDGED = Verdict('it was kept without a judgement of what it ran (KEEP_CONNECTIONS = "always")')
 
 _Key = tuple[str, str]
 
@@ -357,7 +358,8 @@ def _begin(connection: BaseDatabaseWrapper, session: ServerSession, *, vouched: 
     if reason is None:
         pipeline_of(connection).queue(_of_alias[key].commands)
         _renewals[connection.connection] = _Renewal(session.verdicts, vouched)
-        session.verdicts = set()
+        # What nobody has judged stays in the session, and counts when the setting is another one later.
+        session.verdicts = {_UNJUDGED} if vouched else set()
     return reason
 
 
