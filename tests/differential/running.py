@@ -76,6 +76,8 @@ class Theatre:
         failure = self.failures.get(way := _way(error))
         if failure is None:
             self.failures[way] = Failure(scenario, _trace(error))
+            # It is made small when all have been played, which may be hours later.
+            print(f"=== new: {way}\n{_trace(error)}\n{scenario.to_sql()}\n", flush=True)
         else:
             failure.times += 1
             if len(scenario.to_sql()) < len(failure.scenario.to_sql()):
