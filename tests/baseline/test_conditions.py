@@ -198,6 +198,20 @@ def test_where_a_setting_hides_what_others_write_each_write_leads_to_the_full_sc
             admin(scratch, f"REVOKE SET ON PARAMETER track_counts FROM {role}")
 
 
+@pytest.mark.parametrize("statement", HIDING.values(), ids=HIDING.keys())
+def test_a_setting_made_since_the_last_full_scan_leads_to_one(scratch, before, statement):
+    with role_of_its_own(scratch) as role:
+        resetter = warm(scratch)
+        try:
+            with by_superuser(statement.format(name=scratch.name, role=role))(scratch):
+                stop = ["SET track_counts = off"] if "GRANT" in statement else []
+                visit(scratch, *stop, "DELETE FROM kept; INSERT INTO b (v) VALUES ('uncounted')", user=role)
+            assert scans(resetter)
+            assert content(scratch) == before
+        finally:
+            admin(scratch, f"REVOKE SET ON PARAMETER track_counts FROM {role}")
+
+
 def test_another_role_of_the_session_leads_to_the_full_scan(scratch, before):
     """What that role may see and do is another matter: the reset may be refused."""
     resetter = warm(scratch)

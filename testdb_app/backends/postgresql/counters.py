@@ -128,6 +128,12 @@ _ISOLATION = "default_transaction_isolation"
 _WITHOUT_COPIES = "pg_catalog.set_config('stats_fetch_consistency', 'none', true)"
 
 
+# Whoever lets others write without counting, by a setting or a grant, writes to one of these. They are shared by all databases.
+_ALLOWING = " + ".join(
+    writes(f"'pg_catalog.{name}'::pg_catalog.regclass", REPORTED) for name in ("pg_db_role_setting", "pg_parameter_acl")
+)
+
+
 def _epoch(database: str, *, prepared: bool, within: bool = False) -> str:
     """Write the expression of a text that must not change. *Within* a transaction, its isolation level must be read committed."""
     isolation = " AND pg_catalog.current_setting('transaction_isolation') = 'read committed'" if within else ""
@@ -137,7 +143,7 @@ def _epoch(database: str, *, prepared: bool, within: bool = False) -> str:
                 THEN '{COUNTING}' ELSE 'blind' END,
            EXTRACT(EPOCH FROM pg_catalog.pg_stat_get_db_stat_reset_time({database})),
            EXTRACT(EPOCH FROM pg_catalog.pg_postmaster_start_time()),
-           EXTRACT(EPOCH FROM pg_catalog.pg_stat_get_bgwriter_stat_reset_time()),
+           EXTRACT(EPOCH FROM pg_catalog.pg_stat_get_bgwriter_stat_reset_time()), {_ALLOWING},
            pg_catalog.current_setting('default_transaction_read_only'), pg_catalog.current_setting('{_ISOLATION}'),
            pg_catalog.current_database(), current_user,
            pg_catalog.current_schemas(false){", " + _PREPARED if prepared else ""})""")
