@@ -47,10 +47,10 @@ function drawBox(box) {
     },
     makeSvg("title", {}, table ? [table.id, ...table.models, describeRows(table)].join("\n") : `${box.name}: ${box.sub}`),
     makeSvg("rect", { width: round(box.w), height: round(box.h), rx: 6 }),
-    table ? null : text("glyph", 10, 17, box.kind === "frame" ? "▾" : "▸"),
-    text("name", table ? 10 : 26, 17, name),
-    box.mark ? text("mark", box.w - 10, 17, box.mark, { "text-anchor": "end" }) : null,
-    text("sub", 10, 33, box.sub),
+    table ? null : text("glyph", 10, 21, box.kind === "frame" ? "▾" : "▸"),
+    text("name", table ? 10 : 28, table ? 17 : 21, name),
+    box.mark ? text("mark", box.w - 10, table ? 17 : 60, box.mark, { "text-anchor": "end" }) : null,
+    table ? text("sub", 10, 33, box.sub) : [text("sub", 10, 42, box.sub), text("sub", 10, 60, box.range)],
     (box.rows ?? []).flatMap((row, place) => {
       const y = 40 + ROW * place + 12;
       return [

@@ -195,12 +195,12 @@ function sceneOf({ shown, shownKeys, groupOf, open, columns, labels }) {
     const among = new Set(numbers);
     const arrows = arrowsBetween(shownKeys.filter((key) => among.has(key.source) && among.has(key.target)), (number) => `t${number}`);
     const size = layOut(boxes, arrows, { gap: 40, ranker: "longest-path" });
-    Object.assign(box, { w: Math.max(box.w, size.width + 40), h: size.height + 56, boxes, arrows });
+    Object.assign(box, { w: Math.max(box.w, size.width + 40), h: size.height + 88, boxes, arrows });
   }
   const arrows = arrowsBetween(shownKeys, (number) => idOf.get(number));
   const size = layOut(outer, arrows, { gap: 28 });
   for (const frame of outer.filter((box) => box.boxes)) {
-    const [x, y] = [frame.x + 16, frame.y + 44];
+    const [x, y] = [frame.x + 16, frame.y + 76];
     const move = (point) => Object.assign(point, { x: point.x + x, y: point.y + y });
     frame.boxes.forEach(move);
     frame.arrows.forEach((arrow) => arrow.points.forEach(move));
@@ -215,9 +215,11 @@ function describeGroup(group, numbers) {
   const on = [...new Set(numbers.map((number) => tables[number].cycle).filter(Boolean))].sort((one, other) => one - other);
   const steps = numbers.flatMap((number) => stepsOf.get(number) ?? []);
   const mark = on.length === 0 ? "" : on.length === 1 ? `cycle ${on[0]}` : on.length <= 3 ? `cycles ${on.join(", ")}` : `${on.length} cycles`;
-  const range = steps.length === 0 ? "" : ` · #${[...new Set([Math.min(...steps), Math.max(...steps)])].join("–")}`;
-  const sub = `${group.note ? `${group.note} · ` : ""}${counted(numbers.length, "table")}${range}`;
+  const range = steps.length === 0 ? "" : `#${[...new Set([Math.min(...steps), Math.max(...steps)])].join("–")}`;
+  const sub = [group.note, counted(numbers.length, "table")].filter(Boolean).join(" · ");
   const stuck = on.some((cycle) => !cycleOf.get(cycle).deferrable);
-  const w = Math.ceil(Math.max(widthOf(group.name, 15, 600) + 36 + (mark ? widthOf(mark, 11, 600) + 14 : 0), widthOf(sub, 11) + 40, 120));
-  return { name: group.name, mark, sub, stuck, w, h: 48 };
+  // One thing a line: as levels lie side by side, the width of the boxes is what makes a drawing small.
+  const last = widthOf(range, 13) + (range && mark ? 14 : 0) + widthOf(mark, 13, 600);
+  const w = Math.ceil(Math.max(widthOf(group.name, 17, 600) + 40, widthOf(sub, 13) + 20, last + 20, 90));
+  return { name: group.name, mark, sub, range, stuck, w, h: 70 };
 }
