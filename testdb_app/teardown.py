@@ -175,17 +175,17 @@ def _end_use(connection: BaseDatabaseWrapper) -> None:
 
 
 @contextmanager
-def _session_between_tests(connection: BaseDatabaseWrapper) -> Iterator[None]:
+def _session_between_tests(connection: BaseDatabaseWrapper) -> Iterator[bool]:
     """End the test's transaction and session, and run the block with a session that is as good as new.
 
-    The next test gets a new session, or this one in that state.
+    The next test gets a new session, or this one in that state. Yields whether it may get this one.
     """
     backend = get_backend(connection)
     backend.drop_stale_session(connection)
     end_transaction(connection)
     keep = backend.renew_session(connection, mode=get_settings().keep_connections)
     try:
-        yield
+        yield keep
     finally:
         backend.release_session(connection, keep=keep)
 
@@ -227,15 +227,22 @@ def without_loading(case: type[Any]) -> Iterator[None]:
 
 def _reset_to_baseline(connection: BaseDatabaseWrapper, *, inhibit_post_migrate: bool = False) -> None:
     """Reset. Also call the receivers of ``TESTDB["POST_MIGRATE"]``, as a flush does, and undo what they have written."""
-    with _session_between_tests(connection):
+    has_receivers = bool(get_settings().post_migrate) and not inhibit_post_migrate
+    with _session_between_tests(connection) as keep:
         _reset(connection.alias)
-    if inhibit_post_migrate or not get_settings().post_migrate:
-        return
-    try:
-        call_named_receivers(connection.alias)
-    finally:
-        with _session_between_tests(connection):
-            _reset(connection.alias)
+        if has_receivers and not keep:
+            # What the receivers leave in this session ends with it.
+            try:
+                call_named_receivers(connection.alias)
+            finally:
+                end_transaction(connection)
+                _reset(connection.alias)
+    if has_receivers and keep:
+        try:
+            call_named_receivers(connection.alias)
+        finally:
+            with _session_between_tests(connection):
+                _reset(connection.alias)
 
 
 def _reset(using: str) -> None:

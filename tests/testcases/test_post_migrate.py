@@ -99,10 +99,11 @@ def keeper(project: Project) -> Project:
     return project
 
 
+@pytest.mark.parametrize("keeps", ["auto", "never"])
 @pytest.mark.parametrize("value", ["all", ["keeper"], ["keeps"], ["shop"], None])
-def test_receivers_of_the_named_apps_are_called_and_their_rows_removed(keeper: Project, value: Any) -> None:
-    if value is not None:
-        keeper.add_settings(f'TESTDB = {{**globals().get("TESTDB", {{}}), "POST_MIGRATE": {value!r}}}\n')
+def test_receivers_of_the_named_apps_are_called_and_their_rows_removed(keeper: Project, value: Any, keeps: str) -> None:
+    named = {"KEEP_CONNECTIONS": keeps} | ({} if value is None else {"POST_MIGRATE": value})
+    keeper.add_settings(f'TESTDB = {{**globals().get("TESTDB", {{}}), **{named!r}}}\n')
     is_called = value not in (["shop"], None)
     expected = (
         "import django.apps; print(','.join(c.label for c in django.apps.apps.get_app_configs() if c.models_module))"
