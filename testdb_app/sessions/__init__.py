@@ -6,7 +6,7 @@
     with factory(name="checkout") as session:
         ...
 
-See :class:`TestSessionFactory` and :class:`TestSession`; docs/sessions.md describes the transactions and the design.
+See :class:`TestSessionFactory` and :class:`TestSession`; docs/explanation/session-design.md describes the design.
 """
 
 from __future__ import annotations

@@ -190,7 +190,7 @@ def test_the_json_of_the_list_has_the_documented_keys(owner: Owner) -> None:
     assert (template["fits"], template["changed"]) == (True, [])
     assert template["name"] in owner.databases()
     assert template["size"] > 1_000_000
-    page = (Path(__file__).parents[2] / "docs/reference/commands.md").read_text("utf-8")
+    page = (Path(__file__).parents[2] / "docs/reference/testtemplates.md").read_text("utf-8")
     explained = owner.run("--explain", "--format", "json").must_pass().json["aliases"][0]
     assert {key for key in (*document, *template, *explained) if f"`{key}`" not in page} == set()
 

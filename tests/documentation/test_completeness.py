@@ -36,16 +36,23 @@ def read(name: str) -> str:
     return (REFERENCE / name).read_text("utf-8")
 
 
-def test_the_page_of_the_commands_has_a_heading_for_each() -> None:
+def page_of(command: str) -> str:
+    """Return the page of a command: its own, or that of all commands."""
+    own = REFERENCE / f"{command}.md"
+    return (own if own.exists() else REFERENCE / "commands.md").read_text("utf-8")
+
+
+def test_the_page_of_the_commands_leads_to_each() -> None:
     assert {"resetdb", "showdeps", "loaddemo"} <= COMMANDS.keys()
-    assert set(re.findall(r"^## `(\w+)`$", read("commands.md"), re.MULTILINE)) == COMMANDS.keys()
+    assert set(re.findall(r"^\| \[`(\w+)`\]", read("commands.md"), re.MULTILINE)) == COMMANDS.keys()
+    assert [name for name in COMMANDS if not re.search(rf"^##? `{name}`", page_of(name), re.MULTILINE)] == []
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_the_page_of_the_commands_tells_every_option(command: str) -> None:
+def test_the_page_of_a_command_tells_every_option(command: str) -> None:
     parser = load_command_class(COMMANDS[command], command).create_parser("manage.py", command)
     options = {option for action in parser._actions for option in action.option_strings}
-    assert {option for option in options - OF_DJANGO if option not in read("commands.md")} == set()
+    assert {option for option in options - OF_DJANGO if option not in page_of(command)} == set()
 
 
 def test_every_link_of_the_readme_leads_somewhere() -> None:
@@ -93,13 +100,14 @@ def test_the_page_of_the_settings_tells_every_check() -> None:
     assert set(re.findall(r"^\| `(testdb_app\.[EWI]\d{3})` \|", read("settings.md"), re.MULTILINE)) == ids
 
 
-def test_the_page_of_the_errors_has_a_heading_for_each() -> None:
+def test_the_pages_of_the_errors_have_a_heading_for_each() -> None:
     classes = [
         name
         for name, value in vars(exceptions).items()
         if inspect.isclass(value) and issubclass(value, exceptions.TestDBError)
     ]
-    assert re.findall(r"^#+ `(\w+)`$", read("errors.md"), re.MULTILINE) == classes
+    headings = re.findall(r"^#+ `(\w+)`$", read("errors.md") + read("session-errors.md"), re.MULTILINE)
+    assert headings == classes
     (tree,) = [block.text for block in blocks(REFERENCE / "errors.md", "text") if "├" in block.text]
     drawn = re.findall(r"^    ([│├└─ ]*\w+Error)", exceptions.__doc__ or "", re.MULTILINE)
     assert tree.splitlines() == drawn
@@ -115,8 +123,8 @@ def test_the_reference_has_every_module_that_the_pages_import_from() -> None:
     assert {name for name in imported if not name.startswith("testdb_app.demo")} - documented == set()
 
 
-def test_the_page_of_the_commands_tells_every_format() -> None:
-    assert {name for name in FORMATS if f"| `{name}` |" not in read("commands.md")} == set()
+def test_the_page_of_showdeps_tells_every_format() -> None:
+    assert {name for name in FORMATS if f"| `{name}` |" not in read("showdeps.md")} == set()
 
 
 def test_the_page_of_the_commands_tells_every_field_of_the_report() -> None:
@@ -127,7 +135,7 @@ def test_the_page_of_the_commands_tells_every_field_of_the_report() -> None:
     assert {word for word in told if f"`{word}`" not in read("commands.md")} == set()
 
 
-def test_the_page_of_the_commands_tells_every_key_of_the_map_as_json(db: None) -> None:
+def test_the_page_of_showdeps_tells_every_key_of_its_json(db: None) -> None:
     output = StringIO()
     call_command("showdeps", format="json", stdout=output)
     document = json.loads(output.getvalue())
@@ -138,7 +146,7 @@ def test_the_page_of_the_commands_tells_every_key_of_the_map_as_json(db: None) -
     ]
     keys = {key for part in parts if isinstance(part, dict) for key in part}
     assert len(keys) > 25
-    assert {key for key in keys if f"`{key}`" not in read("commands.md")} == set()
+    assert {key for key in keys if f"`{key}`" not in read("showdeps.md")} == set()
 
 
 def test_the_page_on_baselines_tells_every_function_parameter_and_target() -> None:

@@ -39,7 +39,7 @@ def test_each_file_of_the_examples_is_in_a_page() -> None:
 
 def test_the_stack_that_is_drawn_is_what_is_open_in_a_test_of_the_composed_patterns(examples: Examples) -> None:
     (drawn,) = [
-        block.text for block in blocks(DOCS / "explanation/how-it-works.md", "text") if block.text.startswith("db_")
+        block.text for block in blocks(DOCS / "explanation/scopes-and-leaks.md", "text") if block.text.startswith("db_")
     ]
     with (examples.directory / "test_pattern_scopes.py").open("a") as file:
         file.write(WHAT_IS_OPEN)

@@ -15,14 +15,6 @@ from tests.documentation.pages import PAGES, name_of
 WORDS_IN_A_SENTENCE = 20
 WORDS_IN_A_PAGE = 1500
 AS_LONG_AS_THEY_ARE = {"docs/reference/api.md", "docs/reference/changelog.md", "CHANGELOG.md"}
-TO_BE_SPLIT = {
-    "docs/contributing.md",
-    *(f"docs/explanation/{name}.md" for name in ("exactness", "how-it-works", "isolation")),
-    *(
-        f"docs/reference/{name}.md"
-        for name in ("baseline", "commands", "errors", "pytest", "safety", "sessions", "test-cases")
-    ),
-}
 END = re.compile(r"(?<=[.!?:])\)?\s+(?=[A-Z\"“(‘`])")
 """A sentence ends before a capital letter, a quotation mark, a bracket or a word in code."""
 
@@ -83,9 +75,7 @@ def test_the_sentences_of_all_pages_are_short(prose: dict[str, list[str]]) -> No
     assert average(every) < WORDS_IN_A_SENTENCE, worst(prose)
 
 
-@pytest.mark.parametrize(
-    "page", [page for page in PAGES if name_of(page) not in AS_LONG_AS_THEY_ARE | TO_BE_SPLIT], ids=name_of
-)
+@pytest.mark.parametrize("page", [page for page in PAGES if name_of(page) not in AS_LONG_AS_THEY_ARE], ids=name_of)
 def test_a_page_is_read_at_one_sitting(page: Path) -> None:
     without_code = re.sub(r"^( *)```.*?^\1```", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
     length = len(re.findall(r"\w+", without_code))

@@ -540,8 +540,8 @@ def test_the_text_fits_the_terminal(profiled: Profiled, distributed: Profiled, c
 
 
 def test_the_document_has_what_the_page_lists(profiled: Profiled) -> None:
-    page = (DOCS / "reference/pytest.md").read_text("utf-8")
-    (section,) = re.findall(r"^## Fixtures that write rows$(.*?)^## ", page, re.MULTILINE | re.DOTALL)
+    page = (DOCS / "reference/sharing.md").read_text("utf-8")
+    (section,) = re.findall(r"^### The JSON format$(.*)", page, re.MULTILINE | re.DOTALL)
     parts = [profiled.document, profiled.document["fixtures"][0], profiled.document["factories"][0]]
     keys = {key for part in parts for key in part}
     listed = {key for line in re.findall(r"^\| (`.*)$", section, re.MULTILINE) for key in re.findall(r"`(\w+)`", line)}

@@ -1,6 +1,6 @@
 """The change tracker: proves that nothing was written since the last reset, or finds what was, in a fraction of a full scan.
 
-Everything is read in one transaction that keeps other writers out. ``docs/explanation/exactness.md`` has the proof, and
+Everything is read in one transaction that keeps other writers out. ``docs/explanation/exactness-sqlite.md`` has the proof, and
 each condition of it. Where one does not hold, the full scan follows.
 """
 
