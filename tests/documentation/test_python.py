@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import shutil
 import textwrap
+from importlib.util import find_spec
 
+import pytest
 from django.db import connection
 
 from tests.documentation.conftest import Examples
-from tests.documentation.pages import PAGES, Block, blocks, name_of
+from tests.documentation.pages import DOCS, PAGES, Block, blocks, name_of
 
 TUTORIAL = "docs/tutorial/"
 """Has a test of its own, which follows it word by word."""
@@ -16,6 +19,21 @@ NOT_OF_SQLITE = ('statement_timeout="30s", ', 'statement_timeout="30s"')
 """Limits that it refuses."""
 NOT_IN_MEMORY = "factory.independent("
 """A second connection cannot read there what the first has written to."""
+
+
+def needs_of(block: Block) -> list[str]:
+    """Return the modules and programs that a recipe needs, by the second word of the block: ``needs:celery``."""
+    words = [word for word in block.info.split() if word.startswith("needs:")]
+    return words[0].removeprefix("needs:").split(",") if words else []
+
+
+RECIPES = blocks(DOCS / "how-to/recipes.md", "python")
+PROJECTS = sorted({",".join(needs_of(block)) for block in RECIPES if needs_of(block)})
+"""What the recipes need. They run where that is installed."""
+
+
+def is_there(name: str) -> bool:
+    return find_spec(name) is not None or shutil.which(name) is not None
 
 
 def module_of(page_blocks: list[Block]) -> str:
@@ -35,7 +53,9 @@ def test_the_python_of_the_pages_runs(examples: Examples) -> None:
         path.unlink()
     number = 0
     for page in PAGES:
-        chosen = [block for block in blocks(page, "python") if "settings" not in block.info.split()]
+        chosen = [
+            block for block in blocks(page, "python") if "settings" not in block.info.split() and not needs_of(block)
+        ]
         if connection.vendor == "sqlite":
             chosen = [block for block in chosen if NOT_IN_MEMORY not in block.text]
         if chosen and not name_of(page).startswith(TUTORIAL):
@@ -54,3 +74,17 @@ def test_the_python_of_the_pages_runs(examples: Examples) -> None:
     # Names and keys are as PostgreSQL has them.
     if connection.vendor == "postgresql":
         assert [str(block) for block in printed if block.text not in output] == []
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize("needed", PROJECTS)
+def test_a_recipe_runs(needed: str, examples: Examples) -> None:
+    if missing := [name for name in needed.split(",") if not is_there(name)]:
+        pytest.skip(f"{missing[0]} is not installed")
+    for path in examples.directory.glob("test_*.py"):
+        path.unlink()
+    module = module_of([block for block in RECIPES if ",".join(needs_of(block)) == needed])
+    (examples.directory / "test_recipe.py").write_text(module)
+    # pytest-asyncio warns without it, wherever it is installed.
+    options = ["-o", "asyncio_default_fixture_loop_scope=function"] if is_there("pytest_asyncio") else []
+    assert " passed" in examples.pytest("-q", "-W", "default", *options, "test_recipe.py")
