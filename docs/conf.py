@@ -6,6 +6,7 @@ Nothing is fetched, neither by the build nor by a reader's browser: no inventory
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,9 @@ os.environ.setdefault("TESTPROJECT_DATABASE", "sqlite")
 import django  # noqa: E402 - after the settings were named
 
 django.setup()
+
+from docutils import nodes  # noqa: E402
+from sphinx import addnodes  # noqa: E402
 
 from testdb_app import __version__  # noqa: E402
 
@@ -39,7 +43,7 @@ suppress_warnings: list[str] = []
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
-autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_default_options = {"show-inheritance": True}  # members are named in the pages: all, or those that people use
 autodoc_preserve_defaults = True
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 88
@@ -82,6 +86,27 @@ def resolve_bare_name(app: Sphinx, env: BuildEnvironment, node: Element, contnod
     return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", found[0], node, contnode)
 
 
+def first_sentence(env: BuildEnvironment, page: str) -> str:
+    """Return what a page begins with, on one line. Tables and lists are no sentences."""
+    found = [each for each in env.get_doctree(page).findall(nodes.paragraph) if isinstance(each.parent, nodes.section)]
+    return re.split(r"(?<=[.?])\s", " ".join(found[0].astext().split()))[0]
+
+
+def write_llms_txt(app: Sphinx, exception: Exception | None) -> None:
+    """Write ``llms.txt`` beside the pages: every page with its first sentence, under the captions of the contents."""
+    if exception is not None or app.builder.format != "html":
+        return
+    env, lines = app.env, [f"# {project}", "", f"> {first_sentence(app.env, 'index')}"]
+    for contents in env.get_doctree("index").findall(addnodes.toctree):
+        lines += ["", f"## {contents['caption']}", ""]
+        for page in contents["includefiles"]:
+            for name in [page, *env.toctree_includes.get(page, [])]:
+                title, address = env.titles[name].astext(), app.builder.get_target_uri(name)
+                lines.append(f"- [{title}]({address}): {first_sentence(env, name)}")
+    (Path(app.outdir) / "llms.txt").write_text("\n".join(lines) + "\n", "utf-8")
+
+
 def setup(app: Sphinx) -> None:
     """Connect what is above."""
     app.connect("missing-reference", resolve_bare_name)
+    app.connect("build-finished", write_llms_txt)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -65,3 +66,12 @@ def test_every_page_of_the_sources_is_in_the_site_and_fits_a_phone(site: dict[Pa
     for source in DOCS.rglob("*.md"):
         page = site[folder / source.relative_to(DOCS).with_suffix(".html")]
         assert "viewport" in page.names
+
+
+def test_llms_txt_lists_every_page_with_what_it_begins_with(site: dict[Path, Page]) -> None:
+    folder = min(site, key=lambda path: len(path.parts)).parent
+    text = (folder / "llms.txt").read_text("utf-8")
+    listed = dict(re.findall(r"^- \[.+\]\((\S+)\): (.{20,})$", text, re.MULTILINE))
+    pages = {source.relative_to(DOCS).with_suffix(".html").as_posix() for source in DOCS.rglob("*.md")}
+    assert listed.keys() == pages - {"index.html"}
+    assert text.startswith("# testdb_app\n\n> testdb_app makes ")
