@@ -5,6 +5,7 @@ Importing settings, ``--help``, ``check`` and the like need no server and start 
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 from django.db.backends.postgresql import base, client
@@ -38,6 +39,11 @@ class DatabaseWrapper(base.DatabaseWrapper):
 
     client_class = DatabaseClient
 
+    def get_connection_params(self) -> dict[str, Any]:
+        """Return the parameters, for connections past this class too, as to build a template; the server runs from then on."""
+        _start()
+        return super().get_connection_params()
+
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
         """Connect, after starting the server if need be; also if it was killed since."""
         server = shared_server()
@@ -48,3 +54,8 @@ class DatabaseWrapper(base.DatabaseWrapper):
             if started or not server.ensure_running():
                 raise
             return super().get_new_connection(conn_params)
+
+
+@functools.cache  # the parameters are read for each reset, and a look at the server takes half a millisecond
+def _start() -> None:
+    shared_server().ensure_running()

@@ -86,8 +86,9 @@ def test_command_starts_no_server_and_warns_of_nothing(base: Path, arguments: li
     assert list(base.iterdir()) == []
 
 
-def test_a_command_that_needs_the_database_starts_the_server(server: Server) -> None:
-    done = run_python("manage.py", "showmigrations", "sessions")
+@pytest.mark.parametrize("arguments", [["showmigrations", "sessions"], ["testtemplates"]], ids=" ".join)
+def test_a_command_that_needs_the_database_starts_the_server(server: Server, arguments: list[str]) -> None:
+    done = run_python("manage.py", *arguments)
     assert (done.returncode, done.stderr) == (0, "")
     assert server.folders.is_listening()
 
