@@ -4,4 +4,4 @@ Nothing is imported here: a pytest plugin of the package is imported in every te
 cost a quarter of a second.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.9.0"

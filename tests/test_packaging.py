@@ -146,6 +146,12 @@ def test_the_metadata(built: Built) -> None:
     assert "Typing :: Typed" in metadata.get_all("Classifier", [])
 
 
+def test_the_changelog_begins_with_this_version_and_its_date(built: Built) -> None:
+    first = re.search(r"^## (.*)$", (built.tree / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
+    assert first
+    assert re.fullmatch(rf"{re.escape(testdb_app.__version__)} \(20\d\d-\d\d-\d\d\)", first[1])
+
+
 def test_the_readme_leads_to_files_of_this_version_on_the_package_index(built: Built) -> None:
     from readme_renderer import markdown
 

@@ -26,7 +26,7 @@ from tests.benchmarks.__main__ import groups, parse
 from tests.differential.__main__ import parse as parse_differential
 from tests.documentation.pages import DOCS, ROOT, Block, blocks, every_block
 
-LANGUAGES = {"python", "sh", "sql", "text", "ini", "toml"}
+LANGUAGES = {"python", "sh", "sql", "text", "ini", "toml", "diff"}
 PAGE_THAT_IS_FOLLOWED = DOCS / "tutorial/first-hour.md"
 """By a test of its own, which runs its commands."""
 RUNNER = "testdb_app.runner.ResetDiscoverRunner"

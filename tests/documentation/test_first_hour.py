@@ -102,6 +102,8 @@ def test_the_first_hour_goes_as_the_page_says(shell: Shell, tmp_path: Path, data
             path = folder / name
             assert path.parent.is_dir(), block
             path.write_text((path.read_text() if verb == "append" else "") + block.text)
+        elif kind.startswith("edit:"):
+            edit(folder / kind.removeprefix("edit:"), block)
         elif block.language == "text":
             check_output(block, output.replace(database, NAME_IN_THE_PAGE))
         elif kind in {"", "fails"}:
@@ -112,6 +114,16 @@ def test_the_first_hour_goes_as_the_page_says(shell: Shell, tmp_path: Path, data
             # A server is there, and its variables are set.
             assert kind in {"skip", "server"}
     assert ran >= 12
+
+
+def edit(path: Path, block: Block) -> None:
+    """Do what the block shows: its lines without those that come are in the file, once, and get the form without those that go."""
+    lines = [line or " " for line in block.text.splitlines()]
+    before, after = ("".join(f"{line[1:]}\n" for line in lines if line[0] in marks) for marks in (" -", " +"))
+    assert before != after, block
+    text = path.read_text()
+    assert text.count(before) == 1, f"{block}: not once in\n{text}"
+    path.write_text(text.replace(before, after))
 
 
 def check_output(block: Block, output: str) -> None:
