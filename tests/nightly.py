@@ -40,6 +40,7 @@ NIGHTLY = {
     "testcases/test_teardown.py": "whole runs for each end of a test that is not the usual one",
     "testcases/test_post_migrate.py": "a run for each value of the setting",
     "sessions/test_fixtures.py": "whole runs of pytest with sessions",
+    "embedded/test_demo_script.py": "the demonstration, with three runs of tests, and what it says can be pasted",
     "embedded/test_life_of_a_server.py": "servers that start, are killed and wait for their last user",
     "guard/test_pools.py": "whole runs whose pool leads elsewhere",
     "creation/test_cache.py": "whole runs on machines that share a folder",
