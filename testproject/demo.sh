@@ -45,7 +45,7 @@ measure() {
         cat "$log" >&2
         exit 1
     }
-    grep -E '^(testdb: |Ran |Total database setup)' "$log"
+    grep -E '^(testdb: (building|template|test database) |Ran |Total database setup)' "$log"
     setup=$(sed -n 's/^Total database setup took \([0-9.]*\)s$/\1/p' "$log")
     tests=$(sed -n 's/^Ran .* in \([0-9.]*\)s$/\1/p' "$log")
 }
@@ -65,7 +65,7 @@ printf '\n==> Ten tests that commit, with Django, then with a reset and a templa
 reset="testproject.ten_tests.ResetTests --timing --testrunner testdb_app.runner.ResetDiscoverRunner --testdb-templates"
 measure testproject.ten_tests.FlushTests --timing
 django_setup=$setup django_tests=$tests
-"$PYTHON" manage.py testtemplates --drop --no-input --verbosity 0 # so that the first run is a first one
+"$PYTHON" manage.py testtemplates --drop --no-input >/dev/null # so that the first run is a first one
 # shellcheck disable=SC2086  # several words
 measure $reset
 first_setup=$setup first_tests=$tests
@@ -93,6 +93,6 @@ cat <<END
 Kept: the environment ${PYTHON%/bin/python}, the database with the rows of its migrations, and the template of the tests.
 END
 if [ "${TESTPROJECT_DATABASE:-}" != sqlite ] && [ -z "${DATABASE_URL:-}" ]; then
-    printf 'The server has stopped by itself, and starts with the next command. Its files, which rm -r removes:\n'
+    printf 'The server stops by itself, and starts with the next command. Its files, which rm -r removes:\n'
     "$PYTHON" -m testproject.embedded --folders | sed 's/^/  /'
 fi
