@@ -246,10 +246,9 @@ def fixtures_of_the_plugin(pytestconfig: pytest.Config) -> set[str]:
 
 def test_the_tutorial_ends_at_a_suite_that_uses_each_fixture(pytestconfig: pytest.Config) -> None:
     text = (DOCS / "tutorial/first-hour.md").read_text("utf-8")
-    used = set(re.findall(r"\w+", " ".join(re.findall(r"^ *def \w+\((.*)\):", text, re.MULTILINE))))
-    assert fixtures_of_the_plugin(pytestconfig) - used == {"reset_db"}, (
-        "which a command puts in place of transactional_db"
-    )
+    used = set(re.findall(r"\w+", " ".join(re.findall(r"^[+ ]*def \w+\((.*)\):", text, re.MULTILINE))))
+    assert fixtures_of_the_plugin(pytestconfig) - used == {"reset_db"}, "which the line in pytest.ini does for all tests"
+    assert "`reset_db`" in text
 
 
 def test_the_page_on_pytest_tells_every_fixture_option_ini_key_and_mark(pytestconfig: pytest.Config) -> None:
