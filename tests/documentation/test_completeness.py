@@ -247,7 +247,9 @@ def fixtures_of_the_plugin(pytestconfig: pytest.Config) -> set[str]:
 def test_the_tutorial_ends_at_a_suite_that_uses_each_fixture(pytestconfig: pytest.Config) -> None:
     text = (DOCS / "tutorial/first-hour.md").read_text("utf-8")
     used = set(re.findall(r"\w+", " ".join(re.findall(r"^[+ ]*def \w+\((.*)\):", text, re.MULTILINE))))
-    assert fixtures_of_the_plugin(pytestconfig) - used == {"reset_db"}, "which the line in pytest.ini does for all tests"
+    assert fixtures_of_the_plugin(pytestconfig) - used == {"reset_db"}, (
+        "which the line in pytest.ini does for all tests"
+    )
     assert "`reset_db`" in text
 
 
