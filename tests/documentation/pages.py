@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from markdown_it import MarkdownIt
@@ -25,6 +27,17 @@ class Block:
     def language(self) -> str:
         """The first word."""
         return self.info.partition(" ")[0]
+
+    @property
+    def needs(self) -> list[str]:
+        """The modules and programs that a recipe needs, by a word after the fence: ``needs:celery``."""
+        words = [word for word in self.info.split() if word.startswith("needs:")]
+        return words[0].removeprefix("needs:").split(",") if words else []
+
+    @property
+    def missing(self) -> list[str]:
+        """Those of them that are not installed."""
+        return [name for name in self.needs if find_spec(name) is None and shutil.which(name) is None]
 
     def __str__(self) -> str:
         return f"{name_of(self.page)}:{self.line}"

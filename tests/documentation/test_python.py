@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import textwrap
 from importlib.util import find_spec
 
@@ -21,19 +20,12 @@ NOT_IN_MEMORY = "factory.independent("
 """A second connection cannot read there what the first has written to."""
 
 
-def needs_of(block: Block) -> list[str]:
-    """Return the modules and programs that a recipe needs, by the second word of the block: ``needs:celery``."""
-    words = [word for word in block.info.split() if word.startswith("needs:")]
-    return words[0].removeprefix("needs:").split(",") if words else []
-
-
-RECIPES = blocks(DOCS / "how-to/recipes.md", "python")
-PROJECTS = sorted({",".join(needs_of(block)) for block in RECIPES if needs_of(block)})
-"""What the recipes need. They run where that is installed."""
-
-
-def is_there(name: str) -> bool:
-    return find_spec(name) is not None or shutil.which(name) is not None
+RECIPES = [
+    block
+    for block in blocks(DOCS / "how-to/recipes.md", "python")
+    if block.needs and "settings" not in block.info.split()
+]
+"""They run where what they need is installed."""
 
 
 def module_of(page_blocks: list[Block]) -> str:
@@ -53,9 +45,7 @@ def test_the_python_of_the_pages_runs(examples: Examples) -> None:
         path.unlink()
     number = 0
     for page in PAGES:
-        chosen = [
-            block for block in blocks(page, "python") if "settings" not in block.info.split() and not needs_of(block)
-        ]
+        chosen = [block for block in blocks(page, "python") if "settings" not in block.info.split() and not block.needs]
         if connection.vendor == "sqlite":
             chosen = [block for block in chosen if NOT_IN_MEMORY not in block.text]
         if chosen and not name_of(page).startswith(TUTORIAL):
@@ -77,14 +67,14 @@ def test_the_python_of_the_pages_runs(examples: Examples) -> None:
 
 
 @pytest.mark.postgresql
-@pytest.mark.parametrize("needed", PROJECTS)
+@pytest.mark.parametrize("needed", sorted({",".join(block.needs) for block in RECIPES}))
 def test_a_recipe_runs(needed: str, examples: Examples) -> None:
-    if missing := [name for name in needed.split(",") if not is_there(name)]:
+    recipe = [block for block in RECIPES if ",".join(block.needs) == needed]
+    if missing := recipe[0].missing:
         pytest.skip(f"{missing[0]} is not installed")
     for path in examples.directory.glob("test_*.py"):
         path.unlink()
-    module = module_of([block for block in RECIPES if ",".join(needs_of(block)) == needed])
-    (examples.directory / "test_recipe.py").write_text(module)
+    (examples.directory / "test_recipe.py").write_text(module_of(recipe))
     # pytest-asyncio warns without it, wherever it is installed.
-    options = ["-o", "asyncio_default_fixture_loop_scope=function"] if is_there("pytest_asyncio") else []
+    options = ["-o", "asyncio_default_fixture_loop_scope=function"] if find_spec("pytest_asyncio") else []
     assert " passed" in examples.pytest("-q", "-W", "default", *options, "test_recipe.py")
