@@ -186,8 +186,8 @@ class MissingPrivilegeError(ResetError):
 class Blocker:
     """A session that holds a lock and blocks a reset.
 
-    ``age_seconds`` counts from the start of its transaction; ``query`` is its current or last statement
-    (None where the role may not see it); ``pid`` is None for a prepared transaction, whose identifier is ``prepared``.
+    ``age_seconds`` counts from the start of its transaction. ``query`` is its current or last statement, or None where the
+    role may not see it. For a prepared transaction ``pid`` is None, and ``prepared`` is its identifier.
     """
 
     pid: int | None

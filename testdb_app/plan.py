@@ -3,9 +3,12 @@
 The scope depends on the schema and the options alone: which tables may be emptied, which stay and why, and which
 sequences are restarted. The plan narrows it to the state: tables that may have rows, and sequences that have moved.
 
-These tables are truncated instead of deleted from: large ones; those that are slow to delete from; those that a test
-created and left; those where the server refuses DELETE because of a publication; and those whose rows another access
-method stores.
+TRUNCATE is used instead of DELETE for tables that
+
+- are large, or slow to delete from;
+- a test created and left;
+- have a publication because of which the server refuses DELETE;
+- have their rows stored by another access method than the default one.
 
 TRUNCATE must name all tables that reference the truncated ones, empty or not. CASCADE would include them silently.
 """
@@ -506,7 +509,7 @@ def check_references(schema: Schema, scope: Scope, keys: Sequence[ForeignKey], c
     """Raise :class:`ExclusionError` if a row of a table that stays refers to an emptied table.
 
     Parameters: *keys*, and in *counts* the number of rows that refer by each. The message names each such key and its
-    rows, and the further tables that stay and depend on it: the same reset would have to include them.
+    rows. It also names the further tables that stay and depend on it: the same reset would have to include them.
     """
     violated = [(key, count) for key, count in zip(keys, counts, strict=True) if count]
     if not violated:

@@ -5,10 +5,10 @@ handlers of ``post_migrate`` make, and no others. Django's flush calls the handl
 types and permissions of 200 models that takes a tenth of a second.
 
 Here the handlers run after the first test, and the result is captured as a second state beside the baseline. Later
-resets go back to that state. The handlers run again, and the state is captured again, when anything has changed that
-the rows may depend on: the schema, the models, the handlers, or the settings that a class overrides. So the rows are
-the same as after a flush, with keys that do not drift. A handler that does more than write rows of its database does
-not do so after every test.
+resets go back to that state. The rows may depend on the schema, the models, the handlers, and the settings that a class
+overrides. When one of these has changed, the handlers run again, and the state is captured again. So the rows are the
+same as after a flush, with keys that do not drift. A handler that does more than write rows of its database does not do
+so after every test.
 """
 
 from __future__ import annotations

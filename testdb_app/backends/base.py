@@ -548,10 +548,10 @@ class BaseBackend(ABC):
         return True
 
     def release_session(self, connection: BaseDatabaseWrapper, *, keep: bool) -> None:
-        """Prepare the session for its next use after the reset if *keep*, the result of :meth:`renew_session`, and if the session
-        is as good as a new one; else close it.
+        """Keep the session for its next use after the reset, or close it.
 
-        By default nothing is done.
+        It is kept if *keep*, the result of :meth:`renew_session`, is true, and if the session is as good as a new one. By default
+        nothing is done.
         """
 
     def drop_stale_session(self, connection: BaseDatabaseWrapper) -> None:
@@ -948,7 +948,7 @@ class BaseDataBackend(ABC):
 
         By default this raises :class:`~testdb_app.exceptions.UnsupportedError`.
         """
-        raise _unsupported(connection, "a look at where sequences are")
+        raise _unsupported(connection, "reading the values of sequences")
 
 
 def _unsupported(connection: BaseDatabaseWrapper, what: str) -> UnsupportedError:

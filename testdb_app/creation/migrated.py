@@ -44,12 +44,12 @@ if TYPE_CHECKING:
 class MigratedResetter(Resetter):
     """Resets one database to the rows of a fresh ``migrate``.
 
-    The parameters are those of :class:`~testdb_app.resetter.Resetter`; *say* is called with lines about the making of the
-    scratch database, which takes as long as the migrations unless there is a template.
+    The parameters are those of :class:`~testdb_app.resetter.Resetter`. *say* is called with lines about the making of the
+    scratch database. Without a template that takes as long as the migrations.
 
-    The database must have the schema that ``migrate`` makes. A reset and a plan raise
-    :class:`~testdb_app.exceptions.BaselineError` with the differences if it does not: migrations, tables, columns, types,
-    sequences, or rows in tables that ``migrate`` does not make. Excluded tables, and those that are not included, may differ.
+    The database must have the schema that ``migrate`` makes. Otherwise a reset and a plan raise
+    :class:`~testdb_app.exceptions.BaselineError` with the differences: in migrations, tables, columns, types or sequences,
+    or rows in tables that ``migrate`` does not make. Excluded tables, and those that are not included, may differ.
     The table of applied migrations stays as it is.
     """
 
