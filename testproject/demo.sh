@@ -41,7 +41,7 @@ trap 'rm -f "$log"' EXIT
 # measure ARGUMENT…: show a run of tests and run it; Django's own times are in $setup and $tests.
 measure() {
     printf '\n$ %s test %s\n' "$manage" "$*"
-    "$PYTHON" manage.py test --no-input "$@" >"$log" 2>&1 || {
+    "$PYTHON" -u manage.py test --no-input "$@" >"$log" 2>&1 || {
         cat "$log" >&2
         exit 1
     }
