@@ -38,7 +38,7 @@ class Examples:
             env={**inherited, "DATABASE_URL": self.url, **environment},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=600,
             check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
