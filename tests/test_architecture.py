@@ -23,7 +23,10 @@ LAYERS = {
     "vendor": ("backends",),
     "policy": ("conf", "guard", "plan", "report"),
     "engine": ("resetter", "baseline", "transactions", "signals", "post_migrate", "checks"),
-    "test side": ("creation", "database_setup", "teardown", "testcases", "runner", "sessions", "data"),
+    "test side": (
+        *("creation", "database_setup", "teardown", "testcases", "runner", "sessions", "data"),
+        *("deep_copies", "side_effects"),
+    ),
     "doors": ("pytest_plugin", "plugin", "showdeps", "management", "apps"),
 }
 # Earlier paths of public names, until the first release: each only imports from the new one.

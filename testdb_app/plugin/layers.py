@@ -12,21 +12,20 @@ not to be one for sharing, has run exactly as it would without.
 
 from __future__ import annotations
 
-import functools
 import itertools
-import sys
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from testdb_app.deep_copies import deep_copy
 from testdb_app.exceptions import SessionBrokenError
 from testdb_app.plugin import _pytest_private, requests
 from testdb_app.plugin._pytest_private import DB_HELPER, collected_definitions, request_of
-from testdb_app.plugin.deep_copies import deep_copy
 from testdb_app.plugin.scopes import Kind, OpenScope, ScopeStack
 from testdb_app.plugin.sharing import definition_for, is_inert, only_builds, set_up_order, why_not_shared
+from testdb_app.side_effects import is_same, shallow, watched
 
 if TYPE_CHECKING:
     from testdb_app.plugin.fixtures import Copies
@@ -263,10 +262,10 @@ class Sharing:
         finalizers = _pytest_private.finalizers_of(fixturedef)
         known = len(finalizers)
         changed: list[str] = []
-        wide = [(value, _shallow(value)) for value in _wide_values(test.item)]
-        with _watched(changed, [each.connection for each in held]):
+        wide = [(value, shallow(value)) for value in _wide_values(test.item)]
+        with watched(changed, [each.connection for each in held]):
             result = self.copies.keep(fixturedef, (yield))
-        if any(not _is_same(_shallow(value), before) for value, before in wide):
+        if any(not is_same(shallow(value), before) for value, before in wide):
             changed.append("changes the value of a wider fixture")
         self._check(test, fixturedef, held)
         made = _count(held) > test.statements
@@ -507,22 +506,6 @@ def _check_names(items: list[pytest.Item]) -> None:
             )
 
 
-def _shallow(value: Any) -> list[Any]:
-    """Return what *value* refers to: its elements or its attributes."""
-    if isinstance(value, dict):
-        return [*value, *value.values()]
-    if isinstance(value, (list, set)):
-        return list(value)
-    return [each for pair in getattr(value, "__dict__", {}).items() for each in pair]
-
-
-def _is_same(one: list[Any], other: list[Any]) -> bool:
-    simple = (str, int, float, bytes)
-    return len(one) == len(other) and all(
-        a is b or (type(a) is type(b) and isinstance(a, simple) and a == b) for a, b in zip(one, other, strict=True)
-    )
-
-
 def _answer(fixturedef: Any, value: Any) -> _Hook:
     """Have the function of the fixture return *value*."""
     own = fixturedef.func
@@ -531,65 +514,3 @@ def _answer(fixturedef: Any, value: Any) -> _Hook:
         return (yield)
     finally:
         fixturedef.func = own
-
-
-@contextmanager
-def _watched(changed: list[str], connections: list[Any]) -> Iterator[None]:
-    """Append to *changed* what is changed besides rows while the block runs.
-
-    It sees ``mail.outbox``, callbacks of ``on_commit()``, the cache of sites, writes to any configured cache, and files that
-    are saved by a storage.
-    """
-    from django.core import mail  # noqa: PLC0415 - Django is imported where it is used
-    from django.core.cache import InvalidCacheBackendError, caches  # noqa: PLC0415
-    from django.core.files.storage import Storage  # noqa: PLC0415
-
-    sites: dict[Any, Any] = getattr(sys.modules.get("django.contrib.sites.models"), "SITE_CACHE", {})
-    outbox = list(getattr(mail, "outbox", ()))
-    callbacks = [len(each.run_on_commit) for each in connections]
-    known_sites = dict(sites)
-    with ExitStack() as stack:
-        stack.enter_context(_noting(Storage, ("save",), changed, "saves a file"))
-        for alias in caches:
-            with suppress(ImportError, InvalidCacheBackendError):
-                cache = caches[alias]
-                if type(cache).__module__ in _CACHES_WITHOUT_STATE:
-                    continue
-                stack.enter_context(_noting(cache, _WRITES_OF_CACHES, changed, "writes to a cache"))
-        yield
-    if list(getattr(mail, "outbox", ())) != outbox:
-        changed.append("changes mail.outbox")
-    if [len(each.run_on_commit) for each in connections] != callbacks:
-        changed.append("registers a callback of on_commit()")
-    if sites != known_sites:
-        changed.append("changes the cache of sites")
-
-
-_CACHES_WITHOUT_STATE = ("django.core.cache.backends.dummy", "django.core.cache.backends.db")
-_WRITES_OF_CACHES = ("add", "set", "touch", "delete", "clear", "incr", "decr", "set_many", "delete_many")
-
-
-@contextmanager
-def _noting(owner: Any, names: Iterable[str], changed: list[str], what: str) -> Iterator[None]:
-    """Append *what* to *changed* at each call of these methods of *owner*, while the block runs."""
-    own = dict(vars(owner))
-
-    def note(method: Any) -> Any:
-        @functools.wraps(method)
-        def noted(*args: Any, **options: Any) -> Any:
-            changed.append(what)
-            return method(*args, **options)
-
-        return noted
-
-    names = [name for name in names if hasattr(owner, name)]
-    for name in names:
-        setattr(owner, name, note(getattr(owner, name)))
-    try:
-        yield
-    finally:
-        for name in names:
-            if name in own:
-                setattr(owner, name, own[name])
-            else:
-                delattr(owner, name)

@@ -6,7 +6,7 @@ import builtins
 import dis
 import functools
 import inspect
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from types import CodeType
 from typing import Any
 
@@ -14,13 +14,8 @@ import pytest
 
 from testdb_app.plugin import requests
 from testdb_app.plugin._pytest_private import DB_HELPER, collected_definitions, find_definitions, request_of
+from testdb_app.side_effects import find_effect
 
-_CLOCK = frozenset(
-    {"now", "today", "utcnow", "localdate", "localtime", "time", "time_ns", "monotonic", "freeze_time", "travel"}
-)
-"""Names in a fixture's code that stand for reading or changing the clock."""
-_PROCESS = frozenset({"environ", "putenv", "patch", "override_settings", "modify_settings"})
-"""Names in a fixture's code that stand for changing the process."""
 _WITHOUT_STATE = frozenset(
     {
         "db",
@@ -106,34 +101,17 @@ def _find_reason_in_code(fixturedef: Any, *, is_named: bool) -> str | None:
     elif not is_named and inspect.isgeneratorfunction(function):
         reason = "yields"
     elif not is_named:
-        reason = _find_reason_in_names(code)
+        reason = "uses self" if _uses_self(code) else find_effect(code)
     return reason
 
 
 @functools.cache
-def _find_reason_in_names(code: CodeType) -> str | None:
-    if "self" in code.co_varnames[: code.co_argcount] and _loads(code, "self"):
-        return "uses self"
-    names = set(_names_in(code))
-    for what, known in (("reads the clock", _CLOCK), ("changes the process", _PROCESS)):
-        found = sorted(names & known)
-        if found:
-            return f"{what} ({found[0]})"
-    return None
-
-
-def _names_in(code: CodeType) -> Iterator[str]:
-    """Yield the names of globals and attributes in *code*, and in the functions that it defines."""
-    yield from code.co_names
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _names_in(constant)
-
-
-def _loads(code: CodeType, name: str) -> bool:
-    """Whether *code* uses its local variable *name*."""
+def _uses_self(code: CodeType) -> bool:
+    """Whether *code* is that of a method that uses its ``self``."""
+    if "self" not in code.co_varnames[: code.co_argcount]:
+        return False
     loaded = (each.argval for each in dis.get_instructions(code) if each.opname.startswith("LOAD_"))
-    return any(name == each or (isinstance(each, tuple) and name in each) for each in loaded)
+    return any(each == "self" or (isinstance(each, tuple) and "self" in each) for each in loaded)
 
 
 _ORDER = pytest.StashKey[list[Any]]()
