@@ -27,6 +27,14 @@ Django has no public hook between the end of a test and its flush.
 """
 ATTRIBUTES_OF_WRAPPERS = frozenset({"_test_serialized_contents", "isolation_level", "_named_cursor_idx"})
 """What Django's runner and test classes put on a connection's wrapper."""
+AROUND_TESTS = ("_pre_setup", "_post_teardown", "_fixture_setup", "_fixture_teardown")
+"""The methods of ``TransactionTestCase`` that run around each test, before ``setUp()`` and after ``tearDown()``."""
+NAMES_OF_TEST = ("_testMethodName", "_testMethodDoc")
+"""The attributes of unittest's ``TestCase`` that tell one test of a class from another."""
+CLEANUPS = "_cleanups"
+"""The attribute of unittest's ``TestCase`` with what ``addCleanup()`` has registered."""
+MEMO_OF_TEST_DATA = "_testdata_memo"
+"""The attribute of a test with the memo of its copies of what ``setUpTestData()`` has set on the class."""
 CREATE_METHOD, CLONE_METHOD = "_create_test_db", "_clone_test_db"
 """The methods of ``DatabaseCreation`` that make a test database, and one for a parallel worker."""
 
@@ -195,6 +203,18 @@ def find_owner_of_teardown(case: type[Any]) -> type[Any]:
 def has_serialized_contents(connection: Any) -> bool:
     """Whether the runner has kept the rows of the migrations for ``serialized_rollback``."""
     return hasattr(connection, "_test_serialized_contents")
+
+
+def data_of(value: Any) -> Any:
+    """Return what ``setUpTestData()`` has set on a class, from that attribute; any other *value* as it is."""
+    from django.test import testcases  # noqa: PLC0415 - only tests need it
+
+    return value.data if isinstance(value, testcases.TestData) else value  # type: ignore[attr-defined]
+
+
+def settings_in_force() -> Any:
+    """Return the object behind ``django.conf.settings``, whose attributes are the settings that were set."""
+    return settings._wrapped  # type: ignore[misc]
 
 
 def overridden_settings() -> dict[str, Any]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _FAULT = "testdb_fault"
 _SHARED_ORDER = "testdb_shared_order"
+_SHARED_SET_UPS = "testdb_shared_set_ups"
 _FOUND = pytest.StashKey[str]()
 
 __all__ = ["LeakWarning", "copied_per_test"]
@@ -101,8 +102,12 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 
 def _collect_shared_test(item: pytest.Item) -> None:
-    """Have *item* share fixtures, if its mark or the ini key says so."""
+    """Have *item* share fixtures, if its mark or the ini key says so, and register what its class needs to share ``setUp()``."""
     config = item.config
+    if requests.shares_set_up(item) and not config.pluginmanager.has_plugin(_SHARED_SET_UPS):
+        from testdb_app.plugin.shared_set_ups import SharedSetUps  # noqa: PLC0415 - only a run with such a class
+
+        config.pluginmanager.register(SharedSetUps(), _SHARED_SET_UPS)
     if not config.getoption(options.SHARE) or not config.pluginmanager.hasplugin("django"):
         return
     if requests.add_share(item, config.getini(options.SHARE)) and not config.pluginmanager.has_plugin(_SHARED_ORDER):

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import datetime
 import functools
+import logging
+import os
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from types import CodeType
 from typing import Any
+
+from testdb_app import _django_private as django_private
 
 _CLOCK = frozenset(
     {"now", "today", "utcnow", "localdate", "localtime", "time", "time_ns", "monotonic", "freeze_time", "travel"}
@@ -15,13 +21,16 @@ _CLOCK = frozenset(
 """Names in code that stand for reading or changing the clock."""
 _PROCESS = frozenset({"environ", "putenv", "patch", "override_settings", "modify_settings"})
 """Names in code that stand for changing the process."""
+_FILES = frozenset({"mkdtemp", "mkstemp", "TemporaryDirectory", "NamedTemporaryFile"})
+"""Names in code that stand for files of one test."""
 
 
 @functools.cache
 def find_effect(code: CodeType) -> str | None:
     """Return what *code* does besides rows, as far as its names show it: "reads the clock (now)"; None if that is nothing."""
     names = set(names_in(code))
-    for what, known in (("reads the clock", _CLOCK), ("changes the process", _PROCESS)):
+    known_names = (("reads the clock", _CLOCK), ("changes the process", _PROCESS), ("makes a temporary file", _FILES))
+    for what, known in known_names:
         found = sorted(names & known)
         if found:
             return f"{what} ({found[0]})"
@@ -70,6 +79,28 @@ def watched(changed: list[str], connections: list[Any]) -> Iterator[None]:
 
 _CACHES_WITHOUT_STATE = ("django.core.cache.backends.dummy", "django.core.cache.backends.db")
 _WRITES_OF_CACHES = ("add", "set", "touch", "delete", "clear", "incr", "decr", "set_many", "delete_many")
+
+
+def process_state() -> dict[str, list[Any]]:
+    """Return what code may change in the process, by the words for such a change. Compare it by :func:`is_same`."""
+    from django.core import signals  # noqa: PLC0415
+    from django.db.models import signals as signals_of_models  # noqa: PLC0415
+    from django.dispatch import Signal  # noqa: PLC0415
+    from django.utils import timezone, translation  # noqa: PLC0415
+
+    in_force = django_private.settings_in_force()
+    every = [*vars(signals_of_models).values(), *vars(signals).values()]
+    return {
+        "changes settings": [in_force, *shallow(in_force)],
+        "changes os.environ": shallow(dict(os.environ)),
+        "activates a language": [translation.get_language()],
+        "activates a time zone": [timezone.get_current_timezone_name()],
+        "connects or disconnects a receiver": [
+            receiver for signal in every if isinstance(signal, Signal) for receiver in signal.receivers
+        ],
+        "changes the level of logging": [logging.root.manager.disable],
+        "replaces the clock": [time.time, datetime.datetime, datetime.date],
+    }
 
 
 @contextmanager

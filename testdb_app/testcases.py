@@ -1,14 +1,18 @@
-"""Test cases that commit, and reset the database in place of Django's flush.
+"""Test cases that commit, and reset the database in place of Django's flush; and a mixin that runs ``setUp()`` once.
 
 Change the base class of a ``TransactionTestCase``, and nothing else. For another base class, use :class:`ResetMixin`::
 
     class BrowserTest(ResetMixin, StaticLiveServerTestCase): ...
+
+For a ``TestCase``, which rolls back, there is :class:`ShareFixtures`.
 """
 
 from __future__ import annotations
 
+import unittest
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from django.test import LiveServerTestCase, TestCase, TransactionTestCase
@@ -16,6 +20,7 @@ from django.test import LiveServerTestCase, TestCase, TransactionTestCase
 from testdb_app import _django_private as django_private
 from testdb_app.database_setup import prepare_test_database, restart_sequences
 from testdb_app.exceptions import ConfigurationError
+from testdb_app.shared_set_up import SharedSetUp, has_set_up
 from testdb_app.teardown import (
     check_baseline,
     check_target,
@@ -41,8 +46,10 @@ if TYPE_CHECKING:
         @classmethod
         def _reset_sequences(cls, db_name: str) -> None: ...
         def _should_reload_connections(self) -> bool: ...
+
+    _Tests = TestCase
 else:
-    _Base = object
+    _Base = _Tests = object
 
 
 class ResetMixin(_Base):
@@ -112,6 +119,61 @@ class ResetTransactionTestCase(ResetMixin, TransactionTestCase):
 
 class ResetLiveServerTestCase(ResetMixin, LiveServerTestCase):
     """Django's ``LiveServerTestCase`` with a reset in place of the flush; see :class:`ResetMixin`."""
+
+
+class ShareFixtures(_Tests):
+    """Runs ``setUp()`` once for a class of ``TestCase``, where that makes rows and sets attributes, and does nothing else.
+
+    Name the mixin before the base class::
+
+        class OrderTest(ShareFixtures, TestCase): ...
+
+    The rows stay until the class ends. Each test may change them, as those of ``setUpTestData()``, and gets copies of the
+    attributes. Any other ``setUp()`` is run for each test; the logger ``testdb_app`` says why, once a class.
+    """
+
+    _shared_set_up: ClassVar[SharedSetUp | None] = None
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Raise :class:`ConfigurationError` for a class that commits, and for one that names the mixin after ``TestCase``."""
+        super().__init_subclass__(**options)
+        bases = cls.__mro__
+        if TransactionTestCase in bases and (
+            TestCase not in bases or bases.index(TestCase) < bases.index(ShareFixtures)
+        ):
+            raise ConfigurationError(
+                f"{cls.__module__}.{cls.__qualname__} has to have ShareFixtures before django.test.TestCase among its bases. "
+                "Rows can be shared only where each test is rolled back."
+            )
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        """Set up the class, and find out whether ``setUp()`` can be shared."""
+        super().setUpClass()
+        if "_shared_set_up" not in vars(cls):
+            cls._shared_set_up = SharedSetUp(cls) if has_set_up(cls) else None
+        if cls._shared_set_up is not None:
+            cls.addClassCleanup(cls._shared_set_up.end_class)
+
+    def run(self, result: unittest.TestResult | None = None) -> unittest.TestResult | None:
+        """Run the test."""
+        with self._sharing():
+            return super().run(result)
+
+    def debug(self) -> None:
+        """Run the test without collecting its result."""
+        with self._sharing():
+            super().debug()
+
+    @contextmanager
+    def _sharing(self) -> Iterator[None]:
+        shared = self._shared_set_up
+        if shared is not None:
+            vars(self)["setUp"] = partial(shared.set_up, self)
+        try:
+            yield
+        finally:
+            vars(self).pop("setUp", None)
 
 
 def _pre_setup(cls: type[Any]) -> None:

@@ -25,7 +25,7 @@ LAYERS = {
     "engine": ("resetter", "baseline", "transactions", "signals", "post_migrate", "checks"),
     "test side": (
         *("creation", "database_setup", "teardown", "testcases", "runner", "sessions", "data"),
-        *("deep_copies", "side_effects"),
+        *("shared_set_up", "deep_copies", "side_effects"),
     ),
     "doors": ("pytest_plugin", "plugin", "showdeps", "management", "apps"),
 }

@@ -11,7 +11,7 @@ from django.contrib.contenttypes.models import ContentType
 from django.db import connections, models, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.base.creation import BaseDatabaseCreation
-from django.test import TestCase, TransactionTestCase
+from django.test import TestCase, TransactionTestCase, testcases
 from django.test.utils import override_settings
 
 from testdb_app import _django_private as django_private
@@ -91,6 +91,24 @@ def test_an_atomic_block_says_whether_it_is_of_a_test_case():
 
 def test_the_manager_of_content_types_has_a_cache_by_alias():
     assert isinstance(django_private.content_type_cache(ContentType.objects), dict)
+
+
+def test_a_test_case_has_the_attributes_that_are_named():
+    case = TestCase()
+    assert {*django_private.NAMES_OF_TEST, django_private.CLEANUPS} <= vars(case).keys()
+    assert all(callable(getattr(TransactionTestCase, name)) for name in django_private.AROUND_TESTS)
+
+
+def test_the_data_of_a_class_and_the_memo_of_a_test_are_found():
+    test_data = vars(testcases)["TestData"]
+    assert test_data.memo_attr == django_private.MEMO_OF_TEST_DATA
+    data = [1]
+    assert django_private.data_of(test_data("name", data)) is data is django_private.data_of(data)
+
+
+def test_the_settings_in_force_are_found():
+    with override_settings(SITE_ID=9):
+        assert vars(django_private.settings_in_force())["SITE_ID"] == 9
 
 
 def test_overridden_settings_are_found():

@@ -212,9 +212,18 @@ def uses_database(item: pytest.Item) -> bool:
 
 def is_of_our_class(item: pytest.Item) -> bool:
     """Whether *item* is a method of a class that resets."""
+    return _is_of(item, "ResetMixin")
+
+
+def shares_set_up(item: pytest.Item) -> bool:
+    """Whether *item* is a method of a class whose ``setUp()`` may be shared."""
+    return _is_of(item, "ShareFixtures")
+
+
+def _is_of(item: pytest.Item, mixin: str) -> bool:
     testcases = sys.modules.get("testdb_app.testcases")
     cls = getattr(item, "cls", None)
-    return testcases is not None and isinstance(cls, type) and issubclass(cls, testcases.ResetMixin)
+    return testcases is not None and isinstance(cls, type) and issubclass(cls, getattr(testcases, mixin))
 
 
 def add_mark(item: pytest.Item) -> None:
