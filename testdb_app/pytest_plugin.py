@@ -59,11 +59,11 @@ def pytest_configure(config: pytest.Config) -> None:
         from testdb_app.plugin.reporting import SlowestResets  # noqa: PLC0415
 
         config.pluginmanager.register(SlowestResets(most), "testdb_durations")
-    shown, path = options.fixtures(config), options.fixtures_path(config)
-    if shown is not None or path is not None:
-        from testdb_app.plugin.profile import FixtureProfiler  # noqa: PLC0415
+    profile = options.profile(config)
+    if profile is not None:
+        from testdb_app.plugin.profiler import FixtureProfiler  # noqa: PLC0415
 
-        config.pluginmanager.register(FixtureProfiler(config, shown, path), "testdb_profile")
+        config.pluginmanager.register(FixtureProfiler(config, profile), "testdb_profile")
 
 
 def _register_hooks(config: pytest.Config) -> None:

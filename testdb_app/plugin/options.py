@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,14 @@ _HELP = {
 }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProfileOptions:
+    """The number of fixtures and factories to show, all with 0 and none with None, and the path of the JSON file."""
+
+    most: int | None
+    path: Path | None
+
+
 def add_options(parser: pytest.Parser) -> None:
     """Declare the options and ini keys."""
     group = parser.getgroup("django")
@@ -89,11 +98,12 @@ def check_options(config: pytest.Config) -> None:
     mode = config.getini(LEAKS)
     if mode and mode not in LEAK_MODES:
         raise pytest.UsageError(f"The ini key {LEAKS} must be one of {', '.join(LEAK_MODES)}, not {mode!r}.")
-    for key, wanted in ((DURATIONS, durations(config)), (FIXTURES, fixtures(config))):
+    for key, wanted in ((DURATIONS, durations(config)), (FIXTURES, config.getoption(FIXTURES))):
         if wanted is not None and wanted < 0:
             raise pytest.UsageError(f"--{key.replace('_', '-')} must be 0 (all) or more, not {wanted}.")
-    path = fixtures_path(config)
-    if path is not None and not path.parent.is_dir():
+    wanted_profile = profile(config)
+    path = wanted_profile and wanted_profile.path
+    if path and not path.parent.is_dir():
         raise pytest.UsageError(f"--testdb-fixtures-json: there is no folder {path.parent}. Make it, or name another.")
 
 
@@ -145,7 +155,7 @@ def _find_users(config: pytest.Config, items: Iterable[pytest.Item]) -> Iterator
         yield f"The option {LEAKS}"
     if durations(config) is not None:
         yield f"The option {DURATIONS}"
-    if fixtures(config) is not None or fixtures_path(config) is not None:
+    if profile(config):
         yield f"The option {FIXTURES}"
     if _wants_templates(config):
         yield f"The option {TEMPLATES}"
@@ -235,16 +245,12 @@ def durations(config: pytest.Config) -> int | None:
     return None if given is None else int(given)
 
 
-def fixtures(config: pytest.Config) -> int | None:
-    """Return the number of fixtures to show in the profile: 0 for all, None for no report."""
-    given: int | None = config.getoption(FIXTURES)
-    return given
-
-
-def fixtures_path(config: pytest.Config) -> Path | None:
-    """Return the path of the profile as JSON; None without."""
-    given: str | None = config.getoption(FIXTURES_JSON)
-    return None if given is None else config.invocation_params.dir / given
+def profile(config: pytest.Config) -> ProfileOptions | None:
+    """Return what becomes of the profile of fixtures; None without one."""
+    most, path = config.getoption(FIXTURES), config.getoption(FIXTURES_JSON)
+    if most is None and path is None:
+        return None
+    return ProfileOptions(most=most, path=None if path is None else config.invocation_params.dir / path)
 
 
 def header(config: pytest.Config) -> str | None:
@@ -254,7 +260,7 @@ def header(config: pytest.Config) -> str | None:
         "transactional tests reset to the baseline" if resets_all(config) else "",
         f"leaks: {mode}" if mode else "",
         "durations of resets" if durations(config) is not None else "",
-        "profile of fixtures" if fixtures(config) is not None or fixtures_path(config) is not None else "",
+        "profile of fixtures" if profile(config) else "",
     ]
     told = ", ".join(each for each in on if each)
     lines = [f"testdb_app: {told}"] if told else []
