@@ -24,7 +24,7 @@ from testdb_app.exceptions import SessionBrokenError
 from testdb_app.plugin import _pytest_private, requests
 from testdb_app.plugin._pytest_private import DB_HELPER, collected_definitions, request_of
 from testdb_app.plugin.scopes import Kind, OpenScope, ScopeStack
-from testdb_app.plugin.sharing import definition_for, is_inert, only_builds, set_up_order, why_not_shared
+from testdb_app.plugin.sharing import is_inert, judge, only_builds, set_up_order
 from testdb_app.side_effects import is_same, shallow, watched
 
 if TYPE_CHECKING:
@@ -174,6 +174,8 @@ class Sharing:
         self._blamed: Any = None
         # The test after the present one.
         self.next: Any = None
+        # The fixture that a layer answers now.
+        self.answered: Any = None
         # The last plans, by the test and the number of fixtures that were refused by then.
         self._plans: dict[tuple[Any, int], tuple[tuple[Any, ...], list[Any], dict[str, str]]] = {}
 
@@ -246,7 +248,11 @@ class Sharing:
         position = test.plan.index(fixturedef)
         self.report.note_used(test.item, fixturedef.argname)
         if position < test.kept:
-            return (yield from _answer(fixturedef, test.values[position]))
+            self.answered = fixturedef
+            try:
+                return (yield from _answer(fixturedef, test.values[position]))
+            finally:
+                self.answered = None
         self.report.note_made(test.item, fixturedef.argname)
         if position != len(test.values) or position >= test.wanted or not test.is_open:
             # One before it could not be shared, or the next test does not want it.
@@ -262,7 +268,7 @@ class Sharing:
         finalizers = _pytest_private.finalizers_of(fixturedef)
         known = len(finalizers)
         changed: list[str] = []
-        wide = [(value, shallow(value)) for value in _wide_values(test.item)]
+        wide = [(value, shallow(value)) for value in wide_values(test.item)]
         with watched(changed, [each.connection for each in held]):
             result = self.copies.keep(fixturedef, (yield))
         if any(not is_same(shallow(value), before) for value, before in wide):
@@ -272,7 +278,7 @@ class Sharing:
         reason = _find_fault(test, held)
         is_named = fixturedef.argname in _share(test.item).fixtures
         if reason is None and not is_named:
-            reason = _find_side_effect(fixturedef, changed, sends_statements=made)
+            reason = find_side_effect(fixturedef, changed, sends_statements=made)
         values, snapshot = [*test.values, result], []
         if reason is None:
             try:
@@ -325,13 +331,13 @@ class Sharing:
     def _hand_out(self, item: Any) -> list[Any]:
         """Return copies of the values of all layers for *item*, with one memo, so that objects they share are still shared."""
         memo = self.copies.memo
-        for value in _wide_values(item):
+        for value in wide_values(item):
             memo.setdefault(id(value), value)
         return [deep_copy(each, memo) for each in self.layers[-1].values]
 
     def _wide_originals(self, item: Any) -> dict[int, Any]:
         """Return a memo with which a copy refers to the values of wide fixtures themselves."""
-        memo = {id(value): value for value in _wide_values(item)}
+        memo = {id(value): value for value in wide_values(item)}
         memo.update(self.copies.originals())
         return memo
 
@@ -340,36 +346,13 @@ class Sharing:
         key = (item, len(self._refused))
         if key in self._plans:
             return self._plans[key]
-        plan: list[Any] = []
-        refused: dict[str, str] = {}
-        first = ""
-        for fixturedef in set_up_order(item):
-            if is_inert(fixturedef):
-                continue
-            name = fixturedef.argname
-            reason = self._judge(fixturedef, item, share)
-            if reason is None and first and name not in share.fixtures:
-                reason = f"is set up after {first}"
-            if reason is None:
-                plan.append(fixturedef)
-            else:
-                refused[name] = reason
-                first = first or f'"{name}", which {reason}'
+        judged = judge(item, share, self._refused)
+        plan = [each for each, reason in judged.items() if reason is None]
+        refused = {each.argname: reason for each, reason in judged.items() if reason is not None}
         if len(self._plans) > 1:
             self._plans.clear()
         self._plans[key] = _context_of(item, share), plan, refused
         return self._plans[key]
-
-    def _judge(self, fixturedef: Any, item: Any, share: requests.Share) -> str | None:
-        if fixturedef.argname in share.except_:
-            return "is excepted by the mark"
-        reason = self._refused.get(fixturedef) or why_not_shared(fixturedef, item, share.fixtures)
-        if reason is None:
-            for argument in fixturedef.argnames:
-                used = definition_for(fixturedef, argument, item)
-                if used is not None and (used in self._refused or argument in share.except_):
-                    return f'uses "{argument}", which is not shared'
-        return reason
 
 
 def _common(one: list[Any], other: list[Any]) -> int:
@@ -402,7 +385,7 @@ def _find_fault(test: _Test, held: list[OuterTransaction]) -> str | None:
 _VENDORS = {"postgresql", "sqlite"}
 
 
-def _find_side_effect(fixturedef: Any, changed: list[str], *, sends_statements: bool) -> str | None:
+def find_side_effect(fixturedef: Any, changed: list[str], *, sends_statements: bool) -> str | None:
     """Return what a fixture does besides rows, or may do; None if that is nothing."""
     if changed:
         return f"does more than rows: it {changed[0]}"
@@ -433,7 +416,7 @@ def _context_of(item: Any, share: requests.Share) -> tuple[Any, ...]:
     return node, alone, of_class, tuple(wide), parameters, str(mark and (mark.args, mark.kwargs))
 
 
-def _wide_values(item: Any) -> Iterator[Any]:
+def wide_values(item: Any) -> Iterator[Any]:
     """Yield the values of the wide fixtures that *item* uses, and the elements of those that are collections."""
     for fixturedef in _pytest_private.fixtures_set_up(request_of(item)).values():
         if fixturedef.scope != "function" and fixturedef.cached_result is not None:

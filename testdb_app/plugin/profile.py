@@ -46,6 +46,7 @@ class _Record:
 class FixtureRecord(_Record):
     """What a fixture, a ``setUp()``, a ``setUpClass()`` or a ``setUpTestData()`` cost in the run.
 
+    ``handed_out`` is how often the mark ``testdb_share`` answered a test with a copy instead.
     ``shareable`` is how often it wrote rows and could have been shared, ``shareable_seconds`` the own time of that, and
     ``classes`` and ``modules`` how often it would have been made for that, once for each class or module, and for each
     parameter. ``reasons`` say why it could not be shared, with the number of times.
@@ -53,7 +54,7 @@ class FixtureRecord(_Record):
 
     IDENTITY = ("name", "scope", "place")
     SUMS = (
-        *("made", "failed", "seconds", "own_seconds", "statements", "changed"),
+        *("made", "handed_out", "failed", "seconds", "own_seconds", "statements", "changed"),
         *("shareable", "shareable_seconds", "classes", "modules"),
     )
     COUNTS = ("rows", "reasons")
@@ -61,6 +62,7 @@ class FixtureRecord(_Record):
     scope: str
     place: str
     made: int
+    handed_out: int
     failed: int
     seconds: float
     own_seconds: float
@@ -182,6 +184,7 @@ def render_fixtures(records: list[FixtureRecord], most: int) -> list[str]:
         statements = _mean(each.statements, each.made)
         parts.append(f"{statements} statement{'' if statements == '1' else 's'}")
         parts.append(f"{each.failed} failed" if each.failed else "")
+        parts.append(f"{each.handed_out} times handed out" if each.handed_out else "")
         parts += [f"not shared ({count}): it {reason}" for reason, count in each.reasons.most_common()]
         details.append("; ".join(filter(None, parts)))
     own = sum(each.own_seconds for each in records)

@@ -9,7 +9,7 @@ import shutil
 import sys
 import threading
 import unittest
-from collections.abc import Callable, Collection, Generator, Hashable, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,10 @@ import pytest
 
 from testdb_app.plugin import options, requests
 from testdb_app.plugin._pytest_private import fixtures_set_up, item_of, set_up_method_of
+from testdb_app.plugin.prediction import Prediction, TestContext
 from testdb_app.plugin.profile import FactoryRecord, FixtureRecord, Profile, render_factories, render_fixtures
 from testdb_app.plugin.recorder import Frame, Making, Recorder, text_of
-from testdb_app.plugin.sharing import is_inert, why_not_shared
+from testdb_app.plugin.sharing import is_inert
 
 _WORKER_KEY = "testdb_profile"
 _WRITES_NO_ROWS = "writes no rows"
@@ -49,18 +50,6 @@ class _Patches:
         self._own.clear()
 
 
-class _Context:
-    """What the judgement needs of a test. ``judged`` tells tests apart whose fixtures may be judged differently."""
-
-    def __init__(self, item: Any) -> None:
-        cls, module = (item.getparent(kind) or item for kind in (pytest.Class, pytest.Module))
-        self.commits = requests.commits(item)
-        self.owner, self.module = id(cls), id(module)
-        # Tests of one class or module see the same fixtures, but for their own parameters.
-        parameters = tuple(getattr(getattr(item, "callspec", None), "params", ()))
-        self.judged: tuple[Hashable, ...] = (id(item.parent), self.commits, parameters)
-
-
 class FixtureProfiler:
     """The hooks of one run. *wanted* says what becomes of the profile."""
 
@@ -86,11 +75,13 @@ class FixtureProfiler:
         self._factories: dict[Any, FactoryRecord | None] = {}
         # The last making of each definition.
         self._makings: dict[Any, Making] = {}
-        self._reasons: dict[Hashable, str | None] = {}
+        self._prediction = Prediction()
+        # Who knows whether a fixture is answered by a layer of the mark; None if no test of the run shares.
+        self._sharing: Any = None
         # The test that runs, its number, and what the judgement needs of it.
         self._item: Any = None
         self._number = 0
-        self._context: _Context | None = None
+        self._context: TestContext | None = None
 
     @property
     def _recorder(self) -> Recorder:
@@ -102,6 +93,10 @@ class FixtureProfiler:
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Wrap the set-up methods of unittest's and Django's test classes."""
+        if any(map(requests.share_of, session.items)):
+            from testdb_app.plugin import hooks  # noqa: PLC0415 - only a run that shares
+
+            self._sharing = hooks.of(session.config).sharing
         for cls in {getattr(item, "cls", None) or object for item in session.items}:
             for owner in cls.__mro__ if issubclass(cls, unittest.TestCase) else ():
                 for name in ("setUp", "setUpTestData"):
@@ -124,6 +119,9 @@ class FixtureProfiler:
         if not isinstance(found, tuple):
             return (yield)
         record, has_end = found
+        if self._sharing is not None and self._sharing.answered is fixturedef:
+            record.handed_out += 1
+            return (yield)
         used = fixtures_set_up(request)
         needs = [self._makings.get(used.get(name)) for name in fixturedef.argnames]
         making = self._makings[fixturedef] = Making(record, self._number, filter(None, needs))
@@ -132,13 +130,20 @@ class FixtureProfiler:
         if has_end:
             # Finalizers run in reverse order: this one after the end of the fixture, the one below before it.
             fixturedef.addfinalizer(functools.partial(self._finish_end, making))
-        recorder, failed = self._recorder, True
+        recorder, failed, examination = self._recorder, True, None
+        if not self._prediction.is_examined(fixturedef):
+            examination = self._prediction.examine(fixturedef, self._context_of_test())
         recorder.begin(making, recorder.fixtures)
         try:
             result = yield
             failed = False
         finally:
-            self._finish(making, recorder, fixturedef, failed=failed)
+            seconds = recorder.end(making, recorder.fixtures)[1]
+            if examination is not None:
+                examination.close()
+                if not failed:
+                    examination.judge(result, sends_statements=bool(making.statements))
+            self._finish(making, seconds, fixturedef, failed=failed)
         if has_end:
             fixturedef.addfinalizer(functools.partial(self._begin_end, making))
         return result
@@ -191,34 +196,34 @@ class FixtureProfiler:
         """Put back what was wrapped: another run may follow in this process."""
         self._patches.undo()
 
-    def _finish(self, making: Making, recorder: Recorder, fixturedef: Any, *, failed: bool) -> None:
+    def _context_of_test(self) -> TestContext:
+        """Return what the prediction needs of the present test."""
+        if self._context is None:
+            self._context = TestContext(self._item)
+        return self._context
+
+    def _finish(self, making: Making, seconds: float, fixturedef: Any, *, failed: bool) -> None:
         """Add *making* to its record, and judge whether it could be shared. *fixturedef* is None for a unittest method."""
-        _, seconds = recorder.end(making, recorder.fixtures)
-        if recorder.fixtures:
-            recorder.fixtures[-1].add_need(making)
+        if self._recorder.fixtures:
+            self._recorder.fixtures[-1].add_need(making)
         has_written = making.rows or making.changed
         making.finish(seconds, failed=failed)
         if not has_written or failed:
             return
-        if self._context is None:
-            self._context = _Context(self._item)
-        reason = self._judge(fixturedef, self._context)
+        context = self._context_of_test()
+        reason = self._find_reason(fixturedef, context)
         if reason is not None:
             making.record.reasons[reason] += 1
             return
         making.is_shareable = True
-        context, variant = self._context, making.variant
-        making.record.add_shareable(seconds, (context.owner, variant), (context.module, variant))
+        making.record.add_shareable(seconds, (context.owner, making.variant), (context.module, making.variant))
 
-    def _judge(self, fixturedef: Any, context: _Context) -> str | None:
+    def _find_reason(self, fixturedef: Any, context: TestContext) -> str | None:
         """Return why a fixture or method could not be shared; None if it could be."""
         if fixturedef is None or (fixturedef.scope == "function" and set_up_method_of(fixturedef.argname) is not None):
             # The rows of setUp() and the like may go to the class. Only its tests are in the way, as far as can be seen.
-            return "is used by a test that commits" if context.commits else None
-        key = (fixturedef, *context.judged)
-        if key not in self._reasons:
-            self._reasons[key] = why_not_shared(fixturedef, self._item)
-        return self._reasons[key]
+            return context.obstacle if context.obstacle == requests.COMMITS else None
+        return self._prediction.find_reason(fixturedef, context)
 
     def _begin_end(self, making: Making) -> None:
         recorder = self._recorder
@@ -270,7 +275,8 @@ class FixtureProfiler:
                 result = function(*args, **kwargs)
                 failed = False
             finally:
-                self._finish(making, recorder, None, failed=failed)
+                seconds = recorder.end(making, recorder.fixtures)[1]
+                self._finish(making, seconds, None, failed=failed)
             return result
 
         return measured

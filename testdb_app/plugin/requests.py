@@ -35,6 +35,8 @@ SESSIONS = frozenset({"test_session", "test_session_factory"})
 """The fixtures of test sessions."""
 SHARE_MARK = "testdb_share"
 """The mark, and the ini key, that have the tests of a node share their fixtures."""
+COMMITS = "is used by a test that commits"
+"""Why a fixture of such a test is not shared."""
 SHARE_SCOPES = {"module": "db_module", "class": "db_class"}
 """The scopes in which tests share, and the fixture that opens the transaction of each."""
 
@@ -90,10 +92,9 @@ def add_share(item: pytest.Item, paths: Iterable[Path]) -> bool:
         share = Share()
     else:
         return False
-    if not isinstance(item, pytest.Function) or unittest_kind(item) is not None:
+    if find_obstacle(item) is not None:
         return False
-    if commits(item) or committed_scopes(item) or is_native_async(item) or not uses_database(item):
-        return False
+    assert isinstance(item, pytest.Function)
     item.stash[_SHARE] = share
     names, scope = item.fixturenames, SHARE_SCOPES[share.scope]
     if scope not in names:
@@ -101,6 +102,17 @@ def add_share(item: pytest.Item, paths: Iterable[Path]) -> bool:
         narrower = (place for place, rank in enumerate(ranks) if rank > RANKS[share.scope])
         names.insert(next(narrower, len(names)), scope)
     return True
+
+
+def find_obstacle(item: pytest.Item) -> str | None:
+    """Return why *item* cannot share fixtures, as what its fixtures are used by: "is used by …"; None if it can."""
+    if commits(item) or committed_scopes(item):
+        return COMMITS
+    if not isinstance(item, pytest.Function) or unittest_kind(item) is not None:
+        return "is used by a method of TestCase"
+    if is_native_async(item):
+        return "is used by an async test"
+    return None if uses_database(item) else "is used by a test without a database"
 
 
 def _rank_of(item: pytest.Item, name: str) -> int:

@@ -6,7 +6,7 @@ import builtins
 import dis
 import functools
 import inspect
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from types import CodeType
 from typing import Any
 
@@ -32,6 +32,38 @@ _WITH_ROWS = frozenset({"admin_user", "admin_client"})
 _COMMITTING = frozenset({"transactional_db", "django_db_reset_sequences", "django_db_serialized_rollback", "reset_db"})
 
 
+def judge(item: Any, share: requests.Share, refused: Mapping[Any, str]) -> dict[Any, str | None]:
+    """Return the fixtures of *item*, in the order of their set-up, and why each cannot be shared; None for one that can be.
+
+    *refused* are those that were seen to do more than rows, and the reasons. Inert fixtures are left out.
+    """
+    judged: dict[Any, str | None] = {}
+    first = ""
+    for fixturedef in set_up_order(item):
+        if is_inert(fixturedef):
+            continue
+        name = fixturedef.argname
+        reason = _judge_alone(fixturedef, item, share, refused)
+        if reason is None and first and name not in share.fixtures:
+            reason = f"is set up after {first}"
+        if reason is not None:
+            first = first or f'"{name}", which {reason}'
+        judged[fixturedef] = reason
+    return judged
+
+
+def _judge_alone(fixturedef: Any, item: Any, share: requests.Share, refused: Mapping[Any, str]) -> str | None:
+    if fixturedef.argname in share.except_:
+        return "is excepted by the mark"
+    reason = refused.get(fixturedef) or why_not_shared(fixturedef, item, share.fixtures)
+    if reason is None:
+        for argument in fixturedef.argnames:
+            used = definition_for(fixturedef, argument, item)
+            if used is not None and (used in refused or argument in share.except_):
+                return f'uses "{argument}", which is not shared'
+    return reason
+
+
 def why_not_shared(fixturedef: Any, item: Any, named: Collection[str] = ()) -> str | None:
     """Return why *fixturedef* cannot be shared by the tests of a node, as *item* uses it; None if nothing speaks against it.
 
@@ -40,7 +72,7 @@ def why_not_shared(fixturedef: Any, item: Any, named: Collection[str] = ()) -> s
     """
     name, reason = fixturedef.argname, None
     if requests.commits(item) or name in _COMMITTING:
-        reason = "is used by a test that commits"
+        reason = requests.COMMITS
     elif fixturedef.scope != "function":
         reason = f"has {fixturedef.scope} scope"
     elif is_inert(fixturedef):

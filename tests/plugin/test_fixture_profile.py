@@ -14,6 +14,7 @@ from testdb_app.plugin.profile import FixtureRecord, Profile, render_factories, 
 from tests.documentation.pages import DOCS
 from tests.guard.projects import Project
 from tests.plugin.conftest import Runner
+from tests.plugin.test_sharing import modules_of_kinds
 from tests.testcases.conftest import project_in
 
 NESTED = """
@@ -390,12 +391,13 @@ def test_a_fixture_that_overrides_another_depends_on_it(profiled: Profiled) -> N
 
 def test_sharing_saves_the_mean_own_time_of_each_making_but_one_for_each_class_or_module(profiled: Profiled) -> None:
     customer, order = profiled.fixture("customer", CUSTOMER), profiled.fixture("order")
-    # Two classes, one that overrides it, and two functions, each of which is a class of its own to pytest.
-    assert (customer["shareable"], customer["classes"], customer["modules"]) == (6, 5, 1)
-    assert customer["saved_by_module"] == pytest.approx(customer["own_seconds"] * 5 / 6)
-    assert customer["saved_by_class"] == pytest.approx(customer["own_seconds"] * 1 / 6)
-    assert (order["shareable"], order["classes"], order["modules"]) == (4, 3, 1)
-    assert order["saved_by_module"] == pytest.approx(order["own_seconds"] * 3 / 4)
+    # Two classes, one that overrides it, and a function, which is a class of its own to pytest.
+    assert (customer["shareable"], customer["classes"], customer["modules"]) == (5, 4, 1)
+    assert customer["saved_by_module"] == pytest.approx(customer["shareable_seconds"] * 4 / 5)
+    assert customer["saved_by_class"] == pytest.approx(customer["shareable_seconds"] * 1 / 5)
+    assert (order["shareable"], order["classes"], order["modules"]) == (3, 2, 1)
+    assert order["saved_by_module"] == pytest.approx(order["shareable_seconds"] * 2 / 3)
+    assert order["reasons"] == customer["reasons"] == {"is requested by getfixturevalue()": 1}
 
 
 def test_the_end_of_a_fixture_belongs_to_it(profiled: Profiled) -> None:
@@ -626,6 +628,101 @@ assert before == (StepBuilder.build, baker.Baker.make, baker.bulk_create)
     done = project.run("twice.py", DJANGO_SETTINGS_MODULE="settings")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "baker.make(shop.Shelf)" in done.stdout
+
+
+ORDERED = """
+from django.core import mail
+from django.test import TestCase
+
+@pytest.fixture
+def customer(db):
+    return shelf("customer")
+
+@pytest.fixture
+def order(customer):
+    return Item.objects.create(shelf=customer, label="order")
+
+@pytest.fixture
+def announced(order):
+    mail.send_mail("s", "b", "a@b.c", ["a@b.c"])
+    return Item.objects.create(shelf=order.shelf, label="announced")
+
+@pytest.fixture
+def after_mail(db):
+    return shelf("after mail")
+
+@pytest.fixture
+def late(db):
+    return shelf("late")
+
+class TestIt:
+    def test_1(self, order): pass
+    def test_2(self, order, customer): pass
+    def test_3(self, announced, after_mail): pass
+    def test_4(self, announced, after_mail): pass
+    def test_5(self, request, db): request.getfixturevalue("late")
+    def test_6(self, request, db): request.getfixturevalue("late")
+"""
+BESIDE_A_MOCK = """
+@pytest.fixture
+def before_the_mock(db):
+    return shelf("before")
+
+@pytest.fixture(autouse=True)
+def mocked(before_the_mock, monkeypatch):
+    monkeypatch.setenv("MOCKED", "1")
+
+@pytest.fixture
+def after_the_mock(db):
+    return shelf("after")
+
+def test_1(after_the_mock): pass
+def test_2(after_the_mock): pass
+"""
+BESIDE_AN_EMPTY_ONE = """
+@pytest.fixture(autouse=True)
+def empty(db):
+    print("may do something")
+
+@pytest.fixture
+def after_an_empty_one(db):
+    return shelf("after")
+
+def test_1(after_an_empty_one): pass
+def test_2(after_an_empty_one): pass
+"""
+
+
+def test_the_profile_calls_shareable_what_the_mark_shares(project: Project) -> None:
+    run = Runner(project)
+    project.add_settings("MEDIA_ROOT = HERE / 'media'\n")
+    for name, text in modules_of_kinds().items():
+        run.write(text, f"test_{name}.py")
+    for name, text in (("ordered", ORDERED), ("mock", BESIDE_A_MOCK), ("empty", BESIDE_AN_EMPTY_ONE)):
+        run.write(text, f"test_{name}.py")
+    run("--testdb-fixtures-json=plain.json")
+    ini = (project.directory / "pytest.ini").read_text()
+    project.write("pytest.ini", f"{ini}testdb_share =\n    .\n")
+    done = run("--testdb-explain", "--testdb-fixtures-json=shared.json")
+    shared = set(re.findall(r"^  shared: (\w+),", done.stdout, re.MULTILINE))
+    refused = dict(re.findall(r"^  not shared: (\w+) (.*)$", done.stdout, re.MULTILINE))
+    plain, beside = (
+        {each["name"]: each for each in json.loads((project.directory / name).read_text())["fixtures"]}
+        for name in ("plain.json", "shared.json")
+    )
+    assert {"customer", "order", "before_the_mock"} == shared
+    assert plain.keys() == beside.keys() > shared | {"after_mail", "after_the_mock", "after_an_empty_one", "late"}
+    for name, entry in plain.items():
+        assert bool(entry["shareable"]) == (name in shared), name
+        for reason in entry["reasons"]:
+            assert refused.get(name, "is requested by getfixturevalue()").startswith(reason), name
+        # What was shared in the run with the mark was made once and then handed out, and has nothing more to save.
+        other = beside[name]
+        assert other["made"] + other["handed_out"] == entry["made"], name
+        assert bool(other["handed_out"]) == (name in shared), name
+        assert other["reasons"] == entry["reasons"], name
+    for name in shared:
+        assert (beside[name]["made"], beside[name]["saved_by_module"]) == (1, 0), name
 
 
 def entry(**changes: Any) -> dict[str, Any]:

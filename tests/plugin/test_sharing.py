@@ -150,8 +150,9 @@ KINDS = {
 }
 
 
-def test_what_cannot_be_shared_is_made_for_each_test_and_the_explanation_says_why(run: Runner) -> None:
-    run.project.add_settings("MEDIA_ROOT = HERE / 'media'\n")
+def modules_of_kinds() -> dict[str, str]:
+    """Return a module for each kind of fixture that cannot be shared, without the mark."""
+    modules = {}
     for name, (argument, code, _) in KINDS.items():
         params = "(params=[1])" if name == "parametrised" else ""
         other = (
@@ -159,12 +160,17 @@ def test_what_cannot_be_shared_is_made_for_each_test_and_the_explanation_says_wh
             if argument == "uses_settings"
             else ""
         )
-        run.write(
-            SHARED
-            + f"made = []\n{other}@pytest.fixture{params}\ndef {name}({argument}):\n    made.append(1)\n    {code}\n\n"
-            + f"def test_1({name}):\n    assert len(made) == 1\n\ndef test_2({name}):\n    assert len(made) == 2\n",
-            f"test_{name}.py",
+        modules[name] = (
+            f"made = []\n{other}@pytest.fixture{params}\ndef {name}({argument}):\n    made.append(1)\n    {code}\n\n"
+            f"def test_1({name}):\n    assert len(made) == 1\n\ndef test_2({name}):\n    assert len(made) == 2\n"
         )
+    return modules
+
+
+def test_what_cannot_be_shared_is_made_for_each_test_and_the_explanation_says_why(run: Runner) -> None:
+    run.project.add_settings("MEDIA_ROOT = HERE / 'media'\n")
+    for name, text in modules_of_kinds().items():
+        run.write(SHARED + text, f"test_{name}.py")
     done = run("--testdb-explain")
     for name, (_, _, reason) in KINDS.items():
         assert re.search(rf"not shared: {name} .*{re.escape(reason)}", done.stdout), (name, done.stdout)
