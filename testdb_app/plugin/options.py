@@ -98,6 +98,11 @@ def check_options(config: pytest.Config) -> None:
     mode = config.getini(LEAKS)
     if mode and mode not in LEAK_MODES:
         raise pytest.UsageError(f"The ini key {LEAKS} must be one of {', '.join(LEAK_MODES)}, not {mode!r}.")
+    missing = [str(path) for path in config.getini(SHARE) if not path.exists()]
+    if missing:
+        raise pytest.UsageError(
+            f"The ini key {SHARE} names what is not there: {', '.join(missing)}. Its paths start at the folder of the ini file."
+        )
     for key, wanted in ((DURATIONS, durations(config)), (FIXTURES, config.getoption(FIXTURES))):
         if wanted is not None and wanted < 0:
             raise pytest.UsageError(f"--{key.replace('_', '-')} must be 0 (all) or more, not {wanted}.")

@@ -297,6 +297,11 @@ def test_the_ini_key_names_paths_and_an_option_switches_sharing_off(run: Runner)
     run.project.write("pytest.ini", ini + "testdb_share =\n    a\n")
     assert "1 shared fixtures were made once instead of 2 times" in run().stdout
     assert "shared fixtures" not in run("--no-testdb-share").stdout
+    run.project.write("pytest.ini", ini + "testdb_share =\n    a\n    c/test_c.py\n")
+    done = run.project.run("-m", "pytest", "-p", "no:cacheprovider")
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    missing = run.project.directory / "c" / "test_c.py"
+    assert f"testdb_share names what is not there: {missing}. Its paths start" in done.stdout + done.stderr
 
 
 def test_a_database_that_the_test_does_not_name_stays_forbidden(run: Runner) -> None:
