@@ -191,8 +191,11 @@ def test_ctrl_c_while_the_server_works_ends_the_reset_and_the_connection_goes_on
 
     def run_slowly(self, connection, *batches):
         *others, batch = batches
-        slow = [*batch[:-2], Command("SELECT pg_sleep(30)"), *batch[-2:]] if len(batch) > 2 else batch
-        return run(self, connection, *others, slow)
+        statements = [each.sql for each in batch]
+        if "COMMIT" in statements:
+            end = statements.index("COMMIT")
+            batch = [*batch[:end], Command("SELECT pg_sleep(30)"), *batch[end:]]
+        return run(self, connection, *others, batch)
 
     monkeypatch.setattr(Pipeline, "run", run_slowly)
     timer = threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT))
