@@ -243,7 +243,7 @@ def test_a_setting_counts_whoever_reads_it_but_debug() -> None:
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """A folder inside of the project's root, which pytest's folders are not."""
-    made = project_root() / "tests/creation/made_by_test_trace"
+    made = project_root() / f"tests/creation/made_by_test_trace_{os.getpid()}"
     made.mkdir()
     yield made
     for path in sorted(made.rglob("*"), reverse=True):

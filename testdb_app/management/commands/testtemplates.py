@@ -268,7 +268,7 @@ class Command(TerminalCommand):
 
 def describe_settings() -> Iterator[str]:
     """Yield the lines about the settings, which decide on the keys."""
-    yield f"Project {project_root()}, settings {_settings_module()}. Runs with other settings have other templates."
+    yield f"Project {project_root()}, settings {_settings_module()}. Runs with other settings may have other templates."
     if not get_settings().templates:
         yield 'TESTDB["TEMPLATES"] is off: runs use them only by the option or the ini key testdb_templates.'
 
