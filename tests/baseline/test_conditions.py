@@ -176,6 +176,12 @@ HIDING = {
 }
 
 
+def write_uncounted(scratch: ScratchDatabase, statement: str, role: str) -> None:
+    """Write in a session of *role* that does not count, as *statement* has let it. One with a grant switches it off by itself."""
+    stop = ["SET track_counts = off"] if "GRANT" in statement else []
+    visit(scratch, *stop, "DELETE FROM kept; INSERT INTO b (v) VALUES ('uncounted')", user=role)
+
+
 @pytest.mark.parametrize("statement", HIDING.values(), ids=HIDING.keys())
 @pytest.mark.parametrize("is_new", [True, False], ids=["known from the start", "known since a full scan"])
 def test_where_a_setting_hides_what_others_write_each_write_leads_to_the_full_scan(scratch, before, statement, is_new):
@@ -190,8 +196,7 @@ def test_where_a_setting_hides_what_others_write_each_write_leads_to_the_full_sc
                 run(scratch, "CREATE TABLE made (id integer); DROP TABLE made")
                 assert scans(resetter)
             for _ in range(2):
-                stop = ["SET track_counts = off"] if "GRANT" in statement else []
-                visit(scratch, *stop, "DELETE FROM kept; INSERT INTO b (v) VALUES ('uncounted')", user=role)
+                write_uncounted(scratch, statement, role)
                 assert scans(resetter)
                 assert content(scratch) == before
         finally:
@@ -204,8 +209,7 @@ def test_a_setting_made_since_the_last_full_scan_leads_to_one(scratch, before, s
         resetter = warm(scratch)
         try:
             with by_superuser(statement.format(name=scratch.name, role=role))(scratch):
-                stop = ["SET track_counts = off"] if "GRANT" in statement else []
-                visit(scratch, *stop, "DELETE FROM kept; INSERT INTO b (v) VALUES ('uncounted')", user=role)
+                write_uncounted(scratch, statement, role)
             assert scans(resetter)
             assert content(scratch) == before
         finally:

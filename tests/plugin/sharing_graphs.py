@@ -5,6 +5,18 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
+PARTS = """\
+def parts(value):
+    found = [value]
+    if isinstance(value, Item):
+        found.append(value.shelf)
+    elif isinstance(value, (list, tuple)):
+        found += [each for part in value for each in parts(part)]
+    elif isinstance(value, dict):
+        found += [each for part in value.values() for each in parts(part)]
+    return [each for each in found if isinstance(each, (Shelf, Item, list, dict))]
+"""
+"""Code of a test module: the objects in a value, whose identities tests compare."""
 HEAD = """
 import json, os
 import pytest
@@ -39,16 +51,7 @@ def plain(value, depth=0):
         return {key: plain(each) for key, each in value.items()}
     return "function" if callable(value) else value
 
-def parts(value):
-    found = [value]
-    if isinstance(value, Item):
-        found.append(value.shelf)
-    elif isinstance(value, (list, tuple)):
-        found += [each for part in value for each in parts(part)]
-    elif isinstance(value, dict):
-        found += [each for part in value.values() for each in parts(part)]
-    return [each for each in found if isinstance(each, (Shelf, Item, list, dict))]
-
+PARTS_OF_VALUES
 def record(request, when, *values):
     objects = [each for value in values for each in parts(value)]
     same = [[i, j] for i, one in enumerate(objects) for j, other in enumerate(objects) if i < j and one is other]
@@ -64,7 +67,7 @@ def fetched(queryset):
 def first(value):
     '''The first object with a row in a value.'''
     return next((each for each in parts(value) if isinstance(each, (Shelf, Item)) and each.pk), None)
-"""
+""".replace("PARTS_OF_VALUES", PARTS)
 
 _RETURNS = (
     "one",

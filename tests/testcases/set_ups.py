@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 
+from tests.plugin.sharing_graphs import PARTS
+
 HEAD = """
 import json
 
@@ -18,16 +20,7 @@ def plain(value):
         return ["queryset", sorted(map(str, map(plain, value)))]
     return "other" if callable(value) else value
 
-def parts(value):
-    found = [value]
-    if isinstance(value, Item):
-        found.append(value.shelf)
-    elif isinstance(value, (list, tuple)):
-        found += [each for part in value for each in parts(part)]
-    elif isinstance(value, dict):
-        found += [each for part in value.values() for each in parts(part)]
-    return [each for each in found if isinstance(each, (Shelf, Item, list, dict))]
-
+PARTS_OF_VALUES
 class Base(*BASES):
     kept = []
 
@@ -55,7 +48,7 @@ class Base(*BASES):
         super().tearDownClass()
         translation.activate("en-us")
         cache.clear()
-"""
+""".replace("PARTS_OF_VALUES", PARTS)
 
 # What a set-up may do, by how often; most of it can be shared.
 _STEPS = (

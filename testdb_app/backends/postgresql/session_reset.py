@@ -65,6 +65,7 @@ from testdb_app.backends.postgresql.open_sessions import (
     read_configuration,
     session_of,
 )
+from testdb_app.backends.postgresql.operations import FORGET_SEQUENCES
 from testdb_app.backends.postgresql.queries import rows_of
 from testdb_app.backends.postgresql.sent_statements import (
     BRINGS_STATE,
@@ -112,7 +113,7 @@ _AS_NEW = (
     "RESET ROLE",
     "UNLISTEN *",
     "DISCARD TEMP",
-    "DISCARD SEQUENCES",
+    FORGET_SEQUENCES,
 )
 _OWN_CLASSES = ("django.db.backends.postgresql.base", "django.contrib.gis.db.backends.postgis.base")
 _FOLDER = str(Path(django.__file__).parent)
