@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +56,31 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Scratch
         made.drop()
 
 
+# The tests that another test runs are part of that one.
+_IS_RUN_BY_A_TEST = "PYTEST_CURRENT_TEST" in os.environ
+
+
+@contextmanager
+def _share_the_server(*, alone: bool) -> Iterator[None]:
+    """Hold a lock: *alone*, or beside all others who do not ask for that. Who waits is next."""
+    if _IS_RUN_BY_A_TEST:
+        yield
+        return
+    fcntl = pytest.importorskip("fcntl")
+    folder, name = Path(tempfile.gettempdir()), f"testproject-tests-{os.getuid()}"
+    with (folder / f"{name}.queue").open("a") as queue, (folder / f"{name}.lock").open("a") as lock:
+        fcntl.flock(queue, fcntl.LOCK_EX)
+        fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        fcntl.flock(queue, fcntl.LOCK_UN)
+        yield
+
+
 @pytest.fixture
-def make_scratch(django_db_blocker: Any) -> Iterator[Callable[..., ScratchDatabase]]:
-    """Return a function that makes scratch databases; all are dropped after the test."""
+def make_scratch(request: pytest.FixtureRequest, django_db_blocker: Any) -> Iterator[Callable[..., ScratchDatabase]]:
+    """Return a function that makes scratch databases; all are dropped after the test.
+
+    A test with the mark ``alone`` changes something for the whole server: no other that has a scratch database runs meanwhile.
+    """
     made: list[ScratchDatabase] = []
 
     def make(alias: str = "scratch", **options: Any) -> ScratchDatabase:
@@ -64,7 +89,8 @@ def make_scratch(django_db_blocker: Any) -> Iterator[Callable[..., ScratchDataba
         database.create()
         return database
 
-    with django_db_blocker.unblock():
+    alone = request.node.get_closest_marker("alone") is not None
+    with _share_the_server(alone=alone), django_db_blocker.unblock():
         yield make
         for database in reversed(made):
             database.drop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -50,6 +51,20 @@ def scans(resetter: Resetter, *, refused: type[Exception] | None = None) -> bool
     with messages() as sent, suppress(*([refused] if refused else [])):
         resetter.reset()
     return any("pg_relation_size" in message for message in sent)
+
+
+def is_fast(resetter: Resetter) -> bool:
+    """Reset, and return whether that took no full scan, or one because somebody else on the server changed a role's settings.
+
+    Other tests do, at the same time, in databases of their own; the catalogs of settings and grants are the cluster's.
+    """
+    before = _conditions(resetter)
+    return not scans(resetter) or sum(map(operator.ne, before, _conditions(resetter))) == 1
+
+
+def _conditions(resetter: Resetter) -> list[str]:
+    """Return what the resetter remembers of the conditions; the settings and grants are one number there."""
+    return resetter._tracker._memory.epoch.split()  # type: ignore[union-attr]
 
 
 class InThread:
@@ -120,6 +135,11 @@ def leave(session: psycopg.Connection[Any]) -> None:
     """Close a session, and wait until the server has forgotten it."""
     pid = session.info.backend_pid
     session.close()
+    wait_until_gone(pid)
+
+
+def wait_until_gone(pid: int) -> None:
+    """Wait until the server has forgotten the session."""
     with connect_as_superuser("postgres") as outside:
         while outside.execute("SELECT FROM pg_stat_activity WHERE pid = %s", [pid]).rowcount:
             time.sleep(0.001)

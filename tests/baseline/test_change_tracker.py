@@ -473,6 +473,7 @@ def test_counters_that_cannot_be_read_after_a_reset_do_not_undo_its_success(scra
     assert content(scratch) == before
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("way", ["function", "grant"])
 def test_writes_that_the_counters_miss_are_reset_where_the_role_may_hide_them(scratch, captured, way):
     before = captured("CREATE TABLE a (id integer PRIMARY KEY); CREATE TABLE b (id integer); INSERT INTO a VALUES (1)")

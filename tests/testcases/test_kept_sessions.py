@@ -517,6 +517,25 @@ def test_defaults_of_new_sessions_that_change_close_the_kept_one(kept: Any, scra
     assert is_kept(kept, lambda connection: None)
 
 
+def test_defaults_that_a_session_without_counters_changes_close_the_kept_one(kept: Any, scratch: Any) -> None:
+    with scratch.superuser() as session:
+        session.execute(f"SET track_counts = off; ALTER DATABASE {scratch.name} SET work_mem = '9MB'")
+    assert not is_kept(kept, lambda connection: None)
+    assert differences(read_state(kept), observe_new(kept.alias)) == {}
+    assert is_kept(kept, lambda connection: None)
+
+
+def test_functions_are_read_again_when_the_counters_have_begun_anew(kept: Any, scratch: Any) -> None:
+    function = "CREATE FUNCTION {}() RETURNS integer LANGUAGE sql AS '{}'" + REPORT
+    with scratch.superuser() as session:
+        session.execute("SELECT pg_stat_reset()")
+        session.execute(function.format("one", "SELECT 1"))
+        assert is_kept(kept, sql("SELECT one()"))
+        session.execute("SELECT pg_stat_reset()")
+        session.execute(function.format("seeds", "SELECT setseed(0.5); SELECT 1"))
+    assert not is_kept(kept, sql("SELECT seeds()"))
+
+
 def test_a_function_that_another_session_changes_is_read_again(kept: Any, scratch: Any) -> None:
     assert is_kept(kept, sql("SELECT add_one(1)"))
     scratch.execute(

@@ -100,7 +100,8 @@ SELECT EXISTS (SELECT FROM pg_catalog.pg_proc p WHERE pg_catalog.strpos(p.procon
  WHERE d.datname = pg_catalog.current_database()
 """)
 
-_DATABASE_OID = qualify("(SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())")
+DATABASE_OID = qualify("(SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())")
+"""An expression: the OID of the database of the session."""
 # Each by its id and its time, because one may end while another begins. The names may hold anything.
 _PREPARED = (
     "CASE WHEN pg_catalog.current_setting('max_prepared_transactions') <> '0' "
@@ -123,6 +124,15 @@ def writes(oid: str, *kinds: str) -> str:
     )
 
 
+def counting_since(database: str) -> str:
+    """Write the expressions of the times that change when the counters of a database, an expression of its OID, begin anew."""
+    return (
+        f"EXTRACT(EPOCH FROM pg_catalog.pg_stat_get_db_stat_reset_time({database})), "
+        "EXTRACT(EPOCH FROM pg_catalog.pg_postmaster_start_time()), "
+        "EXTRACT(EPOCH FROM pg_catalog.pg_stat_get_bgwriter_stat_reset_time())"
+    )
+
+
 # The default, because the transaction that writes has another isolation level than the readings.
 _ISOLATION = "default_transaction_isolation"
 _WITHOUT_COPIES = "pg_catalog.set_config('stats_fetch_consistency', 'none', true)"
@@ -141,9 +151,7 @@ def _epoch(database: str, *, prepared: bool, within: bool = False) -> str:
            CASE WHEN pg_catalog.current_setting('track_counts') = 'on'
                  AND NOT pg_catalog.current_setting('session_replication_role') = 'replica'{isolation}
                 THEN '{COUNTING}' ELSE 'blind' END,
-           EXTRACT(EPOCH FROM pg_catalog.pg_stat_get_db_stat_reset_time({database})),
-           EXTRACT(EPOCH FROM pg_catalog.pg_postmaster_start_time()),
-           EXTRACT(EPOCH FROM pg_catalog.pg_stat_get_bgwriter_stat_reset_time()), {_ALLOWING},
+           {counting_since(database)}, {_ALLOWING},
            pg_catalog.current_setting('default_transaction_read_only'), pg_catalog.current_setting('{_ISOLATION}'),
            pg_catalog.current_database(), current_user,
            pg_catalog.current_schemas(false){", " + _PREPARED if prepared else ""})""")
@@ -171,7 +179,7 @@ def _conditions(database: str, *, prepared: bool, within: bool = False) -> str:
             THEN pg_catalog.array_to_string(ARRAY({_OTHERS}), ',') END"""
 
 
-CONDITIONS = qualify(f"SELECT {_conditions(_DATABASE_OID, prepared=True)}")
+CONDITIONS = qualify(f"SELECT {_conditions(DATABASE_OID, prepared=True)}")
 """The conditions alone, for any database."""
 
 
@@ -181,7 +189,7 @@ def _rows(database: int | str) -> str:
 
 
 def _reading(
-    database: int | str = _DATABASE_OID,
+    database: int | str = DATABASE_OID,
     *,
     prepared: bool = True,
     within: bool = False,
@@ -225,7 +233,7 @@ COUNTED = _reading(
         "(SELECT c.oid AS o FROM pg_catalog.pg_class c WHERE c.relnamespace = 'pg_catalog'::pg_catalog.regnamespace "
         "AND c.relkind = 'r' AND NOT c.relisshared) w"
     ),
-    rows=_rows(_DATABASE_OID),
+    rows=_rows(DATABASE_OID),
 )
 """The reading of the rows ever written in the database, and of those ever written in all its catalogs."""
 

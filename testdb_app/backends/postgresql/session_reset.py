@@ -57,7 +57,7 @@ from testdb_app._django_private import ATTRIBUTES_OF_WRAPPERS
 from testdb_app.backends.postgresql import _psycopg_private as driver
 from testdb_app.backends.postgresql import open_sessions
 from testdb_app.backends.postgresql.connection import Command, is_idle, pipeline_of, run_sql, server_version
-from testdb_app.backends.postgresql.counters import REPORTED, writes
+from testdb_app.backends.postgresql.counters import DATABASE_OID, REPORTED, counting_since, writes
 from testdb_app.backends.postgresql.open_sessions import (
     ServerSession,
     is_as_opened_now,
@@ -100,7 +100,6 @@ SELECT pg_catalog.pg_my_temp_schema() <> 0
        OR EXISTS (SELECT FROM pg_catalog.pg_locks l
                    WHERE l.locktype = 'advisory' AND l.pid = pg_catalog.pg_backend_pid())
 """)
-_ROLE = "SELECT pg_catalog.current_setting('role')"
 # whether SQL has prepared statements, whether there is a schema of temporary tables, which stays in the search path
 _LEFT = qualify("""
        EXISTS (SELECT FROM pg_catalog.pg_prepared_statements p WHERE p.from_sql),
@@ -332,21 +331,21 @@ def _open_and_remember(connection: BaseDatabaseWrapper) -> None:
 
 
 def _remember(connection: BaseDatabaseWrapper) -> _AsNew | None:
-    functions = _functions[_key(connection)] = read_functions(connection)
-    settings, possessions, role = run_sql(connection, f"{_SETTINGS};\n{_POSSESSIONS};\n{_ROLE}")
+    _functions[_key(connection)] = read_functions(connection)
+    settings, possessions, opened = run_sql(connection, f"{_SETTINGS};\n{_POSSESSIONS};\n{_OPENED}")
     if rows_of(possessions)[0][0]:
         return None
-    ((name,),) = rows_of(role)
+    ((name, defaults),) = rows_of(opened)
     again = [
         f"pg_catalog.set_config({quote_literal(setting)}, {quote_literal(value)}, false)"
         for setting, value in [*rows_of(settings), *([] if name == "none" else [("role", name)])]
     ]
-    last = "SELECT " + ", ".join(("pg_catalog.pg_advisory_unlock_all()", *again, _COUNTERS, _LEFT))
+    last = "SELECT " + ", ".join(("pg_catalog.pg_advisory_unlock_all()", *again, _COUNTERS, _DEFAULTS, _LEFT))
     return _AsNew(
         configuration=read_configuration(connection),
         commands=[Command(sql, often=True) for sql in (*_AS_NEW, last)],
         driver=driver.DriverState(connection.connection),
-        defaults=functions.defaults,
+        defaults=defaults,
     )
 
 
@@ -368,7 +367,9 @@ def _find_left(connection: BaseDatabaseWrapper, renewal: _Renewal) -> str | None
     """Return why the session is not as good as new after all; None if it is."""
     raw, key = connection.connection, _key(connection)
     try:
-        *_, counters, has_prepared, has_temporary = rows_of(pipeline_of(connection).take_answer(connection)[-1])[0]
+        *_, counters, defaults, has_prepared, has_temporary = rows_of(
+            pipeline_of(connection).take_answer(connection)[-1]
+        )[0]
         if has_prepared == "t":
             return "it has statements that SQL prepared"
         if has_temporary == "t" and not renewal.vouched:
@@ -376,7 +377,7 @@ def _find_left(connection: BaseDatabaseWrapper, renewal: _Renewal) -> str | None
         if driver.has_unread_messages(raw):
             return "messages of NOTIFY are unread"
         driver.forget_counts(raw)
-        return None if renewal.vouched else _find_state(connection, key, renewal.verdicts, int(counters))
+        return None if renewal.vouched else _find_state(connection, key, renewal.verdicts, counters, defaults)
     except (DatabaseError, InterfaceError) as error:
         return f"it could not be put back: {error}"
 
@@ -396,15 +397,17 @@ def _find_obstacle(connection: BaseDatabaseWrapper, session: ServerSession, key:
     return "the driver has prepared statements" if driver.has_prepared(raw) else None
 
 
-def _find_state(connection: BaseDatabaseWrapper, key: _Key, verdicts: Iterable[Verdict], counters: int) -> str | None:
+def _find_state(
+    connection: BaseDatabaseWrapper, key: _Key, verdicts: Iterable[Verdict], counters: str, defaults: str | None
+) -> str | None:
     """Return the state in the session that nothing undoes, or that a new one would get other settings; None if neither."""
+    as_new = _of_alias.get(key)
+    if as_new is None or defaults != as_new.defaults:
+        _of_alias.pop(key, None)
+        return "new sessions get other settings now"
     functions = _functions.get(key)
     if functions is None or functions.counters != counters:
         functions = _functions[key] = read_functions(connection)
-    as_new = _of_alias.get(key)
-    if as_new is None or functions.defaults != as_new.defaults:
-        _of_alias.pop(key, None)
-        return "new sessions get other settings now"
     return functions.find_reason(verdicts)
 
 
@@ -438,14 +441,26 @@ _CATALOGS = (
     "pg_cast",
     "pg_operator",
 )
-_ALSO_CATALOGS = ("pg_type", "pg_amproc", "pg_extension", "pg_foreign_server", "pg_db_role_setting")
+_ALSO_CATALOGS = ("pg_type", "pg_amproc", "pg_extension", "pg_foreign_server")
 
-# One number that moves when any of these catalogs is written to. Without a subquery, planning takes almost no time.
+# A text that is another one when any of these catalogs is written to, or the counters begin anew.
 _COUNTERS = qualify(
-    " + ".join(
+    "pg_catalog.concat_ws(' ', "
+    + " + ".join(
         writes(f"'pg_catalog.{catalog}'::pg_catalog.regclass", REPORTED) for catalog in (*_CATALOGS, *_ALSO_CATALOGS)
     )
+    + f", {counting_since(DATABASE_OID)})"
 )
+# The settings that new sessions of this role get here.
+_DEFAULTS = qualify(f"""
+(SELECT pg_catalog.string_agg(pg_catalog.concat_ws(' ', s.setdatabase, s.setrole, s.setconfig), E'\\n'
+        ORDER BY s.setdatabase, s.setrole)
+   FROM pg_catalog.pg_db_role_setting s
+  WHERE s.setrole = ANY (ARRAY[0, pg_catalog.quote_ident(session_user)::pg_catalog.regrole]::oid[])
+    AND s.setdatabase = ANY (ARRAY[0, {DATABASE_OID}]::oid[]))
+""")
+# the role, the settings that new sessions get
+_OPENED = f"SELECT pg_catalog.current_setting('role'), {_DEFAULTS}"
 # name, oid
 _BUILT_IN = qualify(f"""
 SELECT p.proname::text, p.oid::text
@@ -498,16 +513,9 @@ _CALLED = "SELECT " + " OR ".join(
         for column in columns
     ]
 )
-# whether foreign tables may keep connections, the settings that new sessions get, whether the counters are kept, how
-# strings are read
+# whether foreign tables may keep connections, whether the counters are kept, how strings are read
 _OTHERS = """
 SELECT EXISTS (SELECT FROM pg_catalog.pg_foreign_server),
-       (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(' ', s.setdatabase, s.setrole, s.setconfig), E'\\n'
-               ORDER BY s.setdatabase, s.setrole)
-          FROM pg_catalog.pg_db_role_setting s
-         WHERE s.setrole = ANY (ARRAY[0, pg_catalog.quote_ident(session_user)::pg_catalog.regrole]::oid[])
-           AND s.setdatabase = ANY (ARRAY[0, (SELECT d.oid FROM pg_catalog.pg_database d
-                                   WHERE d.datname = pg_catalog.current_database())]::oid[])),
        pg_catalog.current_setting('track_counts'),
        pg_catalog.current_setting('standard_conforming_strings')
 """
@@ -518,13 +526,12 @@ _READ = ";\n".join((f"SELECT {_COUNTERS}", *map(qualify, (_OWN, _CALLED, _OTHERS
 class FunctionsWithState:
     """The functions of one database that may leave state; ``reason`` to close all sessions there, or None.
 
-    ``counters`` is the value of :data:`_COUNTERS` when they were read, ``defaults`` the settings that new sessions get.
+    ``counters`` is the value of :data:`_COUNTERS` when they were read.
     """
 
-    counters: int
+    counters: str
     names: frozenset[str]
     reason: str | None
-    defaults: str | None
 
     def find_reason(self, verdicts: Iterable[Verdict]) -> str | None:
         """Return the reason to close a session in which these statements ran, each harmless by itself; None if there is none."""
@@ -541,7 +548,7 @@ def read_functions(connection: BaseDatabaseWrapper) -> FunctionsWithState:
     built_in = _read_built_in(connection)
     query = _READ.replace("OIDS", "|".join(built_in.values()))
     counters, own, called, others = run_sql(connection, query)
-    ((has_servers, defaults, track_counts, strings),) = rows_of(others)
+    ((has_servers, track_counts, strings),) = rows_of(others)
     state = set(built_in)
     functions = [_Function(*row) for row in rows_of(own)]
     stateful = [each for each in functions if each.may_leave_state()]
@@ -563,7 +570,7 @@ def read_functions(connection: BaseDatabaseWrapper) -> FunctionsWithState:
         reason = "track_counts is off, so changes of the schema cannot be seen"
     elif strings != "on":
         reason = "standard_conforming_strings is off, so its statements cannot be read"
-    return FunctionsWithState(rows_of(counters)[0][0], frozenset(state), reason, defaults)
+    return FunctionsWithState(rows_of(counters)[0][0], frozenset(state), reason)
 
 
 # By the server's version: the functions of PostgreSQL that may leave state, and their OIDs.
