@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import unicodedata
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -223,7 +224,7 @@ class Picture:
     unmanaged: frozenset[str] = frozenset()
     reverse: bool = False
     cycles_only: bool = False
-    width: int = 80
+    width: int = sys.maxsize
     ascii_only: bool = False
     paint: Paint = PLAIN
     details: Mapping[QualifiedName, TableDetails] = field(default_factory=dict)

@@ -171,7 +171,7 @@ def long_names() -> Picture:
     """Names of 63 bytes that differ in the last character only."""
     one, other = "A" * 62 + "1", "A" * 62 + "2"
     whole = schema([table(one), table(other)], [key(one, other, other), key(one, one, other)])
-    return Picture(whole=whole, title="A database", labels={named(one): ("an_app.AModelWithALongName",)})
+    return Picture(whole=whole, width=80, title="A database", labels={named(one): ("an_app.AModelWithALongName",)})
 
 
 def test_what_most_keys_do_is_said_once_and_django_s_on_delete_after_each() -> None:

@@ -463,7 +463,7 @@ def describe_loss(preview: ResetPreview, migrated: MigratedRows = MigratedRows()
 
 def describe_preview(preview: ResetPreview, paint: Paint = PLAIN) -> Iterator[str]:
     """Yield the lines of a plan: each table to be emptied, in order, with method and reason; sequences; tables that stay."""
-    if not preview.plan.steps:
+    if not (preview.total_rows or preview.restored or preview.plan.sequences):
         yield f"Nothing to do: no row and no moved sequence in scope in {describe_database(preview.identity)}."
     else:
         to = f" to {preview.target}" if preview.target != "empty" else ""
@@ -477,6 +477,8 @@ def describe_preview(preview: ResetPreview, paint: Paint = PLAIN) -> Iterator[st
     for number, step in enumerate((step for step in preview.plan.steps if step.action is not Action.RESTART), 1):
         for name in step.names:
             rows = preview.rows.get(name)
+            if rows == 0 and name not in preview.changes:
+                continue  # Rows were deleted from it before, which only a DELETE can tell.
             count = f"{rows:,}" if rows is not None else ""
             models = ", ".join(preview.labels.get(name, ())[:1])
             model = f"  {paint.model(f'({models})')}" if models else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import shutil
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -149,7 +150,7 @@ class Command(TerminalCommand):
             return {}
         encoding = encoding_of(self.stdout)
         return {
-            "width": width_of(self.stdout) or 80,
+            "width": width_of(self.stdout) or sys.maxsize,
             "ascii_only": GLYPHS.encode(encoding, "replace").decode(encoding) != GLYPHS,
             "paint": paint_for(self.stdout, self.style, options),
         }

@@ -227,7 +227,8 @@ class Command(TerminalCommand):
                 if each.kind is OtherKind.LEFT_OVER or (unreadable and each.kind is OtherKind.UNREADABLE)
             }
         if not names:
-            self._show(["Nothing to drop."])
+            if options["verbosity"] > 0:
+                self._show(["Nothing to drop."])
             return
         if options["interactive"] and not self._confirm(names, listed):
             self.stderr.write("Cancelled. Nothing was dropped.", self.style.NOTICE)
