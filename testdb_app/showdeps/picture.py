@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import math
 import unicodedata
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -208,7 +208,7 @@ class Picture:
     - *tables_without_model*; *models_without_table*: pairs of label and name of the missing table; *unmanaged*:
       labels of models that no migration creates.
     - *reverse*: referenced tables first; *cycles_only*: only tables and keys that are on a cycle.
-    - *width*: columns of the terminal; *ascii_only*: no line-drawing characters; *paint*: the colours.
+    - *width*: columns of the terminal (default: no limit); *ascii_only*: no line-drawing characters; *paint*: the colours.
     - *details* (the columns and rows of tables) and *assets* (the parts of a page): only for ``html``.
     """
 
@@ -224,7 +224,7 @@ class Picture:
     unmanaged: frozenset[str] = frozenset()
     reverse: bool = False
     cycles_only: bool = False
-    width: int = sys.maxsize
+    width: float = math.inf
     ascii_only: bool = False
     paint: Paint = PLAIN
     details: Mapping[QualifiedName, TableDetails] = field(default_factory=dict)

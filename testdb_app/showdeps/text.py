@@ -184,7 +184,7 @@ def _missing_tables(picture: Picture) -> Iterator[str]:
         yield from _flow(words, picture.width, first="  ", hang="      ")
 
 
-def _flow(words: Iterable[_Word], width: int, *, first: str = "", hang: str) -> Iterator[str]:
+def _flow(words: Iterable[_Word], width: float, *, first: str = "", hang: str) -> Iterator[str]:
     """Fill lines of *width* columns with *words*. The first line is indented by *first*, the others by *hang*."""
     line, used, is_empty = first, cells(first), True
     for word in words:

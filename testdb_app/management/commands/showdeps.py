@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 import shutil
-import sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -150,7 +150,7 @@ class Command(TerminalCommand):
             return {}
         encoding = encoding_of(self.stdout)
         return {
-            "width": width_of(self.stdout) or sys.maxsize,
+            "width": width_of(self.stdout) or math.inf,
             "ascii_only": GLYPHS.encode(encoding, "replace").decode(encoding) != GLYPHS,
             "paint": paint_for(self.stdout, self.style, options),
         }
