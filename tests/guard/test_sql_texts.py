@@ -69,7 +69,7 @@ PARTS_OF_WHAT_IS_QUALIFIED = {
         "reading_within",
     },
     "preconditions": {"_ALL", "_FAULTS", "_ME", "_TRUSTED"},
-    "session_reset": {"_CALLED", "_OTHERS", "_OWN"},
+    "session_reset": {"_CALLED", "_OWN"},
 }
 # An "=" that is no operator: of advice to people, of SET, and of PL/pgSQL.
 NO_OPERATORS = {
