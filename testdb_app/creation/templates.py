@@ -108,7 +108,7 @@ class TemplateMaker:
         self.templates.pop(connection.alias, None)
         name = django_private.get_test_database_name(creation)
         try:
-            template, is_built = self._make(creation, name, given)
+            template, is_built, is_reset = self._make(creation, name, given)
         except _NoTemplateError as why:
             self.progress.report(connection.alias, f'no template for "{connection.alias}": {why}')
             if given.get("keepdb"):
@@ -129,18 +129,22 @@ class TemplateMaker:
             database_setup.note_cloned(connection.alias)
         if not is_built:
             call_named_receivers(connection.alias)
-            self.progress.report(connection.alias, describe_use(template), about=template.key)
+            kept = ", kept and reset" if is_reset else ""
+            self.progress.report(connection.alias, describe_use(template) + kept, about=template.key)
         return given_name
 
-    def _make(self, creation: Any, name: str, given: Mapping[str, Any]) -> tuple[Template, bool]:
-        """Make the database *name*; return its template, and whether that was built now. Raises :class:`_NoTemplateError`."""
+    def _make(self, creation: Any, name: str, given: Mapping[str, Any]) -> tuple[Template, bool, bool]:
+        """Make the database *name*; return its template, whether that was built now, and whether a kept clone was reset.
+
+        Raises :class:`_NoTemplateError`.
+        """
         with _opened_store(creation) as store:
             template, is_built = self.find_or_build(store, creation, verbosity=int(given.get("verbosity", 1)))
             if template.elsewhere and not is_built:
                 aliases = ", ".join(f'"{alias}"' for alias in template.elsewhere)
                 raise _NoTemplateError(f"its migrations write to {aliases} too")
-            self._provide(store, creation, template, name, given)
-        return template, is_built
+            is_reset = self._provide(store, creation, template, name, given)
+        return template, is_built, is_reset
 
     def _clone_for_worker(self, creation: Any, call: Callable[[], Any], given: Mapping[str, Any]) -> Any:
         connection = creation.connection
@@ -168,8 +172,8 @@ class TemplateMaker:
         given: Mapping[str, Any],
         *,
         source: str = "",
-    ) -> None:
-        """Make *name* a fresh clone of *template*, or reset it if it is kept and that is cheaper.
+    ) -> bool:
+        """Make *name* a fresh clone of *template*, or reset it if it is kept and that is cheaper; return whether it was reset.
 
         With *source*, the name of a test database from *template*, it is a clone of that.
         """
@@ -184,7 +188,7 @@ class TemplateMaker:
             if not source and present is not None and present.is_clone_of(template):
                 is_costly = spare is None and not is_clone_cheap(store, template)
                 if (is_costly or present.is_in_use) and _reset(store, name, template):
-                    return
+                    return True
             guard.close(connection)
             store.clone(
                 creation,
@@ -196,6 +200,7 @@ class TemplateMaker:
                 replaces=keeps or bool(given.get("autoclobber")),
             )
         guard.record_made(connection.alias, name)
+        return False
 
     @contextmanager
     def _taken_spare(self, alias: str, template: Template) -> Iterator[Spare | None]:
@@ -555,7 +560,8 @@ def is_clone_cheap(store: TemplateStore, template: Template) -> bool:
 def describe_use(template: Template) -> str:
     """Return the line of a run that uses *template*."""
     which = "" if template.alias == DEFAULT_DB_ALIAS else f' "{template.alias}"'
-    return f"test database{which} from template {template.short_name} ({template.describe_age()})"
+    origin = "" if template.project == str(project_root()) else f", by {template.project}"
+    return f"test database{which} from template {template.short_name} ({template.describe_age()}{origin})"
 
 
 def read_key(store: TemplateStore) -> StaticKey:

@@ -124,6 +124,7 @@ def test_a_kept_database_is_clean_whatever_was_left(project: TemplateProject, co
         assert again.found == first.found, what
         is_same = project.oid(project.test_name) == oid
         assert is_same is (costly and what.startswith("rows")), what
+        assert again.text.count(", kept and reset") == is_same, again.text
     assert project.databases() == sorted([*project.templates(), project.test_name])
 
 

@@ -222,7 +222,8 @@ def test_what_has_changed_is_built_anew_and_named(player: Player) -> None:
 def test_a_folder_that_was_copied_with_the_project_is_used(tmp_path: Path) -> None:
     new_player(tmp_path / "here").pytest().must_build("there is none yet")
     shutil.copytree(tmp_path / "here", tmp_path / "there", ignore=shutil.ignore_patterns("__pycache__"))
-    Player(project=Project(directory=tmp_path / "there")).pytest().must_use()
+    used = Player(project=Project(directory=tmp_path / "there")).pytest().must_use()
+    assert f"by {tmp_path / 'here'})" in used.lines[0]
 
 
 def test_kept_files_are_neither_stale_nor_dirty(player: Player) -> None:
