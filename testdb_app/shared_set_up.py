@@ -23,7 +23,7 @@ from django.db import connections
 
 from testdb_app import _django_private as django_private
 from testdb_app.deep_copies import deep_copy
-from testdb_app.side_effects import find_effect, is_same, names_in, process_state, shallow, watched
+from testdb_app.side_effects import find_effect, is_same, names_in, shallow, watched
 from testdb_app.transactions import find_fault
 
 logger = logging.getLogger("testdb_app")
@@ -179,7 +179,7 @@ class _Making:
             # A signal forgets receivers that are gone when another one connects: before its state is read.
             request_started.connect(self._note_request)
             around.callback(request_started.disconnect, self._note_request)
-            state, of_classes = process_state(), self._state_of_classes()
+            of_classes = self._state_of_classes()
             with ExitStack() as stack:
                 for connection in self.connections:
                     connection.execute_wrappers.insert(0, self._count)
@@ -188,8 +188,6 @@ class _Making:
                     stack.enter_context(_noting_use(self.cls, name, noted))
                 stack.enter_context(watched(self._changed, self.connections))
                 yield
-            after = process_state()
-        self._changed += [what for what in state if not is_same(state[what], after[what])]
         if not is_same(of_classes, self._state_of_classes()):
             self._changed.append("changes an attribute of its class")
         self.used_clients = noted & set(_CLIENTS)

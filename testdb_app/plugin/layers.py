@@ -24,19 +24,22 @@ from testdb_app.exceptions import SessionBrokenError
 from testdb_app.plugin import _pytest_private, requests
 from testdb_app.plugin._pytest_private import DB_HELPER, collected_definitions, request_of
 from testdb_app.plugin.scopes import Kind, OpenScope, ScopeStack
-from testdb_app.plugin.sharing import is_inert, judge, only_builds, set_up_order
-from testdb_app.side_effects import is_same, shallow, watched
+from testdb_app.plugin.sharing import Examination, is_inert, judge, set_up_order, wide_values
+from testdb_app.side_effects import ACTIVATES, SETS
 
 if TYPE_CHECKING:
     from testdb_app.plugin.fixtures import Copies
     from testdb_app.transactions import OuterTransaction
 
 _Hook = Generator[None, object, object]
+_Plan = dict[Any, tuple[Any, ...]]
+"""The fixtures that a test can share, in the order of their set-up, and those before each that only set."""
 
 
 class Layer(OpenScope):
     """The rows of one shared fixture. ``values`` are copies of its value and of those below, as they were when it was made.
 
+    *settings* are the fixtures that only set, and that were set up before it: they are part of what it was made from.
     *savepoints* are what its rows are above: a connection, and the name of the savepoint. *finalizers* are those of the
     fixture.
     """
@@ -46,12 +49,14 @@ class Layer(OpenScope):
         fixturedef: Any,
         request: Any,
         *,
+        settings: tuple[Any, ...],
         values: list[Any],
         savepoints: Iterable[tuple[Any, str]],
         finalizers: Iterable[Callable[[], object]],
         held: Iterable[OuterTransaction],
     ) -> None:
         super().__init__(Kind.SHARED, fixturedef, request)
+        self.settings = settings
         self.values = values
         self._savepoints = list(savepoints)
         self._finalizers = list(finalizers)
@@ -75,7 +80,7 @@ class Layer(OpenScope):
 class _Test:
     """The test that is being set up: what it can share, and what it has got so far."""
 
-    def __init__(self, item: Any, plan: list[Any], *, wanted: int) -> None:
+    def __init__(self, item: Any, plan: _Plan, *, wanted: int) -> None:
         self.item = item
         self.plan = plan
         # How many of the plan's fixtures the next test wants.
@@ -177,7 +182,7 @@ class Sharing:
         # The fixture that a layer answers now.
         self.answered: Any = None
         # The last plans, by the test and the number of fixtures that were refused by then.
-        self._plans: dict[tuple[Any, int], tuple[tuple[Any, ...], list[Any], dict[str, str]]] = {}
+        self._plans: dict[tuple[Any, int], tuple[tuple[Any, ...], _Plan, dict[str, str]]] = {}
 
     @property
     def layers(self) -> list[Layer]:
@@ -202,10 +207,10 @@ class Sharing:
         if context != self._context:
             self._drop(0)
         self._context = context
-        self._drop(_common([each.fixturedef for each in self.layers], plan))
+        self._drop(_common({each.fixturedef: each.settings for each in self.layers}, plan))
         self._test = _Test(item, plan, wanted=self._count_wanted(context, plan))
 
-    def _count_wanted(self, context: tuple[Any, ...], plan: list[Any]) -> int:
+    def _count_wanted(self, context: tuple[Any, ...], plan: _Plan) -> int:
         """Return how many fixtures of *plan* the next test requests too. A layer of another one would not be used."""
         item = self.next
         share = None if item is None else requests.share_of(item)
@@ -245,7 +250,7 @@ class Sharing:
             return self.copies.keep(fixturedef, (yield))
         if not test.is_open:
             request.getfixturevalue(DB_HELPER)
-        position = test.plan.index(fixturedef)
+        position = list(test.plan).index(fixturedef)
         self.report.note_used(test.item, fixturedef.argname)
         if position < test.kept:
             self.answered = fixturedef
@@ -267,25 +272,17 @@ class Sharing:
         is_first = test.statements == _count(held)
         finalizers = _pytest_private.finalizers_of(fixturedef)
         known = len(finalizers)
-        changed: list[str] = []
-        wide = [(value, shallow(value)) for value in wide_values(test.item)]
-        with watched(changed, [each.connection for each in held]):
+        examination = Examination(fixturedef, test.item, [each.connection for each in held])
+        with examination:
             result = self.copies.keep(fixturedef, (yield))
-        if any(not is_same(shallow(value), before) for value, before in wide):
-            changed.append("changes the value of a wider fixture")
         self._check(test, fixturedef, held)
         made = _count(held) > test.statements
         reason = _find_fault(test, held)
         is_named = fixturedef.argname in _share(test.item).fixtures
-        if reason is None and not is_named:
-            reason = find_side_effect(fixturedef, changed, sends_statements=made)
-        values, snapshot = [*test.values, result], []
+        values, snapshot = [*test.values, result], list[Any]()
         if reason is None:
-            try:
-                memo = self._wide_originals(test.item)
-                snapshot = [deep_copy(each, memo) for each in values]
-            except Exception as error:  # noqa: BLE001 - any object may refuse to be copied, by any error
-                reason = f"has a value that cannot be copied ({type(error).__name__}: {error})"
+            memo = self._wide_originals(test.item)
+            snapshot, reason = examination.judge(values, memo, sends_statements=made, is_named=is_named)
         if reason is not None:
             self._refused[fixturedef] = reason
         elif not is_first:
@@ -299,7 +296,13 @@ class Sharing:
             with connection.cursor() as cursor:
                 cursor.execute(connection.ops.savepoint_create_sql(name))
         layer = Layer(
-            fixturedef, request, values=snapshot, savepoints=savepoints, finalizers=finalizers[known:], held=held
+            fixturedef,
+            request,
+            settings=test.plan[fixturedef],
+            values=snapshot,
+            savepoints=savepoints,
+            finalizers=finalizers[known:],
+            held=held,
         )
         del finalizers[known:]
         self.stack.push_below_test(layer)
@@ -341,24 +344,32 @@ class Sharing:
         memo.update(self.copies.originals())
         return memo
 
-    def _plan(self, item: Any, share: requests.Share) -> tuple[tuple[Any, ...], list[Any], dict[str, str]]:
+    def _plan(self, item: Any, share: requests.Share) -> tuple[tuple[Any, ...], _Plan, dict[str, str]]:
         """Return the context of *item*, the fixtures that it can share in the order of their set-up, and why others cannot be."""
         key = (item, len(self._refused))
         if key in self._plans:
             return self._plans[key]
         judged = judge(item, share, self._refused)
-        plan = [each for each, reason in judged.items() if reason is None]
+        plan: _Plan = {}
+        settings: tuple[Any, ...] = ()
+        for fixturedef, reason in judged.items():
+            if reason is None:
+                plan[fixturedef] = settings
+            elif reason in {SETS, ACTIVATES}:
+                settings += (fixturedef,)
         refused = {each.argname: reason for each, reason in judged.items() if reason is not None}
+        # What is activated stays, also for tests after this one that do not activate it.
+        active = tuple(each for each in settings if judged[each] == ACTIVATES)
         if len(self._plans) > 1:
             self._plans.clear()
-        self._plans[key] = _context_of(item, share), plan, refused
+        self._plans[key] = (*_context_of(item, share), active), plan, refused
         return self._plans[key]
 
 
-def _common(one: list[Any], other: list[Any]) -> int:
-    """Return how many fixtures two lists begin with alike."""
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((number for number, (a, b) in pairs if a is not b), min(len(one), len(other)))
+def _common(one: _Plan, other: _Plan) -> int:
+    """Return how many fixtures two plans begin with alike."""
+    pairs = enumerate(zip(one.items(), other.items(), strict=False))
+    return next((number for number, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def _sees_database(item: Any) -> bool:
@@ -376,22 +387,11 @@ def _find_fault(test: _Test, held: list[OuterTransaction]) -> str | None:
     faults = [fault for each in held if (fault := each.find_fault()) is not None]
     if faults:
         return f"has broken its transaction: {faults[0]}"
-    if any(each.savepoint_ids[-1:] != [name] for each, name in test.savepoints):
-        return "leaves an atomic() block open"
     vendors = {each.vendor for each, _ in test.savepoints} - _VENDORS
     return f"is on {vendors.pop()}, which has only one savepoint of a name" if vendors else None
 
 
 _VENDORS = {"postgresql", "sqlite"}
-
-
-def find_side_effect(fixturedef: Any, changed: list[str], *, sends_statements: bool) -> str | None:
-    """Return what a fixture does besides rows, or may do; None if that is nothing."""
-    if changed:
-        return f"does more than rows: it {changed[0]}"
-    if not sends_statements and not only_builds(fixturedef):
-        return "sends no statement, and may do something else"
-    return None
 
 
 def _share(item: Any) -> requests.Share:
@@ -403,7 +403,7 @@ def _share(item: Any) -> requests.Share:
 def _context_of(item: Any, share: requests.Share) -> tuple[Any, ...]:
     """Return what has to be the same for two tests to share: the node, the databases, and the wide fixtures around them."""
     request, node = request_of(item), item.getparent(pytest.Class if share.scope == "class" else pytest.Module)
-    mark, wide = item.get_closest_marker("django_db"), []
+    wide: list[Any] = []
     for name in requests.names_of(item):
         found = collected_definitions(request, name)
         if found and found[-1].scope != "function" and not is_inert(found[-1]):
@@ -413,19 +413,16 @@ def _context_of(item: Any, share: requests.Share) -> tuple[Any, ...]:
     parameters = tuple((each.argname, indices[each.argname]) for each in wide if each.argname in indices)
     # A test outside of any class has a class scope of its own.
     alone = item if node is None or (of_class is None and any(each.scope == "class" for each in wide)) else None
-    return node, alone, of_class, tuple(wide), parameters, str(mark and (mark.args, mark.kwargs))
+    marks = (item.get_closest_marker(name) for name in _MARKS)
+    settings = [(each.name, each.args, each.kwargs) for each in marks if each is not None]
+    return node, alone, of_class, tuple(wide), parameters, str(settings)
 
 
-def wide_values(item: Any) -> Iterator[Any]:
-    """Yield the values of the wide fixtures that *item* uses, and the elements of those that are collections."""
-    for fixturedef in _pytest_private.fixtures_set_up(request_of(item)).values():
-        if fixturedef.scope != "function" and fixturedef.cached_result is not None:
-            value = fixturedef.cached_result[0]
-            yield value
-            if isinstance(value, (list, tuple, set, frozenset)):
-                yield from value
-            elif isinstance(value, dict):
-                yield from value.values()
+# The marks by which pytest-django and pytest-socket set up the process for a test, also for its fixtures.
+_MARKS = (
+    *("django_db", "urls", "django_isolate_apps", "ignore_template_errors"),
+    *("enable_socket", "disable_socket", "allow_hosts", "block_network"),
+)
 
 
 class SharedOrder:

@@ -6,13 +6,12 @@ What the definition of a fixture does not show is found out when it is made firs
 from __future__ import annotations
 
 from collections.abc import Hashable
-from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
 from testdb_app.plugin import requests
-from testdb_app.plugin.sharing import is_inert, judge
+from testdb_app.plugin.sharing import Examination, is_inert, judge, wide_values
 
 
 class TestContext:
@@ -66,54 +65,16 @@ class Prediction:
             return None
         if self.find_reason(fixturedef, context) is not None:
             return None
-        self._examined.add(fixturedef)
-        return Examination(fixturedef, context, self._refused)
-
-
-class Examination:
-    """What one fixture does besides rows while it is made. It begins at once, and :meth:`close` ends it."""
-
-    def __init__(self, fixturedef: Any, context: TestContext, refused: dict[Any, str]) -> None:
         from django.db import connections  # noqa: PLC0415 - Django is imported where it is used
 
-        from testdb_app.plugin.layers import wide_values  # noqa: PLC0415
-        from testdb_app.side_effects import shallow, watched  # noqa: PLC0415
-
-        self._fixturedef = fixturedef
-        self._context = context
-        self._refused = refused
+        self._examined.add(fixturedef)
         used = [each for each in connections.all(initialized_only=True) if each.in_atomic_block]
-        self._blocks = {each: len(each.savepoint_ids) for each in used}
-        self._wide = [(value, shallow(value)) for value in wide_values(context.item)]
-        self._changed: list[str] = []
-        self._stack = ExitStack()
-        self._stack.enter_context(watched(self._changed, used))
+        return Examination(fixturedef, context.item, used)
 
-    def close(self) -> None:
-        """Stop watching."""
-        self._stack.close()
-
-    def judge(self, value: Any, *, sends_statements: bool) -> None:
-        """Note why the fixture cannot be shared, if it cannot, after it has returned or yielded *value*."""
-        from testdb_app.deep_copies import deep_copy  # noqa: PLC0415 - Django is imported where it is used
-        from testdb_app.plugin.layers import find_side_effect  # noqa: PLC0415
-        from testdb_app.side_effects import is_same, shallow  # noqa: PLC0415
-        from testdb_app.transactions import has_failed  # noqa: PLC0415
-
-        if any(not is_same(shallow(each), before) for each, before in self._wide):
-            self._changed.append("changes the value of a wider fixture")
-        is_named = self._fixturedef.argname in self._context.share.fixtures
-        reason = None
-        if any(map(has_failed, self._blocks)):
-            reason = "has broken its transaction: a statement has failed in it"
-        elif any(len(each.savepoint_ids) != count for each, count in self._blocks.items()):
-            reason = "leaves an atomic() block open"
-        elif not is_named:
-            reason = find_side_effect(self._fixturedef, self._changed, sends_statements=sends_statements)
-        if reason is None:
-            try:
-                deep_copy(value, {id(each): each for each, _ in self._wide})
-            except Exception as error:  # noqa: BLE001 - any object may refuse to be copied, by any error
-                reason = f"has a value that cannot be copied ({type(error).__name__}: {error})"
+    def judge(self, examination: Examination, context: TestContext, value: object, *, sends_statements: bool) -> None:
+        """Note why the fixture that was examined cannot be shared, if it cannot. It has returned or yielded *value*."""
+        fixturedef, memo = examination.fixturedef, {id(each): each for each in wide_values(context.item)}
+        is_named = fixturedef.argname in context.share.fixtures
+        _, reason = examination.judge([value], memo, sends_statements=sends_statements, is_named=is_named)
         if reason is not None:
-            self._refused[self._fixturedef] = reason
+            self._refused[fixturedef] = reason

@@ -10,7 +10,7 @@ import sys
 import threading
 import unittest
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -133,16 +133,18 @@ class FixtureProfiler:
         recorder, failed, examination = self._recorder, True, None
         if not self._prediction.is_examined(fixturedef):
             examination = self._prediction.examine(fixturedef, self._context_of_test())
-        recorder.begin(making, recorder.fixtures)
         try:
-            result = yield
+            with examination or nullcontext():
+                recorder.begin(making, recorder.fixtures)
+                try:
+                    result = yield
+                finally:
+                    seconds = recorder.end(making, recorder.fixtures)[1]
             failed = False
-        finally:
-            seconds = recorder.end(making, recorder.fixtures)[1]
             if examination is not None:
-                examination.close()
-                if not failed:
-                    examination.judge(result, sends_statements=bool(making.statements))
+                statements = bool(making.statements)
+                self._prediction.judge(examination, self._context_of_test(), result, sends_statements=statements)
+        finally:
             self._finish(making, seconds, fixturedef, failed=failed)
         if has_end:
             fixturedef.addfinalizer(functools.partial(self._begin_end, making))

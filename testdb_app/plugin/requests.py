@@ -40,7 +40,7 @@ COMMITS = "is used by a test that commits"
 SHARE_SCOPES = {"module": "db_module", "class": "db_class"}
 """The scopes in which tests share, and the fixture that opens the transaction of each."""
 
-# The packages whose fixtures write no rows.
+# The packages whose fixtures write no rows, and that set up nothing by an autouse fixture but what a mark says.
 _OF_OTHERS = frozenset(
     (
         "pytest_django",
@@ -58,6 +58,15 @@ _OF_OTHERS = frozenset(
         "pytest_benchmark",
         "faker",
     )
+)
+# Fixtures of other packages that do nothing for a test without the mark "vcr", or the same for each with "block_network".
+_OF_VCR = frozenset(
+    {
+        ("pytest_recording.plugin", "block_network"),
+        ("pytest_recording.plugin", "vcr"),
+        ("pytest_recording.plugin", "vcr_markers"),
+        ("pytest_vcr", "_vcr_marker"),
+    }
 )
 _OURS = frozenset({*ROLLBACK, *COMMITTED, "reset_db"})
 
@@ -112,6 +121,8 @@ def find_obstacle(item: pytest.Item) -> str | None:
         return "is used by a method of TestCase"
     if is_native_async(item):
         return "is used by an async test"
+    if item.get_closest_marker("vcr") is not None:
+        return "is used by a test that records requests"
     return None if uses_database(item) else "is used by a test without a database"
 
 
@@ -138,7 +149,8 @@ def names_of(item: pytest.Item) -> tuple[str, ...]:
 
 def is_of_others(function: Any) -> bool:
     """Whether the function of a fixture is pytest's, or that of a plugin whose fixtures write no rows."""
-    return (getattr(function, "__module__", None) or "").partition(".")[0] in _OF_OTHERS
+    module = getattr(function, "__module__", None) or ""
+    return module.partition(".")[0] in _OF_OTHERS or (module, getattr(function, "__name__", None)) in _OF_VCR
 
 
 def rollback_scopes(item: pytest.Item) -> list[str]:

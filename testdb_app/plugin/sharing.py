@@ -1,4 +1,4 @@
-"""Whether a fixture of function scope can be shared by tests, as far as its definition shows it."""
+"""Whether a fixture of function scope can be shared by tests, as its definition shows it, and as it is seen while it is made."""
 
 from __future__ import annotations
 
@@ -6,15 +6,21 @@ import builtins
 import dis
 import functools
 import inspect
-from collections.abc import Collection, Mapping
-from types import CodeType
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import pytest
 
+from testdb_app.deep_copies import deep_copy
 from testdb_app.plugin import requests
-from testdb_app.plugin._pytest_private import DB_HELPER, collected_definitions, find_definitions, request_of
-from testdb_app.side_effects import find_effect
+from testdb_app.plugin._pytest_private import (
+    DB_HELPER,
+    collected_definitions,
+    find_definitions,
+    fixtures_set_up,
+    request_of,
+)
+from testdb_app.side_effects import find_effect, find_setting, is_same, shallow, watched
 
 _WITHOUT_STATE = frozenset(
     {
@@ -35,7 +41,8 @@ _COMMITTING = frozenset({"transactional_db", "django_db_reset_sequences", "djang
 def judge(item: Any, share: requests.Share, refused: Mapping[Any, str]) -> dict[Any, str | None]:
     """Return the fixtures of *item*, in the order of their set-up, and why each cannot be shared; None for one that can be.
 
-    *refused* are those that were seen to do more than rows, and the reasons. Inert fixtures are left out.
+    *refused* are those that were seen to do more than rows, and the reasons. Inert fixtures are left out. One that only sets is
+    made for each test, and in the way of no other.
     """
     judged: dict[Any, str | None] = {}
     first = ""
@@ -43,6 +50,10 @@ def judge(item: Any, share: requests.Share, refused: Mapping[Any, str]) -> dict[
         if is_inert(fixturedef):
             continue
         name = fixturedef.argname
+        setting = _find_setting(fixturedef, item)
+        if setting is not None:
+            judged[fixturedef] = setting
+            continue
         reason = _judge_alone(fixturedef, item, share, refused)
         if reason is None and first and name not in share.fixtures:
             reason = f"is set up after {first}"
@@ -55,20 +66,19 @@ def judge(item: Any, share: requests.Share, refused: Mapping[Any, str]) -> dict[
 def _judge_alone(fixturedef: Any, item: Any, share: requests.Share, refused: Mapping[Any, str]) -> str | None:
     if fixturedef.argname in share.except_:
         return "is excepted by the mark"
-    reason = refused.get(fixturedef) or why_not_shared(fixturedef, item, share.fixtures)
+    reason = refused.get(fixturedef) or _why_not_shared(fixturedef, item, share)
     if reason is None:
         for argument in fixturedef.argnames:
-            used = definition_for(fixturedef, argument, item)
-            if used is not None and (used in refused or argument in share.except_):
+            if definition_for(fixturedef, argument, item) in refused:
                 return f'uses "{argument}", which is not shared'
     return reason
 
 
-def why_not_shared(fixturedef: Any, item: Any, named: Collection[str] = ()) -> str | None:
+def _why_not_shared(fixturedef: Any, item: Any, share: requests.Share) -> str | None:
     """Return why *fixturedef* cannot be shared by the tests of a node, as *item* uses it; None if nothing speaks against it.
 
     It is the judgement before the fixture is made: by its scope, its arguments, and the names in its code. The text completes
-    "The fixture …". Fixtures in *named* are shared although their code speaks against it.
+    "The fixture …". Fixtures that the mark names are shared although their code speaks against it.
     """
     name, reason = fixturedef.argname, None
     if requests.commits(item) or name in _COMMITTING:
@@ -80,23 +90,38 @@ def why_not_shared(fixturedef: Any, item: Any, named: Collection[str] = ()) -> s
     elif name in _parameters(item) or fixturedef.params is not None:
         reason = "is parametrised"
     else:
-        reason = _find_reason_in_code(fixturedef, is_named=name in named)
-    arguments = (_find_reason_in_argument(fixturedef, each, item, named) for each in fixturedef.argnames)
+        reason = _find_reason_in_code(fixturedef, is_named=name in share.fixtures)
+    arguments = (_find_reason_in_argument(fixturedef, each, item, share) for each in fixturedef.argnames)
     return reason or next(filter(None, arguments), None)
 
 
-def _find_reason_in_argument(fixturedef: Any, argument: str, item: Any, named: Collection[str]) -> str | None:
+def _find_reason_in_argument(fixturedef: Any, argument: str, item: Any, share: requests.Share) -> str | None:
+    is_ignored = fixturedef.argname in share.fixtures or not _loads(fixturedef.func, argument)
     if argument == "request":
-        return None if fixturedef.argname in named else 'uses "request"'
+        return None if is_ignored else 'uses "request"'
     used = definition_for(fixturedef, argument, item)
     if used is None or used.scope != "function":
         return None
     if argument in _parameters(item):
         return f'uses the parameter "{argument}" of the test'
-    if is_inert(used):
-        return None if argument in _WITHOUT_STATE or fixturedef.argname in named else f'uses "{argument}"'
-    reason = why_not_shared(used, item, named)
+    if is_inert(used) or _find_setting(used, item) is not None:
+        return None if is_ignored or argument in _WITHOUT_STATE else f'uses "{argument}"'
+    if argument in share.except_:
+        return None if fixturedef.argname in share.fixtures else f'uses "{argument}", which is not shared'
+    reason = _why_not_shared(used, item, share)
     return None if reason is None else f'uses "{argument}", which {reason}'
+
+
+def _find_setting(fixturedef: Any, item: Any) -> str | None:
+    """Return what a fixture sets, if it only sets what is the same for each test. See :func:`find_setting`."""
+    if fixturedef.params is not None or not inspect.isroutine(fixturedef.func):
+        return None
+    used = ((name, definition_for(fixturedef, name, item)) for name in _TOOLS if name in fixturedef.argnames)
+    tools = (name for name, tool in used if tool is not None and tool.func.__module__ == _TOOLS[name])
+    return find_setting(fixturedef.func, frozenset(tools))
+
+
+_TOOLS = {"settings": "pytest_django.fixtures", "monkeypatch": "_pytest.monkeypatch"}
 
 
 def is_inert(fixturedef: Any) -> bool:
@@ -133,19 +158,23 @@ def _find_reason_in_code(fixturedef: Any, *, is_named: bool) -> str | None:
     elif not is_named and inspect.isgeneratorfunction(function):
         reason = "yields"
     elif not is_named:
-        reason = "uses self" if _uses_self(code) else find_effect(code)
+        reason = "uses self" if _loads(fixturedef.func, "self") else find_effect(code)
     return reason
 
 
 @functools.cache
-def _uses_self(code: CodeType) -> bool:
-    """Whether *code* is that of a method that uses its ``self``."""
-    if "self" not in code.co_varnames[: code.co_argcount]:
+def _loads(function: Any, argument: str) -> bool:
+    """Whether *function* uses an argument, or may use it: by a decorator, or a call that reads all variables."""
+    code = inspect.unwrap(function).__code__
+    if argument not in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]:
         return False
-    loaded = (each.argval for each in dis.get_instructions(code) if each.opname.startswith("LOAD_"))
-    return any(each == "self" or (isinstance(each, tuple) and "self" in each) for each in loaded)
+    if hasattr(function, "__wrapped__") or not _READ_VARIABLES.isdisjoint(code.co_names):
+        return True
+    loaded = (each.argval for each in dis.get_instructions(code) if "LOAD_" in each.opname)
+    return any(each == argument or (isinstance(each, tuple) and argument in each) for each in loaded)
 
 
+_READ_VARIABLES = frozenset({"locals", "vars", "eval", "exec", "super"})
 _ORDER = pytest.StashKey[list[Any]]()
 
 
@@ -190,3 +219,61 @@ def only_builds(fixturedef: Any) -> bool:
         attributes |= each.opname in {"LOAD_ATTR", "LOAD_METHOD"}
         calls |= each.opname.startswith("CALL")
     return not (attributes and calls)
+
+
+class Examination:
+    """What a fixture of *item* does besides rows while it is made: in the block that this object begins and ends."""
+
+    def __init__(self, fixturedef: Any, item: Any, connections: list[Any]) -> None:
+        self.fixturedef = fixturedef
+        self._blocks = {each: len(each.savepoint_ids) for each in connections}
+        self._wide = [(value, shallow(value)) for value in wide_values(item)]
+        self._changed: list[str] = []
+        self._watch = watched(self._changed, connections)
+
+    def __enter__(self) -> None:
+        self._watch.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._watch.__exit__(*error)
+
+    def judge(
+        self, values: list[Any], memo: dict[int, Any], *, sends_statements: bool, is_named: bool
+    ) -> tuple[list[Any], str | None]:
+        """Return copies of *values*, and why the fixture cannot be shared; None if it can be. *memo* is that of the copies."""
+        from testdb_app.transactions import has_failed  # noqa: PLC0415 - Django is imported where it is used
+
+        reason = None
+        if any(map(has_failed, self._blocks)):
+            reason = "has broken its transaction: a statement has failed in it"
+        elif any(len(each.savepoint_ids) != count for each, count in self._blocks.items()):
+            reason = "leaves an atomic() block open"
+        elif not is_named:
+            reason = self._find_effect(sends_statements=sends_statements)
+        if reason is not None:
+            return [], reason
+        try:
+            return [deep_copy(each, memo) for each in values], None
+        except Exception as error:  # noqa: BLE001 - any object may refuse to be copied, by any error
+            return [], f"has a value that cannot be copied ({type(error).__name__}: {error})"
+
+    def _find_effect(self, *, sends_statements: bool) -> str | None:
+        if any(not is_same(shallow(value), before) for value, before in self._wide):
+            self._changed.append("changes the value of a wider fixture")
+        if self._changed:
+            return f"does more than rows: it {self._changed[0]}"
+        if not sends_statements and not only_builds(self.fixturedef):
+            return "sends no statement, and may do something else"
+        return None
+
+
+def wide_values(item: Any) -> Iterator[Any]:
+    """Yield the values of the wide fixtures that *item* uses, and the elements of those that are collections."""
+    for fixturedef in fixtures_set_up(request_of(item)).values():
+        if fixturedef.scope != "function" and fixturedef.cached_result is not None:
+            value = fixturedef.cached_result[0]
+            yield value
+            if isinstance(value, (list, tuple, set, frozenset)):
+                yield from value
+            elif isinstance(value, dict):
+                yield from value.values()

@@ -24,10 +24,14 @@ from django.conf import settings
 from django.core import mail
 from django.core.cache import cache
 from django.db import connection, transaction
+from django.utils import translation
 from shop.models import Item, Shelf
 from testdb_app.pytest_plugin import copied_per_test
 
 nothing = None
+
+def style():
+    return f"{getattr(settings, 'STYLE', None)} {os.environ.get('STYLE')} {translation.get_language()}"
 
 def see():
     above = {pk: name for pk, name in Shelf.objects.values_list("pk", "name")}
@@ -36,6 +40,7 @@ def see():
         "items": sorted([i.label, above[i.shelf_id]] for i in Item.objects.all()),
         "mails": len(getattr(mail, "outbox", ())),
         "cache": cache.get("k"),
+        "style": style(),
     }
 
 def plain(value, depth=0):
@@ -103,6 +108,9 @@ class Graph:
         for number in range(chance.randint(3, 9)):
             lines.append(self._fixture(f"f{number}", "", self.names))
             self.names.append(f"f{number}")
+            if chance.random() < 0.2:
+                lines.append(self._setting(f"set_{number}"))
+                self.names.append(f"set_{number}")
         lines += [self._test(f"test_{number}", "", self.names) for number in range(chance.randint(4, 12))]
         if chance.random() < 0.5:
             lines.append("class TestIt:")
@@ -118,6 +126,25 @@ class Graph:
         self.names.append("wide")
         value = self.random.choice(["{}", "copied_per_test({})", "[{}]"]).format("Shelf.objects.create(name='wide s')")
         return f"@pytest.fixture(scope='module')\ndef wide(db_module):\n    return {value}\n"
+
+    def _setting(self, name: str) -> str:
+        """Return a fixture that only sets, or nearly so."""
+        chance = self.random
+        arguments = ["settings", "monkeypatch", *chance.sample(self.names, chance.choice([0, 0, 0, 1]))]
+        chance.shuffle(arguments)
+        sets = chance.choice(
+            [
+                f"settings.STYLE = '{name}'",
+                f"settings.STYLE = ['{name}']",
+                f"monkeypatch.setenv('STYLE', '{name}')",
+                f"monkeypatch.setattr(settings, 'STYLE', '{name}', raising=False)",
+                f"monkeypatch.setattr(json, 'style', lambda: '{name}', raising=False)",
+                "translation.activate('de')",
+            ]
+        )
+        autouse = chance.choice(["", "(autouse=True)"])
+        end = chance.choice(["pass", "yield", "return settings"])
+        return f"@pytest.fixture{autouse}\ndef {name}({', '.join(arguments)}):\n    {sets}\n    {end}\n"
 
     def _fixture(self, name: str, indent: str, known: list[str], *, always: bool = False) -> str:
         chance = self.random
@@ -138,13 +165,14 @@ class Graph:
         for _ in range(chance.randint(0, 3)):
             yield chance.choice(
                 [
-                    f"one = Item.objects.create(label='i {name}', shelf=Shelf.objects.filter(name__contains='s').first())",
+                    f"one = Item.objects.create(label='i {name} ' + style(), shelf=Shelf.objects.filter(name__contains='s').first())",
                     f"Item.objects.create(label='of {name}', shelf=Shelf.objects.get(name='s {name}'))",
                     f"Shelf.objects.filter(name__startswith='s').exclude(name='s {name}').update(above=None)",
                     "Item.objects.all().delete()",
                     f"(first({argument}) or one).delete() if first({argument}) else None",
                     f"setattr(first({argument}) or one, 'note', 'by {name}')",
                     "list(Shelf.objects.filter(name__contains='s'))[0].save()",
+                    "isinstance(getattr(settings, 'STYLE', None), list) and settings.STYLE.append(1)",
                     f"[setattr(each, 'above', first(one)) for each in parts({argument}) if isinstance(each, Shelf)]",
                 ]
             )

@@ -670,7 +670,7 @@ def before_the_mock(db):
 
 @pytest.fixture(autouse=True)
 def mocked(before_the_mock, monkeypatch):
-    monkeypatch.setenv("MOCKED", "1")
+    monkeypatch.setattr(shelf, "calls", [], raising=False)
 
 @pytest.fixture
 def after_the_mock(db):
@@ -678,6 +678,18 @@ def after_the_mock(db):
 
 def test_1(after_the_mock): pass
 def test_2(after_the_mock): pass
+"""
+BESIDE_A_SETTING = """
+@pytest.fixture(autouse=True)
+def setting(monkeypatch):
+    monkeypatch.setenv("MOCKED", "1")
+
+@pytest.fixture
+def after_a_setting(db):
+    return shelf("after")
+
+def test_1(after_a_setting): pass
+def test_2(after_a_setting): pass
 """
 BESIDE_AN_EMPTY_ONE = """
 @pytest.fixture(autouse=True)
@@ -698,7 +710,8 @@ def test_the_profile_calls_shareable_what_the_mark_shares(project: Project) -> N
     project.add_settings("MEDIA_ROOT = HERE / 'media'\n")
     for name, text in modules_of_kinds().items():
         run.write(text, f"test_{name}.py")
-    for name, text in (("ordered", ORDERED), ("mock", BESIDE_A_MOCK), ("empty", BESIDE_AN_EMPTY_ONE)):
+    beside = {"mock": BESIDE_A_MOCK, "setting": BESIDE_A_SETTING, "empty": BESIDE_AN_EMPTY_ONE}
+    for name, text in ({"ordered": ORDERED} | beside).items():
         run.write(text, f"test_{name}.py")
     run("--testdb-fixtures-json=plain.json")
     ini = (project.directory / "pytest.ini").read_text()
@@ -706,23 +719,23 @@ def test_the_profile_calls_shareable_what_the_mark_shares(project: Project) -> N
     done = run("--testdb-explain", "--testdb-fixtures-json=shared.json")
     shared = set(re.findall(r"^  shared: (\w+),", done.stdout, re.MULTILINE))
     refused = dict(re.findall(r"^  not shared: (\w+) (.*)$", done.stdout, re.MULTILINE))
-    plain, beside = (
+    plain, with_mark = (
         {each["name"]: each for each in json.loads((project.directory / name).read_text())["fixtures"]}
         for name in ("plain.json", "shared.json")
     )
-    assert {"customer", "order", "before_the_mock"} == shared
-    assert plain.keys() == beside.keys() > shared | {"after_mail", "after_the_mock", "after_an_empty_one", "late"}
+    assert {"customer", "order", "before_the_mock", "after_a_setting"} == shared
+    assert plain.keys() == with_mark.keys() > shared | {"after_mail", "after_the_mock", "after_an_empty_one", "late"}
     for name, entry in plain.items():
         assert bool(entry["shareable"]) == (name in shared), name
         for reason in entry["reasons"]:
             assert refused.get(name, "is requested by getfixturevalue()").startswith(reason), name
         # What was shared in the run with the mark was made once and then handed out, and has nothing more to save.
-        other = beside[name]
+        other = with_mark[name]
         assert other["made"] + other["handed_out"] == entry["made"], name
         assert bool(other["handed_out"]) == (name in shared), name
         assert other["reasons"] == entry["reasons"], name
     for name in shared:
-        assert (beside[name]["made"], beside[name]["saved_by_module"]) == (1, 0), name
+        assert (with_mark[name]["made"], with_mark[name]["saved_by_module"]) == (1, 0), name
 
 
 def entry(**changes: Any) -> dict[str, Any]:

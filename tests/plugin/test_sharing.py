@@ -156,7 +156,7 @@ def modules_of_kinds() -> dict[str, str]:
     for name, (argument, code, _) in KINDS.items():
         params = "(params=[1])" if name == "parametrised" else ""
         other = (
-            "@pytest.fixture\ndef uses_settings(settings, db): return shelf('x')\n"
+            "@pytest.fixture\ndef uses_settings(settings, db):\n    settings.USE_TZ = True\n    return shelf('x')\n"
             if argument == "uses_settings"
             else ""
         )
@@ -217,6 +217,210 @@ def test_4(zebra): pass
 """
     )
     assert outcomes(run()) == {"passed": 4}
+
+
+ONLY_SET = {
+    "settings": ("settings", "settings.X = 1; settings.NAMES = ['a', {'b': (1, -2.5)}]"),
+    "settings_returned": ("settings", "'Why.'\n    settings.X = 60 * 60\n    return settings"),
+    "monkeypatch": ("monkeypatch", "monkeypatch.setenv('X', 'x'); monkeypatch.delattr(os, 'x', raising=False); yield"),
+    "a_constant": ("monkeypatch, db", "monkeypatch.setattr('os.x', LIMITS, raising=False)"),
+    "a_function": ("monkeypatch", "monkeypatch.setattr(os.path, 'x', lambda *a, b=1, **k: [a, b], raising=False)"),
+    "a_language": ("", "translation.activate('en')\n    yield\n    translation.deactivate()"),
+    "nothing": ("request", "pass"),
+}
+DO_MORE = {
+    "a_row": ("settings, site", "settings.X = site.pk"),
+    "a_call": ("settings", "settings.X = os.getcwd()"),
+    "a_setting": ("settings", "settings.X = settings.Y"),
+    "a_part_of_a_setting": ("settings", "settings.NAMES['x'] = 1"),
+    "a_variable": ("settings", "settings.X = counter"),
+    "a_mutable_constant": ("settings", "settings.X = LOG"),
+    "a_list": ("monkeypatch", "monkeypatch.setattr('os.x', [], raising=False)"),
+    "a_mock": ("monkeypatch", "monkeypatch.setattr('os.x', Mock(), raising=False)"),
+    "a_function_with_state": ("monkeypatch", "monkeypatch.setattr('os.x', lambda a: LOG.append(a), raising=False)"),
+    "a_function_with_a_default": ("monkeypatch", "monkeypatch.setattr('os.x', lambda a=[]: a, raising=False)"),
+    "a_folder": ("monkeypatch", "monkeypatch.chdir('/')"),
+    "a_tool_of_its_own": ("other", "other.X = 1"),
+    "a_block": ("settings", "with override_settings(X=1):\n        yield"),
+    "an_end": ("", "yield\n    LOG.clear()"),
+}
+HEAD_OF_SETTINGS = """
+import os
+from unittest.mock import Mock
+from django.test import override_settings
+from django.utils import translation
+LIMITS, LOG, counter, made = ("a", 1), [], 0, []
+
+@pytest.fixture
+def other(): return Mock()
+
+@pytest.fixture
+def site(db): return shelf("site")
+"""
+
+
+def test_a_fixture_that_only_sets_is_in_the_way_of_no_other(run: Runner) -> None:
+    run.project.add_settings("NAMES = {}\nY = 1\n")
+    for name, (argument, code) in {**ONLY_SET, **DO_MORE}.items():
+        run.write(
+            f"{SHARED}{HEAD_OF_SETTINGS}\n@pytest.fixture(autouse=True)\ndef first({argument}):\n    {code}\n\n"
+            f"@pytest.fixture\ndef customer(db):\n    made.append(1)\n    return shelf('c')\n\n"
+            f"def test_1(customer): pass\n\ndef test_2(customer):\n    assert len(made) == {1 if name in ONLY_SET else 2}\n",
+            f"test_{name}.py",
+        )
+    done = run("--testdb-explain")
+    assert outcomes(done) == {"passed": 2 * len(ONLY_SET | DO_MORE)}
+    found = dict(re.findall(r"^test_(\w+)\.py\n(?:  .*\n)*?  not shared: first (.*)$", done.stdout, re.MULTILINE))
+    assert {found[name] for name in ONLY_SET} == {
+        "only sets what is the same for each test",
+        "only activates a language or a time zone",
+    }
+
+
+SETTING = """
+from django.conf import settings as in_force
+from django.utils import translation
+made = []
+
+@pytest.fixture
+def german():
+    translation.activate("de")
+
+@pytest.fixture
+def upper(settings):
+    settings.STYLE = ["upper"]
+
+@pytest.fixture
+def customer(db):
+    made.append("customer")
+    return shelf(f"{translation.get_language()} {in_force.STYLE}")
+
+@pytest.fixture
+def stylist(db):
+    in_force.STYLE.append("changed")
+    return shelf("stylist")
+
+def test_1(customer):
+    assert names() == ["en-us []"]
+
+def test_2(customer, upper):
+    assert names() == ["en-us []"] and made == ["customer"]
+
+def test_3(upper, customer):
+    assert names() == ["en-us ['upper']"]
+
+def test_4(upper, customer):
+    assert names() == ["en-us ['upper']"] and len(made) == 2
+
+def test_5(upper, stylist):
+    assert in_force.STYLE == ["upper", "changed"]
+
+def test_6(upper, stylist):
+    assert in_force.STYLE == ["upper", "changed"]
+
+def test_7(customer, german):
+    assert names() == ["en-us []"] and translation.get_language() == "de"
+
+def test_8(customer):
+    assert names() == ["de []"]
+    translation.deactivate()
+"""
+
+
+def test_what_was_set_before_a_fixture_is_part_of_what_it_was_made_from(run: Runner) -> None:
+    run.project.add_settings("STYLE = []\n")
+    run.write(SHARED + SETTING)
+    run.project.write("conftest.py", CONFTEST + IN_THE_ORDER_OF_THE_FILE)
+    done = run("--testdb-explain")
+    assert outcomes(done) == {"passed": 8}
+    assert "not shared: stylist does more than rows: it changes settings" in done.stdout
+
+
+def test_an_argument_that_is_not_used_is_not_in_the_way(run: Runner) -> None:
+    run.write(
+        SHARED
+        + MADE
+        + """
+@pytest.fixture
+def unused(request, settings, tmp_path, db):
+    made.append("unused")
+    return shelf("unused")
+
+@pytest.fixture
+def reads_all(request, db):
+    made.append("reads_all")
+    return shelf(str(len(locals())))
+
+def test_1(unused): pass
+def test_2(unused): assert made.count("unused") == 1
+def test_3(reads_all): pass
+def test_4(reads_all): assert made.count("reads_all") == 2
+"""
+    )
+    assert outcomes(run()) == {"passed": 4}
+
+
+def test_what_is_excepted_is_not_in_the_way_of_what_is_named(run: Runner) -> None:
+    run.write(
+        """
+pytestmark = pytest.mark.testdb_share(fixtures=["customer", "order"], except_=["gateway", "clock"])
+log = []
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch):
+    log.append("clock")
+
+@pytest.fixture
+def gateway(monkeypatch):
+    log.append("gateway")
+    return log
+
+@pytest.fixture
+def customer(db):
+    log.append("customer")
+    return shelf("customer")
+
+@pytest.fixture
+def order(customer, gateway):
+    gateway.append("order")
+    return Item.objects.create(shelf=customer, label="order")
+
+def test_1(customer, order): pass
+
+def test_2(customer, order):
+    assert order.shelf is customer and log == ["clock", "customer", "gateway", "order", "clock", "gateway"]
+"""
+    )
+    assert outcomes(run()) == {"passed": 2}
+
+
+def test_tests_with_other_marks_of_pytest_django_do_not_share_with_each_other(run: Runner) -> None:
+    for name in ("plain", "other"):
+        run.project.write(
+            f"urls_{name}.py", f"from django.urls import path\nurlpatterns = [path('{name}/', print, name='x')]\n"
+        )
+    run.project.add_settings("ROOT_URLCONF = 'urls_plain'\n")
+    run.write(
+        SHARED
+        + """
+from django.urls import reverse
+
+@pytest.fixture
+def customer(db):
+    return shelf(reverse("x"))
+
+def test_1(customer):
+    assert customer.name == "/plain/"
+
+@pytest.mark.urls("urls_other")
+def test_2(customer):
+    assert customer.name == "/other/"
+
+def test_3(customer):
+    assert customer.name == "/plain/"
+"""
+    )
+    assert outcomes(run()) == {"passed": 3}
 
 
 BREAKS = {
@@ -407,7 +611,9 @@ def test_3(numbered):
 AFTER_EACH_TEST = """
 def pytest_runtest_logfinish(nodeid):
     from django.core.cache import cache
+    from django.utils import translation
     cache.clear()
+    translation.deactivate()
 """
 IN_THE_ORDER_OF_THE_FILE = """
 def pytest_configure(config):
