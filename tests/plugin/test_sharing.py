@@ -578,6 +578,43 @@ def test_6(order):
     assert outcomes(run(*cache, "--ff")) == {"passed": 6}
 
 
+def test_subtests_of_a_test_are_in_one_test(run: Runner) -> None:
+    """Those of pytest's fixture, and unittest's in a ``TestCase`` between tests that share."""
+    pytest.importorskip("_pytest.subtests", reason="pytest 9 has the fixture")
+    run.write(
+        SHARED
+        + MADE
+        + """
+from django.test import TestCase
+
+def test_1(order, subtests):
+    for number in range(3):
+        with subtests.test(number=number):
+            assert Shelf.objects.count() == 2 + number
+            shelf(f"{number}")
+            assert number != 1, "on purpose"
+
+def test_1_again(order):
+    assert names() == ["customer"]
+
+class TestOther(TestCase):
+    def test_2(self):
+        for number in range(2):
+            with self.subTest(number=number):
+                self.assertEqual(names(), [])
+                assert number != 1, "on purpose"
+
+class TestInside:
+    def test_3(self, order, subtests):
+        with subtests.test():
+            assert names() == ["customer"]
+"""
+    )
+    done = run("--testdb-share-verify", fails=True)
+    assert "2 shared fixtures were made 4 times instead of 6 times" in done.stdout, done.stdout
+    assert "testdb_app: 4 tests have the same outcomes without sharing" in done.stdout, done.stdout
+
+
 def test_the_verification_names_the_tests_that_end_otherwise_without_sharing(run: Runner) -> None:
     """A counter in memory is what no rule sees."""
     run.write(SHARED + MADE + "def test_1(order): pass\ndef test_2(order): pass\n", "test_same.py")
