@@ -108,7 +108,7 @@ class Graph:
         for number in range(chance.randint(3, 9)):
             lines.append(self._fixture(f"f{number}", "", self.names))
             self.names.append(f"f{number}")
-            if chance.random() < 0.2:
+            if chance.random() < 0.3:
                 lines.append(self._setting(f"set_{number}"))
                 self.names.append(f"set_{number}")
         lines += [self._test(f"test_{number}", "", self.names) for number in range(chance.randint(4, 12))]
@@ -162,6 +162,8 @@ class Graph:
         chance = self.random
         argument = chance.choice(arguments) if arguments else "nothing"
         yield f"one = Shelf.objects.create(name='s {name}')"
+        if chance.random() < 0.5:
+            yield f"Item.objects.create(label='in {name} ' + style(), shelf=one)"
         for _ in range(chance.randint(0, 3)):
             yield chance.choice(
                 [
