@@ -27,13 +27,20 @@ _PROCESS = frozenset({"environ", "putenv", "patch", "override_settings", "modify
 """Names in code that stand for changing the process."""
 _FILES = frozenset({"mkdtemp", "mkstemp", "TemporaryDirectory", "NamedTemporaryFile"})
 """Names in code that stand for files of one test."""
+_CACHES = frozenset({"cache", "caches"})
+"""Names in code that stand for what an earlier test may have left in a cache."""
 
 
 @functools.cache
 def find_effect(code: CodeType) -> str | None:
     """Return what *code* does besides rows, as far as its names show it: "reads the clock (now)"; None if that is nothing."""
     names = set(names_in(code))
-    known_names = (("reads the clock", _CLOCK), ("changes the process", _PROCESS), ("makes a temporary file", _FILES))
+    known_names = (
+        ("reads the clock", _CLOCK),
+        ("changes the process", _PROCESS),
+        ("makes a temporary file", _FILES),
+        ("uses a cache", _CACHES),
+    )
     for what, known in known_names:
         found = sorted(names & known)
         if found:

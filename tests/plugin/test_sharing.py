@@ -132,7 +132,16 @@ KINDS = {
         "from django.core import mail; shelf('x'); mail.send_mail('s', 'b', 'a@b.c', ['a@b.c'])",
         "does more than rows: it changes mail.outbox",
     ),
-    "fills_a_cache": ("db", "from django.core.cache import cache; shelf('x'); cache.set('k', 1)", "writes to a cache"),
+    "reads_a_cache": (
+        "db",
+        "from django.core.cache import cache; return shelf(cache.get('k', 'x'))",
+        "uses a cache (cache)",
+    ),
+    "fills_a_cache": (
+        "db",
+        "shelf('x'); fill()",
+        "writes to a cache",
+    ),
     "saves_a_file": (
         "db",
         "from django.core.files.storage import default_storage as s; shelf('x'); s.save('f', __import__('io').BytesIO(b'x'))",
@@ -161,6 +170,7 @@ def modules_of_kinds() -> dict[str, str]:
             else ""
         )
         modules[name] = (
+            "from django.core.cache import cache\n\ndef fill():\n    cache.set('k', 1)\n\n"
             f"made = []\n{other}@pytest.fixture{params}\ndef {name}({argument}):\n    made.append(1)\n    {code}\n\n"
             f"def test_1({name}):\n    assert len(made) == 1\n\ndef test_2({name}):\n    assert len(made) == 2\n"
         )

@@ -44,6 +44,9 @@ def names(using="default"):
 def activate(language):
     translation.activate(language)
 
+def fill():
+    cache.set('k', 1)
+
 class Counted(ShareFixtures, TestCase):
     times = None  # how often setUp() is run for two tests
 
@@ -206,7 +209,8 @@ KINDS = {
         "",
         "does more than rows: it changes mail.outbox",
     ),
-    "FillsCache": ("cache.set('k', 1)", "", "does more than rows: it writes to a cache"),
+    "UsesCache": ("shelf(cache.get('k', 'x'))", "", "uses a cache (cache)"),
+    "FillsCache": ("fill()", "", "does more than rows: it writes to a cache"),
     "SavesFile": (
         "default_storage.save('f', ContentFile(b'x'))",
         "",
