@@ -555,7 +555,7 @@ def test_the_tables_of_the_page_are_those_of_a_run(profiled: Profiled) -> None:
     page = (DOCS / "how-to/share-rows.md").read_text("utf-8")
     lines = {" ".join(line.split()) for line in profiled.stdout.splitlines()}
     shown = [line for line in page.splitlines() if line.endswith(("rows  fixture", "rows  factory"))]
-    assert len(shown) == 2
+    assert len(shown) == 3
     assert {" ".join(line.split()) for line in shown} <= lines
 
 
