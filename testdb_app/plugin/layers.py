@@ -22,7 +22,7 @@ import pytest
 from testdb_app.deep_copies import deep_copy
 from testdb_app.exceptions import SessionBrokenError
 from testdb_app.plugin import _pytest_private, requests
-from testdb_app.plugin._pytest_private import DB_HELPER, collected_definitions, request_of
+from testdb_app.plugin._pytest_private import DB_HELPER, collected_definitions, find_definitions, request_of
 from testdb_app.plugin.scopes import Kind, OpenScope, ScopeStack
 from testdb_app.plugin.sharing import Examination, is_inert, judge, set_up_order, wide_values
 from testdb_app.side_effects import ACTIVATES, SETS
@@ -470,19 +470,21 @@ _ORDERING_PLUGINS = ("random_order", "pytest_order", "pytest_ordering", "reverse
 
 
 def _check_names(items: list[pytest.Item]) -> None:
-    """Raise :class:`pytest.UsageError` if a mark names a fixture that none of its tests has."""
-    named: dict[str, str] = {}
-    known: set[str] = set()
+    """Raise :class:`pytest.UsageError` if a mark names a fixture that none of its tests can see.
+
+    A run may be of one test of a module, which requests few of the fixtures that the mark names.
+    """
+    named: dict[str, list[pytest.Item]] = {}
     for item in items:
         share = requests.share_of(item)
         if share is not None:
-            known.update(requests.names_of(item))
-            named.update(dict.fromkeys([*share.fixtures, *share.except_], item.nodeid))
-    for name, test in named.items():
-        if name not in known:
+            for name in (*share.fixtures, *share.except_):
+                named.setdefault(name, []).append(item)
+    for name, tests in named.items():
+        if not any(name in requests.names_of(each) or find_definitions(request_of(each), name) for each in tests):
             raise pytest.UsageError(
-                f'The mark {requests.SHARE_MARK} of {test} names the fixture "{name}", and no test that it is about has a '
-                "fixture of that name. Write the name as a test requests it."
+                f'The mark {requests.SHARE_MARK} of {tests[0].nodeid} names the fixture "{name}", and no test that it is about '
+                "has a fixture of that name. Write the name as a test requests it."
             )
 
 

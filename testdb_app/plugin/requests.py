@@ -200,6 +200,24 @@ def session_options(item: pytest.Item) -> dict[str, Any]:
 
 def databases_of(item: pytest.Item) -> list[str] | str:
     """Return the aliases of the databases that *item* uses, or ``"__all__"``."""
+    named = _named_databases(item)
+    if named is not None:
+        return named
+    testcases = sys.modules.get("django.test.testcases")
+    if testcases is None:
+        return ["default"]
+    # pytest-django's class for such a test inherits this attribute, which a project may have set.
+    every = _listed(testcases.TestCase.databases)
+    if every == "__all__":
+        return every
+    from django.db import connections  # noqa: PLC0415 - Django is imported where it is used
+
+    # A mirror is in the transaction of its primary.
+    return sorted(each for each in every if not connections.settings[each].get("TEST", {}).get("MIRROR"))
+
+
+def _named_databases(item: pytest.Item) -> list[str] | str | None:
+    """Return the aliases that the class or a mark of *item* names; None if nothing names any."""
     cls = getattr(item, "cls", None)
     if unittest_kind(item) is not None and cls is not None:
         return _listed(cls.databases)
@@ -209,7 +227,7 @@ def databases_of(item: pytest.Item) -> list[str] | str:
             given = mark.kwargs.get("databases", mark.args[place] if len(mark.args) > place else None)
             if given is not None:
                 return _listed(given)
-    return ["default"]
+    return None
 
 
 def _listed(databases: Any) -> list[str] | str:
@@ -254,7 +272,8 @@ def add_mark(item: pytest.Item) -> None:
     """Add the mark ``django_db`` that follows from our fixtures: which databases *item* uses, and whether it commits."""
     if unittest_kind(item) is not None or item.get_closest_marker("django_db") is not None:
         return
-    options: dict[str, Any] = {"databases": databases_of(item)}
+    named = _named_databases(item)
+    options: dict[str, Any] = {} if named is None else {"databases": named}
     names = names_of(item)
     if any(name in names for name in _COMMITTING) or (committed_scopes(item) and not rollback_scopes(item)):
         # A test that names "db" means to be rolled back by itself.

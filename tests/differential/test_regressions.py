@@ -196,3 +196,20 @@ DELETE FROM ONLY a
 --: reset warm
 """
     )
+
+
+def test_a_session_whose_renewal_was_dropped_with_what_was_prepared_is_renewed_before_the_next_try(play_sql):
+    """The first try ends inside a transaction: its BEGIN was prepared just then, and what follows was dropped."""
+    scenario = """
+--: own make log
+CREATE TABLE log (what text);
+--: capture
+--: reset warm alone always unseen again
+--: own prepared statement
+DEALLOCATE ALL; PREPARE p AS INSERT INTO log (what) VALUES ('y') ON CONFLICT DO NOTHING; EXECUTE p;
+--: own session state
+SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY;
+--: reset warm alone always seen-by-own again
+"""
+    play_sql(scenario)  # nothing is known of new sessions yet
+    play_sql(scenario)

@@ -489,6 +489,41 @@ def test_4(customer):
     assert outcomes(done) == {"passed": 2, "error": 2}
 
 
+def test_a_test_may_use_the_databases_that_the_project_gives_to_each_test(run: Runner) -> None:
+    if not run.project.is_postgresql:
+        pytest.skip("another connection waits for the shared memory")
+    databases = json.loads((run.project.directory / "databases.json").read_text())
+    databases["mirror"] = {**databases["default"], "TEST": {"MIRROR": "default"}}
+    run.project.write("databases.json", json.dumps(databases))
+    run.add_fixtures(
+        "\nimport django.test\n"
+        "django.test.TestCase.databases = django.test.TransactionTestCase.databases = {'default', 'mirror'}\n"
+    )
+    run.write(
+        SHARED
+        + MADE
+        + """
+def read():
+    with connections["mirror"].cursor() as cursor:
+        cursor.execute("SELECT 1")
+    connections["mirror"].close()
+
+def test_1(customer): read()
+def test_2(customer): read()
+"""
+    )
+    assert outcomes(run()) == {"passed": 2}
+
+
+def test_one_test_runs_alone_though_the_mark_of_its_module_names_fixtures_of_others(run: Runner) -> None:
+    run.write(
+        f"pytestmark = pytest.mark.testdb_share(fixtures=['customer'], except_=['order'])\n{MADE}\n"
+        "def test_1(db): assert names() == []\n"
+        "def test_2(customer, order): pass\n"
+    )
+    assert outcomes(run("-k", "test_1")) == {"passed": 1, "deselected": 1}
+
+
 @pytest.mark.parametrize(
     ("mark", "message"),
     [

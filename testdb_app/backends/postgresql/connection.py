@@ -225,7 +225,7 @@ class Pipeline:
         self._answer: list[Result] | Exception | None = None
 
     def queue(self, batch: Sequence[Command]) -> None:
-        """Have *batch* run before whatever this package sends next over the connection, in the same round trip."""
+        """Have *batch* run before whatever this package sends next outside of a transaction, in the same round trip."""
         self._queued, self._answer = batch, None
 
     def take_answer(self, connection: BaseDatabaseWrapper) -> list[Result]:
@@ -243,7 +243,7 @@ class Pipeline:
     def run_queued(self, connection: BaseDatabaseWrapper) -> None:
         """Run the queued batch, if there is one. A second time if something has dropped what was prepared."""
         for _ in range(2):
-            if self._queued:
+            if self._queued and is_idle(connection):
                 self.run(connection)
 
     def run(self, connection: BaseDatabaseWrapper, *batches: Sequence[Command]) -> list[Result]:
@@ -267,7 +267,9 @@ class Pipeline:
     def run_locked(self, raw: Any, batches: Sequence[Sequence[Command]], load: _Load | None = None) -> list[Result]:
         """Do the same over the driver's connection, whose lock the caller holds. Raises the driver's errors."""
         room = self._make_room() if len(self._names) > _MOST_PREPARED else []
-        queued, self._queued = self._queued, ()
+        queued: Sequence[Command] = ()
+        if raw.pgconn.transaction_status == _IDLE:  # otherwise the transaction is ended first
+            queued, self._queued = self._queued, ()
         ahead = [each for each in (room, queued) if each]
         sent, answers = self._exchange(raw, [*ahead, *batches])
         for batch in ahead:
