@@ -254,7 +254,7 @@ class Memory:
         everything = counters.write_full_reading(oid, self.relations.counted, sequences, prepared=prepared)
         self._full_reading = Command(everything, often=True)
         self.epoch = self.xmax = ""
-        self.may_miss, self._has_hidden = True, False
+        self.may_miss = False
         self.allowed: Sequence[str] = ()
         self.held: Sequence[int] = ()
         self.writes: dict[int, int] = {}
@@ -537,8 +537,7 @@ class Memory:
             return False
         self._record_all(row, conditions)
         # A session that was opened under such a setting goes on without counting when the setting is gone.
-        self._has_hidden = may_hide != "f" or (self._has_hidden and bool(conditions.others))
-        self.may_miss = self._has_hidden
+        self.may_miss = may_hide != "f" or (self.may_miss and bool(conditions.others))
         self.always = dict.fromkeys((*self.relations.always, *unlogged))
         self._settled = {oid: count for oid, count in self.calls.items() if oid not in self.always}
         return True
