@@ -121,6 +121,8 @@ class _Run:
         by_own = reset.sight == "seen-by-own"
         before = self._stage.look(by_own=reset.sight != "seen-by-visitor", sequences=False) if reset.watched else None
         resetter = self._resetter(reset)
+        # What another session called before a full scan, it may report after it, and the next reset sets that sequence again.
+        is_late = self._stage.take_late()
         with self._session_between_tests(reset):
             report = self._run(resetter) if reset.mix != "rivals" else self._run_beside_rivals(resetter, reset)
         self._stage.own_is_used()
@@ -133,8 +135,6 @@ class _Run:
             # What only truncation empties is truncated, and filled again, at each full scan.
             changed = [table for table in second.tables if table.rows is not None]
             assert not changed, f"A second reset changed rows: {changed}"
-            # What another session of this process called before a full scan, it reports at the next reset.
-            is_late = reset.mix == "mates"
             has_read = self._has_read_sequences or (between is not None and not by_own)
             assert has_read or is_late or not second.sequences, f"A second reset changed sequences: {second.sequences}"
         if reset.sight == "unseen":

@@ -31,6 +31,7 @@ class Stage:
             database.register(alias, OPTIONS={"options": _OPTIONS})
         self._sessions: dict[str, psycopg.Connection[Any]] = {}
         self._own_is_cut = False
+        self._may_be_leaving = False
         # In another database, where it is not one of the sessions that a reset looks for.
         self._outside = psycopg.connect(superuser_dsn("postgres"), autocommit=True)
         with self._visitor(superuser=True) as session:
@@ -139,6 +140,7 @@ class Stage:
 
     def _gone(self, pid: int, waits: bool) -> None:
         """Wait until the server has forgotten a session."""
+        self._may_be_leaving |= not waits
         deadline = time.monotonic() + 5
         while waits and self._outside.execute("SELECT FROM pg_stat_activity WHERE pid = %s", [pid]).rowcount:
             assert time.monotonic() < deadline, f"the session {pid} stays"
@@ -147,6 +149,11 @@ class Stage:
     def own_is_used(self) -> None:
         """Remember that the own connection has been made anew if it was cut."""
         self._own_is_cut = False
+
+    def take_late(self) -> bool:
+        """Whether another session may still report what it did before now: it is there, or has left since the last question."""
+        is_late, self._may_be_leaving = bool(self._sessions) or self._may_be_leaving, False
+        return is_late
 
     def look(self, *, by_own: bool, sequences: bool = True) -> Image:
         """Look at everything, with a superuser's eyes, over the own connection or in a session that has gone afterwards."""
