@@ -48,13 +48,18 @@ def find_faults(aliases: Iterable[str]) -> list[str]:
     faults: list[str] = []
     if not apps.is_installed("testdb_app"):
         faults.append(
-            'Add "testdb_app" to INSTALLED_APPS of the test settings: without it the guard does not know the real databases.'
+            f'Add "testdb_app" to INSTALLED_APPS{_module()}: without it, nothing tells a test database from a real one.'
         )
     try:
         get_settings()
     except ConfigurationError as error:
         faults.append(error.message)
     return [*faults, *(f"{text} {remedy}" for _, text, remedy in _other_drivers(aliases))]
+
+
+def _module() -> str:
+    name = getattr(settings, "SETTINGS_MODULE", None)  # None after settings.configure()
+    return f" in {name}" if name else " of the test settings"
 
 
 def check_settings(**_: Any) -> list[CheckMessage]:

@@ -519,7 +519,7 @@ def _create_test_db(creation: Any, call: Callable[[], Any], given: Mapping[str, 
     keeps = bool(given.get("keepdb"))
     with _recorded(creation, name, keeps=keeps):
         if _refuses or not keeps:
-            _refuse_configured(creation, name, act="use as a test database" if keeps else "drop", loses_all=not keeps)
+            _refuse_configured(creation, name, act="run tests in" if keeps else "drop", loses_all=not keeps)
         started = time.monotonic()
         result = call()
         seconds_to_create[connection.alias] = time.monotonic() - started
@@ -800,6 +800,7 @@ def _reasons(identity: DatabaseIdentity) -> Iterator[str]:
     made = _made.get((_mirrored.get(identity.alias, identity.alias), identity.name))
     if made is not None and owner is not None:
         yield f'the test runner uses it, but alias "{owner}" has it configured as its own'
+        yield f'set DATABASES["{_mirrored.get(identity.alias, identity.alias)}"]["TEST"]["NAME"] to another name'
     elif made is not None and not (
         _is_same_server(made.server, identity) and (made.place is None or _is_same_place(made.place, identity))
     ):

@@ -142,6 +142,15 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             _refuse(fault)
 
 
+def pytest_exception_interact(node: Any, call: Any) -> None:
+    """End the run after the first test if this package refused to set up the databases: every other test would repeat it."""
+    ours: Any = sys.modules.get("testdb_app.exceptions")
+    if ours is None or not isinstance(node, pytest.Item) or not isinstance(call.excinfo.value, ours.TestDBError):
+        return
+    if any(entry.name == "django_db_setup" for entry in call.excinfo.traceback):
+        node.session.shouldfail = "stopping: the test databases cannot be set up, see the error above"
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """Tell a worker of xdist when the run began: with ``--create-db``, one of them builds a template anew."""

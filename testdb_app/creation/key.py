@@ -205,7 +205,7 @@ def full_digest(static: StaticKey, used: Mapping[str, str]) -> str:
 def describe_differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     """Return what differs between two mappings of parts, in words for a person, the most telling first.
 
-    Examples: ``shop/migrations/0012_price.py``, ``setting LANGUAGES``, ``Django 5.2.19 -> 6.0``, ``new: shop/pricing.py``.
+    Examples: ``shop/migrations/0012_price.py``, ``setting LANGUAGES``, ``Django 5.2.19 -> 6.0``, ``new shop/pricing.py``.
     """
     changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     return [
@@ -247,7 +247,7 @@ def group_parts(parts: Mapping[str, str]) -> dict[str, list[str]]:
         shown = os.fsencode(name.removeprefix(start)).decode("utf-8", "backslashreplace")
         groups.setdefault(group, []).append(shown if is_digest else f"{shown} {text}".rstrip())
     if migrations:
-        groups["migrations"] = [f"{label} {number}" for label, number in sorted(migrations.items())]
+        groups["files of migrations"] = [f"{label} {number}" for label, number in sorted(migrations.items())]
     return groups
 
 
@@ -287,9 +287,9 @@ def _describe(name: str, before: str | None, now: str | None) -> str:
         shown = f'models of "{name.removeprefix("models of ")}"'
     shown = os.fsencode(shown).decode("utf-8", "backslashreplace")
     if before is None:
-        return f"new: {shown}"
+        return f"new {shown}"
     if now is None:
-        return f"gone: {shown}"
+        return f"removed {shown}"
     is_plain = not now.startswith("#") and not before.startswith(("#", "changed"))
     return f"{shown} {before} -> {now}" if is_plain else shown
 

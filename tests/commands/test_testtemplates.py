@@ -332,7 +332,7 @@ def test_explain_groups_what_the_key_consists_of(owner: Owner, settings: Any) ->
     lines = [line.strip() for line in owner.run("--explain").must_pass().stdout.splitlines()]
     starts = (
         "versions: Django ",
-        "migrations: auth ",
+        "files of migrations: auth ",
         "settings: AUTH_USER_MODEL",
         "distributions: ",
         "differs: setting LANG",

@@ -159,8 +159,8 @@ FILES: dict[str, tuple[str, Change | None, str | None]] = {
         swap("max_length=20", "max_length=21"),
         "changed: shop/migrations/0001_initial.py",
     ),
-    "a migration is added": ("shop/migrations/0004_more.py", lambda _: EMPTY, "new: shop/migrations/0004_more.py"),
-    "a migration is removed": ("shop/migrations/0003_use.py", None, "gone: shop/migrations/0003_use.py"),
+    "a migration is added": ("shop/migrations/0004_more.py", lambda _: EMPTY, "new shop/migrations/0004_more.py"),
+    "a migration is removed": ("shop/migrations/0003_use.py", None, "removed shop/migrations/0003_use.py"),
     "a file beside the migrations": (
         "shop/migrations/extra.sql",
         lambda _: "SELECT 1",
@@ -183,7 +183,7 @@ FILES: dict[str, tuple[str, Change | None, str | None]] = {
     "an app that is installed": (
         "settings.py",
         lambda text: text + "\nINSTALLED_APPS += ['django.contrib.sites']",
-        'new: app "sites"',
+        'new app "sites"',
     ),
     "a router": (
         "settings.py",
@@ -198,7 +198,7 @@ FILES: dict[str, tuple[str, Change | None, str | None]] = {
     "a third-party app that is upgraded": (
         "../site-packages/thirdparty/migrations/0002_more.py",
         lambda _: EMPTY.replace("shop", "thirdparty").replace("0003_use", "0001_initial"),
-        "new: thirdparty.migrations: 0002_more.py",
+        "new thirdparty.migrations: 0002_more.py",
     ),
     "a third-party migration that is patched": (
         "../site-packages/thirdparty/migrations/0001_initial.py",
@@ -208,7 +208,7 @@ FILES: dict[str, tuple[str, Change | None, str | None]] = {
     "a distribution that is installed": (
         "../site-packages/other-2.0.egg-info",
         lambda _: "Version: 2.0",
-        "new: other",
+        "new other",
     ),
     "a module of an editable install": ("../editable/rates.py", swap("1", "2"), "changed: ../editable/rates.py"),
 }
@@ -220,8 +220,8 @@ SURROUNDINGS: dict[str, tuple[dict[str, str], tuple[str, ...], str | None]] = {
     "a setting that nothing reads": ({"SHADE": "dark"}, (), None),
     "a variable that RunPython reads": ({"SHOP_MODE": "b2b"}, (), "changed: variable SHOP_MODE"),
     "a variable that nothing reads": ({"SHOP_COLOR": "b2b"}, (), None),
-    "--no-migrations": ({}, ("--no-migrations",), "gone: shop/migrations/extra.sql"),
-    "MIGRATE: False": ({"DATABASE": json.dumps({"TEST": {"MIGRATE": False}})}, (), "gone: shop/migrations/extra.sql"),
+    "--no-migrations": ({}, ("--no-migrations",), "removed shop/migrations/extra.sql"),
+    "MIGRATE: False": ({"DATABASE": json.dumps({"TEST": {"MIGRATE": False}})}, (), "removed shop/migrations/extra.sql"),
     "another name of the test database": ({"DATABASE": json.dumps({"TEST": {"NAME": "test_gw3"}})}, (), None),
     "another database": ({"DATABASE": json.dumps({"NAME": "another"})}, (), None),
     "the search path": (

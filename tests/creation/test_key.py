@@ -76,9 +76,9 @@ CHANGED_FILES: dict[str, tuple[str, Change, list[str]]] = {
         replaced("max_length=20", "max_length=21"),
         ["shop/migrations/0001_initial.py"],
     ),
-    "a migration added": ("shop/migrations/0003_x.py", EMPTY_MIGRATION, ["new: shop/migrations/0003_x.py"]),
-    "a migration removed": ("shop/migrations/0002_seed.py", None, ["gone: shop/migrations/0002_seed.py"]),
-    "a statement beside the migrations": ("shop/migrations/sql/view.sql", "SELECT 1", ["new: shop/migrations/sql/view.sql"]),
+    "a migration added": ("shop/migrations/0003_x.py", EMPTY_MIGRATION, ["new shop/migrations/0003_x.py"]),
+    "a migration removed": ("shop/migrations/0002_seed.py", None, ["removed shop/migrations/0002_seed.py"]),
+    "a statement beside the migrations": ("shop/migrations/sql/view.sql", "SELECT 1", ["new shop/migrations/sql/view.sql"]),
     "a module that RunPython calls": ("shop/pricing.py", replaced("RATE = 1", "RATE = 2"), ["shop/pricing.py"]),
     "a constant one import away": ("shop/constants.py", replaced("STEP = 1", "STEP = 2"), ["shop/constants.py"]),
     "a constant two imports away": ("shop/deeper.py", "DEEP = 2\n", ["shop/deeper.py"]),
@@ -87,7 +87,7 @@ CHANGED_FILES: dict[str, tuple[str, Change, list[str]]] = {
     "a fixture": ("shop/fixtures/colours.json", replaced('"fixture"', '"other"'), ["shop/fixtures/colours.json"]),
     "a fixture of that name elsewhere": ("colours.xml", "<x/>", ["list of colours*"]),
     "a file that is read": ("seeds/first.txt", "2", ["seeds/first.txt"]),
-    "a file that is gone": ("seeds/first.txt", None, ["gone: seeds/first.txt", "list of seeds/*"]),
+    "a file that is gone": ("seeds/first.txt", None, ["removed seeds/first.txt", "list of seeds/*"]),
     "a file in a folder that is listed": ("seeds/second.txt", "2", ["list of seeds/*"]),
     "a model of an app without migrations": ("legacy/models.py", replaced("max_length=10", "max_length=11"), ['models of "legacy"']),
     "a name that permissions bear": ("legacy/models.py", replaced("old thing", "older thing"), ['models of "legacy"']),
@@ -97,11 +97,11 @@ CHANGED_FILES: dict[str, tuple[str, Change, list[str]]] = {
         replaced('"legacy"', '"legacy", "django.contrib.sites"'),
         [
             "setting INSTALLED_APPS",
-            'new: app "sites"',
+            'new app "sites"',
             "receivers of migrate signals",
-            "new: django.contrib.sites.migrations: 0001_initial.py",
-            "new: django.contrib.sites.migrations: 0002_alter_domain_unique.py",
-            "new: django.contrib.sites.migrations: __init__.py",
+            "new django.contrib.sites.migrations: 0001_initial.py",
+            "new django.contrib.sites.migrations: 0002_alter_domain_unique.py",
+            "new django.contrib.sites.migrations: __init__.py",
         ],
     ),
     "apps in another order": (
@@ -139,9 +139,9 @@ def fill(**kwargs): pass
     "a migration of a library": (
         "site-packages/acme_tags/migrations/0002_more.py",
         EMPTY_MIGRATION,
-        ["new: acme_tags.migrations: 0002_more.py"],
+        ["new acme_tags.migrations: 0002_more.py"],
     ),
-    "a distribution installed": ("site-packages/psycopg_x-3.2.dist-info/METADATA", "", ["new: psycopg-x"]),
+    "a distribution installed": ("site-packages/psycopg_x-3.2.dist-info/METADATA", "", ["new psycopg-x"]),
     "an upgrade that was broken off": ("site-packages/acme_tags-2.0.dist-info/METADATA", "", ["acme-tags 1.0 -> 1.0, 2.0"]),
     "an archive of the same version": (
         "site-packages/from_git-2.0.dist-info/direct_url.json",
@@ -177,9 +177,9 @@ OTHER_REQUESTS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "a variable whose name is in a variable": ({"environment": {"SHOP_MODE": "x"}}, ["variable SHOP_MODE"]),
     "TEST MIGRATE False": (
         {"migrate": False},
-        ["database options", 'new: models of "shop"', *NO_APP_MIGRATES],
+        ["database options", 'new models of "shop"', *NO_APP_MIGRATES],
     ),
-    "--no-migrations": ({"no_migrations": True}, ['new: models of "shop"', *NO_APP_MIGRATES]),
+    "--no-migrations": ({"no_migrations": True}, ['new models of "shop"', *NO_APP_MIGRATES]),
     "another alias": ({"alias": "other"}, ["alias default -> other"]),
     "an upgrade of the server": ({"server": {"PostgreSQL": "15.5", "collation version": "2.36"}}, ["PostgreSQL 15.4 -> 15.5"]),
     "an image with another libc": (
@@ -188,12 +188,12 @@ OTHER_REQUESTS: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "a variable that the user names": (
         {"environment": {"DEPENDS": "env:SHOP_FLAVOUR", "SHOP_FLAVOUR": "x"}},
-        ["new: variable SHOP_FLAVOUR"],
+        ["new variable SHOP_FLAVOUR"],
     ),
-    "a setting that the user names": ({"environment": {"DEPENDS": "setting:CACHES"}}, ["new: setting CACHES"]),
+    "a setting that the user names": ({"environment": {"DEPENDS": "setting:CACHES"}}, ["new setting CACHES"]),
     "files that the user names": (
         {"environment": {"DEPENDS": "**/test_*.py,shop/view?.py"}},
-        ["new: shop/views.py", "new: tests/test_shop.py"],
+        ["new shop/views.py", "new tests/test_shop.py"],
     ),
 }  # fmt: skip
 
@@ -348,7 +348,7 @@ def test_files_with_odd_names_and_links_are_read_once(project: Project, differen
     (folder / "lost").symlink_to(folder / "none.sql")
     Path(os.fsdecode(odd)).write_text("SELECT 1")
     try:
-        assert differences() == [r"new: shop/migrations/\xff\xfe.sql"]
+        assert differences() == [r"new shop/migrations/\xff\xfe.sql"]
     finally:
         Path(os.fsdecode(odd)).unlink()
         for name in ("loop", "lost", "data/loop"):
@@ -361,7 +361,7 @@ def test_migrations_without_an_init_file_count_with_the_models(
 ) -> None:
     """Django finds no migrations in such a folder, and makes the tables of the models."""
     with project.changed("shop/migrations/__init__.py", None):
-        assert differences() == ['new: models of "shop"', "gone: shop/migrations/__init__.py"][::-1]
+        assert differences() == ['new models of "shop"', "removed shop/migrations/__init__.py"][::-1]
 
 
 def test_a_file_that_may_not_be_read_is_no_error(project: Project, built: dict[str, Any]) -> None:
@@ -500,19 +500,19 @@ def test_differences_come_with_the_most_telling_first() -> None:
         "Python 3.11 -> 3.110",
         "format 1 -> 10",
         "PostgreSQL 15.4 -> 15.40",
-        "new: shop/migrations/0003_x.py",
+        "new shop/migrations/0003_x.py",
         "shop/pricing.py",
-        "gone: shop/seed.json",
+        "removed shop/seed.json",
         "setting LANGUAGES",
         "variable MODE",
         'models of "legacy"',
         'app "shop" shop.migrations -> shop.migrations0',
-        "gone: attrs",
+        "removed attrs",
         "psycopg 3.2.1 -> 3.2.10",
         "taggit.migrations: 0001_initial.py",
     ]
     assert describe_differences(before, before) == []
-    assert describe_differences({"shop/seed.json": "gone"}, {"shop/seed.json": "#1"}) == ["new: shop/seed.json"]
+    assert describe_differences({"shop/seed.json": "gone"}, {"shop/seed.json": "#1"}) == ["new shop/seed.json"]
 
 
 def test_digests_are_of_the_parts_and_not_of_their_order() -> None:

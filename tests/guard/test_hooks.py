@@ -177,10 +177,15 @@ def test_the_test_name_of_one_alias_that_is_the_database_of_another_is_refused_b
             project.write("shop/tests.py", TESTS)
             run = project.manage("test", "--noinput", "--testrunner", "testdb_app.runner.ResetDiscoverRunner")
         else:
-            use_pytest(project)
+            use_pytest(project, PYTEST + "\ndef test_rows(db):\n    pass\n")
             run = project.pytest("--create-db")
+            assert "1 error in" in run.stdout  # not one for each test
+            assert "stopping: the test databases cannot be set up" in run.stdout
         assert run.returncode != 0
-        assert 'The test runner uses it, but alias "theirs" has it configured as its own.' in run.stdout + run.stderr
+        assert (
+            'The test runner uses it, but alias "theirs" has it configured as its own. Set DATABASES["default"]["TEST"]["NAME"] '
+            "to another name." in run.stdout + run.stderr
+        )
         assert other.query("SELECT relname FROM pg_class WHERE relname IN ('shop_item', 'django_migrations')") == []
         assert other.query("SELECT nspname FROM pg_namespace WHERE nspname = 'testdb'") == []
 

@@ -160,12 +160,8 @@ class Command(TerminalCommand):
         loosens = (mark is Mark.TEST) == present
         if mark is Mark.TEST and present:
             check_may_mark_as_test(identity)
-        what = f'{"Put" if present else "Take away"} the mark "{mark}" of {describe_database(identity)}'
-        if (
-            loosens
-            and options["interactive"]
-            and not self._confirm([f"{what}. Resets may empty it then."], identity.name)
-        ):
+        question = f"About to {_describe_marking(identity, mark, present)}. Resets may empty it then."
+        if loosens and options["interactive"] and not self._confirm([question], identity.name):
             self.stderr.write("Cancelled. Nothing was changed.", self.style.NOTICE)
             return
         get_backend(resetter.connection).set_mark(resetter.connection, mark, present=present, identity=identity)
@@ -175,7 +171,8 @@ class Command(TerminalCommand):
                 f' The role "{identity.user}" may not read the cluster\'s system identifier (pg_control_system()): a '
                 "database of another cluster with this name and OID would pass for this one."
             )
-            self._show([f"{what}: done.{weakness if is_weak else ''}"])
+            done = _describe_marking(identity, mark, present, done=True)
+            self._show([f"{_capital(done)}.{weakness if is_weak else ''}"])
 
     def _keep_baseline(self, resetter: Resetter, **options: Any) -> None:
         database, allow = options["database"], options["allow_database"]
@@ -391,15 +388,24 @@ class MigratedRows:
     def describe(self) -> Iterator[str]:
         """Yield lines about the effect of the reset on these rows, before it or after it, and about how to keep them."""
         if self.data_migrations:
-            capture = "capture a baseline after the migrations, before anything else is written: resetdb --capture; or "
-            yield (
-                f"Rows that data migrations made ({list_some(self.data_migrations)}) will not come back. To keep them, "
-                f"{capture if self.can_capture else ''}leave their tables out: --exclude."
+            keep = (
+                "To have them afterwards, reset to the rows of a fresh migrate: --to migrated; or capture a baseline after the "
+                "migrations, before anything else is written: resetdb --capture; or leave their tables out: --exclude."
+                if self.can_capture
+                else "To keep them, leave their tables out: --exclude."
             )
+            yield f"Rows that data migrations made ({list_some(self.data_migrations)}) will not come back. {keep}"
         if self.remade and self.sends:
             yield f"Rows of {list_some(self.remade)} are made again by post_migrate after the reset, perhaps with other ids."
         elif self.remade:
             yield f"Rows of {list_some(self.remade)} come back with the next manage.py migrate, perhaps with other ids."
+
+
+def _describe_marking(identity: DatabaseIdentity, mark: Mark, present: bool, *, done: bool = False) -> str:
+    where = describe_database(identity)
+    if not present:
+        return f'{"removed" if done else "remove"} the mark "{mark}" from {where}'
+    return f"{'marked' if done else 'mark'} {where} as {'a test database' if mark is Mark.TEST else 'protected'}"
 
 
 def describe_post_migrate(made: Mapping[QualifiedName, int]) -> Iterator[str]:

@@ -104,7 +104,10 @@ def test_a_protection_that_came_while_the_question_stood_holds(
     assert content(allowed) == before
 
 
-MARKS = {"--mark-test": ("Put", "test"), "--unmark-protected": ("Take away", "protected")}
+MARKS = {
+    "--mark-test": ("About to mark {} as a test database", "Marked {} as a test database"),
+    "--unmark-protected": ('About to remove the mark "protected" from {}', 'Removed the mark "protected" from {}'),
+}
 
 
 @pytest.mark.parametrize("flag", MARKS)
@@ -115,22 +118,24 @@ def test_a_mark_that_opens_a_database_to_resets_is_asked_about(
         resetdb("--mark-protected")
     marks = Resetter("scratch").identify().marks
     cancelled = resetdb(flag, answer="yes\n")
-    verb, mark = MARKS[flag]
-    what = f'{verb} the mark "{mark}" of database {place(library)}'
-    assert cancelled.stderr.startswith(f"{what}. Resets may empty it then.\n")
+    question, told = (text.format(f"database {place(library)}") for text in MARKS[flag])
+    assert cancelled.stderr.startswith(f"{question}. Resets may empty it then.\n")
     assert cancelled.stderr.endswith("Cancelled. Nothing was changed.\n")
     assert (cancelled.stdout, cancelled.status) == ("", 0)
     assert Resetter("scratch").identify().marks == marks
     done = resetdb(flag, answer=f"{library.name}\n")
-    assert done.stdout == f"{what}: done.\n"
+    assert done.stdout == f"{told}.\n"
     assert Resetter("scratch").identify().marks != marks
 
 
-@pytest.mark.parametrize("flag", ["--mark-protected", "--unmark-test"])
-def test_a_mark_that_closes_a_database_is_not_asked_about(library: ScratchDatabase, flag: str) -> None:
+@pytest.mark.parametrize(
+    ("flag", "told"),
+    [("--mark-protected", "Marked {} as protected.\n"), ("--unmark-test", 'Removed the mark "test" from {}.\n')],
+)
+def test_a_mark_that_closes_a_database_is_not_asked_about(library: ScratchDatabase, flag: str, told: str) -> None:
     outcome = resetdb(flag, answer="no\n")
     assert (outcome.status, outcome.stderr) == (0, "")
-    assert outcome.stdout.endswith(": done.\n")
+    assert outcome.stdout == told.format(f"database {place(library)}")
 
 
 def test_a_mark_with_v0_prints_nothing(library: ScratchDatabase) -> None:
