@@ -7,6 +7,7 @@ string, of psycopg 2's ``copy_expert()``, and of other threads, unless a factory
 
 from __future__ import annotations
 
+import functools
 import re
 import time
 from collections.abc import Callable, Hashable, Iterable
@@ -179,18 +180,27 @@ class Recorder:
 
 def _note_rows(frames: Iterable[Frame], sql: str, count: int) -> bool:
     """Count the rows of a statement. Return False if it writes, and has reported none yet."""
-    found = _WRITES.match(sql)
-    if found is None:
+    table, inserts = _find_written(sql)
+    if table is None:
         return True
     if count < 1:
         return False
-    table = ".".join(part.strip('"`').replace('""', '"') for part in found.groups()[1:] if part)
     for frame in frames:
-        if found["inserts"]:
+        if inserts:
             frame.rows[table] = frame.rows.get(table, 0) + count
         else:
             frame.changed += count
     return True
+
+
+@functools.lru_cache(maxsize=1024)
+def _find_written(sql: str) -> tuple[str | None, bool]:
+    """Return the table that a statement writes to, None if it does not, and whether it inserts."""
+    found = _WRITES.match(sql)
+    if found is None:
+        return None, False
+    names = (part.strip('"`').replace('""', '"') for part in found.groups()[1:] if part)
+    return ".".join(names), bool(found["inserts"])
 
 
 def text_of(sql: Any, raw: Any) -> str:
