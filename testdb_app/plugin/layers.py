@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from testdb_app.transactions import OuterTransaction
 
 _Hook = Generator[None, object, object]
+_MOST_PLANS = 256
 _Plan = dict[Any, tuple[Any, ...]]
 """The fixtures that a test can share, in the order of their set-up, and those before each that only set."""
 
@@ -181,8 +182,8 @@ class Sharing:
         self.next: Any = None
         # The fixture that a layer answers now.
         self.answered: Any = None
-        # The last plans, by the test and the number of fixtures that were refused by then.
-        self._plans: dict[tuple[Any, int], tuple[tuple[Any, ...], _Plan, dict[str, str]]] = {}
+        # What was activated, the plan, and why other fixtures are in none, by what it depends on. Many tests have the same.
+        self._plans: dict[tuple[Any, ...], tuple[tuple[Any, ...], _Plan, dict[str, str]]] = {}
 
     @property
     def layers(self) -> list[Layer]:
@@ -346,9 +347,16 @@ class Sharing:
 
     def _plan(self, item: Any, share: requests.Share) -> tuple[tuple[Any, ...], _Plan, dict[str, str]]:
         """Return the context of *item*, the fixtures that it can share in the order of their set-up, and why others cannot be."""
-        key = (item, len(self._refused))
-        if key in self._plans:
-            return self._plans[key]
+        parameters = frozenset(getattr(getattr(item, "callspec", None), "params", ()))
+        key = (item.parent, requests.names_of(item), parameters, share, len(self._refused))
+        if key not in self._plans:
+            if len(self._plans) >= _MOST_PLANS:
+                self._plans.clear()
+            self._plans[key] = self._make_plan(item, share)
+        active, plan, refused = self._plans[key]
+        return (*_context_of(item, share), active), plan, refused
+
+    def _make_plan(self, item: Any, share: requests.Share) -> tuple[tuple[Any, ...], _Plan, dict[str, str]]:
         judged = judge(item, share, self._refused)
         plan: _Plan = {}
         settings: tuple[Any, ...] = ()
@@ -360,10 +368,7 @@ class Sharing:
         refused = {each.argname: reason for each, reason in judged.items() if reason is not None}
         # What is activated stays, also for tests after this one that do not activate it.
         active = tuple(each for each in settings if judged[each] == ACTIVATES)
-        if len(self._plans) > 1:
-            self._plans.clear()
-        self._plans[key] = (*_context_of(item, share), active), plan, refused
-        return self._plans[key]
+        return active, plan, refused
 
 
 def _common(one: _Plan, other: _Plan) -> int:
