@@ -53,11 +53,17 @@ class SharedSetUp:
         self.used = self.made = 0
         self.reason: str | None = None
         self._values: _Values | None = None
+        # How many tests have begun since the class began, and how many of them are not to share.
+        self._begun = self._waits = 0
         self._refuse(_refused.get(cls) or find_reason(cls))
 
     def end_class(self) -> None:
-        """Forget what was made in the transaction of the class. It may begin again."""
+        """Forget what was made in the transaction of the class. It may begin again.
+
+        If that was for a single test, tests of several classes are mixed. The next time, sharing begins at the second test.
+        """
         self._values = None
+        self._begun, self._waits = 0, int(self._begun == 1)
 
     def set_up(self, case: Any) -> None:
         """Set up the test *case*: run ``setUp()``, or hand out what that has set for an earlier test.
@@ -66,11 +72,12 @@ class SharedSetUp:
         """
         del vars(case)["setUp"]
         self.used += 1
+        self._begun += 1
         if self._values is not None and self._values.are_of_an_open_transaction():
             self._values.hand_out(case)
             return
         self.made += 1
-        if self.reason is not None or self._values is not None:
+        if self.reason is not None or self._values is not None or self._begun <= self._waits:
             case.setUp()
             return
         making = _Making(case)

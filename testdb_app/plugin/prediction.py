@@ -23,7 +23,8 @@ class TestContext:
         cls, module = (item.getparent(kind) or item for kind in (pytest.Class, pytest.Module))
         self.item = item
         self.obstacle = requests.find_obstacle(item)
-        self.share = requests.share_of(item) or requests.Share()
+        # With --no-testdb-share, the names in a mark count all the same.
+        self.share = requests.share_of(item) or requests.read_share(item) or requests.Share()
         self.owner, self.module = id(cls), id(module)
         # Tests of one class or module see the same fixtures, but for their own parameters.
         parameters = tuple(getattr(getattr(item, "callspec", None), "params", ()))

@@ -94,14 +94,10 @@ def add_share(item: pytest.Item, paths: Iterable[Path]) -> bool:
     It gets the fixture of the scope, as if it had requested that after its other wide fixtures. Raises
     :class:`pytest.UsageError` for a mark with invalid arguments.
     """
-    mark = item.get_closest_marker(SHARE_MARK)
-    if mark is not None:
-        share = _read_share(item, *mark.args, **mark.kwargs)
-    elif any(item.path.is_relative_to(path) for path in paths):
+    share = read_share(item)
+    if share is None and any(item.path.is_relative_to(path) for path in paths):
         share = Share()
-    else:
-        return False
-    if find_obstacle(item) is not None:
+    if share is None or find_obstacle(item) is not None:
         return False
     assert isinstance(item, pytest.Function)
     item.stash[_SHARE] = share
@@ -111,6 +107,15 @@ def add_share(item: pytest.Item, paths: Iterable[Path]) -> bool:
         narrower = (place for place, rank in enumerate(ranks) if rank > RANKS[share.scope])
         names.insert(next(narrower, len(names)), scope)
     return True
+
+
+def read_share(item: pytest.Item) -> Share | None:
+    """Return what the closest mark of *item* says of sharing, also in a run without sharing; None without a mark.
+
+    Raises :class:`pytest.UsageError` for a mark with invalid arguments.
+    """
+    mark = item.get_closest_marker(SHARE_MARK)
+    return None if mark is None else _read_share(item, *mark.args, **mark.kwargs)
 
 
 def find_obstacle(item: pytest.Item) -> str | None:

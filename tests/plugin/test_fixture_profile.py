@@ -738,6 +738,33 @@ def test_the_profile_calls_shareable_what_the_mark_shares(project: Project) -> N
         assert (with_mark[name]["made"], with_mark[name]["saved_by_module"]) == (1, 0), name
 
 
+NAMED = """
+pytestmark = pytest.mark.testdb_share("module", fixtures=["late"], except_=["plain"])
+
+@pytest.fixture
+def late(db):
+    import time
+    time.time()
+    return shelf("late")
+
+@pytest.fixture
+def plain(db):
+    return shelf("plain")
+
+def test_1(late, plain): pass
+def test_2(late, plain): pass
+"""
+
+
+def test_the_names_in_a_mark_count_also_in_a_run_without_sharing(project: Project) -> None:
+    run = Runner(project)
+    run.write(NAMED)
+    run("--no-testdb-share", "--testdb-fixtures-json=profile.json")
+    document = json.loads((project.directory / "profile.json").read_text())
+    found = {each["name"]: (each["made"], each["shareable"], each["reasons"]) for each in document["fixtures"]}
+    assert found == {"late": (2, 2, {}), "plain": (2, 0, {"is excepted by the mark": 2})}
+
+
 def entry(**changes: Any) -> dict[str, Any]:
     record = FixtureRecord("order", "function", "tests/conftest.py:3")
     return record.as_dict() | changes

@@ -340,6 +340,44 @@ def test_under_pytest(suite: Project, options: tuple[str, ...]) -> None:
     check_log(suite)
 
 
+MIXED = """
+class One(Counted):
+    def setUp(self): self.shelf = shelf("one")
+    def check(self):
+        assert names() == [self.shelf.name]
+        self.shelf.delete()
+    test_1 = test_2 = test_3 = test_4 = test_5 = check
+
+class Two(One): pass
+"""
+
+
+def test_where_tests_of_classes_are_mixed_nothing_is_prepared_that_no_test_uses(suite: Project) -> None:
+    suite.write("shop/test_kinds.py", "")
+    suite.write("shop/test_shared.py", HEAD + MIXED)
+    suite.write(
+        "conftest.py",
+        """
+import testdb_app.shared_set_up as shared_set_up
+
+order = "One.1 Two.1 One.2 Two.2 One.3 One.4 One.5 Two.3 One.1 One.2 One.3".replace(".", "::test_").split()
+prepared = []
+keep_rows = shared_set_up._Making.keep_rows
+shared_set_up._Making.keep_rows = lambda making: prepared.append(str(making.case)[:6]) or keep_rows(making)
+
+def pytest_collection_modifyitems(items):
+    by_name = {each.nodeid.partition("::")[2]: each for each in items}
+    items[:] = [by_name[each] for each in order]
+
+def pytest_sessionfinish():
+    print("prepared:", *prepared)
+""",
+    )
+    done = suite.pytest("-q", "-s", "-p", "no:randomly", "--testdb-explain").must_pass()
+    assert "prepared: test_1 test_1 test_4 test_1\n" in done.stdout
+    assert "::One\n  shared: setUp, made 5 times for 8 tests\n" in done.stdout
+
+
 def test_fixtures_of_pytest_that_are_set_up_before_it_stand_in_the_way(suite: Project) -> None:
     suite.write("shop/test_kinds.py", "")
     suite.write(
