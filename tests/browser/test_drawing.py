@@ -223,6 +223,36 @@ def test_the_ground_is_dragged_and_a_wheel_zooms_at_the_pointer(reader: Reader, 
     assert reader.run(below) == pytest.approx(before, rel=0.02)
 
 
+def touch(reader: Reader, kind: str, *fingers: tuple[float, float]) -> None:
+    """Have the browser see fingers at those places of the window: "touchStart", "touchMove" or "touchEnd"."""
+    points = [{"x": x, "y": y, "id": number} for number, (x, y) in enumerate(fingers)]
+    reader.driver.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+
+def test_two_fingers_zoom_about_the_place_between_them(reader: Reader, write_page: WritePage) -> None:
+    reader.open(write_page(Picture(whole=CHAIN)), width=390, height=844)
+    box = reader.run("return document.getElementById('map').getBoundingClientRect().toJSON()")
+    middle, y = box["left"] + 150, box["top"] + 60
+    below = f"""
+        const scale = parseFloat(document.getElementById('actual').textContent) / 100;
+        return (document.getElementById('map').scrollLeft + {middle - box["left"]}) / scale"""
+    scale = "return parseFloat(document.getElementById('actual').textContent)"
+    before, was = reader.run(below), reader.run(scale)
+    reader.driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True, "maxTouchPoints": 2})
+    try:
+        touch(reader, "touchStart", (middle - 30, y), (middle + 30, y))
+        for apart in (40, 50, 60):
+            touch(reader, "touchMove", (middle - apart, y), (middle + apart, y))
+        touch(reader, "touchEnd")
+    finally:
+        reader.driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
+    assert reader.run(scale) == pytest.approx(2 * was, rel=0.03)
+    assert reader.run(below) == pytest.approx(before, rel=0.05)
+    # The page itself was not zoomed, and nothing was chosen.
+    assert reader.run("return window.visualViewport.scale") == 1
+    assert reader.title == "Dependency graph"
+
+
 def saved(reader: Reader, folder: Path, button: str) -> Path:
     """Press a button, and wait for the file that it saves."""
     reader.driver.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(folder)})
