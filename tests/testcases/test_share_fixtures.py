@@ -160,7 +160,7 @@ class FailsOnce(Counted):
             self.skipTest("this time")
         self.shelf = shelf("whole")
 
-    def test_1(self): raise AssertionError("is skipped")
+    def test_1(self): self.check()
     def test_2(self): self.check()
     def test_3(self): self.check()
 
