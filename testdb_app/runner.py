@@ -16,6 +16,7 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any, ClassVar
 from unittest import TestSuite
 
+from django.core.management.base import CommandError
 from django.db import Error, connections
 from django.test import TestCase, TransactionTestCase
 from django.test import utils as django_utils
@@ -161,6 +162,13 @@ class ResetRunnerMixin(_Base):
                 found.update(connections if databases == "__all__" else databases)
         return frozenset(found)
 
+    def run_tests(self, *arguments: Any, **options: Any) -> Any:
+        """Run the tests. An error of this package around them is a ``CommandError``, printed in one line."""
+        try:
+            return super().run_tests(*arguments, **options)
+        except TestDBError as error:
+            raise CommandError(str(error)) from error
+
     def setup_databases(self, **kwargs: Any) -> Any:
         """Make the test databases, and capture their baselines, or reset kept databases to theirs.
 
@@ -180,6 +188,8 @@ class ResetRunnerMixin(_Base):
             aliases = [connection.alias for connection, _, is_first in made if is_first]
             needed = aliases if self.needed_aliases is None else self.needed_aliases
             prepare_test_databases(aliases, needed=needed)
+            if needed and self.resets_all:
+                self.log("testdb: transactional tests reset to the baseline")
             if needed and (line := describe_uncalled_receivers()):
                 self.log(f"testdb_app: {line}.")
         except BaseException:

@@ -181,7 +181,9 @@ class TemplateMaker:
         keeps = bool(given.get("keepdb"))
         present = store.find_present(name) if keeps else None
         if present is not None and not present.is_clone:
-            raise _NoTemplateError(f'"{name}" is kept, and was not made from a template: --create-db replaces it')
+            raise _NoTemplateError(
+                f'"{name}" is kept, and was not made from a template: --create-db, or one run without --keepdb, replaces it'
+            )
         if present is not None and present.is_in_use and source:
             raise _NoTemplateError(f'"{name}" is kept, and somebody is connected to it')
         with nullcontext() if source else self._taken_spare(connection.alias, template) as spare:

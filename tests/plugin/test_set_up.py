@@ -143,8 +143,13 @@ def test_another_driver_is_one_error_where_an_alias_is_reset(run, refused):
     run.project.add_settings("TEST_RUNNER = 'testdb_app.runner.ResetDiscoverRunner'\n")
     done = run.project.manage("test")
     assert done.returncode == 1
-    assert "ConfigurationError" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith('CommandError: The alias "default" uses PostgreSQL through psycopg2')
+    assert "Traceback" not in done.stderr
     assert "Creating test database" not in done.stderr
+    for arguments in (("resetdb", "--dry-run"), ("resetdb", "--no-input")):
+        done = run.project.manage(*arguments)
+        assert done.returncode == 1, arguments
+        assert "CommandError: testdb_app needs psycopg 3" in done.stderr, arguments
 
 
 def test_the_runner_refuses_before_it_makes_a_database(run):
@@ -154,6 +159,8 @@ def test_the_runner_refuses_before_it_makes_a_database(run):
     run.project.write("tests.py", STOCK)
     done = run.project.manage("test")
     assert NO_APP in done.stderr
-    assert done.stderr.count("ConfigurationError: ") == 1
+    assert "Traceback" not in done.stderr
+    assert "Traceback" in run.project.manage("test", "--traceback").stderr
+    assert done.stderr.count("CommandError: ") == 1
     assert "Creating test database" not in done.stderr
     assert json.loads((run.project.directory / "databases.json").read_text())

@@ -96,6 +96,13 @@ def test_every_class_resets_if_asked_for(mixed: Project, options: tuple[str, ...
     assert len({each["types"] for each in found.values()}) == 1
 
 
+def test_a_run_says_that_every_class_resets(mixed: Project) -> None:
+    line = "testdb: transactional tests reset to the baseline"
+    assert mixed.manage("test", "--noinput", "--reset-transaction-tests").stdout.count(line) == 1
+    assert line not in mixed.manage("test", "--noinput").stdout
+    assert line not in mixed.manage("test", "--noinput", "--reset-transaction-tests", "-v", "0").stdout
+
+
 @pytest.mark.parametrize("option", [(), ("--reset-transaction-tests",)], ids=["some", "all"])
 def test_processes_that_are_spawned_prepare_their_databases_too(mixed: Project, option: tuple[str, ...]) -> None:
     if connections["default"].vendor == "sqlite":

@@ -63,12 +63,16 @@ def raw_cursor(connection: BaseDatabaseWrapper) -> Iterator[Any]:
             pipeline.run_queued(connection)
         raw = cursor.cursor
         if not _is_psycopg_3(raw):
-            raise UnsupportedError(
-                "testdb_app needs psycopg 3 on PostgreSQL, and this connection uses another driver. "
-                'Install it with: pip install "django-testdb-app[postgresql]"'
-            )
+            raise _other_driver()
         with own_statements():
             yield raw
+
+
+def _other_driver() -> UnsupportedError:
+    return UnsupportedError(
+        "testdb_app needs psycopg 3 on PostgreSQL, and this connection uses another driver. "
+        'Install it with: pip install "django-testdb-app[postgresql]"'
+    )
 
 
 def _is_psycopg_3(cursor: object) -> bool:
@@ -107,8 +111,16 @@ def is_nested(connection: BaseDatabaseWrapper) -> bool:
 
 
 def is_idle(connection: BaseDatabaseWrapper) -> bool:
-    """Whether no transaction is open on the connection, as the driver reports it. This includes one begun behind Django."""
-    return bool(connection.connection.pgconn.transaction_status == _IDLE)
+    """Whether no transaction is open on the connection, as the driver reports it. This includes one begun behind Django.
+
+    Raises :class:`~testdb_app.exceptions.UnsupportedError` for another driver than psycopg 3.
+    """
+    try:
+        return bool(connection.connection.pgconn.transaction_status == _IDLE)
+    except AttributeError:
+        if connection.connection is None:
+            raise
+        raise _other_driver() from None
 
 
 def transaction_status(connection: BaseDatabaseWrapper) -> TransactionStatus:
