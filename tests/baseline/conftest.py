@@ -54,12 +54,21 @@ def scans(resetter: Resetter, *, refused: type[Exception] | None = None) -> bool
 
 
 def is_fast(resetter: Resetter) -> bool:
-    """Reset, and return whether that took no full scan, or one because somebody else on the server changed a role's settings.
+    """Reset, and return whether that took no full scan, or one because of what happens beside a test.
 
-    Other tests do, at the same time, in databases of their own; the catalogs of settings and grants are the cluster's.
+    Other tests change a role's settings, at the same time, in databases of their own; the catalogs of settings and grants are
+    the cluster's. And autoanalyze writes to a catalog.
     """
     before = _conditions(resetter)
-    return not scans(resetter) or sum(map(operator.ne, before, _conditions(resetter))) == 1
+    return not scans(resetter) or sum(map(operator.ne, before, _conditions(resetter))) == 1 or _was_analyzed(resetter)
+
+
+def _was_analyzed(resetter: Resetter) -> bool:
+    """Whether an autovacuum worker has been here lately."""
+    last = "greatest(last_autoanalyze, last_autovacuum) > now() - interval '1 minute'"
+    with resetter.connection.cursor() as cursor:
+        cursor.execute(f"SELECT EXISTS (SELECT FROM pg_stat_all_tables WHERE {last})")
+        return bool(cursor.fetchone()[0])
 
 
 def _conditions(resetter: Resetter) -> list[str]:
