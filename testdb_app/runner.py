@@ -189,7 +189,7 @@ class ResetRunnerMixin(_Base):
             needed = aliases if self.needed_aliases is None else self.needed_aliases
             prepare_test_databases(aliases, needed=needed)
             if needed and self.resets_all:
-                self.log("testdb: transactional tests reset to the baseline")
+                self.log("testdb_app: transactional tests reset to the baseline")
             if needed and (line := describe_uncalled_receivers()):
                 self.log(f"testdb_app: {line}.")
         except BaseException:

@@ -97,7 +97,7 @@ def test_every_class_resets_if_asked_for(mixed: Project, options: tuple[str, ...
 
 
 def test_a_run_says_that_every_class_resets(mixed: Project) -> None:
-    line = "testdb: transactional tests reset to the baseline"
+    line = "testdb_app: transactional tests reset to the baseline"
     assert mixed.manage("test", "--noinput", "--reset-transaction-tests").stdout.count(line) == 1
     assert line not in mixed.manage("test", "--noinput").stdout
     assert line not in mixed.manage("test", "--noinput", "--reset-transaction-tests", "-v", "0").stdout
