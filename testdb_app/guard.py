@@ -797,16 +797,17 @@ def _explain_unknown(identity: DatabaseIdentity, named: Iterable[str]) -> str:
 def _reasons(identity: DatabaseIdentity) -> Iterator[str]:
     """Yield the reasons why a database that may look like a test database does not count as one."""
     owner = find_configured(identity.name, identity.file)
-    made = _made.get((_mirrored.get(identity.alias, identity.alias), identity.name))
+    alias = _mirrored.get(identity.alias, identity.alias)
+    made = _made.get((alias, identity.name))
     if made is not None and owner is not None:
         yield f'the test runner uses it, but alias "{owner}" has it configured as its own'
-        yield f'set DATABASES["{_mirrored.get(identity.alias, identity.alias)}"]["TEST"]["NAME"] to another name'
+        yield f'set DATABASES["{alias}"]["TEST"]["NAME"] to another name'
     elif made is not None and not (
         _is_same_server(made.server, identity) and (made.place is None or _is_same_place(made.place, identity))
     ):
         yield "the test database that this run made has the same name, but is another one, or on another server"
     elif made is not None and made.is_kept and _unknown_aliases():
-        listed = ", ".join(f'"{alias}"' for alias in _unknown_aliases())
+        listed = ", ".join(f'"{each}"' for each in _unknown_aliases())
         yield (
             "the test runner keeps it, but it has no valid mark. It may be the database of alias "
             f"{listed}, whose settings name no database"

@@ -24,7 +24,7 @@ from testdb_app.exceptions import SessionBrokenError
 from testdb_app.plugin import _pytest_private, requests
 from testdb_app.plugin._pytest_private import DB_HELPER, collected_definitions, find_definitions, request_of
 from testdb_app.plugin.scopes import Kind, OpenScope, ScopeStack
-from testdb_app.plugin.sharing import Examination, is_inert, judge, set_up_order, wide_values
+from testdb_app.plugin.sharing import Examination, Judgements, is_inert, set_up_order, wide_values
 from testdb_app.side_effects import ACTIVATES, SETS
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from testdb_app.transactions import OuterTransaction
 
 _Hook = Generator[None, object, object]
-_MOST_PLANS = 256
 _Plan = dict[Any, tuple[Any, ...]]
 """The fixtures that a test can share, in the order of their set-up, and those before each that only set."""
 
@@ -175,15 +174,12 @@ class Sharing:
         self.report = SharingReport()
         self._test: _Test | None = None
         self._context: tuple[Any, ...] = ()
-        # What has been found out while a fixture was made.
-        self._refused: dict[Any, str] = {}
+        self._judgements = Judgements()
         self._blamed: Any = None
         # The test after the present one.
         self.next: Any = None
         # The fixture that a layer answers now.
         self.answered: Any = None
-        # What was activated, the plan, and why other fixtures are in none, by what it depends on. Many tests have the same.
-        self._plans: dict[tuple[Any, ...], tuple[tuple[Any, ...], _Plan, dict[str, str]]] = {}
 
     @property
     def layers(self) -> list[Layer]:
@@ -285,7 +281,7 @@ class Sharing:
             memo = self._wide_originals(test.item)
             snapshot, reason = examination.judge(values, memo, sends_statements=made, is_named=is_named)
         if reason is not None:
-            self._refused[fixturedef] = reason
+            self._judgements.refuse(fixturedef, reason)
         elif not is_first:
             # Where it comes first in another test, it can be shared.
             reason = "is set up after one that sends statements and is not shared"
@@ -347,17 +343,7 @@ class Sharing:
 
     def _plan(self, item: Any, share: requests.Share) -> tuple[tuple[Any, ...], _Plan, dict[str, str]]:
         """Return the context of *item*, the fixtures that it can share in the order of their set-up, and why others cannot be."""
-        parameters = frozenset(getattr(getattr(item, "callspec", None), "params", ()))
-        key = (item.parent, requests.names_of(item), parameters, share, len(self._refused))
-        if key not in self._plans:
-            if len(self._plans) >= _MOST_PLANS:
-                self._plans.clear()
-            self._plans[key] = self._make_plan(item, share)
-        active, plan, refused = self._plans[key]
-        return (*_context_of(item, share), active), plan, refused
-
-    def _make_plan(self, item: Any, share: requests.Share) -> tuple[tuple[Any, ...], _Plan, dict[str, str]]:
-        judged = judge(item, share, self._refused)
+        judged = self._judgements.of(item, share)
         plan: _Plan = {}
         settings: tuple[Any, ...] = ()
         for fixturedef, reason in judged.items():
@@ -368,7 +354,7 @@ class Sharing:
         refused = {each.argname: reason for each, reason in judged.items() if reason is not None}
         # What is activated stays, also for tests after this one that do not activate it.
         active = tuple(each for each in settings if judged[each] == ACTIVATES)
-        return active, plan, refused
+        return (*_context_of(item, share), active), plan, refused
 
 
 def _common(one: _Plan, other: _Plan) -> int:
@@ -407,6 +393,9 @@ def _share(item: Any) -> requests.Share:
 
 def _context_of(item: Any, share: requests.Share) -> tuple[Any, ...]:
     """Return what has to be the same for two tests to share: the node, the databases, and the wide fixtures around them."""
+    known: tuple[Any, ...] | None = item.stash.get(_CONTEXT, None)
+    if known is not None:
+        return known
     request, node = request_of(item), item.getparent(pytest.Class if share.scope == "class" else pytest.Module)
     wide: list[Any] = []
     for name in requests.names_of(item):
@@ -420,7 +409,11 @@ def _context_of(item: Any, share: requests.Share) -> tuple[Any, ...]:
     alone = item if node is None or (of_class is None and any(each.scope == "class" for each in wide)) else None
     marks = (item.get_closest_marker(name) for name in _MARKS)
     settings = [(each.name, each.args, each.kwargs) for each in marks if each is not None]
-    return node, alone, of_class, tuple(wide), parameters, str(settings)
+    item.stash[_CONTEXT] = context = (node, alone, of_class, tuple(wide), parameters, str(settings))
+    return context
+
+
+_CONTEXT = pytest.StashKey[tuple[Any, ...]]()
 
 
 # The marks by which pytest-django and pytest-socket set up the process for a test, also for its fixtures.

@@ -5,13 +5,12 @@ What the definition of a fixture does not show is found out when it is made firs
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from typing import Any
 
 import pytest
 
 from testdb_app.plugin import requests
-from testdb_app.plugin.sharing import Examination, is_inert, judge, wide_values
+from testdb_app.plugin.sharing import Examination, Judgements, is_inert, wide_values
 
 
 class TestContext:
@@ -26,21 +25,14 @@ class TestContext:
         # With --no-testdb-share, the names in a mark count all the same.
         self.share = requests.share_of(item) or requests.read_share(item) or requests.Share()
         self.owner, self.module = id(cls), id(module)
-        # Tests of one class or module see the same fixtures, but for their own parameters.
-        parameters = tuple(getattr(getattr(item, "callspec", None), "params", ()))
-        self.judged: tuple[Hashable, ...] = (id(item.parent), parameters, requests.names_of(item), self.share)
-        # The judgement of its fixtures, and how many fixtures were refused by then.
-        self.judgement: dict[Any, str | None] = {}
-        self.refused = -1
 
 
 class Prediction:
     """What was found out about the fixtures of one run."""
 
     def __init__(self) -> None:
-        self._refused: dict[Any, str] = {}
+        self._judgements = Judgements()
         self._examined: set[Any] = set()
-        self._judged: dict[Hashable, dict[Any, str | None]] = {}
 
     def find_reason(self, fixturedef: Any, context: TestContext) -> str | None:
         """Return why the mark would not share a fixture of the test; None if it would. The text completes "it …"."""
@@ -48,13 +40,8 @@ class Prediction:
             return context.obstacle
         if fixturedef.scope != "function":
             return f"has {fixturedef.scope} scope"
-        if context.refused != len(self._refused):
-            context.refused = len(self._refused)
-            key = (context.judged, context.refused)
-            if key not in self._judged:
-                self._judged[key] = judge(context.item, context.share, self._refused)
-            context.judgement = self._judged[key]
-        return context.judgement.get(fixturedef, "is requested by getfixturevalue()")
+        judged = self._judgements.of(context.item, context.share)
+        return judged.get(fixturedef, "is requested by getfixturevalue()")
 
     def is_examined(self, fixturedef: Any) -> bool:
         """Whether it was found out what the fixture does."""
@@ -78,4 +65,4 @@ class Prediction:
         is_named = fixturedef.argname in context.share.fixtures
         _, reason = examination.judge([value], memo, sends_statements=sends_statements, is_named=is_named)
         if reason is not None:
-            self._refused[fixturedef] = reason
+            self._judgements.refuse(fixturedef, reason)

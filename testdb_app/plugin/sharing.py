@@ -6,7 +6,7 @@ import builtins
 import dis
 import functools
 import inspect
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -38,7 +38,27 @@ _WITH_ROWS = frozenset({"admin_user", "admin_client"})
 _COMMITTING = frozenset({"transactional_db", "django_db_reset_sequences", "django_db_serialized_rollback", "reset_db"})
 
 
-def judge(item: Any, share: requests.Share, refused: Mapping[Any, str]) -> dict[Any, str | None]:
+class Judgements:
+    """The judgements of one run. Tests of a node with the same fixtures and parameters are judged once."""
+
+    def __init__(self) -> None:
+        self._refused: dict[Any, str] = {}
+        self._judged: dict[Hashable, dict[Any, str | None]] = {}
+
+    def refuse(self, fixturedef: Any, reason: str) -> None:
+        """Note that a fixture was seen to do more than rows."""
+        self._refused[fixturedef] = reason
+        self._judged.clear()
+
+    def of(self, item: Any, share: requests.Share) -> Mapping[Any, str | None]:
+        """Return the fixtures of *item*, in the order of their set-up, and why each cannot be shared; None if it can be."""
+        key = (item.parent, frozenset(_parameters(item)), requests.names_of(item), share)
+        if key not in self._judged:
+            self._judged[key] = _judge(item, share, self._refused)
+        return self._judged[key]
+
+
+def _judge(item: Any, share: requests.Share, refused: Mapping[Any, str]) -> dict[Any, str | None]:
     """Return the fixtures of *item*, in the order of their set-up, and why each cannot be shared; None for one that can be.
 
     *refused* are those that were seen to do more than rows, and the reasons. Inert fixtures are left out. One that only sets is
