@@ -16,6 +16,7 @@ from django.conf import settings
 from django.db import connections
 from psycopg import sql
 
+from testdb_app import guard
 from testdb_app.graph import DependencyGraph
 from testdb_app.resetter import Resetter
 from testdb_app.schema import QualifiedName, Schema
@@ -49,6 +50,12 @@ def connect_as_superuser(dbname: str) -> Iterator[psycopg.Connection[Any]]:
         yield connection
 
 
+def _forget(alias: str) -> None:
+    """Take an alias out of the settings, and out of what the guard knows of them: the next test's has the same name."""
+    del connections.settings[alias]
+    guard._configured_names.pop(alias, None)
+
+
 class ScratchDatabase:
     """A database of its own, known to Django under the alias ``scratch`` (or another one)."""
 
@@ -78,7 +85,7 @@ class ScratchDatabase:
             if hasattr(connection, "close_pool"):
                 connection.close_pool()
             del connections[alias]
-            del connections.settings[alias]
+            _forget(alias)
         # An autovacuum worker may be in it, which only a superuser may end.
         with connect_as_superuser("postgres") as connection:
             connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(self.name)))
@@ -174,7 +181,7 @@ class ScratchFile:
     def drop(self) -> None:
         connections[self.alias].close()
         del connections[self.alias]
-        del connections.settings[self.alias]
+        _forget(self.alias)
 
     @property
     def connection(self) -> Any:

@@ -30,6 +30,8 @@ INSTALLED_APPS = ["testdb_app", "shop"]
 SECRET_KEY = "of a test"
 USE_TZ = True
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+# Django 6.1 warns where a mail is sent without it.
+MAILERS = {"default": {}}
 """
 
 MODELS = """
