@@ -23,7 +23,7 @@ from django.db import connections
 
 from testdb_app import _django_private as django_private
 from testdb_app.deep_copies import deep_copy
-from testdb_app.side_effects import find_effect, is_same, names_in, shallow, watched
+from testdb_app.side_effects import Changes, find_effect, is_same, names_in, shallow, watched
 from testdb_app.transactions import find_fault
 
 logger = logging.getLogger("testdb_app")
@@ -83,7 +83,11 @@ class SharedSetUp:
         making = _Making(case)
         with making.observed():
             case.setUp()
-        self._refuse(making.find_reason())
+        reason = making.find_reason()
+        if reason is not None and making.changed.imports:
+            # What importing a module changed is not changed again: the next test decides.
+            return
+        self._refuse(reason)
         if self.reason is None:
             try:
                 values = _Values(case, making)
@@ -175,7 +179,7 @@ class _Making:
         self._savepoints = {each: each.savepoint_ids[-1:] for each in self.connections}
         self._attributes = {name: shallow(value) for name, value in vars(case).items()}
         self._statements = 0
-        self._changed: list[str] = []
+        self.changed = Changes()
         self._own_classes = _own_classes(self.cls)
 
     @contextmanager
@@ -193,13 +197,13 @@ class _Making:
                     stack.callback(_remove, connection.execute_wrappers, self._count)
                 for name in (*django_private.NAMES_OF_TEST, *_CLIENTS):
                     stack.enter_context(_noting_use(self.cls, name, noted))
-                stack.enter_context(watched(self._changed, self.connections))
+                stack.enter_context(watched(self.changed, self.connections))
                 yield
         if not is_same(of_classes, self._state_of_classes()):
-            self._changed.append("changes an attribute of its class")
+            self.changed.append("changes an attribute of its class")
         self.used_clients = noted & set(_CLIENTS)
         if noted - self.used_clients:
-            self._changed.insert(0, "asks which test it is for")
+            self.changed.insert(0, "asks which test it is for")
 
     def find_reason(self) -> str | None:
         """Return why what was made cannot be shared; None if it can be."""
@@ -223,7 +227,7 @@ class _Making:
         for name, content in self._attributes.items():
             if name not in vars(self.case) or not is_same(content, shallow(vars(self.case)[name])):
                 return "registers a cleanup" if name == django_private.CLEANUPS else f"changes self.{name}"
-        return f"does more than rows: it {self._changed[0]}" if self._changed else None
+        return f"does more than rows: it {self.changed[0]}" if self.changed else None
 
     def find_fault(self) -> object | None:
         """Return the fault of the transaction of the present test, on the connections of that time; None if there is none."""
@@ -250,7 +254,7 @@ class _Making:
         return execute(sql, params, many, context)
 
     def _note_request(self, **_: Any) -> None:
-        self._changed.append("sends a request")
+        self.changed.append("sends a request")
 
 
 def _remove(entries: list[Any], entry: Any) -> None:

@@ -187,8 +187,14 @@ _ACTIVATE = frozenset(
 _IMMUTABLE = frozenset({type(None), bool, int, float, str, bytes, datetime.timedelta, decimal.Decimal})
 
 
+class Changes(list[str]):
+    """What code changes besides rows. ``imports`` is whether it imports modules: what these do is done once, and not again."""
+
+    imports = False
+
+
 @contextmanager
-def watched(changed: list[str], connections: list[Any]) -> Iterator[None]:
+def watched(changed: Changes, connections: list[Any]) -> Iterator[None]:
     """Append to *changed* what is changed besides rows while the block runs.
 
     It sees ``mail.outbox``, callbacks of ``on_commit()``, the cache of sites, writes to any configured cache, files that are
@@ -201,7 +207,7 @@ def watched(changed: list[str], connections: list[Any]) -> Iterator[None]:
     sites: dict[Any, Any] = getattr(sys.modules.get("django.contrib.sites.models"), "SITE_CACHE", {})
     outbox = list(getattr(mail, "outbox", ()))
     callbacks = [len(each.run_on_commit) for each in connections]
-    known_sites, state = dict(sites), _process_state()
+    known_sites, state, modules = dict(sites), _process_state(), len(sys.modules)
     with ExitStack() as stack:
         stack.enter_context(_noting(Storage, ("save",), changed, "saves a file"))
         for alias in caches:
@@ -219,6 +225,7 @@ def watched(changed: list[str], connections: list[Any]) -> Iterator[None]:
         changed.append("changes the cache of sites")
     after = _process_state()
     changed += [what for what in state if not is_same(state[what], after[what])]
+    changed.imports = len(sys.modules) > modules
 
 
 _CACHES_WITHOUT_STATE = ("django.core.cache.backends.dummy", "django.core.cache.backends.db")

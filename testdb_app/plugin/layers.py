@@ -281,7 +281,7 @@ class Sharing:
             memo = self._wide_originals(test.item)
             snapshot, reason = examination.judge(values, memo, sends_statements=made, is_named=is_named)
         if reason is not None:
-            self._judgements.refuse(fixturedef, reason)
+            self._judgements.refuse(examination, reason)
         elif not is_first:
             # Where it comes first in another test, it can be shared.
             reason = "is set up after one that sends statements and is not shared"

@@ -55,7 +55,6 @@ class Prediction:
             return None
         from django.db import connections  # noqa: PLC0415 - Django is imported where it is used
 
-        self._examined.add(fixturedef)
         used = [each for each in connections.all(initialized_only=True) if each.in_atomic_block]
         return Examination(fixturedef, context.item, used)
 
@@ -65,4 +64,6 @@ class Prediction:
         is_named = fixturedef.argname in context.share.fixtures
         _, reason = examination.judge([value], memo, sends_statements=sends_statements, is_named=is_named)
         if reason is not None:
-            self._judgements.refuse(fixturedef, reason)
+            self._judgements.refuse(examination, reason)
+        if reason is None or not examination.imports:
+            self._examined.add(fixturedef)

@@ -20,7 +20,7 @@ from testdb_app.plugin._pytest_private import (
     fixtures_set_up,
     request_of,
 )
-from testdb_app.side_effects import find_effect, find_setting, is_same, shallow, watched
+from testdb_app.side_effects import Changes, find_effect, find_setting, is_same, shallow, watched
 
 _WITHOUT_STATE = frozenset(
     {
@@ -44,14 +44,25 @@ class Judgements:
     def __init__(self) -> None:
         self._refused: dict[Any, str] = {}
         self._judged: dict[Hashable, dict[Any, str | None]] = {}
+        # Those that are refused for one test, and that test.
+        self._for_now: list[Any] = []
+        self._item: Any = None
 
-    def refuse(self, fixturedef: Any, reason: str) -> None:
-        """Note that a fixture was seen to do more than rows."""
-        self._refused[fixturedef] = reason
+    def refuse(self, examination: Examination, reason: str) -> None:
+        """Note that a fixture was seen to do more than rows. If it imported modules, that holds for this test only."""
+        self._refused[examination.fixturedef] = reason
+        if examination.imports:
+            self._for_now.append(examination.fixturedef)
+            self._item = examination.item
         self._judged.clear()
 
     def of(self, item: Any, share: requests.Share) -> Mapping[Any, str | None]:
         """Return the fixtures of *item*, in the order of their set-up, and why each cannot be shared; None if it can be."""
+        if self._for_now and item is not self._item:
+            for fixturedef in self._for_now:
+                self._refused.pop(fixturedef, None)
+            self._for_now.clear()
+            self._judged.clear()
         key = (item.parent, frozenset(_parameters(item)), requests.names_of(item), share)
         if key not in self._judged:
             self._judged[key] = _judge(item, share, self._refused)
@@ -246,10 +257,16 @@ class Examination:
 
     def __init__(self, fixturedef: Any, item: Any, connections: list[Any]) -> None:
         self.fixturedef = fixturedef
+        self.item = item
         self._blocks = {each: len(each.savepoint_ids) for each in connections}
         self._wide = [(value, shallow(value)) for value in wide_values(item)]
-        self._changed: list[str] = []
+        self._changed = Changes()
         self._watch = watched(self._changed, connections)
+
+    @property
+    def imports(self) -> bool:
+        """Whether modules were imported while the fixture was made: what that changed is not changed again."""
+        return self._changed.imports
 
     def __enter__(self) -> None:
         self._watch.__enter__()

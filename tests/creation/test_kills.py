@@ -86,11 +86,19 @@ def use_killer(project: TemplateProject) -> None:
     project.write("conftest.py", KILLER)
 
 
+def await_server(project: TemplateProject) -> None:
+    """Wait until no session of the project is left: the server first ends what a killed run has sent, and a later run drops it."""
+    with connect_as_superuser("postgres") as connection:
+        query = "SELECT FROM pg_stat_activity WHERE usename = %s"
+        assert eventually(lambda: connection.execute(query, [project.role]).fetchone() is None)
+
+
 @pytest.mark.parametrize("step", BUILDING)
 def test_a_killed_build_leaves_nothing_and_the_next_run_is_right(project: TemplateProject, step: str) -> None:
     use_killer(project)
     killed = project.run("-m", "pytest", KILL=BUILDING[step])
     assert killed.returncode == -signal.SIGKILL, killed.stdout + killed.stderr
+    await_server(project)
     project.tests().must_find()
     assert project.databases() == project.templates()
     assert len(project.templates()) == 1
@@ -105,10 +113,7 @@ def test_a_killed_run_with_a_kept_database_leaves_nothing(project: TemplateProje
     killed = project.run("-m", "pytest", "--reuse-db", KILL=KEEPING[step])
     assert killed.returncode == -signal.SIGKILL, killed.stdout + killed.stderr
     assert project.test_name in project.databases()
-    # The server first ends what the killed run has sent. What that makes, a later run drops.
-    with connect_as_superuser("postgres") as connection:
-        query = "SELECT FROM pg_stat_activity WHERE usename = %s"
-        assert eventually(lambda: connection.execute(query, [project.role]).fetchone() is None)
+    await_server(project)
     project.tests("--reuse-db").must_use().must_find()
     assert project.databases() == sorted([*project.templates(), project.test_name])
 
@@ -119,6 +124,7 @@ def test_an_interrupted_build_leaves_nothing(project: TemplateProject, name: str
     use_killer(project)
     ended = project.run("-m", "pytest", KILL=BUILDING[step], SIGNAL=name)
     assert ended.returncode != 0
+    await_server(project)
     project.tests().must_find()
     assert project.databases() == project.templates()
 

@@ -517,7 +517,6 @@ def test_the_profiles_of_workers_are_added_up(profiled: Profiled, distributed: P
 def test_the_text_is_ranked_by_what_sharing_saves(profiled: Profiled) -> None:
     ranked = [each["name"] for each in profiled.document["fixtures"]]
     saved = [each["saved_by_module"] for each in profiled.document["fixtures"]]
-    assert ranked[0] == "customer"
     assert saved == sorted(saved, reverse=True)
     count = len(ranked)
     table = profiled.stdout.split(f"= fixtures that write rows: {count} of {count}")[1]
@@ -660,6 +659,7 @@ class TestIt:
     def test_2(self, order, customer): pass
     def test_3(self, announced, after_mail): pass
     def test_4(self, announced, after_mail): pass
+    def test_4_after_imports(self, announced, after_mail): pass
     def test_5(self, request, db): request.getfixturevalue("late")
     def test_6(self, request, db): request.getfixturevalue("late")
 """

@@ -159,6 +159,30 @@ KINDS = {
 }
 
 
+def test_what_an_import_changes_is_changed_once(run: Runner) -> None:
+    run.project.write(
+        "lazily.py",
+        "from django.db.models.signals import post_save\nfrom shop.models import Item\n"
+        "def receiver(**_): ...\npost_save.connect(receiver, sender=Item)\n",
+    )
+    run.write(
+        SHARED
+        + """
+@pytest.fixture
+def imports(db):
+    import lazily
+    return shelf("x")
+
+@pytest.mark.parametrize("number", range(4))
+def test_it(imports, number):
+    assert names() == ["x"]
+"""
+    )
+    assert "made 2 times instead of 4 times" in run().stdout
+    profile = run("--no-testdb-share", "--testdb-fixtures").stdout
+    assert re.search(r"^ +0\.\d+ +0\.\d+ +4 .* imports$", profile, re.MULTILINE), profile
+
+
 def modules_of_kinds() -> dict[str, str]:
     """Return a module for each kind of fixture that cannot be shared, without the mark."""
     modules = {}

@@ -378,6 +378,41 @@ def pytest_sessionfinish():
     assert "::One\n  shared: setUp, made 5 times for 8 tests\n" in done.stdout
 
 
+LAZY = """
+class Lazy(Counted):
+    times = 2
+
+    def setUp(self):
+        import lazily  # connects a receiver
+        made["Lazy"] += 1
+        self.shelf = shelf("one")
+
+    def check(self):
+        self.assertEqual(names(), ["by the receiver", "one"])
+    test_1 = test_2 = test_3 = test_4 = check
+"""
+
+RECEIVER = """
+from django.db.models.signals import post_save
+from shop.models import Shelf
+
+def receiver(instance, **_):
+    if instance.name == "one":
+        Shelf.objects.create(name="by the receiver")
+
+post_save.connect(receiver, sender=Shelf)
+"""
+
+
+def test_what_an_import_changes_is_changed_once(suite: Project) -> None:
+    suite.write("shop/test_kinds.py", "")
+    suite.write("shop/test_shared.py", HEAD + LAZY)
+    suite.write("lazily.py", RECEIVER)
+    suite.manage("test").must_pass()
+    done = suite.pytest("-q", "-p", "no:randomly", "--testdb-explain").must_pass()
+    assert "::Lazy\n  shared: setUp, made 2 times for 4 tests\n" in done.stdout
+
+
 def test_fixtures_of_pytest_that_are_set_up_before_it_stand_in_the_way(suite: Project) -> None:
     suite.write("shop/test_kinds.py", "")
     suite.write(
