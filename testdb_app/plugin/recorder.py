@@ -103,6 +103,8 @@ class Recorder:
     def __init__(self) -> None:
         self.fixtures: list[Making] = []
         self.factories: list[Frame] = []
+        # Those whose rows are written now: the innermost fixture, and the outermost factory.
+        self._targets: list[Frame] = []
         self._watched: list[Any] = []
         # An INSERT that has not reported its rows yet: those of RETURNING on SQLite are known once they were fetched.
         self._pending: tuple[Any, str, list[Frame]] | None = None
@@ -113,6 +115,7 @@ class Recorder:
             self._watch()
         self._settle()
         stack.append(frame)
+        self._targets = [*self.fixtures[-1:], *self.factories[:1]]
         frame.nested = 0.0
         frame.started = time.perf_counter()
 
@@ -122,6 +125,7 @@ class Recorder:
         self._settle()
         if frame in stack:
             del stack[stack.index(frame) :]
+            self._targets = [*self.fixtures[-1:], *self.factories[:1]]
         if stack:
             stack[-1].nested += seconds
         if not self.fixtures and not self.factories:
@@ -130,10 +134,9 @@ class Recorder:
 
     def note(self, statement: str, count: int) -> None:
         """Count a statement that no execute wrapper sees, and its rows."""
-        targets = self._targets()
-        for frame in targets:
+        for frame in self._targets:
             frame.statements += 1
-        _note_rows(targets, statement, count)
+        _note_rows(self._targets, statement, count)
 
     def _watch(self) -> None:
         from django.db import connections  # noqa: PLC0415 - Django is imported where it is used
@@ -155,14 +158,11 @@ class Recorder:
                 connection.execute_wrappers.remove(self._execute)
         self._watched.clear()
 
-    def _targets(self) -> list[Frame]:
-        """Return those whose rows are written now: the innermost fixture, and the outermost factory."""
-        return [*self.fixtures[-1:], *self.factories[:1]]
-
     def _execute(self, execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: Any) -> Any:
         """Count a statement; an execute wrapper."""
-        self._settle()
-        targets = self._targets()
+        if self._pending is not None:
+            self._settle()
+        targets = self._targets
         for frame in targets:
             frame.statements += 1
         result = execute(sql, params, many, context)

@@ -44,6 +44,8 @@ class Judgements:
     def __init__(self) -> None:
         self._refused: dict[Any, str] = {}
         self._judged: dict[Hashable, dict[Any, str | None]] = {}
+        # The last answer, and what it is about.
+        self._last: tuple[Any, requests.Share, dict[Any, str | None]] | None = None
         # Those that are refused for one test, and that test.
         self._for_now: list[Any] = []
         self._item: Any = None
@@ -54,7 +56,7 @@ class Judgements:
         if examination.imports:
             self._for_now.append(examination.fixturedef)
             self._item = examination.item
-        self._judged.clear()
+        self._forget()
 
     def of(self, item: Any, share: requests.Share) -> Mapping[Any, str | None]:
         """Return the fixtures of *item*, in the order of their set-up, and why each cannot be shared; None if it can be."""
@@ -62,11 +64,18 @@ class Judgements:
             for fixturedef in self._for_now:
                 self._refused.pop(fixturedef, None)
             self._for_now.clear()
-            self._judged.clear()
+            self._forget()
+        if self._last is not None and self._last[0] is item and self._last[1] is share:
+            return self._last[2]
         key = (item.parent, frozenset(_parameters(item)), requests.names_of(item), share)
         if key not in self._judged:
             self._judged[key] = _judge(item, share, self._refused)
+        self._last = item, share, self._judged[key]
         return self._judged[key]
+
+    def _forget(self) -> None:
+        self._judged.clear()
+        self._last = None
 
 
 def _judge(item: Any, share: requests.Share, refused: Mapping[Any, str]) -> dict[Any, str | None]:

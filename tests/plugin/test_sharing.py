@@ -179,7 +179,7 @@ def test_it(imports, number):
 """
     )
     assert "made 2 times instead of 4 times" in run().stdout
-    profile = run("--no-testdb-share", "--testdb-fixtures").stdout
+    profile = run("--no-testdb-share", "--testdb-fixtures=9").stdout
     assert re.search(r"^ +0\.\d+ +0\.\d+ +4 .* imports$", profile, re.MULTILINE), profile
 
 
