@@ -137,14 +137,14 @@ class ShareFixtures(_Tests):
     def __init_subclass__(cls, **options: Any) -> None:
         """Raise :class:`ConfigurationError` for a class that commits, and for one that names the mixin after ``TestCase``."""
         super().__init_subclass__(**options)
-        bases = cls.__mro__
-        if TransactionTestCase in bases and (
-            TestCase not in bases or bases.index(TestCase) < bases.index(ShareFixtures)
-        ):
+        bases, name = cls.__mro__, f"{cls.__module__}.{cls.__qualname__}"
+        if TransactionTestCase in bases and TestCase not in bases:
             raise ConfigurationError(
-                f"{cls.__module__}.{cls.__qualname__} has to have ShareFixtures before django.test.TestCase among its bases. "
-                "Rows can be shared only where each test is rolled back."
+                f"{name} has ShareFixtures and is a TransactionTestCase. Its tests commit, and rows can be shared only where "
+                "each test is rolled back. Leave out ShareFixtures, or use django.test.TestCase."
             )
+        if TestCase in bases and bases.index(TestCase) < bases.index(ShareFixtures):
+            raise ConfigurationError(f"{name} has to have ShareFixtures before django.test.TestCase among its bases.")
 
     @classmethod
     def setUpClass(cls) -> None:

@@ -182,7 +182,8 @@ class TemplateMaker:
         present = store.find_present(name) if keeps else None
         if present is not None and not present.is_clone:
             raise _NoTemplateError(
-                f'"{name}" is kept, and was not made from a template: --create-db, or one run without --keepdb, replaces it'
+                f'"{name}" is kept, and was not made from a template: pytest --create-db, or manage.py test without --keepdb, '
+                "replaces it"
             )
         if present is not None and present.is_in_use and source:
             raise _NoTemplateError(f'"{name}" is kept, and somebody is connected to it')

@@ -450,9 +450,15 @@ class {name}({bases}):
     assert {outcome for outcome, _ in outcomes[0]} != {"PASSED"}
 
 
-@pytest.mark.parametrize("bases", [(TestCase, ShareFixtures), (ShareFixtures, TransactionTestCase)])
-def test_a_class_that_cannot_share_is_refused_where_it_is_defined(bases: tuple[type[Any], ...]) -> None:
-    with pytest.raises(ConfigurationError, match="has to have ShareFixtures before django"):
+@pytest.mark.parametrize(
+    ("bases", "why"),
+    [
+        ((TestCase, ShareFixtures), "has to have ShareFixtures before django.test.TestCase"),
+        ((ShareFixtures, TransactionTestCase), "is a TransactionTestCase. Its tests commit"),
+    ],
+)
+def test_a_class_that_cannot_share_is_refused_where_it_is_defined(bases: tuple[type[Any], ...], why: str) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(why)):
         type("Wrong", bases, {})
 
 
