@@ -103,7 +103,7 @@ class Recorder:
     def __init__(self) -> None:
         self.fixtures: list[Making] = []
         self.factories: list[Frame] = []
-        # Those whose rows are written now: the innermost fixture, and the outermost factory.
+        # Those whose rows are written now.
         self._targets: list[Frame] = []
         self._watched: list[Any] = []
         # An INSERT that has not reported its rows yet: those of RETURNING on SQLite are known once they were fetched.
@@ -115,7 +115,7 @@ class Recorder:
             self._watch()
         self._settle()
         stack.append(frame)
-        self._targets = [*self.fixtures[-1:], *self.factories[:1]]
+        self._find_targets()
         frame.nested = 0.0
         frame.started = time.perf_counter()
 
@@ -125,7 +125,7 @@ class Recorder:
         self._settle()
         if frame in stack:
             del stack[stack.index(frame) :]
-            self._targets = [*self.fixtures[-1:], *self.factories[:1]]
+            self._find_targets()
         if stack:
             stack[-1].nested += seconds
         if not self.fixtures and not self.factories:
@@ -137,6 +137,10 @@ class Recorder:
         for frame in self._targets:
             frame.statements += 1
         _note_rows(self._targets, statement, count)
+
+    def _find_targets(self) -> None:
+        """Note whose rows are written from now on: those of the innermost fixture, and of the outermost factory."""
+        self._targets = [*self.fixtures[-1:], *self.factories[:1]]
 
     def _watch(self) -> None:
         from django.db import connections  # noqa: PLC0415 - Django is imported where it is used

@@ -46,23 +46,21 @@ class Judgements:
         self._judged: dict[Hashable, dict[Any, str | None]] = {}
         # The last answer, and what it is about.
         self._last: tuple[Any, requests.Share, dict[Any, str | None]] | None = None
-        # Those that are refused for one test, and that test.
-        self._for_now: list[Any] = []
-        self._item: Any = None
+        # Those that hold for one test only.
+        self._for_now: list[Examination] = []
 
     def refuse(self, examination: Examination, reason: str) -> None:
         """Note that a fixture was seen to do more than rows. If it imported modules, that holds for this test only."""
         self._refused[examination.fixturedef] = reason
         if examination.imports:
-            self._for_now.append(examination.fixturedef)
-            self._item = examination.item
+            self._for_now.append(examination)
         self._forget()
 
     def of(self, item: Any, share: requests.Share) -> Mapping[Any, str | None]:
         """Return the fixtures of *item*, in the order of their set-up, and why each cannot be shared; None if it can be."""
-        if self._for_now and item is not self._item:
-            for fixturedef in self._for_now:
-                self._refused.pop(fixturedef, None)
+        if self._for_now and item is not self._for_now[0].item:
+            for each in self._for_now:
+                self._refused.pop(each.fixturedef, None)
             self._for_now.clear()
             self._forget()
         if self._last is not None and self._last[0] is item and self._last[1] is share:
