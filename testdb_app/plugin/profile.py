@@ -47,15 +47,17 @@ class FixtureRecord(_Record):
     """What a fixture, a ``setUp()``, a ``setUpClass()`` or a ``setUpTestData()`` cost in the run.
 
     ``handed_out`` is how often the mark ``testdb_share`` answered a test with a copy instead.
-    ``shareable`` is how often it wrote rows and could have been shared, ``shareable_seconds`` the own time of that, and
-    ``classes`` and ``modules`` how often it would have been made for that, once for each class or module, and for each
-    parameter. ``reasons`` say why it could not be shared, with the number of times.
+    ``shareable`` is how often it wrote rows and could have been shared, and ``shareable_seconds`` the own time of that.
+    ``classes`` and ``modules`` are how often it would have been made for that, once for each class or module, and for each
+    parameter. ``saved_by_class`` and ``saved_by_module`` are the seconds of all others: the first making of a run is often
+    the dearest, as it fills caches, and sharing cannot save it. ``reasons`` say why it could not be shared, with the number
+    of times.
     """
 
     IDENTITY = ("name", "scope", "place")
     SUMS = (
         *("made", "handed_out", "failed", "seconds", "own_seconds", "statements", "changed"),
-        *("shareable", "shareable_seconds", "classes", "modules"),
+        *("shareable", "shareable_seconds", "classes", "modules", "saved_by_class", "saved_by_module"),
     )
     COUNTS = ("rows", "reasons")
     name: str
@@ -72,34 +74,38 @@ class FixtureRecord(_Record):
     shareable_seconds: float
     classes: int
     modules: int
+    saved_by_class: float
+    saved_by_module: float
     reasons: Counter[str]
 
     def __init__(self, *identity: str) -> None:
         super().__init__(*identity)
-        self._seen: set[tuple[str, Hashable]] = set()
+        self._classes: set[Hashable] = set()
+        self._modules: set[Hashable] = set()
 
-    def add_shareable(self, seconds: float, owner: Hashable, module: Hashable) -> None:
-        """Count one time that it could have been shared in the class *owner*, or in *module*."""
+    def add_shareable(self, seconds: float, owner: Hashable, module: Hashable) -> tuple[bool, bool]:
+        """Count one making that could have been shared in the class *owner*, or in *module*.
+
+        Return whether it was the first of each, as :meth:`add_shareable_seconds` wants to know for the end of the fixture.
+        """
         self.shareable += 1
-        self.shareable_seconds += seconds
-        for key in (("classes", owner), ("modules", module)):
-            if key not in self._seen:
-                self._seen.add(key)
-                setattr(self, key[0], getattr(self, key[0]) + 1)
+        first = owner not in self._classes, module not in self._modules
+        self._classes.add(owner)
+        self._modules.add(module)
+        self.classes, self.modules = len(self._classes), len(self._modules)
+        self.add_shareable_seconds(seconds, first)
+        return first
 
-    def saved_by(self, needed: int) -> float:
-        """Return the seconds that are saved if it is made *needed* times, at its own mean time."""
-        return self.shareable_seconds / self.shareable * max(0, self.shareable - needed) if self.shareable else 0.0
+    def add_shareable_seconds(self, seconds: float, first: tuple[bool, bool]) -> None:
+        """Add the time of such a making, which sharing saves unless it is the *first* of its class, or of its module."""
+        self.shareable_seconds += seconds
+        self.saved_by_class += 0.0 if first[0] else seconds
+        self.saved_by_module += 0.0 if first[1] else seconds
 
     @property
     def has_written(self) -> bool:
         """Whether it has written rows."""
         return bool(self.rows or self.changed)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return it as values of JSON."""
-        saved = {"saved_by_class": self.saved_by(self.classes), "saved_by_module": self.saved_by(self.modules)}
-        return super().as_dict() | saved
 
 
 class FactoryRecord(_Record):
@@ -142,7 +148,7 @@ class Profile:
     def ranked_fixtures(self) -> list[FixtureRecord]:
         """Return the fixtures that wrote rows: those first whose sharing saves most, then those that take longest."""
         written = (each for each in self._fixtures.values() if each.has_written)
-        return sorted(written, key=lambda each: (-each.saved_by(each.modules), -each.own_seconds, each.name))
+        return sorted(written, key=lambda each: (-each.saved_by_module, -each.own_seconds, each.name))
 
     def ranked_factories(self) -> list[FactoryRecord]:
         """Return the factories by their own time, the longest first."""
@@ -176,7 +182,7 @@ def render_fixtures(records: list[FixtureRecord], most: int) -> list[str]:
     rows: list[tuple[str, ...]] = [("by module", "by class", "made", "own", "in all", "rows", "fixture")]
     details = [""]
     for each in shown:
-        saved = [f"{each.saved_by(needed):.3f}" if each.shareable else "–" for needed in (each.modules, each.classes)]
+        saved = [f"{seconds:.3f}" if each.shareable else "–" for seconds in (each.saved_by_module, each.saved_by_class)]
         times = f"{each.own_seconds:.3f}", f"{each.seconds:.3f}"
         rows.append((*saved, str(each.made), *times, _mean(sum(each.rows.values()), each.made), each.name))
         parts = [f"{each.place} ({each.scope})", _list_rows(each.rows, each.made)]
@@ -188,8 +194,8 @@ def render_fixtures(records: list[FixtureRecord], most: int) -> list[str]:
         parts += [f"not shared ({count}): it {reason}" for reason, count in each.reasons.most_common()]
         details.append("; ".join(filter(None, parts)))
     own = sum(each.own_seconds for each in records)
-    by_module = sum(each.saved_by(each.modules) for each in records)
-    by_class = sum(each.saved_by(each.classes) for each in records)
+    by_module = sum(each.saved_by_module for each in records)
+    by_class = sum(each.saved_by_class for each in records)
     end = f"Sharing would save {by_module:.3f} s by module, or {by_class:.3f} s by class, of {own:.3f} s."
     return [*_interleaved(rows, details), end]
 

@@ -217,8 +217,8 @@ class FixtureProfiler:
         if reason is not None:
             making.record.reasons[reason] += 1
             return
-        making.is_shareable = True
-        making.record.add_shareable(seconds, (context.owner, making.variant), (context.module, making.variant))
+        owner, module = (context.owner, making.variant), (context.module, making.variant)
+        making.first = making.record.add_shareable(seconds, owner, module)
 
     def _find_reason(self, fixturedef: Any, context: TestContext) -> str | None:
         """Return why a fixture or method could not be shared; None if it could be."""

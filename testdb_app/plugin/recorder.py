@@ -52,7 +52,8 @@ class Making(Frame):
         self.needs: dict[Making, None] = {}
         self.users: list[FixtureRecord] = []
         self.variant: frozenset[tuple[str, Hashable]] = frozenset()
-        self.is_shareable = False
+        # Whether it was the first of its class and of its module. None if it could not have been shared.
+        self.first: tuple[bool, bool] | None = None
         for each in needs:
             self.add_need(each)
 
@@ -81,8 +82,8 @@ class Making(Frame):
         for record in (self.record, *self.users):
             record.seconds += seconds
         self.record.own_seconds += seconds
-        if self.is_shareable:
-            self.record.shareable_seconds += seconds
+        if self.first is not None:
+            self.record.add_shareable_seconds(seconds, self.first)
         self.add_written()
 
     def add_written(self) -> None:
