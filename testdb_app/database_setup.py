@@ -79,6 +79,8 @@ def prepare_test_database(using: str, *, allow_database: tuple[str, ...] = ()) -
     start = _starts.get(key)
     if start is not None:
         _check_unwritten(using, start)
+    # Before the reset, which has seen it then: else the first reset of a test scans everything for what was written.
+    guard.mark_kept_database(connections[using])
     obstacle = None
     try:
         # What is in a database that this run has made is what was meant, also if it was made from another with its baseline.
@@ -106,7 +108,6 @@ def prepare_test_database(using: str, *, allow_database: tuple[str, ...] = ()) -
     except UnsupportedError as error:
         logger.info("%s: %s", using, error)
         obstacle = error
-    guard.mark_kept_database(connections[using])
     _prepared[key] = obstacle
     _starts.pop(key, None)
 

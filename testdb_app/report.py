@@ -116,6 +116,8 @@ class ResetReport:
     - ``sequences``: those that were set back; some may not have moved.
     - ``kept``: the relations that were left alone, each with the reason.
     - ``stale_views``: materialized views that still show the old rows.
+    - ``full_scan``: whether every table was looked at. The first reset of a :class:`~testdb_app.Resetter` does so; a later one
+      only where what was written cannot be told from counters.
     - ``attempts``: counted from 1.
     - ``seconds``: the time of the whole call.
     """
@@ -130,6 +132,7 @@ class ResetReport:
     kept: tuple[LeftOut, ...]
     stale_views: tuple[QualifiedName, ...]
     warning: str | None
+    full_scan: bool = True
     attempts: int = 1
     seconds: float = 0.0
 
@@ -172,6 +175,7 @@ class ResetReport:
             "kept": _kept(self.kept),
             "stale_materialized_views": [str(name) for name in self.stale_views],
             "warning": self.warning,
+            "full_scan": self.full_scan,
             "attempts": self.attempts,
             "seconds": self.seconds,
         }
@@ -186,6 +190,7 @@ def make_report(
     target: str,
     permitted_by: str,
     warning: str | None,
+    full_scan: bool,
     seconds: float,
 ) -> ResetReport:
     """Return the report of a reset by *plan* that made *changes* and put back the sequences *restarted* at the first attempt."""
@@ -200,6 +205,7 @@ def make_report(
         kept=plan.kept,
         stale_views=plan.stale_views,
         warning=warning,
+        full_scan=full_scan,
         seconds=seconds,
     )
 

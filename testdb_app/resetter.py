@@ -271,7 +271,7 @@ class Resetter:
             self._context = replace(context, new_tables=frozenset())
         if self._tracker is not None and not (self.once or self.within_transaction):
             self._tracker.renew(connection, observation)
-        return self._report(started, observation.identity, plan, changes, rule)
+        return self._report(started, observation.identity, plan, changes, rule, full_scan=True)
 
     def _reset_written(
         self, connection: BaseDatabaseWrapper, started: float, lock_timeout: float
@@ -390,6 +390,8 @@ class Resetter:
         changes: Mapping[QualifiedName, RowChanges],
         rule: str,
         restarted: tuple[QualifiedName, ...] | None = None,
+        *,
+        full_scan: bool = False,
     ) -> ResetReport:
         assert self._context is not None
         report = make_report(
@@ -400,6 +402,7 @@ class Resetter:
             target=self._target(self._context),
             permitted_by=rule,
             warning=backend_of(identity.vendor).warning or identity.warning,
+            full_scan=full_scan,
             seconds=time.perf_counter() - started,
         )
         if not plan.stale_views:

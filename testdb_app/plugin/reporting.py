@@ -277,15 +277,15 @@ class SlowestResets:
 
 
 def _describe_report(report: ResetReport) -> str:
+    end = f"{', full scan' if report.full_scan else ''}{f', {report.attempts} attempts' if report.attempts > 1 else ''}"
     if not report.tables and not report.sequences:
-        return f"{report.alias}, nothing was written"
+        return f"{report.alias}, nothing was written{end}"
     names = [f"{table.name.name}{'' if table.rows is None else f' {table.rows}'}" for table in report.tables]
     listed = ", ".join(names[:_MOST_TABLES]) + (
         f", {len(names) - _MOST_TABLES} more" if len(names) > _MOST_TABLES else ""
     )
     back = f", {report.restored} rows put back" if report.restored else ""
-    attempts = f", {report.attempts} attempts" if report.attempts > 1 else ""
-    return f"{report.alias}, {len(names)} tables ({listed}){back}, {len(report.sequences)} sequences{attempts}"
+    return f"{report.alias}, {len(names)} tables ({listed}){back}, {len(report.sequences)} sequences{end}"
 
 
 class LeakWarning(pytest.PytestWarning):

@@ -280,6 +280,21 @@ def test_the_slowest_resets_are_shown_with_what_they_reset(run: Runner, options:
     assert re.search(r" ms  teardown of test_it.py::test_3: default, 1 tables \(shop_shelf 1\)", every)
     assert re.search(r" ms  teardown of test_it.py::test_9_nothing: default, (nothing was written|0 tables)", every)
     assert re.search(r" ms  teardown of test_it.py::TestIt::test_4: default, 1 tables", every)
+    scans = [line for line in every.splitlines() if line.endswith(", full scan")]
+    workers = 2 if options else 1
+    assert len([line for line in scans if "  setup of " in line]) == workers, "the first of each process"
+    if run.project.is_postgresql:
+        assert len(scans) == workers
+
+
+def test_the_first_reset_after_the_set_up_of_a_kept_database_takes_no_full_scan(run: Runner) -> None:
+    run.write(QUIET)
+    lines = run("--testdb-durations=0", "--reuse-db").stdout.splitlines()
+    resets = [line for line in lines if re.search(r" ms  (setup|teardown) of ", line)]
+    assert len(resets) >= 3
+    late = [line for line in resets if line.endswith(", full scan") and "  setup of " not in line]
+    # On SQLite more resets have to look at every table.
+    assert late == [] or not run.project.is_postgresql
 
 
 SCHEMA_CHANGES = """

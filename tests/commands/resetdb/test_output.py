@@ -84,6 +84,7 @@ def test_json_is_the_report_and_nothing_else(allowed: ScratchDatabase, verbosity
         ],
         "stale_materialized_views": [],
         "warning": None,
+        "full_scan": True,
         "attempts": 1,
         "data_migrations": [],
         "post_migrate": None,
