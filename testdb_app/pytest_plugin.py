@@ -114,6 +114,8 @@ def _collect_shared_test(item: pytest.Item) -> None:
         from testdb_app.plugin.layers import SharedOrder  # noqa: PLC0415 - only a run that shares
 
         config.pluginmanager.register(SharedOrder(), _SHARED_ORDER)
+    if config.getoption(options.EXPLAIN) and requests.barred_from_sharing(item) is not None:
+        _register_hooks(config)
 
 
 @pytest.hookimpl(tryfirst=True)

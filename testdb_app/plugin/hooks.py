@@ -315,7 +315,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """Hand what a worker of pytest-xdist has shared to its controller."""
     if options.is_worker(session.config):
         output: dict[str, Any] = session.config.workeroutput  # type: ignore[attr-defined]
-        output[options.SHARED] = of(session.config).sharing.report.nodes
+        output[options.SHARED] = of(session.config).sharing.report.as_dict()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -98,7 +98,9 @@ class SharingReport:
     """What was shared in one run, by node and fixture; as plain values, which travel between processes."""
 
     def __init__(self) -> None:
-        self.nodes: dict[str, dict[str, dict[str, Any]]] = {}
+        self._nodes: dict[str, dict[str, dict[str, Any]]] = {}
+        # How many tests of each node cannot share, by what kind of test they are.
+        self._barred: dict[str, dict[str, int]] = {}
 
     def note_used(self, item: Any, name: str) -> None:
         """Note that *item* has requested a fixture that nothing forbids to share."""
@@ -113,18 +115,33 @@ class SharingReport:
         entry = self._of(item, name)
         entry["why"] = entry["why"] or reason
 
-    def add(self, nodes: dict[str, dict[str, dict[str, Any]]]) -> None:
-        """Add what another process has shared."""
-        for node, fixtures in nodes.items():
-            for name, other in fixtures.items():
-                entry = self._entry(node, name)
-                entry["used"] += other["used"]
-                entry["made"] += other["made"]
-                entry["why"] = entry["why"] or other["why"]
+    def note_barred(self, item: Any, share: requests.Share, kind: str) -> None:
+        """Note that *item* was to *share* and cannot: it is *kind*, such as "a test that commits"."""
+        self._count_barred(_node_of(item, share), kind, 1)
+
+    def add_fixture(self, node: str, name: str, *, used: int, made: int, why: str | None) -> None:
+        """Add that *name* was *used* by so many tests of *node*, how often it was *made*, and why it was not shared by all."""
+        entry = self._entry(node, name)
+        entry["used"] += used
+        entry["made"] += made
+        entry["why"] = entry["why"] or why
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        return {"nodes": self._nodes, "barred": self._barred}
+
+    def add(self, other: dict[str, Any]) -> None:
+        """Add what another process has shared, as :meth:`as_dict` returns it."""
+        for node, fixtures in other["nodes"].items():
+            for name, entry in fixtures.items():
+                self.add_fixture(node, name, **entry)
+        for node, kinds in other["barred"].items():
+            for kind, count in kinds.items():
+                self._count_barred(node, kind, count)
 
     def write(self, terminal: Any, *, explains: bool) -> None:
         """Write how often shared fixtures were made, and with *explains* each fixture of each node."""
-        if explains and self.nodes:
+        if explains and (self._nodes or self._barred):
             terminal.write_sep("=", "shared fixtures")
             for line in self._lines():
                 terminal.write_line(line)
@@ -134,19 +151,22 @@ class SharingReport:
 
     def _lines(self) -> Iterator[str]:
         """Yield what is shared, how often it was made, and what is not shared and why."""
-        for node, fixtures in sorted(self.nodes.items()):
+        for node in sorted({*self._nodes, *self._barred}):
             yield node
+            fixtures = self._nodes.get(node, {})
             for name, entry in sorted(fixtures.items(), key=lambda each: (-each[1]["used"], each[0])):
                 is_shared = entry["made"] < entry["used"]
                 if is_shared:
                     yield f"  shared: {name}, made {_times(entry['made'])} for {entry['used']} tests"
                 if entry["why"]:
                     yield f"  not shared{' by all' * is_shared}: {name} {entry['why']}"
+            for kind, count in self._barred.get(node, {}).items():
+                yield f"  not shared by {'1 test' if count == 1 else f'{count} tests, each'}: {kind}"
 
     def _total(self) -> str | None:
         """Return how often shared fixtures were made, in one line; None if nothing was shared."""
         entries = [
-            entry for fixtures in self.nodes.values() for entry in fixtures.values() if entry["made"] < entry["used"]
+            entry for fixtures in self._nodes.values() for entry in fixtures.values() if entry["made"] < entry["used"]
         ]
         if not entries:
             return None
@@ -154,11 +174,19 @@ class SharingReport:
         return f"testdb_app: {len(entries)} shared fixtures were made {_times(made)} instead of {_times(used)}"
 
     def _of(self, item: Any, name: str) -> dict[str, Any]:
-        node = item.getparent(pytest.Class if _share(item).scope == "class" else pytest.Module) or item
-        return self._entry(node.nodeid, name)
+        return self._entry(_node_of(item, _share(item)), name)
 
     def _entry(self, node: str, name: str) -> dict[str, Any]:
-        return self.nodes.setdefault(node, {}).setdefault(name, {"used": 0, "made": 0, "why": None})
+        return self._nodes.setdefault(node, {}).setdefault(name, {"used": 0, "made": 0, "why": None})
+
+    def _count_barred(self, node: str, kind: str, count: int) -> None:
+        kinds = self._barred.setdefault(node, {})
+        kinds[kind] = kinds.get(kind, 0) + count
+
+
+def _node_of(item: Any, share: requests.Share) -> str:
+    node = item.getparent(pytest.Class if share.scope == "class" else pytest.Module) or item
+    return str(node.nodeid)
 
 
 def _times(number: int) -> str:
@@ -195,6 +223,9 @@ class Sharing:
         self._test = None
         share = requests.share_of(item)
         if share is None:
+            barred = requests.barred_from_sharing(item)
+            if barred is not None:
+                self.report.note_barred(item, *barred)
             if _sees_database(item):
                 self._drop(0)
             return

@@ -191,7 +191,7 @@ def render_fixtures(records: list[FixtureRecord], most: int) -> list[str]:
         parts.append(f"{statements} statement{'' if statements == '1' else 's'}")
         parts.append(f"{each.failed} failed" if each.failed else "")
         parts.append(f"{each.handed_out} times handed out" if each.handed_out else "")
-        parts += [f"not shared ({count}): it {reason}" for reason, count in each.reasons.most_common()]
+        parts += [f"not shared ({_part(count, each.made)}): it {reason}" for reason, count in each.reasons.most_common()]
         details.append("; ".join(filter(None, parts)))
     own = sum(each.own_seconds for each in records)
     by_module = sum(each.saved_by_module for each in records)
@@ -223,6 +223,10 @@ def _interleaved(rows: list[tuple[str, ...]], details: list[str]) -> Iterator[st
         yield "  ".join([*numbers, row[-1]])
         if detail:
             yield f"{_INDENT}{detail}"
+
+
+def _part(count: int, made: int) -> str:
+    return f"{count}" if count == made else f"{count} of {made}"
 
 
 def _mean(total: int, times: int) -> str:

@@ -35,7 +35,8 @@ SESSIONS = frozenset({"test_session", "test_session_factory"})
 """The fixtures of test sessions."""
 SHARE_MARK = "testdb_share"
 """The mark, and the ini key, that have the tests of a node share their fixtures."""
-COMMITS = "is used by a test that commits"
+_USED_BY = "is used by "
+COMMITS = f"{_USED_BY}a test that commits"
 """Why a fixture of such a test is not shared."""
 SHARE_SCOPES = {"module": "db_module", "class": "db_class"}
 """The scopes in which tests share, and the fixture that opens the transaction of each."""
@@ -81,11 +82,18 @@ class Share:
 
 
 _SHARE = pytest.StashKey[Share]()
+_BARRED = pytest.StashKey[tuple[Share, str]]()
+_NO_DATABASE = f"{_USED_BY}a test without a database"
 
 
 def share_of(item: pytest.Item) -> Share | None:
     """Return how *item* shares fixtures; None if it does not."""
     return item.stash.get(_SHARE, None)
+
+
+def barred_from_sharing(item: pytest.Item) -> tuple[Share, str] | None:
+    """Return how *item* was told to share fixtures, and what kind of test it is that cannot; None for others."""
+    return item.stash.get(_BARRED, None)
 
 
 def add_share(item: pytest.Item, paths: Iterable[Path]) -> bool:
@@ -97,7 +105,12 @@ def add_share(item: pytest.Item, paths: Iterable[Path]) -> bool:
     share = read_share(item)
     if share is None and any(item.path.is_relative_to(path) for path in paths):
         share = Share()
-    if share is None or find_obstacle(item) is not None:
+    if share is None:
+        return False
+    obstacle = find_obstacle(item)
+    if obstacle is not None:
+        if obstacle != _NO_DATABASE and not shares_set_up(item):
+            item.stash[_BARRED] = share, obstacle.removeprefix(_USED_BY)
         return False
     assert isinstance(item, pytest.Function)
     item.stash[_SHARE] = share
@@ -123,12 +136,12 @@ def find_obstacle(item: pytest.Item) -> str | None:
     if commits(item) or committed_scopes(item):
         return COMMITS
     if not isinstance(item, pytest.Function) or unittest_kind(item) is not None:
-        return "is used by a method of TestCase"
+        return f"{_USED_BY}a method of TestCase"
     if is_native_async(item):
-        return "is used by an async test"
+        return f"{_USED_BY}an async test"
     if item.get_closest_marker("vcr") is not None:
-        return "is used by a test that records requests"
-    return None if uses_database(item) else "is used by a test without a database"
+        return f"{_USED_BY}a test that records requests"
+    return None if uses_database(item) else _NO_DATABASE
 
 
 def _rank_of(item: pytest.Item, name: str) -> int:

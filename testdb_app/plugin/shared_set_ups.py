@@ -36,10 +36,9 @@ class SharedSetUps:
         for node in classes:
             shared: SharedSetUp | None = vars(node.obj).get("_shared_set_up") if node is not None else None
             if node is not None and shared is not None and shared.used:
-                entry = {"used": shared.used, "made": shared.made, "why": shared.reason}
-                report.add({node.nodeid: {"setUp": entry}})
+                report.add_fixture(node.nodeid, "setUp", used=shared.used, made=shared.made, why=shared.reason)
         if options.is_worker(session.config):
-            session.config.workeroutput[options.SHARED] = report.nodes  # type: ignore[attr-defined]
+            session.config.workeroutput[options.SHARED] = report.as_dict()  # type: ignore[attr-defined]
 
 
 def _fixtures_in_the_way(item: pytest.Item) -> Iterator[str]:

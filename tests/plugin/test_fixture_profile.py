@@ -400,6 +400,10 @@ def test_sharing_saves_the_own_time_of_each_making_but_the_first_of_each_class_o
     assert (order["shareable"], order["classes"], order["modules"]) == (3, 2, 1)
     assert 0.02 <= order["saved_by_module"] <= order["shareable_seconds"] - 0.01
     assert order["reasons"] == customer["reasons"] == {"is requested by getfixturevalue()": 1}
+    text = " ".join(profiled.stdout.split())
+    assert "not shared (1 of 6): it is requested by getfixturevalue()" in text
+    assert "not shared (1 of 4): it is requested by getfixturevalue()" in text
+    assert "not shared (2): it uses" in text, "both times"
 
 
 def test_the_end_of_a_fixture_belongs_to_it(profiled: Profiled) -> None:

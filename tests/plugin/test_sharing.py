@@ -210,6 +210,45 @@ def test_what_cannot_be_shared_is_made_for_each_test_and_the_explanation_says_wh
         assert re.search(rf"not shared: {name} .*{re.escape(reason)}", done.stdout), (name, done.stdout)
 
 
+BARRED = """
+from django.test import TestCase
+
+@pytest.fixture
+def customer(db):
+    return shelf("customer")
+
+@pytest.mark.django_db(transaction=True)
+def test_commits(): pass
+
+@pytest.mark.django_db(transaction=True)
+def test_commits_too(customer): pass
+
+def test_without_a_database(): pass
+
+class TestOld(TestCase):
+    def test_method(self): pass
+"""
+
+
+@pytest.mark.parametrize("options", [(), ("-n", "2")], ids=["one process", "xdist"])
+def test_the_explanation_counts_the_tests_that_cannot_share(run: Runner, options: tuple[str, ...]) -> None:
+    mark = 'pytestmark = pytest.mark.testdb_share("module", fixtures=["customer"])\n'
+    run.write(mark + BARRED, "test_only.py")
+    run.write(SHARED + BARRED + "\ndef test_1(customer): pass\n\ndef test_2(customer): pass\n", "test_some.py")
+    lines = [
+        "  not shared by 2 tests, each: a test that commits",
+        "  not shared by 1 test: a method of TestCase",
+    ]
+    done = run("--testdb-explain", "test_only.py", *options).stdout
+    (part,) = re.findall(r"^test_only\.py\n((?:  .*\n)+)", done, re.MULTILINE)
+    assert sorted(part.splitlines()) == sorted(lines)
+    done = run("--testdb-explain", "test_some.py", *options).stdout
+    (part,) = re.findall(r"^test_some\.py\n((?:  .*\n)+)", done, re.MULTILINE)
+    assert set(lines) <= set(part.splitlines())
+    assert options or "  shared: customer, made once for 2 tests" in part.splitlines()
+    assert "not shared by" not in run("test_some.py", *options).stdout
+
+
 def test_what_is_named_is_shared_although_it_yields_or_comes_after_one_that_is_not(run: Runner) -> None:
     run.write(
         """
