@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO
 
-from django.core.management.base import BaseCommand
+from django.core.management.base import BaseCommand, CommandError
 
 from testdb_app.schema import on_one_line
 from testdb_app.showdeps.picture import PLAIN, Paint, cells
@@ -63,7 +63,7 @@ def _padded(text: str, width: int) -> str:
 def confirmed(command: Any, lines: Sequence[str], answer: str) -> bool:
     """Write *lines* to the standard error of *command*, the first highlighted, and return whether *answer* is typed.
 
-    So standard output has only the report.
+    So standard output has only the report. Raises :class:`CommandError` if standard input has ended and nobody can type.
     """
     first, *rest = lines
     command.stderr.write(folded(first, command.stderr), command.style.ERROR)
@@ -75,6 +75,11 @@ def confirmed(command: Any, lines: Sequence[str], answer: str) -> bool:
     try:
         return input().strip() == answer
     except EOFError:
+        if not sys.stdin.isatty():
+            raise CommandError(
+                "Nothing was changed: standard input has ended, so nobody can answer. "
+                "Add --no-input to go on without the question."
+            ) from None
         if is_typed:
             command.stderr.write("", str)  # Ctrl-D ends no line.
         return False

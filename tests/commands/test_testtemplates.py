@@ -372,7 +372,11 @@ def test_drop_asks_and_takes_only_yes(owner: Owner) -> None:
     owner.build()
     before = owner.databases()
     (name,) = before
-    for answer in ("", "no\n", "y\n"):
+    done = owner.run("--drop", answer="")
+    assert done.status == 1
+    assert "Add --no-input" in done.error
+    assert owner.databases() == before
+    for answer in ("no\n", "y\n"):
         outcome = owner.run("--drop", answer=answer).must_pass()
         assert name in outcome.stderr
         assert "Cancelled. Nothing was dropped." in outcome.stderr

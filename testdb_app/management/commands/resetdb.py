@@ -452,12 +452,12 @@ def baseline_as_dict(identity: DatabaseIdentity, baseline: Baseline | None) -> d
 def describe_loss(preview: ResetPreview, migrated: MigratedRows = MigratedRows()) -> Iterator[str]:
     """Yield the lines to confirm: the database, the target state, and the rows that would be deleted."""
     tables = sum(1 for rows in preview.rows.values() if rows)
-    what = f"{plural(preview.total_rows, 'row')} in {plural(tables, 'table')} will be removed, "
+    what = f"{plural(preview.total_rows, 'row')} in {plural(tables, 'table')} will be deleted, "
     sequences = plural(len(preview.plan.sequences), "sequence")
     where = describe_database(preview.identity)
     if preview.target == "empty":
         yield f"About to empty {where}:"
-        yield f"  {what}{sequences} restarted."
+        yield f"  {what}{sequences} set back."
     else:
         state = "the rows of a fresh migrate" if preview.target == MIGRATED else "its baseline"
         yield f"About to reset {where} to {state}:"
@@ -504,10 +504,11 @@ def describe_report(report: ResetReport, verbosity: int, paint: Paint = PLAIN) -
     if not report.tables and not report.sequences:
         yield f"Nothing to do: no row and no moved sequence in scope in {where}."
     else:
+        # The server does not tell how many rows a TRUNCATE has deleted.
+        tables = sum(1 for table in report.tables if table.rows is None or table.rows)
         yield (
-            f"Reset {where} to {report.target}: {plural(report.rows, 'row')} of {plural(len(report.tables), 'table')} "
-            f"removed, {_put_back(report)}{plural(len(report.sequences), 'sequence')} restarted, "
-            f"in {report.seconds * 1000:,.0f} ms."
+            f"Reset {where} to {report.target}: {plural(report.rows, 'row')} in {plural(tables, 'table')} deleted, "
+            f"{_put_back(report)}{plural(len(report.sequences), 'sequence')} set back, in {report.seconds * 1000:,.0f} ms."
         )
     if verbosity >= 2:
         width = max((len(f"{table.rows:,}") for table in report.tables if table.rows is not None), default=1)

@@ -21,7 +21,7 @@ def test_the_captured_rows_are_what_resets_go_back_to(allowed: ScratchDatabase) 
     allowed.execute("DELETE FROM item; INSERT INTO shelf (name) VALUES ('new')")
     outcome = resetdb("--no-input", "-v2")
     assert outcome.stdout.startswith(
-        f"Reset database {place(allowed)} to baseline: 1 row of 2 tables removed, 3 rows put back, 1 sequence restarted, in N ms.\n"
+        f"Reset database {place(allowed)} to baseline: 1 row in 1 table deleted, 3 rows put back, 1 sequence set back, in N ms.\n"
     )
     assert "  restore   0  public.item  (0 put back, 3 put in again)\n" in outcome.stdout
     assert content(allowed) == before
@@ -49,7 +49,7 @@ def test_dropped_it_is_gone(allowed: ScratchDatabase) -> None:
 def test_to_empty_leaves_the_baseline_alone(allowed: ScratchDatabase) -> None:
     before = content(allowed)
     resetdb("--capture")
-    assert " to empty: 6 rows of 3 tables removed, " in resetdb("--no-input", "--to", "empty").stdout
+    assert " to empty: 6 rows in 3 tables deleted, " in resetdb("--no-input", "--to", "empty").stdout
     assert content(allowed)["item"] == []
     resetdb("--no-input")
     assert content(allowed) == before

@@ -20,7 +20,7 @@ KEPT = """\
 def test_a_reset_says_where_and_how_much(allowed: ScratchDatabase) -> None:
     outcome = resetdb("--no-input")
     assert outcome.stdout == (
-        f"Reset database {place(allowed)} to empty: 6 rows of 3 tables removed, 3 sequences restarted, in N ms.\n"
+        f"Reset database {place(allowed)} to empty: 6 rows in 3 tables deleted, 3 sequences set back, in N ms.\n"
     )
     assert (outcome.stderr, outcome.status) == ("", 0)
     after = content(allowed)
@@ -39,7 +39,7 @@ def test_a_second_reset_says_that_there_was_nothing_to_do(allowed: ScratchDataba
 def test_v2_shows_each_table_each_sequence_and_what_stays(allowed: ScratchDatabase) -> None:
     assert resetdb("--no-input", "-v2").stdout == (
         f"""\
-Reset database {place(allowed)} to empty: 6 rows of 3 tables removed, 3 sequences restarted, in N ms.
+Reset database {place(allowed)} to empty: 6 rows in 3 tables deleted, 3 sequences set back, in N ms.
   delete    3  public.item
   delete    1  public.django_site
   delete    2  public.shelf
@@ -215,7 +215,7 @@ def test_the_sql_can_be_read_for_a_database_that_may_not_be_reset(library: Scrat
 
 def test_no_reset_sequences_leaves_them_where_they_are(allowed: ScratchDatabase) -> None:
     before = content(allowed)
-    assert "0 sequences restarted" in resetdb("--no-input", "--no-reset-sequences").stdout
+    assert "0 sequences set back" in resetdb("--no-input", "--no-reset-sequences").stdout
     after = content(allowed)
     assert after["item"] == []
     assert {name: state for name, state in after.items() if name.endswith("_seq")} == {
@@ -227,13 +227,13 @@ def test_no_reset_sequences_leaves_them_where_they_are(allowed: ScratchDatabase)
 def test_a_label_empties_what_it_names_and_nothing_else(allowed: ScratchDatabase, label: str) -> None:
     before = content(allowed)
     outcome = resetdb("--no-input", label)
-    assert "1 row of 1 table removed, 1 sequence restarted" in outcome.stdout
+    assert "1 row in 1 table deleted, 1 sequence set back" in outcome.stdout
     assert content(allowed) == {**before, "django_site": [], "django_site_id_seq": (1, False)}
 
 
 def test_several_labels(allowed: ScratchDatabase) -> None:
     before = content(allowed)
-    assert "4 rows of 2 tables" in resetdb("--no-input", "sites", "public.item").stdout
+    assert "4 rows in 2 tables deleted" in resetdb("--no-input", "sites", "public.item").stdout
     assert content(allowed)["shelf"] == before["shelf"]
 
 

@@ -34,16 +34,27 @@ def test_done_is_0_and_only_the_report_is_on_standard_output(project: Project, l
 def test_the_right_answer_is_0_and_done(project: Project, library: ScratchDatabase) -> None:
     run = project.manage("resetdb", feed=f"{library.name}\n")
     assert run.returncode == 0
-    assert "6 rows of 3 tables removed" in run.stdout
+    assert "6 rows in 3 tables deleted" in run.stdout
     assert content(library)["item"] == []
 
 
-@pytest.mark.parametrize("answer", ["", "no\n"], ids=["end of file", "no"])
-def test_cancelled_is_0_and_nothing_changed(project: Project, library: ScratchDatabase, answer: str) -> None:
+def test_cancelled_is_0_and_nothing_changed(project: Project, library: ScratchDatabase) -> None:
     before = content(library)
-    run = project.manage("resetdb", feed=answer)
+    run = project.manage("resetdb", feed="no\n")
     assert (run.returncode, run.stdout) == (0, "")
     assert run.stderr.endswith("Cancelled. Nothing was changed.\n")
+    assert content(library) == before
+
+
+def test_a_question_that_nobody_can_answer_is_1_and_names_the_option(
+    project: Project, library: ScratchDatabase
+) -> None:
+    before = content(library)
+    run = project.manage("resetdb", feed="")
+    assert (run.returncode, run.stdout) == (1, "")
+    *_, last = run.stderr.splitlines()
+    assert last.startswith("CommandError: Nothing was changed: standard input has ended")
+    assert last.endswith("Add --no-input to go on without the question.")
     assert content(library) == before
 
 

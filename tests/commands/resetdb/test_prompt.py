@@ -15,11 +15,11 @@ def test_the_question_shows_the_live_database_the_server_and_the_rows(allowed: S
     outcome = resetdb(answer=f"{allowed.name}\n")
     assert outcome.stderr == (
         f"About to empty database {place(allowed)}:\n"
-        "  6 rows in 3 tables will be removed, 3 sequences restarted.\n"
+        "  6 rows in 3 tables will be deleted, 3 sequences set back.\n"
         "This cannot be undone.\n"
         "Type the name of the database to go on, anything else to cancel:\n"
     )
-    assert "6 rows of 3 tables removed" in outcome.stdout
+    assert "6 rows in 3 tables deleted" in outcome.stdout
     assert content(allowed)["item"] == []
 
 
@@ -29,7 +29,7 @@ def test_the_question_says_where_there_is_a_baseline_to_go_back_to(allowed: Scra
     outcome = resetdb(answer="no\n")
     assert outcome.stderr.startswith(
         f"About to reset database {place(allowed)} to its baseline:\n"
-        "  1 row in 1 table will be removed, 1 row put back, 1 sequence set back.\n"
+        "  1 row in 1 table will be deleted, 1 row put back, 1 sequence set back.\n"
         "This cannot be undone.\n"
     )
     assert resetdb("--dry-run").stdout.startswith(
@@ -39,13 +39,25 @@ def test_the_question_says_where_there_is_a_baseline_to_go_back_to(allowed: Scra
 
 
 @pytest.mark.parametrize(
-    "answer", ["", "\n", "yes\n", "y\n", "{upper}\n", "{name}x\n", "scratch\n", "no\n{name}\n", "\0\n"]
+    "answer", ["\n", "yes\n", "y\n", "{upper}\n", "{name}x\n", "scratch\n", "no\n{name}\n", "\0\n"]
 )
 def test_any_other_answer_cancels_and_changes_nothing(allowed: ScratchDatabase, answer: str) -> None:
     before = content(allowed)
     outcome = resetdb(answer=answer.format(name=allowed.name, upper=allowed.name.upper()))
     assert (outcome.status, outcome.stdout) == (0, "")
     assert outcome.stderr.endswith("Cancelled. Nothing was changed.\n")
+    assert content(allowed) == before
+
+
+@pytest.mark.parametrize("option", [(), ("--mark-test",)], ids=["reset", "mark"])
+def test_without_an_answer_it_is_an_error_and_nothing_changes(
+    allowed: ScratchDatabase, option: tuple[str, ...]
+) -> None:
+    before = content(allowed)
+    outcome = resetdb(*option, answer="")
+    assert (outcome.status, outcome.stdout) == (1, "")
+    assert "--no-input" in outcome.error
+    assert "Cancelled" not in outcome.stderr
     assert content(allowed) == before
 
 
@@ -87,7 +99,7 @@ def test_rows_that_came_while_the_question_stood_go_too(
         return allowed.name
 
     monkeypatch.setattr("builtins.input", answer)
-    assert "7 rows of 4 tables removed" in resetdb().stdout
+    assert "7 rows in 4 tables deleted" in resetdb().stdout
     assert content(allowed)["unused"] == []
 
 

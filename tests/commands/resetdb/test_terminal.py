@@ -104,7 +104,7 @@ def test_a_reset_that_waits_shows_the_seconds_and_wipes_them_away(project: Proje
     shown = slow(project, library)
     assert re.search(r"\rResetting … [12] s", shown)
     assert re.search(r"\r {15,}\rReset database ", shown), "the line was not wiped away"
-    assert "6 rows of 3 tables removed" in shown.rsplit("Resetting", 1)[1]
+    assert "6 rows in 3 tables deleted" in shown.rsplit("Resetting", 1)[1]
     assert content(library)["item"] == []
 
 
@@ -202,7 +202,7 @@ def test_the_question_has_what_will_happen_and_where_in_red_and_the_answer_on_a_
     assert shown[1].startswith("\x1b[0m")
     assert not COLOUR.search("".join(shown[2:5]))
     assert [COLOUR.sub("", line) for line in shown[1:4]] == [
-        "  6 rows in 3 tables will be removed, 3 sequences restarted.",
+        "  6 rows in 3 tables will be deleted, 3 sequences set back.",
         "This cannot be undone.",
         "Type the name of the database to go on, anything else to cancel:",
     ]
