@@ -37,6 +37,9 @@ _AROUND_TESTS = ("tearDown", "run", "debug", "__call__", *django_private.AROUND_
 _refused: WeakKeyDictionary[type[Any], str] = WeakKeyDictionary()
 
 
+SWITCHED_OFF = "was told so by --no-testdb-share"
+
+
 def refuse(cls: type[Any], reason: str) -> None:
     """Have ``setUp()`` of *cls* be run for each test. The *reason* completes "setUp() …"."""
     _refused.setdefault(cls, reason)
@@ -101,7 +104,8 @@ class SharedSetUp:
         self.reason = reason
         if reason is not None:
             name = f"{self.cls.__module__}.{self.cls.__qualname__}"
-            logger.info("%s: setUp() is run for each test, because it %s.", name, reason)
+            level = logging.INFO if reason == SWITCHED_OFF else logging.WARNING
+            logger.log(level, "%s: setUp() is run for each test, because it %s.", name, reason)
 
 
 def has_set_up(cls: type[Any]) -> bool:

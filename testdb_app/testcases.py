@@ -129,7 +129,7 @@ class ShareFixtures(_Tests):
         class OrderTest(ShareFixtures, TestCase): ...
 
     The rows stay until the class ends. Each test may change them, as those of ``setUpTestData()``, and gets copies of the
-    attributes. Any other ``setUp()`` is run for each test; the logger ``testdb_app`` says why, once a class.
+    attributes. Any other ``setUp()`` is run for each test; the logger ``testdb_app`` warns why, once a class.
     """
 
     _shared_set_up: ClassVar[SharedSetUp | None] = None

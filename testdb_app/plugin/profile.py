@@ -191,7 +191,9 @@ def render_fixtures(records: list[FixtureRecord], most: int) -> list[str]:
         parts.append(f"{statements} statement{'' if statements == '1' else 's'}")
         parts.append(f"{each.failed} failed" if each.failed else "")
         parts.append(f"{each.handed_out} times handed out" if each.handed_out else "")
-        parts += [f"not shared ({_part(count, each.made)}): it {reason}" for reason, count in each.reasons.most_common()]
+        parts += [
+            f"not shared ({_part(count, each.made)}): it {reason}" for reason, count in each.reasons.most_common()
+        ]
         details.append("; ".join(filter(None, parts)))
     own = sum(each.own_seconds for each in records)
     by_module = sum(each.saved_by_module for each in records)

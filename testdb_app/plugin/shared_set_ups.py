@@ -10,7 +10,7 @@ import pytest
 from testdb_app.plugin import hooks, options, requests
 from testdb_app.plugin._pytest_private import set_up_method_of
 from testdb_app.plugin.sharing import is_inert, set_up_order
-from testdb_app.shared_set_up import SharedSetUp, refuse
+from testdb_app.shared_set_up import SWITCHED_OFF, SharedSetUp, refuse
 
 
 class SharedSetUps:
@@ -24,7 +24,7 @@ class SharedSetUps:
             if requests.shares_set_up(item):
                 name = next(_fixtures_in_the_way(item), None)
                 if not shares:
-                    refuse(cls, "was told so by --no-testdb-share")
+                    refuse(cls, SWITCHED_OFF)
                 elif name is not None:
                     refuse(cls, f'is run after "{name}"')
 

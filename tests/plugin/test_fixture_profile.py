@@ -778,8 +778,12 @@ def entry(**changes: Any) -> dict[str, Any]:
 
 
 def test_merged_profiles_keep_what_each_process_needs() -> None:
-    one = entry(made=10, shareable=10, shareable_seconds=1.0, saved_by_class=0.5, saved_by_module=0.75, rows={"shop_item": 10})
-    two = entry(made=30, shareable=30, shareable_seconds=5.0, saved_by_class=2.5, saved_by_module=4.5, rows={"shop_item": 30})
+    one = entry(
+        made=10, shareable=10, shareable_seconds=1.0, saved_by_class=0.5, saved_by_module=0.75, rows={"shop_item": 10}
+    )
+    two = entry(
+        made=30, shareable=30, shareable_seconds=5.0, saved_by_class=2.5, saved_by_module=4.5, rows={"shop_item": 30}
+    )
     merged = Profile.merged([{"fixtures": [each], "factories": []} for each in (one, two)])
     (found,) = merged.as_dict()["fixtures"]
     assert (found["made"], found["shareable"], found["rows"]) == (40, 40, {"shop_item": 40})

@@ -340,6 +340,19 @@ def test_under_pytest(suite: Project, options: tuple[str, ...]) -> None:
     check_log(suite)
 
 
+def test_without_any_logging_djangos_runner_prints_which_class_does_not_share_and_why(project: Project) -> None:
+    project.write("shop/tests.py", "")
+    method = (
+        "    def setUp(self):\n        made[type(self).__name__] += 1\n        shelf('x')\n    def test_1(self): pass\n"
+    )
+    ends = f"class Ends(Counted):\n    times = 1\n    def tearDown(self): pass\n{method}"
+    shares = f"class Shares(Counted):\n    times = 1\n{method}"
+    project.write("shop/test_it.py", f"{HEAD}\n{ends}\n{shares}")
+    done = project.manage("test").must_pass()
+    line = "shop.test_it.Ends: setUp() is run for each test, because it belongs to a class with tearDown()."
+    assert [each for each in done.stderr.splitlines() if "setUp()" in each] == [line]
+
+
 MIXED = """
 class One(Counted):
     def setUp(self): self.shelf = shelf("one")
