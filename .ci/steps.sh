@@ -75,6 +75,17 @@ find_python() {
     return 1
 }
 
+# newer_django PYTHON DJANGO DATABASES FOLDER…: tests in an environment of their own.
+newer_django() {
+    local python
+    if ! python=$(find_python "$1"); then
+        echo "Skipped: there is no Python $1 here (looked on PATH, in pyenv and in uv)." | tee -a "$log"
+        return
+    fi
+    TESTPROJECT_PYTHON=$python TESTPROJECT_VENV=$PWD/.venv-$1-django$2 TESTPROJECT_DJANGO="Django~=$2.0" \
+        tests "$3" "${@:4}"
+}
+
 # checks: what needs no database.
 checks() {
     step "Style" "$python" -m ruff check

@@ -15,9 +15,9 @@ from typing import Any
 
 from testdb_app import _django_private as django_private
 
-_ATOMIC = frozenset(
+_IMMUTABLE = frozenset(
     {
-        *(type(None), bool, int, float, complex, str, bytes, type, FunctionType),
+        *(type(None), bool, int, float, complex, str, bytes, type),
         *(datetime.date, datetime.datetime, datetime.time, datetime.timedelta, decimal.Decimal, uuid.UUID),
     }
 )
@@ -31,10 +31,12 @@ def deep_copy(value: Any, memo: dict[int, Any]) -> Any:
     long as the memo. Raises what ``copy.deepcopy()`` raises for what cannot be copied.
     """
     kind: Any = type(value)
-    if kind is FunctionType and value.__closure__:
-        return memo[id(value)] if id(value) in memo else _copy_function(value, memo)
-    if kind in _ATOMIC or (kind is memoryview and value.readonly):
+    if kind in _IMMUTABLE or (kind is memoryview and value.readonly):
         return value
+    if kind is FunctionType:
+        if not value.__closure__:
+            return value
+        return memo[id(value)] if id(value) in memo else _copy_function(value, memo)
     copied: Any = memo.get(id(value), memo)
     if copied is not memo:
         return copied
@@ -42,11 +44,14 @@ def deep_copy(value: Any, memo: dict[int, Any]) -> Any:
         # The copy is in the memo before its parts are copied, which may refer to it.
         copied = memo[id(value)] = kind.__new__(kind)
         if kind is list:
-            copied.extend(deep_copy(each, memo) for each in value)
+            copied.extend(each if type(each) in _IMMUTABLE else deep_copy(each, memo) for each in value)
         elif kind is dict:
             copied.update((deep_copy(key, memo), deep_copy(each, memo)) for key, each in value.items())
         else:
-            vars(copied).update((name, deep_copy(each, memo)) for name, each in vars(value).items())
+            own = vars(copied)
+            # Most fields are immutable: a call for each would take as long as all the rest.
+            for name, each in vars(value).items():
+                own[name] = each if type(each) in _IMMUTABLE else deep_copy(each, memo)
         return copied
     copied = copy.deepcopy(value, memo)
     if _is_queryset(kind):
