@@ -116,8 +116,8 @@ class ResetReport:
     - ``sequences``: those that were set back; some may not have moved.
     - ``kept``: the relations that were left alone, each with the reason.
     - ``stale_views``: materialized views that still show the old rows.
-    - ``full_scan``: whether every table was looked at. The first reset of a :class:`~testdb_app.Resetter` does so; a later one
-      only where what was written cannot be told from counters.
+    - ``full_scan``: whether every table was looked at. The first reset of a
+      :class:`~testdb_app.resetter.Resetter` does so; a later one only where counters cannot tell what was written.
     - ``attempts``: counted from 1.
     - ``seconds``: the time of the whole call.
     """
