@@ -364,11 +364,10 @@ def _warn_of_unmarked(identity: DatabaseIdentity) -> None:
     has_marks = backend_of(identity.vendor).supports_marks
     why = f" ({identity.misfit})" if identity.misfit else ""
     unmarked = f", and has no valid test mark of testdb_app{why}" if has_marks else ""
-    remedy = "mark it: resetdb --mark-protected" if has_marks else 'give the test database another TEST["NAME"]'
     text = (
         f'Database "{identity.name}" (alias "{identity.alias}", {identity.server}) existed before this run{unmarked}. It counts '
         "as a test database, because the test runner keeps it under that name and no alias has it configured as its own. "
-        f"If that is wrong, stop the run, and {remedy}."
+        'If you need its rows, stop the run, and give the test database another TEST["NAME"].'
     )
     try:
         warnings.warn(text, UnmarkedDatabaseWarning, stacklevel=2)

@@ -30,7 +30,7 @@ from testdb_app.database_setup import (
     prepare_test_databases,
     restore_kept_databases,
 )
-from testdb_app.exceptions import TestDBError
+from testdb_app.exceptions import ConfigurationError, TestDBError
 from testdb_app.guard import close, made_by, setting_up_databases
 from testdb_app.post_migrate import describe_uncalled_receivers
 from testdb_app.testcases import ResetMixin, reset_all, resetting_all
@@ -101,6 +101,16 @@ class ResetRunnerMixin(_Base):
     reset_aliases: ClassVar[Collection[str]] = ()
     # The aliases that tests of this run reset; None until the tests are loaded.
     needed_aliases: frozenset[str] | None = None
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Raise :class:`ConfigurationError` for a runner that names the mixin after Django's runner: it would do nothing."""
+        super().__init_subclass__(**options)
+        bases = cls.__mro__
+        if DiscoverRunner in bases and bases.index(DiscoverRunner) < bases.index(ResetRunnerMixin):
+            raise ConfigurationError(
+                f"{cls.__module__}.{cls.__qualname__} has to have ResetRunnerMixin before django.test.runner.DiscoverRunner, and "
+                "before your own runner, among its bases."
+            )
 
     def __init__(
         self,

@@ -119,8 +119,9 @@ def find_reason(cls: type[Any]) -> str | None:
     if not django_private.supports_transactions(cls):
         return "is on a database without transactions"
     for name in _AROUND_TESTS:
-        if any(name in vars(each) for each in own):
-            return f"belongs to a class with {name}()"
+        found = next((each for each in own if name in vars(each)), None)
+        if found is not None:
+            return f"belongs to a class with {name}(), in {found.__module__}.{found.__qualname__}"
     reasons = (_find_reason_in(function) for function in _called_functions(own))
     return next(filter(None, reasons), None)
 

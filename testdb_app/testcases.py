@@ -69,12 +69,21 @@ class ResetMixin(_Base):
     reset_to: ClassVar[str] = "baseline"
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Raise :class:`ConfigurationError` for a subclass of ``TestCase``: a reset cannot run inside its transaction."""
+        """Raise :class:`ConfigurationError` for a subclass of ``TestCase``, and where the mixin is named after Django's class.
+
+        A reset cannot run inside the transaction of ``TestCase``.
+        """
         super().__init_subclass__(**options)
         if issubclass(cls, TestCase):
             raise ConfigurationError(
                 f"{cls.__module__}.{cls.__qualname__} has ResetMixin and django.test.TestCase among its bases. TestCase rolls "
                 "each test back, so there is nothing to reset. Leave out ResetMixin, or use TransactionTestCase."
+            )
+        bases = cls.__mro__
+        if TransactionTestCase in bases and bases.index(TransactionTestCase) < bases.index(ResetMixin):
+            raise ConfigurationError(
+                f"{cls.__module__}.{cls.__qualname__} has to have ResetMixin before django.test.TransactionTestCase among its "
+                "bases: else Django's flush follows each test."
             )
 
     @classmethod
@@ -135,13 +144,18 @@ class ShareFixtures(_Tests):
     _shared_set_up: ClassVar[SharedSetUp | None] = None
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Raise :class:`ConfigurationError` for a class that commits, and for one that names the mixin after ``TestCase``."""
+        """Raise :class:`ConfigurationError` for a class that is no ``TestCase``, and for one that names the mixin after it."""
         super().__init_subclass__(**options)
         bases, name = cls.__mro__, f"{cls.__module__}.{cls.__qualname__}"
         if TransactionTestCase in bases and TestCase not in bases:
             raise ConfigurationError(
                 f"{name} has ShareFixtures and is a TransactionTestCase. Its tests commit, and rows can be shared only where "
                 "each test is rolled back. Leave out ShareFixtures, or use django.test.TestCase."
+            )
+        if unittest.TestCase in bases and TestCase not in bases:
+            raise ConfigurationError(
+                f"{name} has ShareFixtures and is no django.test.TestCase, so there is no transaction that rows could stay in. "
+                "Leave out ShareFixtures, or use django.test.TestCase."
             )
         if TestCase in bases and bases.index(TestCase) < bases.index(ShareFixtures):
             raise ConfigurationError(f"{name} has to have ShareFixtures before django.test.TestCase among its bases.")

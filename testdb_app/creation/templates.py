@@ -240,7 +240,11 @@ class TemplateMaker:
             self.progress.say(f'building the template of "{connection.alias}" ({why})')
             template = self._build(store, creation, static, verbosity)
         took = f'template {template.short_name} of "{connection.alias}" built in {describe_seconds(template.seconds)}'
-        frozen = f"; these columns hold the time of the build: {', '.join(template.frozen)}" if template.frozen else ""
+        frozen = (
+            f"; in each clone, these columns hold the time of this build: {', '.join(template.frozen)}"
+            if template.frozen
+            else ""
+        )
         self.progress.say(took + frozen)
         if template.outside:
             self.progress.say(

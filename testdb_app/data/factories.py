@@ -178,11 +178,20 @@ def invent(field: Any, number: int, values: Values) -> Any:
     :class:`~testdb_app.exceptions.MakeError` for a field without a known value, or whose validators accept none.
     """
     value = _choose(field, number) if field.choices else _value(field, number, values)
-    try:
-        field.run_validators(value)
-    except ValidationError as error:
-        raise _cannot_make(field, f"its validators reject {value!r}: {'; '.join(error.messages)}") from error
-    return value
+    refused: ValidationError | None = None
+    # Names of users and the like have no spaces.
+    others = (
+        [value.replace(" ", between) for between in "-_"] + [value.replace(" ", "")] if isinstance(value, str) else []
+    )
+    for candidate in [value] if field.choices else [value, *others]:
+        try:
+            field.run_validators(candidate)
+        except ValidationError as error:
+            refused = refused or error
+        else:
+            return candidate
+    assert refused is not None
+    raise _cannot_make(field, f"its validators reject {value!r}: {'; '.join(refused.messages)}") from refused
 
 
 def _choose(field: Any, number: int) -> Any:

@@ -68,14 +68,18 @@ def confirmed(command: Any, lines: Sequence[str], answer: str) -> bool:
     first, *rest = lines
     command.stderr.write(folded(first, command.stderr), command.style.ERROR)
     command.stderr.write(folded("\n".join(rest), command.stderr), str)
-    is_typed = command.stderr.isatty() and sys.stdin.isatty()
+    # Python has none where the descriptor was closed.
+    is_terminal = sys.stdin is not None and sys.stdin.isatty()
+    is_typed = command.stderr.isatty() and is_terminal
     if is_typed:
         command.stderr.write("> ", str, ending="")
         command.stderr.flush()
     try:
+        if sys.stdin is None:
+            raise EOFError
         return input().strip() == answer
     except EOFError:
-        if not sys.stdin.isatty():
+        if not is_terminal:
             raise CommandError(
                 "Nothing was changed: standard input has ended, so nobody can answer. "
                 "Add --no-input to go on without the question."

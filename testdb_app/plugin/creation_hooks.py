@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from django.db import connections
 
+from testdb_app import _django_private as django_private
 from testdb_app import guard
 from testdb_app.creation.ahead import SpareMaker
 from testdb_app.creation.progress import Progress, write_line
@@ -74,8 +75,11 @@ class CreationHooks:
         if connection.vendor != "postgresql" or find_obstacle(connection.creation) or store.find_obstacle():
             return store, None
         template, _ = find_for(store)
-        if template is not None and self.config.option.reuse_db and not is_clone_cheap(store, template):
-            template = None  # the kept database is reset
+        if template is not None and self.config.option.reuse_db:
+            present = store.find_present(django_private.get_test_database_name(connection.creation))
+            # A kept database is reset if that is cheaper, and stays if it was not made from a template.
+            if not is_clone_cheap(store, template) or (present is not None and not present.is_clone):
+                template = None
         return store, template
 
     def pytest_report_header(self) -> list[str]:

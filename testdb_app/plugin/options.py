@@ -132,6 +132,8 @@ def find_fault(config: pytest.Config, items: Iterable[pytest.Item] = ()) -> str 
     """
     asked = next(_find_users(config, items), None)
     user = asked or next((f"The class of {item.nodeid}" for item in items if requests.is_of_our_class(item)), None)
+    if user is None and _wants_templates(config) is None and _sets_templates():
+        user = 'The setting TESTDB["TEMPLATES"]'
     if user is None and not _is_installed():
         return None
     if asked is not None and not config.pluginmanager.hasplugin("django"):
@@ -167,7 +169,8 @@ def _find_users(config: pytest.Config, items: Iterable[pytest.Item]) -> Iterator
     for item in items:
         names = requests.ours(item)
         if names:
-            yield f'The fixture "{names[0]}" (of {item.nodeid})'
+            what = f"mark {requests.SHARE_MARK}" if requests.share_of(item) else f'fixture "{names[0]}"'
+            yield f"The {what} (of {item.nodeid})"
 
 
 def will_reset(item: pytest.Item) -> bool:
@@ -207,6 +210,12 @@ def _is_set_up() -> bool:
 
 def _is_installed() -> bool:
     return _is_set_up() and bool(sys.modules["django.apps"].apps.is_installed("testdb_app"))
+
+
+def _sets_templates() -> bool:
+    """Whether the settings ask for templates. Without the app nothing would come of it, and nothing would say so."""
+    given = getattr(sys.modules["django.conf"].settings, "TESTDB", None) if _is_set_up() else None
+    return isinstance(given, dict) and given.get("TEMPLATES") is True
 
 
 def resets_all(config: pytest.Config) -> bool:

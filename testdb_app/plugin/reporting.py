@@ -285,7 +285,8 @@ def _describe_report(report: ResetReport) -> str:
         f", {len(names) - _MOST_TABLES} more" if len(names) > _MOST_TABLES else ""
     )
     back = f", {report.restored} rows put back" if report.restored else ""
-    return f"{report.alias}, {len(names)} tables ({listed}){back}, {len(report.sequences)} sequences{end}"
+    tables = f"{len(names)} tables ({listed})" if names else "0 tables"
+    return f"{report.alias}, {tables}{back}, {len(report.sequences)} sequences{end}"
 
 
 class LeakWarning(pytest.PytestWarning):

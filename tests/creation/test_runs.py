@@ -178,6 +178,9 @@ def test_a_kept_database_of_stock_stays_and_is_clean(project: TemplateProject) -
     project.execute(project.test_name, DIRT["rows"])
     ran = project.tests("--reuse-db").must_find()
     assert any("is kept, and was not made from a template" in line for line in ran.lines), ran.text
+    again = project.tests("--reuse-db").must_find()
+    assert any("is kept, and was not made from a template" in line for line in again.lines), again.text
+    assert "from template" not in again.text, "not announced either"
     assert project.oid(project.test_name) == oid
     project.tests("--reuse-db", "--create-db").must_find()
     assert project.oid(project.test_name) != oid

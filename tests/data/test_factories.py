@@ -8,6 +8,8 @@ import sys
 from decimal import Decimal
 
 import pytest
+from django.contrib.auth.models import Group, Permission, User
+from django.contrib.contenttypes.models import ContentType
 
 from testdb_app.data import DataLedger, Values, assert_row_counts, make
 from testdb_app.demo.models import Author, Book, Branch, Fine, Loan, Review, Staff, Work
@@ -90,6 +92,12 @@ def test_a_validator_that_takes_no_made_value_is_named(writable):
     with pytest.raises(MakeError, match=r"Plate\.number: its validators reject 'number 1'"):
         make(Plate, using=writable.alias)
     assert make(Plate, using=writable.alias, number="ABC").pk == 1
+
+
+def test_a_name_that_may_have_no_space_has_none(writable):
+    make_tables(writable.alias, ContentType, Permission, Group, User)
+    users = [make(User, using=writable.alias, values=values) for values in [Values()] for _ in range(2)]
+    assert [user.username for user in users] == ["username-1", "username-2"]
 
 
 def test_values_are_the_same_in_every_process():

@@ -22,6 +22,11 @@ USES = {
     "fixture": ("def test_ours(reset_db):\n    pass\n", (), 'The fixture "reset_db" (of test_it.py::test_ours)'),
     "scope": ("def test_ours(db_module):\n    pass\n", (), 'The fixture "db_module"'),
     "session": ("def test_ours(test_session):\n    pass\n", (), 'The fixture "test_session'),
+    "mark": (
+        "@pytest.mark.testdb_share\ndef test_ours(db):\n    pass\n",
+        (),
+        "The mark testdb_share (of test_it.py::test_ours)",
+    ),
     "class": (
         OURS,
         (),
@@ -64,7 +69,15 @@ def test_a_missing_app_is_one_error_before_the_first_test(run, refused, use, pro
     assert NO_APP in line
 
 
-@pytest.mark.parametrize("use", [use for use in USES if use != "class"])
+def test_templates_in_the_settings_without_the_app_are_one_error(run, refused):
+    run.project.add_settings("INSTALLED_APPS.remove('testdb_app')\nTESTDB = {'TEMPLATES': True}\n")
+    line = refused("")
+    assert line.startswith('ERROR: The setting TESTDB["TEMPLATES"] cannot be used')
+    assert NO_APP in line
+    run("--no-testdb-templates")
+
+
+@pytest.mark.parametrize("use", [use for use in USES if use not in {"class", "mark"}])
 def test_a_missing_pytest_django_is_one_error(run, use):
     tests, options, who = USES[use]
     run.project.write("conftest.py", "")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from django.test import TestCase
+from django.test import LiveServerTestCase, TestCase, TransactionTestCase
+from django.test.runner import DiscoverRunner
 
 from testdb_app.exceptions import ConfigurationError
+from testdb_app.runner import ResetRunnerMixin
 from testdb_app.testcases import ResetMixin
 from tests.guard.projects import Project
 
@@ -96,6 +98,21 @@ def test_a_class_that_rolls_back_is_refused_where_it_is_defined() -> None:
         type("Both", (ResetMixin, TestCase), {"__module__": __name__})
     with pytest.raises(ConfigurationError, match="TestCase rolls each test back"):
         type("Behind", (TestCase, ResetMixin), {"__module__": __name__})
+
+
+def test_mixins_that_would_do_nothing_are_refused_where_the_class_is_defined() -> None:
+    for base in (TransactionTestCase, LiveServerTestCase):
+        with pytest.raises(
+            ConfigurationError, match=r"Late has to have ResetMixin before django.test.TransactionTestCase"
+        ):
+            type("Late", (base, ResetMixin), {"__module__": __name__})
+    own = type("Own", (DiscoverRunner,), {})
+    with pytest.raises(
+        ConfigurationError, match=r"Late has to have ResetRunnerMixin before django.test.runner.DiscoverRunner"
+    ):
+        type("Late", (own, ResetRunnerMixin), {"__module__": __name__})
+    assert issubclass(type("First", (ResetRunnerMixin, own), {}), own)
+    assert issubclass(type("Alone", (ResetMixin,), {}), ResetMixin)
 
 
 @pytest.mark.parametrize("options", [(), ("-n", "2")], ids=["one process", "xdist"])

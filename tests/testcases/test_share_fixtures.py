@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import unittest
 from collections import Counter
 from typing import Any
 
 import pytest
-from django.test import TestCase, TransactionTestCase
+from django.test import SimpleTestCase, TestCase, TransactionTestCase
 
 from testdb_app.exceptions import ConfigurationError
 from testdb_app.testcases import ShareFixtures
@@ -349,7 +350,7 @@ def test_without_any_logging_djangos_runner_prints_which_class_does_not_share_an
     shares = f"class Shares(Counted):\n    times = 1\n{method}"
     project.write("shop/test_it.py", f"{HEAD}\n{ends}\n{shares}")
     done = project.manage("test").must_pass()
-    line = "shop.test_it.Ends: setUp() is run for each test, because it belongs to a class with tearDown()."
+    line = "shop.test_it.Ends: setUp() is run for each test, because it belongs to a class with tearDown(), in shop.test_it.Ends."
     assert [each for each in done.stderr.splitlines() if "setUp()" in each] == [line]
 
 
@@ -468,6 +469,8 @@ class {name}({bases}):
     [
         ((TestCase, ShareFixtures), "has to have ShareFixtures before django.test.TestCase"),
         ((ShareFixtures, TransactionTestCase), "is a TransactionTestCase. Its tests commit"),
+        ((ShareFixtures, SimpleTestCase), "is no django.test.TestCase"),
+        ((unittest.TestCase, ShareFixtures), "is no django.test.TestCase"),
     ],
 )
 def test_a_class_that_cannot_share_is_refused_where_it_is_defined(bases: tuple[type[Any], ...], why: str) -> None:

@@ -160,6 +160,9 @@ class Command(TerminalCommand):
         loosens = (mark is Mark.TEST) == present
         if mark is Mark.TEST and present:
             check_may_mark_as_test(identity)
+        if not present and mark not in identity.marks:
+            self._show([f'{_capital(describe_database(identity))} has no mark "{mark}". Nothing was changed.'])
+            return
         question = f"About to {_describe_marking(identity, mark, present)}. Resets may empty it then."
         if loosens and options["interactive"] and not self._confirm([question], identity.name):
             self.stderr.write("Cancelled. Nothing was changed.", self.style.NOTICE)
@@ -505,10 +508,13 @@ def describe_report(report: ResetReport, verbosity: int, paint: Paint = PLAIN) -
         yield f"Nothing to do: no row and no moved sequence in scope in {where}."
     else:
         # The server does not tell how many rows a TRUNCATE has deleted.
-        tables = sum(1 for table in report.tables if table.rows is None or table.rows)
+        truncated = sum(1 for table in report.tables if table.rows is None)
+        tables = plural(sum(1 for table in report.tables if table.rows), "table")
+        emptied = [f"{plural(report.rows, 'row')} in {tables} deleted"] if report.rows or not truncated else []
+        emptied += [f"{plural(truncated, 'table')} truncated"] if truncated else []
         yield (
-            f"Reset {where} to {report.target}: {plural(report.rows, 'row')} in {plural(tables, 'table')} deleted, "
-            f"{_put_back(report)}{plural(len(report.sequences), 'sequence')} set back, in {report.seconds * 1000:,.0f} ms."
+            f"Reset {where} to {report.target}: {', '.join(emptied)}, {_put_back(report)}"
+            f"{plural(len(report.sequences), 'sequence')} set back, in {report.seconds * 1000:,.0f} ms."
         )
     if verbosity >= 2:
         width = max((len(f"{table.rows:,}") for table in report.tables if table.rows is not None), default=1)

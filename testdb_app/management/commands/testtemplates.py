@@ -6,7 +6,7 @@ import json
 import sys
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import CommandError
 from django.db import Error, connections
+from django.test.utils import get_runner
 
 from testdb_app.conf import get_settings
 from testdb_app.creation.inventory import Inventory, ListedTemplate, find_aliases, list_all, read_inventory
@@ -42,6 +43,7 @@ from testdb_app.management.terminal import (
     write_text,
 )
 from testdb_app.post_migrate import find_foreign_receivers
+from testdb_app.runner import ResetRunnerMixin
 from testdb_app.schema import list_some, on_one_line
 from testdb_app.showdeps.picture import PLAIN, Paint, counted
 
@@ -272,6 +274,9 @@ def describe_settings() -> Iterator[str]:
     yield f"Project {project_root()}, settings {_settings_module()}. Runs with other settings may have other templates."
     if not get_settings().templates:
         yield 'TESTDB["TEMPLATES"] is off: runs use them only by the option or the ini key testdb_templates.'
+    with suppress(ImportError, AttributeError):
+        if not issubclass(get_runner(settings), ResetRunnerMixin):
+            yield f'manage.py test uses none: TEST_RUNNER is "{settings.TEST_RUNNER}", which has no ResetRunnerMixin.'
 
 
 def describe_next(inventory: Inventory) -> str:
@@ -372,7 +377,7 @@ def _alias_as_dict(inventory: Inventory, *, explains: bool) -> dict[str, Any]:
         "static_key": inventory.static.digest if inventory.static else None,
         "template": inventory.fitting.key if inventory.fitting else None,
         "archived": inventory.archived.key if inventory.archived else None,
-        "why": inventory.why,
+        "why": None if inventory.fitting else inventory.why,
     }
     if explains:
         nearest = inventory.nearest.template if inventory.nearest else None

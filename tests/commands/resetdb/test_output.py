@@ -231,6 +231,14 @@ def test_a_label_empties_what_it_names_and_nothing_else(allowed: ScratchDatabase
     assert content(allowed) == {**before, "django_site": [], "django_site_id_seq": (1, False)}
 
 
+@pytest.mark.postgresql
+def test_tables_that_were_truncated_are_counted_apart(allowed: ScratchDatabase) -> None:
+    outcome = resetdb("--no-input", "--strategy", "truncate")
+    assert outcome.stdout.startswith(
+        f"Reset database {place(allowed)} to empty: 3 tables truncated, 3 sequences set back, in N ms.\n"
+    )
+
+
 def test_several_labels(allowed: ScratchDatabase) -> None:
     before = content(allowed)
     assert "4 rows in 2 tables deleted" in resetdb("--no-input", "sites", "public.item").stdout

@@ -55,6 +55,15 @@ def test_a_question_that_nobody_can_answer_is_1_and_names_the_option(
     *_, last = run.stderr.splitlines()
     assert last.startswith("CommandError: Nothing was changed: standard input has ended")
     assert last.endswith("Add --no-input to go on without the question.")
+    closed = subprocess.run(
+        ["sh", "-c", 'exec "$0" manage.py resetdb <&-', sys.executable],
+        env=project.full_environment(),
+        cwd=project.directory,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (closed.returncode, closed.stdout, closed.stderr.splitlines()[-1]) == (1, "", last)
     assert content(library) == before
 
 

@@ -49,6 +49,16 @@ def test_any_other_answer_cancels_and_changes_nothing(allowed: ScratchDatabase, 
     assert content(allowed) == before
 
 
+def test_a_mark_that_is_not_there_is_not_removed(allowed: ScratchDatabase) -> None:
+    for option, mark in (("--unmark-test", "test"), ("--unmark-protected", "protected")):
+        outcome = resetdb(option, "--no-input")
+        assert (outcome.stdout, outcome.status) == (
+            f'Database {place(allowed)} has no mark "{mark}". Nothing was changed.\n',
+            0,
+        )
+    assert allowed.query("SELECT count(*) FROM pg_namespace WHERE nspname = 'testdb'") == [(0,)]
+
+
 @pytest.mark.parametrize("option", [(), ("--mark-test",)], ids=["reset", "mark"])
 def test_without_an_answer_it_is_an_error_and_nothing_changes(
     allowed: ScratchDatabase, option: tuple[str, ...]
@@ -145,6 +155,8 @@ def test_a_mark_that_opens_a_database_to_resets_is_asked_about(
     [("--mark-protected", "Marked {} as protected.\n"), ("--unmark-test", 'Removed the mark "test" from {}.\n')],
 )
 def test_a_mark_that_closes_a_database_is_not_asked_about(library: ScratchDatabase, flag: str, told: str) -> None:
+    if flag == "--unmark-test":
+        assert resetdb("--mark-test", "--no-input").status == 0
     outcome = resetdb(flag, answer="no\n")
     assert (outcome.status, outcome.stderr) == (0, "")
     assert outcome.stdout == told.format(f"database {place(library)}")
