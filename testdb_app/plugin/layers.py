@@ -158,8 +158,11 @@ class SharingReport:
                 is_shared = entry["made"] < entry["used"]
                 if is_shared:
                     yield f"  shared: {name}, made {_times(entry['made'])} for {entry['used']} tests"
-                if entry["why"]:
-                    yield f"  not shared{' by all' * is_shared}: {name} {entry['why']}"
+                why = entry["why"]
+                if not is_shared and not why:
+                    why = "is used by one test" if entry["used"] == 1 else "is not used by tests that follow each other"
+                if why:
+                    yield f"  not shared{' by all' * is_shared}: {name} {why}"
             for kind, count in self._barred.get(node, {}).items():
                 yield f"  not shared by {'1 test' if count == 1 else f'{count} tests, each'}: {kind}"
 
@@ -171,7 +174,8 @@ class SharingReport:
         if not entries:
             return None
         made, used = (sum(entry[key] for entry in entries) for key in ("made", "used"))
-        return f"testdb_app: {len(entries)} shared fixtures were made {_times(made)} instead of {_times(used)}"
+        what = "1 shared fixture was" if len(entries) == 1 else f"{len(entries)} shared fixtures were"
+        return f"testdb_app: {what} made {_times(made)} instead of {_times(used)}"
 
     def _of(self, item: Any, name: str) -> dict[str, Any]:
         return self._entry(_node_of(item, _share(item)), name)

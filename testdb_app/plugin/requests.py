@@ -305,9 +305,12 @@ def find_conflict(item: pytest.Item) -> str | None:
     committing = [name for name in _COMMITTING if name in names]
     if rolled_back and commits(item):
         asked = committing or [_why_it_commits(item)]
+        user = _find_user(item, rolled_back[0])
+        through = "" if user is None else f' ("{rolled_back[0]}" through the fixture "{user}")'
         return (
-            f"{item.nodeid} asks for {_quoted(rolled_back)} and for {_quoted(asked)}: what a test commits cannot be rolled back "
-            f"with the scope around it. Drop one of them, or use {_quoted(list(COMMITTED))}, which commit and are reset."
+            f"{item.nodeid} asks for {_quoted(rolled_back)} and for {_quoted(asked)}{through}: what a test commits cannot be "
+            f"rolled back with the scope around it. Drop one of them, or use {_quoted(list(COMMITTED))} in its place, which "
+            "commit and are reset."
         )
     inside = [(narrow, wide) for narrow in committed for wide in rolled_back if COMMITTED[narrow] >= ROLLBACK[wide]]
     if inside:
@@ -327,6 +330,13 @@ def find_conflict(item: pytest.Item) -> str | None:
             "committed, or a method of Django's TestCase, or async_to_sync() in a test that is not async."
         )
     return None
+
+
+def _find_user(item: pytest.Item, name: str) -> str | None:
+    """Return the first fixture of *item* that requests the fixture *name* itself; None if only the test does."""
+    request = request_of(item)
+    found = ((other, collected_definitions(request, other)) for other in names_of(item))
+    return next((other for other, definitions in found if definitions and name in definitions[-1].argnames), None)
 
 
 def is_native_async(item: pytest.Item) -> bool:

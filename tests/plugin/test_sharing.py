@@ -234,7 +234,8 @@ class TestOld(TestCase):
 def test_the_explanation_counts_the_tests_that_cannot_share(run: Runner, options: tuple[str, ...]) -> None:
     mark = 'pytestmark = pytest.mark.testdb_share("module", fixtures=["customer"])\n'
     run.write(mark + BARRED, "test_only.py")
-    run.write(SHARED + BARRED + "\ndef test_1(customer): pass\n\ndef test_2(customer): pass\n", "test_some.py")
+    alone = "\n@pytest.fixture\ndef alone(db):\n    return shelf('alone')\n\ndef test_3(alone): pass\n"
+    run.write(SHARED + BARRED + "\ndef test_1(customer): pass\n\ndef test_2(customer): pass\n" + alone, "test_some.py")
     lines = [
         "  not shared by 2 tests, each: a test that commits",
         "  not shared by 1 test: a method of TestCase",
@@ -246,6 +247,7 @@ def test_the_explanation_counts_the_tests_that_cannot_share(run: Runner, options
     (part,) = re.findall(r"^test_some\.py\n((?:  .*\n)+)", done, re.MULTILINE)
     assert set(lines) <= set(part.splitlines())
     assert options or "  shared: customer, made once for 2 tests" in part.splitlines()
+    assert "  not shared: alone is used by one test" in part.splitlines()
     assert "not shared by" not in run("test_some.py", *options).stdout
 
 
@@ -607,8 +609,8 @@ def test_the_ini_key_names_paths_and_an_option_switches_sharing_off(run: Runner)
         run.write(MADE + "\ndef test_1(customer): pass\ndef test_2(customer): pass\n", f"{folder}/test_{folder}.py")
     ini = (run.project.directory / "pytest.ini").read_text()
     run.project.write("pytest.ini", ini + "testdb_share =\n    a\n")
-    assert "1 shared fixtures were made once instead of 2 times" in run().stdout
-    assert "shared fixtures" not in run("--no-testdb-share").stdout
+    assert "1 shared fixture was made once instead of 2 times" in run().stdout
+    assert "shared fixture" not in run("--no-testdb-share").stdout
     run.project.write("pytest.ini", ini + "testdb_share =\n    a\n    c/test_c.py\n")
     done = run.project.run("-m", "pytest", "-p", "no:cacheprovider")
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
@@ -642,7 +644,7 @@ def test_3(here_and_there): pass
     done = run(fails=True)
     assert outcomes(done) == {"passed": 2, "error": 1}
     assert "Database queries to 'other' are not allowed" in done.stdout
-    assert "1 shared fixtures were made 2 times instead of 3 times" in done.stdout
+    assert "1 shared fixture was made 2 times instead of 3 times" in done.stdout
 
 
 def test_sharing_survives_reruns_failed_first_and_other_kinds_of_tests(run: Runner) -> None:
