@@ -367,6 +367,7 @@ def _warn_of_unmarked(identity: DatabaseIdentity) -> None:
     text = (
         f'Database "{identity.name}" (alias "{identity.alias}", {identity.server}) existed before this run{unmarked}. It counts '
         "as a test database, because the test runner keeps it under that name and no alias has it configured as its own. "
+        "Where rows of migrations are missing, as after a flush, have it made anew once: --create-db, or without --keepdb. "
         'If you need its rows, stop the run, and give the test database another TEST["NAME"].'
     )
     try:
