@@ -76,6 +76,8 @@ class FixtureProfiler:
         # The last making of each definition.
         self._makings: dict[Any, Making] = {}
         self._prediction = Prediction()
+        # Why setUp() of a class could not be shared.
+        self._obstacles: dict[type[Any], str | None] = {}
         # Who knows whether a fixture is answered by a layer of the mark; None if no test of the run shares.
         self._sharing: Any = None
         # The test that runs, its number, and what the judgement needs of it.
@@ -204,8 +206,13 @@ class FixtureProfiler:
             self._context = TestContext(self._item)
         return self._context
 
-    def _finish(self, making: Making, seconds: float, fixturedef: Any, *, failed: bool) -> None:
-        """Add *making* to its record, and judge whether it could be shared. *fixturedef* is None for a unittest method."""
+    def _finish(
+        self, making: Making, seconds: float, fixturedef: Any, *, failed: bool, set_up_of: type[Any] | None = None
+    ) -> None:
+        """Add *making* to its record, and judge whether it could be shared.
+
+        *fixturedef* is None for a unittest method, and *set_up_of* the class of the test if that is ``setUp()``.
+        """
         if self._recorder.fixtures:
             self._recorder.fixtures[-1].add_need(making)
         has_written = making.rows or making.changed
@@ -213,19 +220,31 @@ class FixtureProfiler:
         if not has_written or failed:
             return
         context = self._context_of_test()
-        reason = self._find_reason(fixturedef, context)
+        reason = self._find_reason(fixturedef, context, set_up_of)
         if reason is not None:
             making.record.reasons[reason] += 1
             return
         owner, module = (context.owner, making.variant), (context.module, making.variant)
         making.first = making.record.add_shareable(seconds, owner, module)
 
-    def _find_reason(self, fixturedef: Any, context: TestContext) -> str | None:
+    def _find_reason(self, fixturedef: Any, context: TestContext, set_up_of: type[Any] | None) -> str | None:
         """Return why a fixture or method could not be shared; None if it could be."""
         if fixturedef is None or (fixturedef.scope == "function" and set_up_method_of(fixturedef.argname) is not None):
-            # The rows of setUp() and the like may go to the class. Only its tests are in the way, as far as can be seen.
-            return context.obstacle if context.obstacle == requests.COMMITS else None
+            # The rows of setUp() and the like may go to the class. Its tests may be in the way, and its own code.
+            if context.obstacle == requests.COMMITS:
+                return requests.COMMITS
+            return None if set_up_of is None else self._find_obstacle_of(set_up_of)
         return self._prediction.find_reason(fixturedef, context)
+
+    def _find_obstacle_of(self, cls: type[Any]) -> str | None:
+        """Return why ``ShareFixtures`` would not share ``setUp()`` of *cls*, as its code shows; None if it would."""
+        from django.test import TestCase  # noqa: PLC0415 - Django is imported where it is used
+
+        from testdb_app.shared_set_up import find_reason  # noqa: PLC0415
+
+        if cls not in self._obstacles:
+            self._obstacles[cls] = find_reason(cls) if issubclass(cls, TestCase) else None
+        return self._obstacles[cls]
 
     def _begin_end(self, making: Making) -> None:
         recorder = self._recorder
@@ -278,7 +297,7 @@ class FixtureProfiler:
                 failed = False
             finally:
                 seconds = recorder.end(making, recorder.fixtures)[1]
-                self._finish(making, seconds, None, failed=failed)
+                self._finish(making, seconds, None, failed=failed, set_up_of=type(args[0]) if name == "setUp" else None)
             return result
 
         return measured

@@ -165,6 +165,15 @@ class SecondTest(Base):
 
     def test_1(self): self.assertEqual(Item.objects.count(), 2)
 
+class EndingTest(TestCase):
+    def setUp(self):
+        shelf("with an end")
+
+    def tearDown(self): pass
+
+    def test_1(self): pass
+    def test_2(self): pass
+
 @pytest.mark.django_db
 class PlainTest(unittest.TestCase):
     def setUp(self):
@@ -460,6 +469,10 @@ def test_set_up_is_made_for_each_test(profiled: Profiled) -> None:
     assert profiled.fixture("SecondTest.setUp")["rows"] == {"shop_item": 1}
     assert profiled.fixture("CommittingTest.setUp")["reasons"] == {"is used by a test that commits": 1}
     assert profiled.fixture("PlainTest.setUp")["rows"] == {"shop_shelf": 1}
+    ending = profiled.fixture("EndingTest.setUp")
+    assert (ending["made"], ending["shareable"], ending["saved_by_class"]) == (2, 0, 0)
+    ((reason, count),) = ending["reasons"].items()
+    assert (reason, count) == ("belongs to a class with tearDown(), in test_classes.EndingTest", 2)
     method = profiled.fixture("TestOfPytest.setup_method")
     assert (method["made"], method["rows"]) == (2, {"shop_shelf": 2})
     assert method["place"].startswith("test_classes.py:")
