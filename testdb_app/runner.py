@@ -30,10 +30,10 @@ from testdb_app.database_setup import (
     prepare_test_databases,
     restore_kept_databases,
 )
-from testdb_app.exceptions import ConfigurationError, TestDBError
+from testdb_app.exceptions import TestDBError
 from testdb_app.guard import close, made_by, setting_up_databases
 from testdb_app.post_migrate import describe_uncalled_receivers
-from testdb_app.testcases import ResetMixin, reset_all, resetting_all
+from testdb_app.testcases import ResetMixin, check_is_before, reset_all, resetting_all
 
 # The type stubs leave it out.
 _ITER_TEST_CASES: Any = django_utils.iter_test_cases  # type: ignore[attr-defined]
@@ -105,12 +105,8 @@ class ResetRunnerMixin(_Base):
     def __init_subclass__(cls, **options: Any) -> None:
         """Raise :class:`ConfigurationError` for a runner that names the mixin after Django's runner: it would do nothing."""
         super().__init_subclass__(**options)
-        bases = cls.__mro__
-        if DiscoverRunner in bases and bases.index(DiscoverRunner) < bases.index(ResetRunnerMixin):
-            raise ConfigurationError(
-                f"{cls.__module__}.{cls.__qualname__} has to have ResetRunnerMixin before django.test.runner.DiscoverRunner, and "
-                "before your own runner, among its bases."
-            )
+        described = "django.test.runner.DiscoverRunner, and before your own runner, among its bases"
+        check_is_before(cls, ResetRunnerMixin, DiscoverRunner, described)
 
     def __init__(
         self,

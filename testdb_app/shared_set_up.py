@@ -35,9 +35,8 @@ _AROUND_TESTS = ("tearDown", "run", "debug", "__call__", *django_private.AROUND_
 """Methods that a class may override to change something around each test."""
 # Why a class is not to share, as whoever runs the tests has said.
 _refused: WeakKeyDictionary[type[Any], str] = WeakKeyDictionary()
-
-
 SWITCHED_OFF = "was told so by --no-testdb-share"
+"""The reason that whoever runs the tests knows, and that nobody is warned of."""
 
 
 def refuse(cls: type[Any], reason: str) -> None:

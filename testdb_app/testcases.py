@@ -52,6 +52,14 @@ else:
     _Base = _Tests = object
 
 
+def check_is_before(cls: type[Any], mixin: type[Any], base: type[Any], described: str) -> None:
+    """Raise :class:`ConfigurationError` if *cls* names *mixin* after *base*: then it does nothing. *described* ends the text."""
+    bases = cls.__mro__
+    if base in bases and bases.index(base) < bases.index(mixin):
+        name = f"{cls.__module__}.{cls.__qualname__}"
+        raise ConfigurationError(f"{name} has to have {mixin.__name__} before {described}.")
+
+
 class ResetMixin(_Base):
     """Resets what each test wrote, in place of Django's flush. Name the mixin before the base class.
 
@@ -79,12 +87,13 @@ class ResetMixin(_Base):
                 f"{cls.__module__}.{cls.__qualname__} has ResetMixin and django.test.TestCase among its bases. TestCase rolls "
                 "each test back, so there is nothing to reset. Leave out ResetMixin, or use TransactionTestCase."
             )
-        bases = cls.__mro__
-        if TransactionTestCase in bases and bases.index(TransactionTestCase) < bases.index(ResetMixin):
-            raise ConfigurationError(
-                f"{cls.__module__}.{cls.__qualname__} has to have ResetMixin before django.test.TransactionTestCase among its "
-                "bases: else Django's flush follows each test."
-            )
+        django_name = "django.test.TransactionTestCase"
+        check_is_before(
+            cls,
+            ResetMixin,
+            TransactionTestCase,
+            f"{django_name} among its bases: else Django's flush follows each test",
+        )
 
     @classmethod
     def _pre_setup(cls) -> None:
@@ -157,8 +166,7 @@ class ShareFixtures(_Tests):
                 f"{name} has ShareFixtures and is no django.test.TestCase, so there is no transaction that rows could stay in. "
                 "Leave out ShareFixtures, or use django.test.TestCase."
             )
-        if TestCase in bases and bases.index(TestCase) < bases.index(ShareFixtures):
-            raise ConfigurationError(f"{name} has to have ShareFixtures before django.test.TestCase among its bases.")
+        check_is_before(cls, ShareFixtures, TestCase, "django.test.TestCase among its bases")
 
     @classmethod
     def setUpClass(cls) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import random
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -179,11 +179,7 @@ def invent(field: Any, number: int, values: Values) -> Any:
     """
     value = _choose(field, number) if field.choices else _value(field, number, values)
     refused: ValidationError | None = None
-    # Names of users and the like have no spaces.
-    others = (
-        [value.replace(" ", between) for between in "-_"] + [value.replace(" ", "")] if isinstance(value, str) else []
-    )
-    for candidate in [value] if field.choices else [value, *others]:
+    for candidate in [value] if field.choices else _spellings(value):
         try:
             field.run_validators(candidate)
         except ValidationError as error:
@@ -192,6 +188,14 @@ def invent(field: Any, number: int, values: Values) -> Any:
             return candidate
     assert refused is not None
     raise _cannot_make(field, f"its validators reject {value!r}: {'; '.join(refused.messages)}") from refused
+
+
+def _spellings(value: Any) -> Iterator[Any]:
+    """Yield *value*, and then a text without the spaces that a slug, the name of a user and the like may not have."""
+    yield value
+    if isinstance(value, str) and " " in value:
+        for between in ("-", "_", ""):
+            yield value.replace(" ", between)
 
 
 def _choose(field: Any, number: int) -> Any:
@@ -239,10 +243,6 @@ def _least(field: Any, kind: type[BaseValidator], default: Any) -> Any:
 def _limits(field: Any, kind: type[BaseValidator]) -> list[Any]:
     limits = (validator.limit_value for validator in field.validators if isinstance(validator, kind))
     return [limit() if callable(limit) else limit for limit in limits]
-
-
-def _slug(field: Any, number: int, values: Values) -> str:
-    return _text(field, number, values).replace(" ", "-")
 
 
 def _domain(before: str, after: str) -> Callable[[Any, int, Values], str]:
@@ -300,7 +300,6 @@ _MAKERS: Mapping[type[Any], Callable[[Any, int, Any], Any]] = {
     ),
     models.IntegerField: _number,
     models.JSONField: lambda field, number, _: {"number": number} if field.unique else {},
-    models.SlugField: _slug,
     models.TextField: _text,
     models.TimeField: lambda field, number, _: (_FIRST_DAY + datetime.timedelta(minutes=number - 1)).time(),
     models.URLField: _domain("https://example.com/", ""),

@@ -76,10 +76,12 @@ class CreationHooks:
             return store, None
         template, _ = find_for(store)
         if template is not None and self.config.option.reuse_db:
-            present = store.find_present(django_private.get_test_database_name(connection.creation))
             # A kept database is reset if that is cheaper, and stays if it was not made from a template.
-            if not is_clone_cheap(store, template) or (present is not None and not present.is_clone):
-                template = None
+            if not is_clone_cheap(store, template):
+                return store, None
+            present = store.find_present(django_private.get_test_database_name(connection.creation))
+            if present is not None and not present.is_clone:
+                return store, None
         return store, template
 
     def pytest_report_header(self) -> list[str]:
